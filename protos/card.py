@@ -1,0 +1,212 @@
+"""The model card, `card.yaml`: what a network is, so that it can be sampled without a line of code."""
+
+import math
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from protos.complaint import complaint, shorten
+
+Prediction = Literal["eps", "x0", "v", "velocity", "score"]
+Preconditioning = Literal["none", "edm"]
+TimeInput = Literal["t", "1000*t", "sigma", "log(sigma)/4"]
+LocalPosterior = Literal["gaussian", "neighbours"]
+
+
+class CardError(ValueError):
+    """A card that cannot be used; the text is one line: file, key, what was expected, what came."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Inputs(_Strict):
+    """Names of the graph's inputs, and what its time input is fed (the path time t, or a function of it)."""
+
+    x: str = "x"
+    t: str = "t"
+    time: TimeInput = "t"
+
+
+class Condition(_Strict):
+    """One conditioning input; `shape` is per row, `null` the value that means "unconditional" (None: there is none)."""
+
+    dtype: Literal["int64", "float32"]
+    shape: tuple[int, ...] = ()
+    null: Any = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_null(cls, content: Any) -> Any:
+        """YAML reads the bare key `null` as None; it is the name here."""
+        return (
+            {"null" if key is None else key: value for key, value in content.items()}
+            if isinstance(content, dict)
+            else content
+        )
+
+    @field_validator("shape")
+    @classmethod
+    def _axes(cls, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return _positive(shape)
+
+    @field_validator("null")
+    @classmethod
+    def _numbers(cls, null: Any) -> Any:
+        if null is not None and not _numeric(null):
+            raise ValueError(f"expected a number, a nested list of numbers or nothing, got {shorten(null)}")
+        return null
+
+
+class Calibration(_Strict):
+    """The denoiser's error: `mse[i]` is the mean over dimensions of E|x_0 - D(x_t)|^2 at time t[i], t ascending."""
+
+    t: list[float]
+    mse: list[float]
+
+    @model_validator(mode="after")
+    def _curve(self) -> Self:
+        if len(self.t) != len(self.mse):
+            raise ValueError(f"expected as many mse as t, got {len(self.mse)} mse and {len(self.t)} t")
+        if not self.t:
+            raise ValueError("expected at least one point, got none")
+        if any(a >= b for a, b in zip(self.t, self.t[1:], strict=False)):
+            raise ValueError("expected ascending t, got them out of order")
+        if min(self.mse) < 0:
+            raise ValueError(f"expected mse >= 0, got {min(self.mse)}")
+        return self
+
+
+class Card(_Strict):
+    """A model card. With a `path` the model is a sampler; without one it is a plain network (a classifier, a critic).
+
+    path: the name of a path under `kind`, the other keys are its constructor's arguments.
+    t_range: path times that may be asked of the network. event_shape: the shape of one sample, without the batch axis.
+    posterior: the local posterior of steering; None means `neighbours` for events of 2 and more axes, else `gaussian`.
+    """
+
+    format: Literal[1] = 1
+    name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    path: dict[str, Any] | None = None
+    prediction: Prediction | None = None
+    preconditioning: Preconditioning = "none"
+    sigma_data: float = Field(default=0.5, gt=0)
+    t_range: tuple[float, float] | None = None
+    event_shape: tuple[int, ...] = ()
+    inputs: Inputs = Inputs()
+    output: str = "output"
+    conditions: dict[str, Condition] = {}
+    calibration: Calibration | None = None
+    posterior: LocalPosterior | None = None
+
+    @property
+    def is_sampler(self) -> bool:
+        """Whether samples can be drawn from it (it has a path), rather than only its network evaluated."""
+        return self.path is not None
+
+    @field_validator("name")
+    @classmethod
+    def _not_taken(cls, name: str) -> str:
+        if name.endswith(".network"):
+            raise ValueError(
+                f"expected a name that does not end in .network (a sampler's raw network is served so), got {name!r}"
+            )
+        return name
+
+    @field_validator("path")
+    @classmethod
+    def _path(cls, path: dict[str, Any] | None) -> dict[str, Any] | None:
+        if path is None:
+            return None
+        if not isinstance(path.get("kind"), str):
+            raise ValueError(f"expected the key 'kind' with the name of a path, got {shorten(path)}")
+        return {key: value if key == "kind" else _argument(key, value) for key, value in path.items()}
+
+    @field_validator("t_range")
+    @classmethod
+    def _ordered(cls, t_range: tuple[float, float] | None) -> tuple[float, float] | None:
+        if t_range is not None and not 0 <= t_range[0] < t_range[1]:
+            raise ValueError(f"expected [low, high] with 0 <= low < high, got {list(t_range)}")
+        return t_range
+
+    @field_validator("event_shape")
+    @classmethod
+    def _axes(cls, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return _positive(shape)
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.is_sampler:
+            if self.prediction is None:
+                raise ValueError("prediction: expected one of eps, x0, v, velocity, score beside a path, got none")
+            if not self.event_shape:
+                raise ValueError("event_shape: expected the shape of one sample beside a path, got none")
+        else:
+            for key in ("prediction", "t_range", "calibration"):
+                if getattr(self, key) is not None:
+                    raise ValueError(f"path: expected one beside {key}, got none")
+        return self
+
+
+def load_card(file: Path) -> Card:
+    """Read and check a card; `CardError` names the file, the key, what was expected and what came."""
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CardError(f"{file}: expected a model card, got no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise CardError(f"{file}: expected a readable text file, got {error}") from None
+    except yaml.YAMLError as error:
+        raise CardError(f"{file}: expected YAML, got {_yaml_fault(error)}") from None
+    if not isinstance(content, dict):
+        raise CardError(f"{file}: expected keys and values, got {shorten(content)}")
+    try:
+        return Card.model_validate(content)
+    except ValidationError as error:
+        raise CardError(f"{file}: {complaint(error, Card)}") from None
+
+
+def dump_text(card: Card) -> str:
+    """A card as YAML; what is None is left out."""
+    content = card.model_dump(mode="json", exclude_none=True)
+    return yaml.safe_dump(content, sort_keys=False, default_flow_style=None, allow_unicode=True, width=120)
+
+
+def dump_card(card: Card, file: Path) -> None:
+    """Write a card so that `load_card` gives an equal one."""
+    file.write_text(dump_text(card), encoding="utf-8")
+
+
+def _positive(shape: tuple[int, ...]) -> tuple[int, ...]:
+    if any(axis < 1 for axis in shape):
+        raise ValueError(f"expected axes >= 1, got {list(shape)}")
+    return shape
+
+
+def _numeric(value: Any) -> bool:
+    if isinstance(value, list):
+        return all(map(_numeric, value))
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _argument(key: str, value: Any) -> Any:
+    """A path's argument; YAML 1.1 reads 1e-3 (no dot) as a string, which is meant as a number."""
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            return value
+    if not _numeric(value):
+        raise ValueError(f"expected a finite number for {key!r}, got {shorten(value)}")
+    return value
+
+
+def _yaml_fault(error: yaml.YAMLError) -> str:
+    """PyYAML's many lines as one."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        mark = error.problem_mark
+        return f"{error.problem} in line {mark.line + 1}, column {mark.column + 1}"
+    return " ".join(str(error).split())

@@ -1,0 +1,134 @@
+"""Cards: what is read, what is refused, and how the refusal reads."""
+
+from pathlib import Path
+
+import pytest
+
+from protos.card import Card, CardError, dump_card, load_card
+
+DIGITS = """
+format: 1
+name: digits
+path: {kind: vp_cosine}
+prediction: eps
+preconditioning: none
+t_range: [0.001, 0.999]
+event_shape: [1, 28, 28]
+inputs: {x: x, t: t, time: 1000*t}
+output: output
+conditions: {label: {dtype: int64, shape: [], null: 10}}
+calibration: {t: [0.1, 0.5, 0.9], mse: [0.01, 0.1, 0.9]}
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    file = folder / "card.yaml"
+    file.write_text(text)
+    return file
+
+
+def complaint(folder: Path, text: str) -> str:
+    file = write(folder, text)
+    with pytest.raises(CardError) as caught:
+        load_card(file)
+    line = str(caught.value)
+    assert "\n" not in line
+    assert line.startswith(f"{file}: ")
+    return line.removeprefix(f"{file}: ")
+
+
+def test_reads_a_whole_card(tmp_path: Path) -> None:
+    card = load_card(write(tmp_path, DIGITS))
+    assert card.is_sampler
+    assert card.path == {"kind": "vp_cosine"}
+    assert card.t_range == (0.001, 0.999)
+    assert card.event_shape == (1, 28, 28)
+    assert card.inputs.time == "1000*t"
+    assert card.conditions["label"].null == 10
+    assert card.calibration is not None
+    assert card.calibration.mse == [0.01, 0.1, 0.9]
+    assert card.posterior is None
+
+
+def test_a_written_card_reads_back_equal(tmp_path: Path) -> None:
+    card = load_card(write(tmp_path, DIGITS))
+    copy = tmp_path / "copy.yaml"
+    dump_card(card, copy)
+    assert load_card(copy) == card
+
+
+def test_a_plain_network_needs_only_its_name(tmp_path: Path) -> None:
+    card = load_card(write(tmp_path, "name: classifier\n"))
+    assert not card.is_sampler
+    assert card == Card(name="classifier")
+
+
+def test_a_third_partys_edm_network(tmp_path: Path) -> None:
+    text = """
+    name: theirs
+    path: {kind: edm, sigma_min: 2e-2, sigma_max: 80}
+    prediction: x0
+    event_shape: [2]
+    inputs: {x: noisy, t: noise_level, time: log(sigma)/4}
+    output: denoised
+    """
+    card = load_card(write(tmp_path, text))
+    assert card.path == {"kind": "edm", "sigma_min": 0.02, "sigma_max": 80}  # YAML 1.1 reads 2e-2 as text
+    assert card.inputs.x == "noisy"
+
+
+SAMPLER = "name: m\npath: {kind: vp_cosine}\nprediction: eps\nevent_shape: [2]\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (SAMPLER.replace("prediction", "predicton"), "unknown key 'predicton', did you mean 'prediction'?"),
+        (SAMPLER + "inputs: {x: x, time_: t}", "inputs: unknown key 'time_', did you mean 'time'?"),
+        (
+            SAMPLER + "conditions: {label: {dtype: int64, shap: []}}",
+            "conditions.label: unknown key 'shap', did you mean 'shape'?",
+        ),
+        (
+            SAMPLER.replace("eps", "foo"),
+            "prediction: expected 'eps', 'x0', 'v', 'velocity' or 'score', got 'foo'",
+        ),
+        (SAMPLER + "inputs: {time: T}", "inputs.time: expected 't', '1000*t', 'sigma' or 'log(sigma)/4', got 'T'"),
+        (
+            SAMPLER.replace("prediction: eps", ""),
+            "prediction: expected one of eps, x0, v, velocity, score beside a path",
+        ),
+        (SAMPLER.replace("event_shape: [2]", ""), "event_shape: expected the shape of one sample beside a path"),
+        ("name: m\nprediction: eps\n", "path: expected one beside prediction, got none"),
+        ("path: {kind: vp_cosine}\n", "name: expected a value, got none"),
+        ("name: digits.network\n", "name: expected a name that does not end in .network"),
+        ("name: ../etc\n", "name: string should match pattern"),
+        (SAMPLER.replace("kind", "knd"), "path: expected the key 'kind'"),
+        (
+            SAMPLER.replace("{kind: vp_cosine}", "{kind: edm, sigma_max: .nan}"),
+            "path: expected a finite number for 'sigma_max', got nan",
+        ),
+        (SAMPLER.replace("[2]", "[2, 0]"), "event_shape: expected axes >= 1, got [2, 0]"),
+        (SAMPLER.replace("[2]", "[a]"), "event_shape.0: expected a valid integer, got 'a'"),
+        (SAMPLER + "t_range: [0.9, 0.1]", "t_range: expected [low, high] with 0 <= low < high, got [0.9, 0.1]"),
+        (SAMPLER + "calibration: {t: [1, 2], mse: [1]}", "calibration: expected as many mse as t, got 1 mse and 2 t"),
+        (SAMPLER + "calibration: {t: [2, 1], mse: [1, 1]}", "calibration: expected ascending t"),
+        (SAMPLER + "calibration: {t: [1], mse: [.nan]}", "calibration.mse.0: expected a finite number, got nan"),
+        (
+            SAMPLER + "conditions: {c: {dtype: float64}}",
+            "conditions.c.dtype: expected 'int64' or 'float32', got 'float64'",
+        ),
+        (SAMPLER + "conditions: {c: {dtype: int64, null: none}}", "conditions.c.null: expected a number"),
+        (SAMPLER + "format: 2", "format: expected 1, got 2"),
+        ("just text", "expected keys and values, got 'just text'"),
+        ("", "expected keys and values, got None"),
+        ("name: [", "expected YAML, got "),
+    ],
+)
+def test_refusals_name_the_key_and_what_came(tmp_path: Path, text: str, expected: str) -> None:
+    assert complaint(tmp_path, text).startswith(expected)
+
+
+def test_a_missing_card_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CardError, match="no such file"):
+        load_card(tmp_path / "card.yaml")
