@@ -1,0 +1,65 @@
+"""tiltserve's mathematics: sampling plans for diffusion and flow models, and steering them toward a reward.
+
+Torch tensors in, torch tensors out; no sockets, clocks, files or global state.
+
+    plan = steering.plan("dpmpp_2m", path=steering.paths.vp_cosine(), steps=20, prediction="x0")
+    x = steering.run(plan, network, shape=(64, 2), seed=0)
+    y = steering.run(plan, network, shape=(64, 2), seed=0, steer=steering.Doob(reward, beta=1.0))
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache, partial
+
+from steering import grids, paths, posteriors, predictions, rewards
+from steering.calibration import Calibration, Uncalibrated, calibrate
+from steering.doob import BANK_SIZE, Doob, draw_bank
+from steering.errors import NetworkError, PlanError, SteeringError
+from steering.noise import Noise
+from steering.paths import Path
+from steering.plan import Plan, Solver, compile_plan
+from steering.rows import Rows
+from steering.run import run
+from steering.sampler import Problem, Report, sample
+from steering.solvers import SOLVERS as solvers
+
+# typed: 20.0 and True are no step counts, though equal to some
+_cached = lru_cache(maxsize=256, typed=True)(partial(compile_plan, solvers))
+
+
+def plan(
+    solver: str,
+    *,
+    path: Path,
+    steps: int,
+    prediction: str,
+    grid: str | Sequence[float] | None = None,
+    eta: float = 0.0,
+    preconditioning: str = "none",
+    sigma_data: float = 0.5,
+) -> Plan:
+    """Compile a solver into a plan; equal arguments give the same, cached plan.
+
+    Args:
+        solver: a name in `steering.solvers`.
+        path: see `steering.paths`; its t_max and t_min are the first and last node.
+        steps: intervals, 1..1000.
+        prediction: what the network returns: "eps", "x0", "v", "velocity" or "score".
+        grid: "uniform", "logsnr", "karras", steps + 1 explicit times, or None for the solver's own.
+        eta: 0 is the probability-flow ODE, 1 the time-reversed SDE.
+
+    Raises:
+        PlanError: an unknown name or a value out of range; says what was expected.
+    """
+    nodes = grid if grid is None or isinstance(grid, str) else tuple(grid)
+    return _cached(
+        solver, path=path, steps=steps, prediction=prediction, grid=nodes, eta=float(eta),
+        preconditioning=preconditioning, sigma_data=sigma_data,
+    )  # fmt: skip
+
+
+__all__ = [
+    "BANK_SIZE",
+    "Calibration", "Doob", "NetworkError", "Noise", "Path", "Plan", "PlanError", "Problem", "Report", "Rows", "Solver",
+    "SteeringError", "Uncalibrated", "calibrate", "draw_bank", "grids", "paths", "plan", "posteriors", "predictions",
+    "rewards", "run", "sample", "solvers",
+]  # fmt: skip

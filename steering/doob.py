@@ -1,0 +1,250 @@
+"""Doob's h-transform for black-box rewards: replace D by the reward-weighted posterior mean.
+
+The target is p(x_0) exp(r(x_0) / beta). With h(x, t) = E[exp(r(x_0) / beta) | x_t = x], the score of the tilted
+process is S + grad log h, and because grad_x log p(x_0 | x_t) = (alpha / sigma^2) (x_0 - D(x_t)),
+
+    D_h(x_t) = E[x_0 w(x_0) | x_t] / E[w(x_0) | x_t],   w = exp(r / beta),
+
+exactly. So any solver is steered by replacing D; the reward is only ever called forwards, and a posterior that can be
+drawn without the network makes steering free of network calls.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Generator, Hashable
+from dataclasses import replace
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from steering.calibration import SEED, Uncalibrated, calibrate
+from steering.errors import SteeringError
+from steering.noise import Draw, Noise
+from steering.plan import Plan, Stage, compile_plan
+from steering.posteriors import Bank, Gaussian, Local, Neighbours, bank
+from steering.posteriors.bank import HAND_OVER, TiltedBank
+from steering.rows import Rows
+from steering.sampler import Guided, Problem, Report, sample
+from steering.select import Kernel, drowned, select
+from steering.solvers import SOLVERS
+from steering.weights import checked_rewards, effective_size, log_weights, softmax
+
+Reward = Callable[[Tensor], Tensor]
+BANK_SIZE = 4096
+CALIBRATION_SIZE = 256
+SAFE_BANK = 200
+
+
+class Doob:
+    """Steering toward p(x_0) exp(reward(x_0) / beta).
+
+    Args:
+        reward: scores candidates, [B, *event] -> [B]; -inf is legal (weight 0), NaN and +inf are errors.
+        beta: temperature > 0; smaller is stronger.
+        particles: candidates per sample and stage of the local posterior; even, at least 2.
+        posterior: `posteriors.bank(samples)`, `.gaussian()` or `.neighbours(samples)`. When absent, a bank of 4,096
+            samples is drawn from the network on first use and kept.
+        reward_budget: most reward rows per sample, the final scoring included; particles shrink to fit. None: no bound.
+        key: identifies the reward among those a bank remembers scores of; the reward itself by default.
+    """
+
+    def __init__(
+        self,
+        reward: Reward,
+        beta: float = 1.0,
+        particles: int = 32,
+        posterior: Bank | Local | None = None,
+        *,
+        reward_budget: int | None = None,
+        key: Hashable = None,
+    ) -> None:
+        if not 0 < beta < float("inf"):
+            raise SteeringError(f"beta: expected a finite number > 0, got {beta!r}")
+        if particles < 2 or particles % 2:
+            raise SteeringError(f"particles: expected an even number >= 2, got {particles!r}")
+        if reward_budget is not None and reward_budget < 1:
+            raise SteeringError(f"reward_budget: expected at least 1 reward row per sample, got {reward_budget!r}")
+        self.reward, self.beta, self.particles, self.posterior = reward, beta, particles, posterior
+        self.reward_budget = reward_budget
+        self.key: Hashable = reward if key is None else key
+        self.name = getattr(reward, "__name__", type(reward).__name__)
+        self._posteriors: dict[Hashable, Bank | Local] = {}
+
+    def prepare(self, problem: Problem) -> Generator[Rows, Tensor, "DoobTilt"]:
+        """Draw, calibrate and score what is missing (in the server nothing is), for one problem."""
+        posterior = yield from self._posterior(problem)
+        tilted, warnings = None, []
+        if isinstance(posterior, Bank):
+            if self.key not in posterior.scored:
+                scores = yield Rows.reward(posterior.samples)
+                posterior.scored[self.key] = checked_rewards(scores, len(posterior.samples), self.name)
+            tilted = posterior.tilted(posterior.scored[self.key], self.beta, problem.dtype)
+            if tilted.effective_size < SAFE_BANK:
+                warnings.append(
+                    f"reward {self.name!r} leaves {tilted.effective_size:.0f} effective bank samples "
+                    f"of {len(posterior.samples)}; under {SAFE_BANK} the tilt is biased, under 25 unreliable"
+                )
+        local = posterior.local if isinstance(posterior, Bank) else posterior
+        return DoobTilt(self, problem, tilted, local, warnings)
+
+    def _posterior(self, problem: Problem) -> Generator[Rows, Tensor, Bank | Local]:
+        given = self.posterior
+        local = given.local if isinstance(given, Bank) else given
+        if given is not None and local is not None and local.calibration is not None:
+            return given
+        plan = problem.plan
+        laws = tuple((name, c.numpy().tobytes()) for name, c in sorted(problem.condition.items()))
+        where = (problem.model, problem.event, plan.path, plan.prediction, plan.preconditioning, problem.guidance, laws)
+        if where not in self._posteriors:
+            self._posteriors[where] = yield from self._make_posterior(problem)
+        return self._posteriors[where]
+
+    def _make_posterior(self, problem: Problem) -> Generator[Rows, Tensor, Bank | Local]:
+        """Draw the bank that was not given, and measure V(t)."""
+        plan, posterior = problem.plan, self.posterior
+        samples = posterior.samples if isinstance(posterior, Bank | Neighbours) else None
+        if samples is None:
+            # a bank belongs to one law: mixed conditions get a local posterior, for which a few samples will do
+            alone = posterior is None and all(bool((c == c[:1]).all()) for c in problem.condition.values())
+            samples = yield from draw_bank(problem, BANK_SIZE if alone else CALIBRATION_SIZE)
+            posterior = posterior or (bank(samples) if alone else Gaussian())
+        assert posterior is not None
+        if problem.condition:  # calibrating would need each sample's own condition
+            return posterior.calibrated(Uncalibrated(float(samples.double().var(dim=0, unbiased=False).mean())))
+        measuring = calibrate(
+            samples.to(problem.dtype), plan.path, plan.prediction, plan.preconditioning, plan.sigma_data
+        )
+        return posterior.calibrated((yield from measuring))
+
+
+def draw_bank(problem: Problem, size: int) -> Generator[Rows, Tensor, Tensor]:
+    """`size` samples [size, *event] of the model itself, by a deterministic solver, under its conditions in turn."""
+    plan = problem.plan
+    setup = compile_plan(
+        SOLVERS, "dpmpp_2m", path=plan.path, steps=20, prediction=plan.prediction,
+        preconditioning=plan.preconditioning, sigma_data=plan.sigma_data,
+    )  # fmt: skip
+    condition = {name: c[torch.arange(size) % len(c)] for name, c in problem.condition.items()}
+    samples, _ = yield from sample(replace(problem, plan=setup, condition=condition), Noise(SEED, range(size)))
+    return samples
+
+
+class DoobTilt:
+    """`Doob`, prepared: corrects one stage after another. A sample that left the bank stays off it."""
+
+    def __init__(
+        self, doob: Doob, problem: Problem, tilted: TiltedBank | None, local: Local, warnings: list[str]
+    ) -> None:
+        self.doob, self.problem, self.tilted, self.local = doob, problem, tilted, local
+        self.warnings = warnings
+        self.ess: list[Tensor] = []
+        self.methods: Counter[str] = Counter()
+        self.no_hit = 0
+        self.on_bank: Bool[Tensor, " n"] | None = None
+        self.drowned: Bool[Tensor, " n"] | None = None
+        self.spent: Int64[Tensor, " n"] | None = None
+
+    @property
+    def plan(self) -> Plan:
+        return self.problem.plan
+
+    def start_shift(self) -> Tensor | None:
+        return None if self.tilted is None else self.tilted.start_shift().reshape(self.problem.event)
+
+    def steer(self, stage: Stage, x: Tensor, denoised: Tensor, noise: Noise) -> Generator[Rows, Tensor, Guided]:
+        """Implements `Tilt.steer`: x and denoised are [n, *event]."""
+        n = len(x)
+        state, centre = x.flatten(1), denoised.flatten(1)
+        correction, ess = torch.zeros_like(state), torch.ones(n, dtype=state.dtype)
+        on_bank = self.on_bank if self.on_bank is not None else torch.full((n,), self.tilted is not None)
+        if self.drowned is None:
+            self.drowned = torch.zeros(n, dtype=torch.bool)
+        if self.spent is None:
+            self.spent = torch.zeros(n, dtype=torch.int64)
+        if self.tilted is not None and bool(on_bank.any()):
+            shift, prior_size, rewarded_size = self.tilted.correction(state, stage.update.at)
+            on_bank = on_bank & (torch.minimum(prior_size, rewarded_size) >= HAND_OVER)
+            if not self.tilted.flat:
+                correction = torch.where(on_bank[:, None], shift, correction)
+            ess = torch.where(on_bank, rewarded_size, ess)
+            self.methods["bank"] += int(on_bank.sum())
+            if self.tilted.no_hit:
+                self.no_hit += int(on_bank.sum())
+        self.on_bank = on_bank
+        off_bank = (~on_bank).nonzero().squeeze(1)
+        allowance = self._pairs(stage, self.spent[off_bank])
+        self.spent[off_bank] += 2 * allowance
+        kernel = Kernel.of(stage, self.plan, self.local)
+        z: Tensor | None = None
+        for pairs in allowance.unique().tolist():
+            rows = off_bank[allowance == pairs]
+            if not pairs:
+                self.methods["none"] += len(rows)
+                continue
+            if kernel is not None and bool(self.drowned[rows].any()):
+                chosen = rows[self.drowned[rows]]
+                if z is None:
+                    z = noise.normal(stage.index, Draw.SOLVER, self.problem.event, x.dtype).flatten(1)
+                z[chosen], ess[chosen] = yield from self._select(stage, kernel, centre[chosen], pairs, noise[chosen])
+                rows = rows[~self.drowned[rows]]
+            if len(rows):
+                correction[rows], ess[rows], sunk = yield from self._average(
+                    stage, state[rows], centre[rows], pairs, noise[rows]
+                )
+                if kernel is not None:
+                    self.drowned[rows] = sunk
+        self.ess.append(ess)
+        # a correction of 0 must leave even the sign of a zero alone
+        guided = torch.where(correction == 0, centre, centre + correction)
+        return Guided(guided.reshape(x.shape), None if z is None else [z.reshape(x.shape)])
+
+    def _pairs(self, stage: Stage, spent: Int64[Tensor, " m"]) -> Int64[Tensor, " m"]:
+        """Antithetic pairs samples may spend on a stage: an even share of what each one's own budget leaves."""
+        most = self.doob.particles // 2
+        if self.doob.reward_budget is None:
+            return torch.full_like(spent, most)
+        left = self.doob.reward_budget - 1 - spent  # one row scores the finished sample
+        return (left // (2 * (self.plan.rows - stage.index))).clamp(max=most)
+
+    def _average(
+        self, stage: Stage, x: Float[Tensor, "m d"], centre: Float[Tensor, "m d"], pairs: int, noise: Noise
+    ) -> Generator[Rows, Tensor, tuple[Float[Tensor, "m d"], Float[Tensor, " m"], Bool[Tensor, " m"]]]:
+        """Correction sum_p (w+_p - w-_p) d_p over antithetic particles D +- d_p, with its effective size."""
+        deviations = self.local.deviations(x, self.plan.path, stage.update.at, stage.index, pairs, noise)
+        weights = yield from self._weigh(centre, deviations)
+        difference = weights[:, :pairs] - weights[:, pairs:]
+        correction = torch.zeros_like(centre)
+        for p in range(pairs):  # one after another: a reduction's bits would depend on the batch
+            correction = correction + difference[:, p, None] * deviations[:, p]
+        self.methods["average"] += len(x)
+        return correction, effective_size(weights), drowned(correction, difference, deviations)
+
+    def _select(
+        self, stage: Stage, kernel: Kernel, centre: Float[Tensor, "m d"], pairs: int, noise: Noise
+    ) -> Generator[Rows, Tensor, tuple[Float[Tensor, "m d"], Float[Tensor, " m"]]]:
+        """The solver's noise z, chosen among antithetic candidates by the reward of what each leads to."""
+        z = noise.normal(stage.index, Draw.PARTICLES, (pairs, centre.shape[1]), centre.dtype)
+        weights = yield from self._weigh(centre, kernel.deviations(z, stage, noise))
+        self.methods["select"] += len(centre)
+        return select(weights, z, noise.uniform(stage.index, Draw.SELECT, 1)), effective_size(weights)
+
+    def _weigh(
+        self, centre: Float[Tensor, "m d"], deviations: Float[Tensor, "m pairs d"]
+    ) -> Generator[Rows, Tensor, Float[Tensor, "m 2*pairs"]]:
+        candidates = torch.cat([centre[:, None] + deviations, centre[:, None] - deviations], dim=1)
+        m, k = candidates.shape[:2]
+        scores = yield Rows.reward(candidates.reshape(m * k, *self.problem.event))
+        rewards = checked_rewards(scores, m * k, self.doob.name).reshape(m, k).to(centre.dtype)
+        self.no_hit += int((rewards == -torch.inf).all(dim=1).sum())
+        return softmax(log_weights(rewards, self.doob.beta))
+
+    def finish(self, x: Tensor, report: Report) -> Generator[Rows, Tensor, None]:
+        """Implements `Tilt.finish`."""
+        scores = yield Rows.reward(x)
+        report.rewards = checked_rewards(scores, len(x), self.doob.name)
+        report.ess, report.methods, report.no_hit = torch.stack(self.ess), self.methods, self.no_hit
+        report.warnings = self.warnings
+        if self.no_hit:
+            report.warnings.append(
+                f"reward {self.doob.name!r}: no candidate had weight in {self.no_hit} (stage, sample) pairs"
+            )

@@ -1,0 +1,18 @@
+"""What can go wrong in the mathematics."""
+
+
+class PlanError(ValueError):
+    """A plan that cannot be compiled: an unknown name or a value out of range."""
+
+
+class SteeringError(ValueError):
+    """A reward that raised, or returned the wrong shape, NaN or +inf."""
+
+
+class NetworkError(ValueError):
+    """A network that returned the wrong shape or NaN."""
+
+
+def choose(kind: str, name: str, known: object) -> str:
+    """The text for an unknown name: what was expected and what came."""
+    return f"unknown {kind} {name!r}: expected one of {', '.join(sorted(known))}"  # type: ignore[call-overload]

@@ -1,0 +1,84 @@
+"""q(x_0 | x_t) about D with the shapes of nearby bank samples: particles move along the data, not in all directions.
+
+The bank's posterior weights are tempered, softmax(T log N(x; alpha x_k, sigma^2 I)) with T in (0, 1], until about 40
+samples share them; drawn samples are centred, scaled to the calibrated variance, and added to D with both signs.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from steering.calibration import Calibration
+from steering.noise import Draw, Noise
+from steering.paths import Path
+from steering.plan import Node
+from steering.posteriors.local import Variance
+from steering.posteriors.points import Points
+from steering.tiles import by_tiles
+from steering.weights import effective_size, softmax
+
+NEIGHBOURHOOD = 40.0
+BISECTIONS = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Neighbours:
+    """Deviations of bank samples [K, *event] near x_t; without a `calibration` it is measured on first use."""
+
+    samples: Float[Tensor, "k *event"]
+    calibration: Variance | None = None
+
+    def calibrated(self, calibration: Variance) -> "Neighbours":
+        """Implements `Local.calibrated`."""
+        return Neighbours(self.samples, calibration)
+
+    @cached_property
+    def _points(self) -> dict[torch.dtype, Points]:
+        return {}
+
+    def deviations(
+        self, x: Float[Tensor, "n d"], path: Path, at: Node, stage: int, pairs: int, noise: Noise
+    ) -> Float[Tensor, "n pairs d"]:
+        """Implements `Local.deviations`."""
+        assert self.calibration is not None, "a neighbours posterior is calibrated before sampling"
+        if x.dtype not in self._points:
+            self._points[x.dtype] = Points.of(self.samples, x.dtype)
+        points = self._points[x.dtype]
+
+        def neighbourhood(tile: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            weights = tempered(points.logits(tile, at), NEIGHBOURHOOD)
+            mean = weights @ points.x
+            spread = ((weights * points.norms).sum(dim=1) - (mean * mean).sum(dim=1)) / mean.shape[1]
+            return weights, mean, spread
+
+        weights, mean, spread = by_tiles(neighbourhood, x)
+        wanted = self.calibration.variance(path, at.t)
+        scale = torch.sqrt(torch.clamp(wanted / torch.clamp(spread, min=1e-12), max=1.0))
+        chosen = draw_indices(weights, noise.uniform(stage, Draw.NEIGHBOURS, pairs))
+        return (points.x[chosen] - mean[:, None]) * scale[:, None, None]
+
+
+def tempered(logits: Float[Tensor, "n k"], size: float) -> Float[Tensor, "n k"]:
+    """softmax(T logits), T in (0, 1] the largest with an effective size of at least `size`, by bisection in log T."""
+    low = torch.full((len(logits), 1), -30.0, dtype=logits.dtype)
+    high = torch.zeros_like(low)
+    wide = effective_size(softmax(logits))[:, None] >= size
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        enough = effective_size(softmax(logits * torch.exp2(middle)))[:, None] >= size
+        low, high = torch.where(enough, middle, low), torch.where(enough, high, middle)
+    return softmax(logits * torch.exp2(torch.where(wide, torch.zeros_like(low), low)))
+
+
+def draw_indices(weights: Float[Tensor, "n k"], uniform: Float[Tensor, "n m"]) -> Int64[Tensor, "n m"]:
+    """m independent draws a row from its weights, by inversion."""
+    cumulative = weights.to(torch.float64).cumsum(dim=1)
+    return torch.searchsorted(cumulative, uniform * cumulative[:, -1:]).clamp(max=weights.shape[1] - 1)
+
+
+def neighbours(samples: Float[Tensor, "k *event"], calibration: Calibration | None = None) -> Neighbours:
+    """The neighbours posterior; see `Neighbours`."""
+    return Neighbours(samples, calibration)

@@ -1,0 +1,26 @@
+"""Samples of a model as points of its posterior: log N(x_t; alpha x_k, sigma^2 I)."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from steering.plan import Node
+
+
+@dataclass(frozen=True, eq=False)
+class Points:
+    """K flattened samples [K, d] with their squared norms [K]."""
+
+    x: Float[Tensor, "k d"]
+    norms: Float[Tensor, " k"]
+
+    @classmethod
+    def of(cls, samples: Float[Tensor, "k *event"], dtype: torch.dtype) -> "Points":
+        x = samples.flatten(1).to(dtype)
+        return cls(x, (x * x).sum(dim=1))
+
+    def logits(self, x: Float[Tensor, "n d"], at: Node) -> Float[Tensor, "n k"]:
+        """Log posterior weights of the points for states x, up to a constant of each row."""
+        return (x @ self.x.T) * (at.alpha / at.sigma**2) - self.norms * (at.alpha**2 / at.sigma**2 / 2)

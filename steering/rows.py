@@ -1,0 +1,48 @@
+"""The unit of work: rows to be evaluated by a network or a reward. Samplers yield them and receive the outputs."""
+
+from collections import Counter
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, TypeVar
+
+import torch
+from torch import Tensor
+
+Condition = Mapping[str, Tensor]
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows that can be evaluated in any batch, with any neighbours.
+
+    For kind "network": x [B, *event], path times t [B] in float64, condition tensors [B, ...]; the reply is the raw
+    output [B, *event]. For kind "reward": x [B, *event] alone; the reply is [B].
+    """
+
+    kind: Literal["network", "reward"]
+    x: Tensor
+    t: Tensor
+    condition: Condition = field(default_factory=dict)
+
+    @classmethod
+    def network(cls, x: Tensor, t: float, condition: Condition | None = None) -> "Rows":
+        return cls("network", x, torch.full((len(x),), t, dtype=torch.float64), condition or {})
+
+    @classmethod
+    def reward(cls, x: Tensor) -> "Rows":
+        return cls("reward", x, torch.empty(0, dtype=torch.float64))
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+
+def metered(rows: Generator[Rows, Tensor, Result], meter: Counter[str]) -> Generator[Rows, Tensor, Result]:
+    """Pass everything through, counting rows by kind."""
+    try:
+        request = next(rows)
+        while True:
+            meter[request.kind] += len(request)
+            request = rows.send((yield request))
+    except StopIteration as stop:
+        return stop.value

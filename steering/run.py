@@ -1,0 +1,151 @@
+"""The offline driver: runs a sampler against a network and a reward in this process."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Literal, overload
+
+import torch
+from torch import Tensor
+
+from steering.doob import Doob
+from steering.errors import SteeringError
+from steering.noise import Noise
+from steering.plan import Plan
+from steering.rows import Rows
+from steering.sampler import Problem, Report, sample
+
+Network = Callable[..., Tensor]
+TILE = 16
+GROUP_ELEMENTS = 2**25
+
+
+@overload
+def run(
+    plan: Plan, network: Network, shape: tuple[int, ...], seed: int = ..., steer: Doob | None = ...,
+    condition: Mapping[str, Tensor] | None = ..., guidance: float = ..., x_init: Tensor | None = ...,
+    dtype: torch.dtype = ..., report: Literal[False] = ..., *, null: Mapping[str, Tensor] | None = ...,
+    tile: int | None = ...,
+) -> Tensor: ...  # fmt: skip
+@overload
+def run(
+    plan: Plan, network: Network, shape: tuple[int, ...], seed: int = ..., steer: Doob | None = ...,
+    condition: Mapping[str, Tensor] | None = ..., guidance: float = ..., x_init: Tensor | None = ...,
+    dtype: torch.dtype = ..., *, report: Literal[True], null: Mapping[str, Tensor] | None = ..., tile: int | None = ...,
+) -> tuple[Tensor, Report]: ...  # fmt: skip
+def run(
+    plan: Plan,
+    network: Network,
+    shape: tuple[int, ...],
+    seed: int = 0,
+    steer: Doob | None = None,
+    condition: Mapping[str, Tensor] | None = None,
+    guidance: float = 1.0,
+    x_init: Tensor | None = None,
+    dtype: torch.dtype = torch.float32,
+    report: bool = False,
+    *,
+    null: Mapping[str, Tensor] | None = None,
+    tile: int | None = TILE,
+) -> Tensor | tuple[Tensor, Report]:
+    """Draw shape[0] samples of shape shape[1:] with `network(x, t, **condition)`.
+
+    Args:
+        network: raw outputs [B, *event] for rows x [B, *event] at path times t [B].
+        steer: a `Doob`, or None.
+        condition: tensors [n, ...] or [1, ...] by name.
+        guidance: classifier-free guidance scale; other than 1 needs `null`, the null condition's tensors [1, ...].
+        x_init: state at the plan's first node, [n, *event], already scaled.
+        report: also return a `Report`.
+        tile: rows per call of the network, the last call filled up: rows 0..k of a larger run then equal the smaller
+            run bit for bit. None: all rows in one call, faster for small networks, without that guarantee.
+
+    Raises:
+        SteeringError: a reward raised, or returned a wrong shape, NaN or +inf.
+        NetworkError: the network returned a wrong shape or NaN.
+        ValueError: arguments out of range.
+    """
+    n, event = shape[0], tuple(shape[1:])
+    if n < 1 or not event:
+        raise ValueError(f"shape: expected (samples, *event) with at least one sample, got {shape}")
+    if x_init is not None and tuple(x_init.shape) != tuple(shape):
+        raise ValueError(f"x_init: expected shape {list(shape)}, got {list(x_init.shape)}")
+    conditions = {k: expanded(k, torch.as_tensor(c), n) for k, c in (condition or {}).items()}
+    nulls = dict(null or {})
+    if guidance != 1 and set(nulls) != set(conditions):
+        raise ValueError(f"guidance {guidance}: expected null tensors for {sorted(conditions)}, got {sorted(nulls)}")
+    # samples are independent: groups bound the memory of the particles and keep every sample's place in its tile
+    group = n
+    if steer is not None:
+        elements = steer.particles * int(torch.tensor(event).prod())
+        group = max(TILE, GROUP_ELEMENTS // elements // TILE * TILE)
+    parts = []
+    for first in range(0, n, group):
+        rows = slice(first, min(first + group, n))
+        problem = Problem(
+            plan, event, dtype, {k: c[rows] for k, c in conditions.items()}, guidance, nulls, model=network
+        )
+        generator = sample(
+            problem, Noise(seed, range(rows.start, rows.stop)), steer, None if x_init is None else x_init[rows]
+        )
+        try:
+            request = next(generator)
+            while True:
+                request = generator.send(_answer(request, network, steer, tile))
+        except StopIteration as stop:
+            parts.append(stop.value)
+    x = torch.cat([part for part, _ in parts])
+    return (x, merged([r for _, r in parts])) if report else x
+
+
+def expanded(name: str, condition: Tensor, n: int) -> Tensor:
+    """A condition with one row per sample."""
+    if condition.ndim == 0 or len(condition) not in (1, n):
+        raise ValueError(f"condition {name!r}: expected shape [{n}, ...] or [1, ...], got {list(condition.shape)}")
+    return condition.expand(n, *condition.shape[1:])
+
+
+def merged(reports: list[Report]) -> Report:
+    """One report for groups of samples that ran one after another."""
+    first = reports[0]
+    rewards = [r.rewards for r in reports if r.rewards is not None]
+    return Report(
+        network_rows=sum(r.network_rows for r in reports),
+        reward_rows=sum(r.reward_rows for r in reports),
+        setup_rows=sum(r.setup_rows for r in reports),
+        setup_reward_rows=sum(r.setup_reward_rows for r in reports),
+        ess=torch.cat([r.ess for r in reports], dim=-1),
+        methods=sum((r.methods for r in reports), Counter[str]()),
+        no_hit=sum(r.no_hit for r in reports),
+        rewards=torch.cat(rewards) if rewards else None,
+        warnings=list(dict.fromkeys(w for r in reports for w in r.warnings)) or first.warnings,
+    )
+
+
+def _answer(request: Rows, network: Network, steer: Doob | None, tile: int | None) -> Tensor:
+    if request.kind == "network":
+        return _tiled(lambda x, t, **c: network(x, t, **c), request, tile)
+    assert steer is not None
+    per_call = None if tile is None else tile * steer.particles
+    try:
+        return _tiled(lambda x, t: steer.reward(x), request, per_call)
+    except SteeringError:
+        raise
+    except Exception as error:
+        raise SteeringError(f"reward {steer.name!r} raised {type(error).__name__}: {error}") from error
+
+
+def _tiled(function: Callable[..., Tensor], rows: Rows, tile: int | None) -> Tensor:
+    """Evaluate rows in calls of exactly `tile` rows, the last one filled up with copies of its last row."""
+    tensors = {"x": rows.x, **({"t": rows.t.to(rows.x.dtype)} if rows.kind == "network" else {}), **rows.condition}
+    if rows.kind == "reward":
+        tensors["t"] = rows.x[:, :0]
+    if tile is None:
+        return function(**tensors)
+    outputs = []
+    for first in range(0, len(rows), tile):
+        index = torch.arange(first, first + tile).clamp(max=len(rows) - 1)
+        output = function(**{name: tensor[index] for name, tensor in tensors.items()})
+        if not isinstance(output, Tensor) or output.shape[:1] != (tile,):
+            return output  # a wrong reply is judged, and named, where it is used
+        outputs.append(output)
+    return torch.cat(outputs)[: len(rows)]

@@ -1,0 +1,68 @@
+"""Selection: when the weighted mean of particles is mostly noise, choose the solver's noise by reward instead.
+
+In d dimensions one reward call says little about each coordinate, and the mean's error grows like sqrt(d / ESS).
+On the time-reversed process (eta = 1) the tilted transition kernel can be sampled directly: draw candidates z_m for
+the step's own noise, score the x_0 each leads to, and keep one with probability softmax(r / beta) (SVDD, Li et al.
+2024, arXiv:2408.08252). On kernels with eta < 1 that would be no Doob transform, and averaging is kept.
+"""
+
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from steering.noise import Draw, Noise
+from steering.plan import Plan, Stage
+from steering.posteriors.local import Local
+
+
+def drowned(
+    correction: Float[Tensor, "m d"], difference: Float[Tensor, "m p"], deviations: Float[Tensor, "m p d"]
+) -> Bool[Tensor, " m"]:
+    """Rows whose correction sum_p c_p d_p is hardly longer than weights that ignore d_p would make it.
+
+    Such weights give it the squared length sum_p c_p^2 |d_p|^2: then signal and noise are even at twice that. A
+    correction of exactly 0 is not drowned.
+    """
+    noise = (difference.square() * deviations.square().sum(dim=-1)).sum(dim=-1)
+    return (noise > 0) & (correction.square().sum(dim=-1) < 2 * noise)
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """What x_0 the candidates of one step lead to: D + gain z + remainder xi.
+
+    The step's noise S z moves the next denoised estimate by gain z, gain = alpha_t V_t S / sigma_t^2 (the calibrated
+    sensitivity of D at the next node t), and what it leaves open of the present variance V_s is the remainder.
+    """
+
+    gain: float
+    remainder: float
+
+    @classmethod
+    def of(cls, stage: Stage, plan: Plan, local: Local) -> Self | None:
+        """The kernel of a stage; None where the step is not a time-reversed transition."""
+        if plan.eta != 1 or stage.draws != 1 or local.calibration is None:
+            return None
+        at, to = stage.update.at, stage.update.to
+        here, there = (local.calibration.variance(plan.path, node.t) for node in (at, to))
+        gain = min(to.alpha * there * stage.update.C[0][0] / to.sigma**2, here**0.5)
+        return cls(gain, (here - gain**2) ** 0.5)
+
+    def deviations(self, z: Float[Tensor, "m p d"], stage: Stage, noise: Noise) -> Float[Tensor, "m p d"]:
+        """x_0 - D for candidates z of the step's noise."""
+        rest = noise.normal(stage.index, Draw.REMAINDER, z.shape[1:], z.dtype)
+        return z * self.gain + rest * self.remainder
+
+
+def select(
+    weights: Float[Tensor, "m 2*p"], z: Float[Tensor, "m p d"], uniform: Float[Tensor, "m 1"]
+) -> Float[Tensor, "m d"]:
+    """One of the candidates +z_p, -z_p with the probabilities of `weights` (all + first)."""
+    cumulative = weights.to(torch.float64).cumsum(dim=1)
+    index = torch.searchsorted(cumulative, uniform * cumulative[:, -1:]).squeeze(1).clamp(max=weights.shape[1] - 1)
+    pairs = z.shape[1]
+    sign = 1 - 2 * (index >= pairs).to(z.dtype)
+    return z[torch.arange(len(z)), index % pairs] * sign[:, None]

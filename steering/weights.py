@@ -1,0 +1,44 @@
+"""Normalised importance weights: softmax, effective sample size, and the checks a reward's values must pass.
+
+Reductions run over the last, contiguous dimension only, so a row's bits do not depend on the batch.
+"""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from steering.errors import SteeringError
+
+
+def checked_rewards(rewards: object, rows: int, name: str) -> Float[Tensor, " rows"]:
+    """Rewards of `rows` candidates: [rows], -inf allowed, NaN and +inf not. Raises `SteeringError`."""
+    if not isinstance(rewards, Tensor):
+        raise SteeringError(f"reward {name!r}: expected a tensor of shape [{rows}], got {type(rewards).__name__}")
+    if rewards.shape != (rows,):
+        raise SteeringError(f"reward {name!r}: expected shape [{rows}], got {list(rewards.shape)}")
+    if bool((rewards.isnan() | (rewards == torch.inf)).any()):
+        bad = "NaN" if bool(rewards.isnan().any()) else "+inf"
+        raise SteeringError(f"reward {name!r}: expected finite values or -inf, got {bad}")
+    return rewards
+
+
+def log_weights(rewards: Float[Tensor, "... m"], beta: float) -> Float[Tensor, "... m"]:
+    """r / beta shifted so that the best of each row is 0; a row of -inf alone becomes flat."""
+    best = rewards.max(dim=-1, keepdim=True).values
+    shifted = (rewards - best) / max(beta, torch.finfo(rewards.dtype).tiny)  # a beta rounded to 0 would make 0 / 0
+    return torch.where(best == -torch.inf, torch.zeros_like(shifted), shifted)
+
+
+def softmax(logits: Float[Tensor, "... m"]) -> Float[Tensor, "... m"]:
+    """Normalised weights; -inf has weight 0."""
+    return torch.softmax(logits, dim=-1)
+
+
+def effective_size(weights: Float[Tensor, "... m"]) -> Float[Tensor, "..."]:
+    """Kish's effective sample size 1 / sum w^2 of normalised weights, in 1..m."""
+    return 1 / (weights * weights).sum(dim=-1)
+
+
+def flat(rewards: Float[Tensor, "... m"]) -> Bool[Tensor, "..."]:
+    """Rows whose rewards are all equal, and so say nothing."""
+    return (rewards == rewards[..., :1]).all(dim=-1)
