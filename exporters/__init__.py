@@ -1,0 +1,4 @@
+"""From a trained network to a model folder: ONNX graph, Triton configuration, model card, calibration and bank.
+
+A graph is written only after it has been shown to compute what the module computes, on rows at different times.
+"""

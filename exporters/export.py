@@ -1,0 +1,171 @@
+"""Any torch module -> a model folder: `<version>/model.onnx`, `config.pbtxt` and, if described, `card.yaml`."""
+
+import contextlib
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from exporters import parity
+from exporters.config import triton_config
+from exporters.network import open_session
+from protos.card import Card, dump_card
+
+OPSET = 20
+ONE_FILE = 2**31  # protobuf's limit on a message, and so on a graph with its weights inside
+
+
+class ExportError(ValueError):
+    """A module that cannot be exported as asked; the text is one line."""
+
+
+def export_model(
+    network: nn.Module,
+    folder: Path,
+    card: Card | None,
+    *,
+    examples: Mapping[str, Tensor],
+    outputs: Sequence[str],
+    version: int = 1,
+    probe: parity.Probe | None = None,
+    sizes: Sequence[int] = parity.SIZES,
+    tolerance: float = parity.TOLERANCE,
+) -> parity.Parity:
+    """Export `network` in evaluation mode, compare it with the module, and only then put the folder in place.
+
+    Args:
+        folder: the model's folder, whose name is the model's. A version already there is replaced, its bank too.
+        card: written beside the versions; None writes no card.
+        examples: one tensor [n, ...] (n >= 2) on the CPU for each of the module's arguments, in order, by input name.
+            The first axis of every input is the batch and is left open; the others are fixed.
+        outputs: names of what the module returns, in order.
+        probe: draws the inputs of the comparison; by default random ones like the examples, at the card's times.
+
+    Raises:
+        ExportError: the module cannot be exported, or does not fit its card. Nothing is written.
+        ParityError: the graph is not the module, or mixes rows. Nothing is written.
+    """
+    _check(network, card, examples, outputs)
+    draw = probe or parity.probe(examples, card)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary, _evaluating(network):
+        staged = Path(temporary) / "new"
+        (staged / str(version)).mkdir(parents=True)
+        file = staged / str(version) / "model.onnx"
+        graph = _graph(network, file, examples, outputs)
+        report = parity.check(
+            network, open_session(file), draw, time=parity.time_input(card), sizes=sizes, tolerance=tolerance
+        )
+        (staged / "config.pbtxt").write_text(triton_config(folder.name, graph))
+        if card is not None:
+            dump_card(card, staged / "card.yaml")
+        _install(staged, folder, version)
+    return report
+
+
+def _check(network: nn.Module, card: Card | None, examples: Mapping[str, Tensor], outputs: Sequence[str]) -> None:
+    for name, example in examples.items():
+        if example.ndim == 0 or len(example) < 2:
+            raise ExportError(f"input {name!r}: expected an example [n, ...] with n >= 2, got {list(example.shape)}")
+    weights = sum(t.numel() * t.element_size() for t in (*network.parameters(), *network.buffers()))
+    if weights >= ONE_FILE:
+        raise ExportError(f"weights: expected under {ONE_FILE} bytes (one file holds them), got {weights}")
+    if card is None or card.path is None:
+        return
+    wanted = [card.inputs.x, card.inputs.t, *card.conditions]
+    if sorted(wanted) != sorted(examples):
+        raise ExportError(f"inputs: expected those of the card ({', '.join(wanted)}), got {', '.join(examples)}")
+    if card.output not in outputs:
+        raise ExportError(f"outputs: expected the card's {card.output!r} among them, got {', '.join(outputs)}")
+    for name, event in ((card.inputs.x, card.event_shape), (card.inputs.t, ())):
+        got = list(examples[name].shape)
+        if got[1:] != list(event):
+            raise ExportError(f"input {name!r}: expected {['n', *event]} as its card says, got {got}")
+
+
+@contextlib.contextmanager
+def _evaluating(network: nn.Module) -> Iterator[None]:
+    """Evaluation mode for the whole module, each part's own mode restored afterwards."""
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def _graph(network: nn.Module, file: Path, examples: Mapping[str, Tensor], outputs: Sequence[str]) -> onnx.GraphProto:
+    """Write the graph with its weights inside and return it."""
+    batch = torch.export.Dim("batch")
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                network,
+                tuple(examples.values()),
+                dynamo=True,
+                verbose=False,
+                optimize=True,
+                external_data=False,
+                opset_version=OPSET,
+                input_names=list(examples),
+                output_names=list(outputs),
+                dynamic_shapes=tuple({0: batch} for _ in examples),
+            )
+    except Exception as error:  # whatever tracing somebody's module raises
+        raise ExportError(f"{type(network).__name__}: the ONNX exporter refused it: {_gist(error)}") from error
+    assert program is not None
+    model = program.model_proto
+    model.ClearField("metadata_props")
+    _strip(model.graph)
+    onnx.checker.check_model(model)
+    onnx.save(model, file)
+    return model.graph
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's own deprecations and its remarks on packages that are not installed."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _strip(graph: onnx.GraphProto) -> None:
+    """Drop the exporter's notes: they hold source lines and folders of this machine."""
+    for noted in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        noted.ClearField("metadata_props")
+        noted.ClearField("doc_string")
+    for branch in (attribute.g for node in graph.node for attribute in node.attribute if attribute.HasField("g")):
+        _strip(branch)
+
+
+def _gist(error: BaseException) -> str:
+    """The innermost cause, on one line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
+
+
+def _install(staged: Path, folder: Path, version: int) -> None:
+    """Move a staged folder's parts into place by renaming; the version first: a card never precedes its graph."""
+    folder.mkdir(exist_ok=True)
+    target = folder / str(version)
+    if target.exists():
+        target.rename(staged / "replaced")  # goes with the temporary folder
+    (staged / str(version)).rename(target)
+    for name in ("config.pbtxt", "card.yaml"):
+        if (staged / name).exists():
+            (staged / name).replace(folder / name)
