@@ -1,0 +1,1 @@
+"""The runtime: networks, the engine that packs rows, replicas, and the gRPC front before them."""

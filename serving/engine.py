@@ -1,0 +1,283 @@
+"""The engine: one thread that packs rows of all running tasks into one network call after another.
+
+A task is a generator of evaluations. Each tick takes the rows of one network that were waiting longest for a turn,
+runs them in one bucket, and resumes the tasks whose evaluation is complete. So any mixture of solvers, step counts and
+steering shares calls, and a task joins or leaves between two of them.
+"""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Generator, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from serving.backends import Array, Backend, InputError
+from serving.metrics import ReplicaMetrics
+from serving.scheduler import Slice, Waiting, bucket, pack
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """A backend under the name its rows are counted by."""
+
+    name: str
+    backend: Backend
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Rows for one network: `feeds` [rows, ...] by input name; the reply is the named outputs, [rows, ...] each."""
+
+    network: Network
+    feeds: Mapping[str, Array]
+    outputs: Sequence[str]
+    rows: int
+    kind: Literal["network", "reward"] = "network"
+
+
+Program = Generator[Evaluation, list[Array], Any]
+Key = tuple[bool, Network, tuple[str, ...]]
+"""Rows that may share a call: of one class (background or not), one network, and the same outputs."""
+
+
+@dataclass(eq=False)
+class Task:
+    """A running program. `network_rows` is how many network rows it will ask for in all (an exact count for samplers).
+
+    Background tasks are served only when no other rows wait.
+    """
+
+    model: str
+    program: Program
+    network_rows: int
+    background: bool = False
+    future: "Future[Any]" = field(default_factory=Future)
+    submitted: float = field(default_factory=time.monotonic)
+    evaluation: Evaluation | None = None
+    replies: list[Array] = field(default_factory=list)
+    done_rows: int = 0
+    missing: int = 0
+    started: bool = False
+
+    @property
+    def backlog(self) -> int:
+        return max(0, self.network_rows - self.done_rows)
+
+
+class QueueFullError(Exception):
+    """More rows are waiting than the engine takes on."""
+
+
+class Engine:
+    """Runs tasks on a thread of its own.
+
+    Args:
+        max_bucket: most rows of one network call.
+        max_queue_rows: most network rows of foreground tasks not evaluated yet.
+    """
+
+    def __init__(self, metrics: ReplicaMetrics, *, max_bucket: int = 32, max_queue_rows: int = 2**24) -> None:
+        self._metrics, self._max_bucket, self._max_queue_rows = metrics, max_bucket, max_queue_rows
+        self._condition = threading.Condition()
+        self._inbox: deque[Task] = deque()
+        self._cancelled: set[Task] = set()
+        self._tasks: dict[Task, None] = {}
+        self._stopping = False
+        self._queues: dict[Key, deque[Waiting[Task]]] = {}  # only the engine's thread touches them
+        self._last_call = time.monotonic()
+        self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
+        self._thread.start()
+
+    @property
+    def backlog_rows(self) -> int:
+        """Network rows that foreground tasks still have to evaluate."""
+        with self._condition:
+            return sum(task.backlog for task in self._tasks if not task.background)
+
+    def stalled_for(self) -> float:
+        """Seconds since the last network call ended or the oldest task came, whichever is later; 0 when idle."""
+        with self._condition:
+            if not self._tasks:
+                return 0.0
+            return time.monotonic() - max(self._last_call, min(task.submitted for task in self._tasks))
+
+    def submit(self, task: Task) -> "Future[Any]":
+        """Start a task; the future gives its program's result. Cancelling it takes its rows out before the next call.
+
+        Raises:
+            QueueFullError: with what is waiting and the bound.
+        """
+        with self._condition:
+            if self._stopping:
+                raise QueueFullError("the engine has stopped")
+            waiting = sum(each.backlog for each in self._tasks if not each.background)
+            if not task.background and waiting + task.network_rows > self._max_queue_rows:
+                raise QueueFullError(
+                    f"queue full: {waiting} network rows wait, {task.network_rows} more were asked for, "
+                    f"expected at most {self._max_queue_rows} in all"
+                )
+            self._tasks[task] = None
+            self._inbox.append(task)
+            self._condition.notify()
+        task.future.add_done_callback(lambda future: self._cancel(task) if future.cancelled() else None)
+        return task.future
+
+    def stop(self) -> None:
+        """End the thread; tasks that still run fail with `QueueFullError`."""
+        with self._condition:
+            self._stopping = True
+            self._condition.notify()
+        self._thread.join()
+
+    def _cancel(self, task: Task) -> None:
+        with self._condition:
+            self._cancelled.add(task)
+            self._condition.notify()
+
+    def _loop(self) -> None:
+        while self._take_in():
+            if (key := self._next_queue()) is not None:
+                self._call(key)
+        for task in list(self._tasks):
+            self._fail(task, QueueFullError("the engine has stopped"))
+
+    def _take_in(self) -> bool:
+        """Admit and cancel tasks, waiting while there is nothing to do; False once stopping."""
+        with self._condition:
+            while not (self._inbox or self._cancelled or self._stopping or any(self._queues.values())):
+                self._condition.wait()
+            arrived, self._inbox = list(self._inbox), deque()
+            cancelled, self._cancelled = self._cancelled, set()
+            stopping = self._stopping
+        if cancelled:
+            for queue in self._queues.values():
+                kept = [waiting for waiting in queue if waiting.owner not in cancelled]
+                queue.clear()
+                queue.extend(kept)
+        for task in arrived:
+            if task not in cancelled:
+                self._resume(task, None)
+        for task in cancelled:
+            task.program.close()
+            self._forget(task)
+        return not stopping
+
+    def _next_queue(self) -> Key | None:
+        """The network served least recently among those with rows waiting; background rows come last."""
+        for key in sorted((k for k, queue in self._queues.items() if queue), key=lambda k: k[0]):
+            self._queues[key] = self._queues.pop(key)  # to the end of its turn
+            return key
+        return None
+
+    def _call(self, key: Key) -> None:
+        """One network call for rows of many tasks."""
+        slices = pack(self._queues[key], self._max_bucket)
+        now = time.monotonic()
+        for each in slices:
+            if not each.owner.started:
+                each.owner.started = True
+                self._metrics.queue_seconds.labels(each.owner.model).observe(now - each.owner.submitted)
+        try:
+            outputs = self._run(key, slices)
+        except Exception as error:
+            if len(slices) > 1:  # one task's inputs must not fail the others'
+                for each in slices:
+                    self._call_alone(key, each)
+            else:
+                self._reject(key, slices[0].owner, error)
+            return
+        row = 0
+        for each in slices:
+            count = each.stop - each.first
+            self._deliver(each, [output[row : row + count] for output in outputs])
+            row += count
+
+    def _call_alone(self, key: Key, part: Slice[Task]) -> None:
+        try:
+            outputs = self._run(key, [part])
+        except Exception as error:
+            self._reject(key, part.owner, error)
+        else:
+            self._deliver(part, outputs)
+
+    def _reject(self, key: Key, task: Task, error: Exception) -> None:
+        name = key[1].name
+        _log.warning("network %s failed on rows of a request for %s: %s", name, task.model, error)
+        self._queues[key] = deque(waiting for waiting in self._queues[key] if waiting.owner is not task)
+        known = isinstance(error, InputError)
+        self._fail(task, error if known else NetworkFailedError(f"network {name!r} failed: {error}"))
+
+    def _run(self, key: Key, slices: Sequence[Slice[Task]]) -> list[Array]:
+        """The outputs for the slices' rows, run in one bucket filled up with copies of the last row."""
+        _, network, outputs = key
+        evaluations = [_evaluation(each.owner) for each in slices]
+        rows = sum(each.stop - each.first for each in slices)
+        size = bucket(rows, self._max_bucket)
+        feeds = {}
+        for name in evaluations[0].feeds:
+            parts = [e.feeds[name][s.first : s.stop] for e, s in zip(evaluations, slices, strict=True)]
+            if size > rows:
+                parts.append(np.repeat(parts[-1][-1:], size - rows, axis=0))
+            feeds[name] = np.concatenate(parts) if len(parts) > 1 else parts[0]
+        start = time.monotonic()
+        results = network.backend.run(feeds, outputs)
+        self._last_call = time.monotonic()
+        self._metrics.network_seconds.labels(network.name).observe(self._last_call - start)
+        self._metrics.bucket_fill.labels(network.name).observe(rows / size)
+        return results
+
+    def _deliver(self, part: Slice[Task], outputs: list[Array]) -> None:
+        task, evaluation = part.owner, _evaluation(part.owner)
+        count = part.stop - part.first
+        self._metrics.rows_total.labels(evaluation.network.name, evaluation.kind).inc(count)
+        if not task.replies:
+            task.replies = [np.empty((evaluation.rows, *output.shape[1:]), output.dtype) for output in outputs]
+        for whole, output in zip(task.replies, outputs, strict=True):
+            whole[part.first : part.stop] = output
+        task.missing -= count
+        if evaluation.kind == "network":
+            task.done_rows += count
+        if not task.missing and task not in self._cancelled:
+            self._resume(task, task.replies)
+
+    def _resume(self, task: Task, reply: list[Array] | None) -> None:
+        """Advance a task's program to its next evaluation, or to its end."""
+        try:
+            evaluation = next(task.program) if reply is None else task.program.send(reply)
+        except StopIteration as stop:
+            self._forget(task)
+            if not task.future.cancelled():
+                task.future.set_result(stop.value)
+            return
+        except Exception as error:
+            self._fail(task, error)
+            return
+        task.evaluation, task.replies, task.missing = evaluation, [], evaluation.rows
+        key = (task.background, evaluation.network, tuple(evaluation.outputs))
+        self._queues.setdefault(key, deque()).append(Waiting(task, evaluation.rows))
+
+    def _fail(self, task: Task, error: Exception) -> None:
+        self._forget(task)
+        task.program.close()
+        if not task.future.cancelled():
+            task.future.set_exception(error)
+
+    def _forget(self, task: Task) -> None:
+        with self._condition:
+            self._tasks.pop(task, None)
+
+
+class NetworkFailedError(Exception):
+    """A network call raised; the rows in it are lost."""
+
+
+def _evaluation(task: Task) -> Evaluation:
+    assert task.evaluation is not None
+    return task.evaluation

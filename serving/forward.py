@@ -1,0 +1,96 @@
+"""One request to one replica, and again to an equal one when the channel breaks under it."""
+
+import asyncio
+import contextlib
+import secrets
+
+import grpc
+from tritonclient.grpc import service_pb2 as pb
+
+from serving import errors, kserve, router
+from serving.deadline import Deadline
+from serving.directory import ModelState
+from serving.links import Links
+from serving.metrics import FrontMetrics
+from serving.roster import Roster
+from serving.router import Target
+
+REPLAYS = 2
+"""A request that kills its replica must not walk through the fleet."""
+
+# What gRPC itself reports when the peer's process or connection ends. Not UNKNOWN: that is an exception in a live one.
+_BROKEN = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.INTERNAL}
+
+
+class Forwarder:
+    """Sends ModelInfer requests to replicas.
+
+    A sample is a pure function of the request, its seed and the replica's fingerprint. So a seed is drawn here, before
+    the first try, and a request whose replica is lost is repeated on one with the same fingerprint: the client gets the
+    same bytes. For such a replica to appear it waits up to `replay_wait_s` seconds, and never past the deadline.
+    """
+
+    def __init__(self, roster: Roster, links: Links, metrics: FrontMetrics, replay_wait_s: float) -> None:
+        self._roster, self._links, self._metrics = roster, links, metrics
+        self._replay_wait_s = replay_wait_s
+
+    async def infer(self, request: pb.ModelInferRequest, data: bytes, deadline: Deadline) -> bytes:
+        """The replica's serialised response to `request`, which `data` is the serialised form of.
+
+        Raises:
+            RequestError: the replica's own; NOT_FOUND or UNAVAILABLE if no replica can answer; DEADLINE_EXCEEDED.
+        """
+        target = self._choose(request.model_name, request.model_version)
+        if target.model.kind == "sampler" and "seed" not in request.parameters:
+            data = kserve.with_seed(data, secrets.randbelow(2**63))
+        tried: set[str] = set()
+        for replay in range(REPLAYS + 1):
+            if replay:
+                target = await self._another(target.model, tried, deadline)
+                self._metrics.replays.labels(request.model_name).inc()
+            try:
+                return await self._links.to(target.replica).infer(data, deadline.left())
+            except grpc.aio.AioRpcError as error:
+                if errors.answered(error) or error.code() not in _BROKEN:
+                    raise _as_answered(error, request.model_name) from None
+                cause = error.details()
+            self._roster.lose(target.replica.id)
+            tried.add(target.replica.id)
+        raise errors.unavailable(f"model {request.model_name!r}: lost {REPLAYS + 1} replicas under it: {cause}")
+
+    async def _another(self, model: ModelState, tried: set[str], deadline: Deadline) -> Target:
+        """A replica of the same fingerprint: rather one that was not tried, else one that came back."""
+        try:
+            async with asyncio.timeout(deadline.within(self._replay_wait_s)):
+                while True:
+                    for exclude in (tried, set[str]()):
+                        with contextlib.suppress(errors.RequestError):
+                            return self._choose(model.name, model.version, model.fingerprint, exclude)
+                    await self._roster.changed()
+        except TimeoutError:
+            lost = f"model {model.name!r}: its replica was lost and no other with the same fingerprint came"
+            if deadline.past:
+                raise errors.deadline(f"{lost} before the deadline") from None
+            raise errors.unavailable(f"{lost} within {self._replay_wait_s:g} s") from None
+
+    def _choose(
+        self, name: str, version: str, fingerprint: str | None = None, exclude: set[str] | None = None
+    ) -> Target:
+        return router.choose(
+            self._roster.replicas,
+            name,
+            version,
+            fingerprint=fingerprint,
+            exclude=exclude or (),
+            in_flight=self._links.in_flight(),
+        )
+
+
+def _as_answered(error: grpc.aio.AioRpcError, model: str) -> errors.RequestError:
+    if errors.answered(error):
+        return errors.RequestError(error.code(), error.details() or "")
+    if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
+        return errors.deadline(f"model {model!r}: no answer before the deadline")
+    if error.code() == grpc.StatusCode.UNKNOWN:
+        return errors.internal(f"model {model!r} failed inside its replica: {error.details()}")
+    return errors.RequestError(error.code(), f"model {model!r}: {error.details()}")

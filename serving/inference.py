@@ -1,0 +1,150 @@
+"""KServe v2 on the front: what the directory knows is answered here, the rest is forwarded."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from importlib import metadata
+from typing import Any, NamedTuple
+
+import grpc
+from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.message import DecodeError, Message
+from google.protobuf.message_factory import GetMessageClass
+from grpc.aio import ServicerContext
+from tritonclient.grpc import service_pb2 as pb
+
+from serving import errors, kserve, router
+from serving.deadline import Deadline
+from serving.forward import Forwarder
+from serving.links import INFERENCE
+from serving.metrics import FrontMetrics
+from serving.roster import Roster
+
+_log = logging.getLogger(__name__)
+
+
+class Call(NamedTuple):
+    """A request as a message and as the bytes it came in, with the seconds that gRPC leaves for it."""
+
+    request: Any
+    data: bytes
+    seconds: float | None
+
+
+Answer = Callable[[Call], Awaitable[Message | bytes]]
+
+
+class Inference:
+    """The service `inference.GRPCInferenceService`; RPCs that are not served yet answer UNIMPLEMENTED."""
+
+    def __init__(self, roster: Roster, forwarder: Forwarder, metrics: FrontMetrics) -> None:
+        self._roster, self._forwarder, self._metrics = roster, forwarder, metrics
+        self._answers: dict[str, Answer] = {
+            "ServerLive": self._server_live,
+            "ServerReady": self._server_ready,
+            "ServerMetadata": self._server_metadata,
+            "ModelReady": self._model_ready,
+            "ModelMetadata": self._model_metadata,
+            "ModelInfer": self._model_infer,
+        }
+
+    def handler(self) -> grpc.GenericRpcHandler:
+        """All methods, taking and giving bytes: so ModelInfer's tensors pass through without being rebuilt."""
+        methods = {method.name: self._method(method) for method in INFERENCE.methods}
+        return grpc.method_handlers_generic_handler(INFERENCE.full_name, methods)
+
+    async def _server_live(self, call: Call) -> Message:
+        return pb.ServerLiveResponse(live=True)
+
+    async def _server_ready(self, call: Call) -> Message:
+        return pb.ServerReadyResponse(ready=router.any_ready(self._roster.replicas))
+
+    async def _server_metadata(self, call: Call) -> Message:
+        return pb.ServerMetadataResponse(name="tiltserve", version=_version(), extensions=["parameters"])
+
+    async def _model_ready(self, call: Call) -> Message:
+        try:
+            router.choose(self._roster.replicas, call.request.name, call.request.version)
+        except errors.RequestError:
+            return pb.ModelReadyResponse(ready=False)
+        return pb.ModelReadyResponse(ready=True)
+
+    async def _model_metadata(self, call: Call) -> Message:
+        model = router.choose(self._roster.replicas, call.request.name, call.request.version).model
+        versions = router.versions(router.listing(self._roster.replicas)[model.name])
+        return kserve.model_metadata(model.name, versions, model.inputs, model.outputs)
+
+    async def _model_infer(self, call: Call) -> bytes:
+        deadline = Deadline(call.seconds, _timeout_parameter(call.request))
+        return await self._forwarder.infer(call.request, call.data, deadline)
+
+    def _method(self, method: MethodDescriptor) -> grpc.RpcMethodHandler:
+        parse = GetMessageClass(method.input_type).FromString
+        answer = self._answers.get(method.name, _refuse(method.name))
+
+        async def unary(data: bytes, context: ServicerContext) -> bytes:
+            return await self._answered(method.name, parse, answer, data, context)
+
+        async def stream(requests: object, context: ServicerContext) -> bytes:
+            return await self._answered(method.name, parse, answer, b"", context)
+
+        if method.client_streaming:
+            return grpc.stream_stream_rpc_method_handler(stream)
+        return grpc.unary_unary_rpc_method_handler(unary)
+
+    async def _answered(
+        self, method: str, parse: Callable[[bytes], Message], answer: Answer, data: bytes, context: ServicerContext
+    ) -> bytes:
+        """Answers one call, turning errors into statuses and counting how it ended."""
+        began, model, code = time.perf_counter(), "", grpc.StatusCode.OK
+        try:
+            request = _parse(parse, data)
+            model = getattr(request, "model_name", "") or getattr(request, "name", "")
+            reply = await answer(Call(request, data, context.time_remaining()))
+            return reply if isinstance(reply, bytes) else reply.SerializeToString()
+        except errors.RequestError as error:
+            code = error.code
+            await errors.abort(context, error)
+        except asyncio.CancelledError:
+            past = context.time_remaining() == 0
+            code = grpc.StatusCode.DEADLINE_EXCEEDED if past else grpc.StatusCode.CANCELLED
+            raise
+        except Exception:
+            code = grpc.StatusCode.INTERNAL
+            _log.exception("%s failed", method)
+            await errors.abort(context, errors.internal(f"{method} failed inside the front; its log says why"))
+        finally:
+            known = model if router.knows(self._roster.replicas, model) else ""
+            self._metrics.finished(known, method, code, time.perf_counter() - began)
+
+
+def _parse(parse: Callable[[bytes], Message], data: bytes) -> Message:
+    try:
+        return parse(data)
+    except DecodeError:
+        raise errors.invalid(f"expected a protocol buffer message, got {len(data)} bytes that do not parse") from None
+
+
+def _timeout_parameter(request: pb.ModelInferRequest) -> float | None:
+    """The `timeout` parameter (microseconds, 0 for none) in seconds."""
+    if "timeout" not in request.parameters:
+        return None
+    value = kserve.parameter("timeout", request.parameters["timeout"])
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise errors.invalid(f"parameter 'timeout': expected an integer >= 0 (microseconds), got {value!r}")
+    return value / 1e6 if value else None
+
+
+def _refuse(method: str) -> Answer:
+    async def refuse(call: Call) -> Message:
+        raise errors.unimplemented(f"{method} is not served by tiltserve yet")
+
+    return refuse
+
+
+def _version() -> str:
+    try:
+        return metadata.version("tiltserve")
+    except metadata.PackageNotFoundError:
+        return "unknown"

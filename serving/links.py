@@ -1,0 +1,64 @@
+"""Open channels from a front to its replicas, one each."""
+
+from collections.abc import Collection
+
+import grpc
+from google.protobuf.descriptor import ServiceDescriptor
+from tritonclient.grpc import service_pb2
+
+from protos.tiltserve.v1 import fleet_pb2, fleet_pb2_grpc
+from serving import wire
+from serving.directory import ReplicaState
+
+INFERENCE: ServiceDescriptor = service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
+
+
+class Link:
+    """A channel to one replica that counts its requests in flight."""
+
+    def __init__(self, address: str) -> None:
+        self.channel = grpc.aio.insecure_channel(address, options=wire.CHANNEL)
+        self.in_flight = 0
+        # Without serialisers gRPC passes bytes through: the front never rebuilds a message.
+        self._infer = self.channel.unary_unary(f"/{INFERENCE.full_name}/ModelInfer")
+        self._metrics = fleet_pb2_grpc.ReplicaInternalStub(self.channel).Metrics
+
+    async def infer(self, request: bytes, timeout: float | None) -> bytes:
+        """A serialised ModelInferResponse; raises AioRpcError. Cancelling it cancels the call on the replica."""
+        self.in_flight += 1
+        try:
+            return await self._infer(request, timeout=timeout)
+        finally:
+            self.in_flight -= 1
+
+    async def metrics(self, timeout: float) -> str:
+        """The replica's metrics as Prometheus text; raises AioRpcError."""
+        reply: fleet_pb2.MetricsReply = await self._metrics(fleet_pb2.MetricsRequest(), timeout=timeout)
+        return reply.text
+
+
+class Links:
+    """The links by replica id."""
+
+    def __init__(self) -> None:
+        self._links: dict[str, Link] = {}
+
+    def to(self, replica: ReplicaState) -> Link:
+        """The link to this replica, opened if there is none."""
+        if replica.id not in self._links:
+            self._links[replica.id] = Link(replica.address)
+        return self._links[replica.id]
+
+    def in_flight(self) -> dict[str, int]:
+        return {replica_id: link.in_flight for replica_id, link in self._links.items()}
+
+    async def keep(self, replica_ids: Collection[str]) -> None:
+        """Closes the idle links to all other replicas: one that drains has left the list but still answers."""
+        gone = [key for key, link in self._links.items() if key not in replica_ids and not link.in_flight]
+        for link in [self._links.pop(key) for key in gone]:
+            await link.channel.close()
+
+    async def close(self) -> None:
+        for link in self._links.values():
+            await link.channel.close()
+        self._links.clear()

@@ -1,0 +1,160 @@
+"""A replica: an engine with its models, behind a grpc.aio server of its own."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import uuid
+from pathlib import Path
+
+import grpc
+import torch
+from grpc.aio import ServicerContext
+from tritonclient.grpc import service_pb2 as pb
+from tritonclient.grpc import service_pb2_grpc
+
+from protos.tiltserve.v1 import fleet_pb2, fleet_pb2_grpc
+from serving import errors, job, kserve, wire
+from serving.directory import DirectoryClient, ReplicaState
+from serving.engine import Engine
+from serving.metrics import ReplicaMetrics
+from serving.repository import Model
+from serving.shelf import Shelf
+
+_log = logging.getLogger(__name__)
+HEARTBEAT_S = 1.0
+
+
+class Replica:
+    """Serves the models under `models` on `host`, on the first free port of `ports` ((0, 0): any).
+
+    Ray Serve sees none of its requests, so it drains by itself: `stop` leaves the directory, refuses new requests so
+    that fronts take them elsewhere, and finishes the running ones.
+    """
+
+    def __init__(
+        self,
+        models: Path,
+        directory: DirectoryClient,
+        *,
+        host: str = "127.0.0.1",
+        ports: tuple[int, int] = (0, 0),
+        threads: int = 1,
+        max_bucket: int = 32,
+        max_queue_rows: int = 2**24,
+        drain_s: float = 30.0,
+    ) -> None:
+        self.id = uuid.uuid4().hex[:12]
+        self._directory, self._host, self._ports, self._drain_s = directory, host, ports, drain_s
+        self._metrics = ReplicaMetrics()
+        self._engine = Engine(self._metrics, max_bucket=max_bucket, max_queue_rows=max_queue_rows)
+        self._metrics.backlog_rows.set_function(lambda: self._engine.backlog_rows)
+        self._shelf = Shelf(models, threads)
+        self._draining = False
+        self._address = ""
+        self._server: grpc.aio.Server | None = None
+        self._beating: asyncio.Task[None] | None = None
+        torch.set_num_threads(threads)
+
+    async def start(self) -> None:
+        """Listens, tells the directory, and loads the models; those that lack a bank get it in the background."""
+        self._server, self._address = self._listen()
+        await self._server.start()
+        self._beating = asyncio.create_task(self._beat())
+        await asyncio.to_thread(self._shelf.load_all)
+        self._shelf.prepare(self._engine)
+        await self._tell()
+
+    async def stop(self) -> None:
+        """Leaves the directory and finishes running requests, for up to `drain_s` seconds."""
+        self._draining = True
+        if self._beating is not None:
+            self._beating.cancel()
+        with contextlib.suppress(Exception):
+            await self._directory.leave(self.id)
+        if self._server is not None:
+            await self._server.stop(self._drain_s)
+        await asyncio.to_thread(self._engine.stop)
+
+    def check_health(self, hung_s: float) -> None:
+        """Raises RuntimeError when requests wait and no network call has ended for `hung_s` seconds."""
+        if (idle := self._engine.stalled_for()) > hung_s:
+            raise RuntimeError(f"no network call has ended for {idle:.0f} s while requests wait")
+
+    def state(self) -> ReplicaState:
+        """What the next heartbeat says."""
+        return ReplicaState(
+            self.id, self._address, os.getpid(), self._shelf.states(), self._engine.backlog_rows, self._draining
+        )
+
+    async def infer(self, message: pb.ModelInferRequest, context: ServicerContext) -> pb.ModelInferResponse:
+        """ModelInfer: decode, run, encode; a caller that leaves takes its rows out of the engine."""
+        try:
+            if self._draining:
+                raise errors.draining("the replica is stopping")
+            request = kserve.decode_request(message)
+            model = self._model(request.model)
+            kserve.check_outputs(request.outputs, job.output_names(model))
+            task = job.task_for(request, model, self._shelf.models)
+            try:
+                answer: job.Answer = await asyncio.wrap_future(self._engine.submit(task))
+            except Exception as error:
+                raise job.request_error(error) from error
+            if answer.mean_ess is not None:
+                self._metrics.ess.labels(model.name).observe(answer.mean_ess)
+            requested = [name for name in request.outputs if name in answer.outputs]
+            return kserve.encode_response(
+                model.name, model.version, request.id, answer.outputs, answer.parameters, requested
+            )
+        except errors.RequestError as error:
+            await errors.abort(context, error)
+        except Exception:
+            _log.exception("ModelInfer")
+            await errors.abort(context, errors.internal("an unexpected error, see the replica's log"))
+
+    def _model(self, name: str) -> Model:
+        if name in self._shelf.models:
+            return self._shelf.models[name]
+        for state in self._shelf.states():
+            if state.name == name:
+                raise errors.unavailable(f"model {name!r} is {state.state.lower()}: {state.reason or 'not loaded yet'}")
+        raise errors.not_found(f"unknown model {name!r}, expected one of {', '.join(sorted(self._shelf.models))}")
+
+    def _listen(self) -> tuple[grpc.aio.Server, str]:
+        """A server on the first port that is free."""
+        low, high = self._ports
+        for port in range(low, high + 1):
+            server = grpc.aio.server(options=wire.SERVER)
+            service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(_Inference(self), server)
+            fleet_pb2_grpc.add_ReplicaInternalServicer_to_server(_Internal(self._metrics), server)
+            with contextlib.suppress(RuntimeError):
+                bound = server.add_insecure_port(wire.address(self._host, port))
+                return server, wire.address(self._host, bound)
+        raise RuntimeError(f"replica: expected a free port in {low}-{high} on {self._host}, got none")
+
+    async def _beat(self) -> None:
+        while True:
+            await self._tell()
+            await asyncio.sleep(HEARTBEAT_S)
+
+    async def _tell(self) -> None:
+        try:
+            await self._directory.beat(self.state())
+        except Exception as error:  # the directory restarts; the next heartbeat reaches it
+            _log.warning("heartbeat: %s", error)
+
+
+class _Inference(service_pb2_grpc.GRPCInferenceServiceServicer):
+    def __init__(self, replica: Replica) -> None:
+        self._replica = replica
+
+    async def ModelInfer(self, request: pb.ModelInferRequest, context: ServicerContext) -> pb.ModelInferResponse:
+        return await self._replica.infer(request, context)
+
+
+class _Internal(fleet_pb2_grpc.ReplicaInternalServicer):
+    def __init__(self, metrics: ReplicaMetrics) -> None:
+        self._metrics = metrics
+
+    async def Metrics(self, request: fleet_pb2.MetricsRequest, context: ServicerContext) -> fleet_pb2.MetricsReply:
+        return fleet_pb2.MetricsReply(text=self._metrics.text())

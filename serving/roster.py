@@ -1,0 +1,58 @@
+"""What a front knows of the fleet: the directory's last list."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Sequence
+
+from serving.directory import DirectoryClient, ReplicaState
+
+_log = logging.getLogger(__name__)
+
+
+class Roster:
+    """A copy of the directory's list, kept while the directory is down.
+
+    `refresh` reads it; `pause` waits until the next read is due, which `lose` makes now; `changed` waits for that read.
+    """
+
+    def __init__(self, directory: DirectoryClient, every_s: float = 0.5) -> None:
+        self.replicas: Sequence[ReplicaState] = ()
+        self._directory, self._every_s = directory, every_s
+        self._lost: set[str] = set()
+        self._due = asyncio.Event()
+        self._read = asyncio.Event()
+        self._down = False
+
+    def lose(self, replica_id: str) -> None:
+        """Takes a replica that does not answer off the list, until its next heartbeat puts it back."""
+        self.replicas = [replica for replica in self.replicas if replica.id != replica_id]
+        self._lost.add(replica_id)
+        self._due.set()
+
+    async def refresh(self) -> None:
+        """Reads the list, first telling the directory what was lost; a failure leaves the old list."""
+        lost = self._lost.copy()
+        try:
+            for replica_id in lost:
+                await self._directory.leave(replica_id)
+            listed = await self._directory.replicas()
+        except Exception as error:  # whatever is wrong with the directory, requests go on
+            if not self._down:
+                _log.warning("directory is down, going on with %d replicas: %s", len(self.replicas), error)
+            self._down = True
+            return
+        self._down = False
+        # What was lost during the two calls may still be in their answer.
+        self._lost -= lost
+        self.replicas = [replica for replica in listed if replica.id not in self._lost]
+        self._read.set()
+        self._read = asyncio.Event()
+
+    async def pause(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._due.wait(), self._every_s)
+        self._due.clear()
+
+    async def changed(self) -> None:
+        await self._read.wait()

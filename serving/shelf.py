@@ -1,0 +1,134 @@
+"""The models one replica holds: loads them, makes the banks and calibrations they lack, and says how they are."""
+
+import logging
+from collections.abc import Generator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import steering
+from serving.backends import Array, LoadError
+from serving.backends.ort import OrtNetwork
+from serving.directory import ModelState, State, TensorSpec
+from serving.engine import Engine, Evaluation, Network, Task
+from serving.job import evaluations
+from serving.kserve import datatype
+from serving.repository import RAW, Folder, Model, PlainModel, Sampler, load, scan
+from steering.posteriors import Bank, Gaussian
+
+_log = logging.getLogger(__name__)
+
+
+class Shelf:
+    """Models by name. Each sampler also lends its network to a plain model `<name>.network`."""
+
+    def __init__(self, root: Path, threads: int) -> None:
+        self._threads = threads
+        self.folders = scan(root)
+        self.models: dict[str, Model] = {}
+        self._faults: dict[str, str] = {}
+
+    def load_all(self) -> None:
+        """Load every model; one that cannot be loaded is remembered with the reason, and the others go on."""
+        for folder in self.folders:
+            try:
+                self._add(load(folder, lambda file: OrtNetwork(file, self._threads)))
+            except LoadError as error:
+                self._faults[folder.name] = str(error)
+            except Exception as error:
+                _log.exception("loading %s", folder.name)
+                self._faults[folder.name] = f"{folder.root}: {type(error).__name__}: {error}"
+            if folder.name in self._faults:
+                _log.error("model %s: %s", folder.name, self._faults[folder.name])
+
+    def states(self) -> tuple[ModelState, ...]:
+        """Every model for the directory, with the raw networks of samplers beside them."""
+        return tuple(state for folder in self.folders for state in self._states(folder))
+
+    def prepare(self, engine: Engine) -> None:
+        """Start background tasks for the banks and calibrations that are missing."""
+        for model in self.models.values():
+            if (
+                isinstance(model, Sampler)
+                and not model.card.conditions
+                and (model.bank is None or model.calibration is None)
+            ):
+                task = Task(model.name, _prepared(model), 0, background=True)
+                engine.submit(task).add_done_callback(partial(_report, model.name))
+
+    def _add(self, model: Model) -> None:
+        self.models[model.name] = model
+        if isinstance(model, Sampler):
+            name = model.name + RAW
+            raw = PlainModel(name, model.version, Network(name, model.network.backend), model.digest[:16])
+            self.models[name] = raw
+
+    def _states(self, folder: Folder) -> Generator[ModelState, None, None]:
+        model = self.models.get(folder.name)
+        if model is None:
+            state: State = "UNAVAILABLE" if folder.name in self._faults else "LOADING"
+            yield ModelState(folder.name, folder.version, "network", state, self._faults.get(folder.name, ""))
+        elif isinstance(model, PlainModel):
+            yield _plain_state(model)
+        else:
+            raw = self.models[folder.name + RAW]
+            assert isinstance(raw, PlainModel)
+            yield _sampler_state(model)
+            yield _plain_state(raw)
+
+
+def _sampler_state(model: Sampler) -> ModelState:
+    event = model.card.event_shape
+    kserve = {"int64": "INT64", "float32": "FP32"}
+    conditions = (TensorSpec(name, kserve[c.dtype], (-1, *c.shape)) for name, c in model.card.conditions.items())
+    return ModelState(
+        model.name,
+        model.version,
+        "sampler",
+        "READY",
+        fingerprint=model.fingerprint,
+        inputs=(TensorSpec("x_init", "FP32", (-1, *event)), *conditions),
+        outputs=(TensorSpec("samples", "FP32", (-1, *event)), TensorSpec("rewards", "FP32", (-1,))),
+    )
+
+
+def _plain_state(model: PlainModel) -> ModelState:
+    specs = [
+        tuple(TensorSpec(e.name, datatype(e.dtype), (-1, *(axis or -1 for axis in e.row))) for e in side)
+        for side in (model.network.backend.inputs, model.network.backend.outputs)
+    ]
+    return ModelState(
+        model.name, model.version, "network", "READY", fingerprint=model.fingerprint, inputs=specs[0], outputs=specs[1]
+    )
+
+
+def _prepared(model: Sampler) -> Generator[Evaluation, list[Array], None]:
+    """Draw the model's bank and measure its calibration, as far as they are missing; a pure function of the model."""
+    card = model.card
+    assert card.prediction is not None
+    plan = steering.plan(
+        "dpmpp_2m", path=model.path, steps=20, prediction=card.prediction,
+        preconditioning=card.preconditioning, sigma_data=card.sigma_data,
+    )  # fmt: skip
+    samples = model.bank.samples if model.bank is not None else None
+    if samples is None:
+        problem = steering.Problem(plan, card.event_shape)
+        samples = yield from evaluations(steering.draw_bank(problem, steering.BANK_SIZE), model, None)
+    calibration = model.calibration
+    if calibration is None:
+        measuring = steering.calibrate(samples, model.path, card.prediction, card.preconditioning, card.sigma_data)
+        calibration = yield from evaluations(measuring, model, None)
+    model.calibration = calibration
+    if model.bank is None:
+        model.bank = Bank(torch.as_tensor(samples), Gaussian(calibration), model.scored)
+
+
+def _report(name: str, future: Any) -> None:
+    if future.cancelled():
+        return
+    if (error := future.exception()) is not None:
+        _log.error("model %s: its bank and calibration could not be made: %s", name, error)
+    else:
+        _log.info("model %s: bank and calibration made", name)

@@ -1,0 +1,39 @@
+"""Settings of every gRPC server and channel between clients, front and replicas."""
+
+from collections.abc import Sequence
+
+LONGEST_MESSAGE = 256 * 2**20
+"""Bytes of one message, either way."""
+
+# A peer whose machine vanished sends no reset; pings find out in 20 s, where TCP would take a quarter of an hour.
+_PING_EVERY_MS, _PONG_WITHIN_MS = 10_000, 10_000
+
+Options = Sequence[tuple[str, int]]
+
+_MESSAGES: Options = (
+    ("grpc.max_receive_message_length", LONGEST_MESSAGE),
+    ("grpc.max_send_message_length", LONGEST_MESSAGE),
+)
+
+SERVER: Options = (
+    *_MESSAGES,
+    ("grpc.so_reuseport", 0),  # otherwise a taken port is shared silently
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", _PING_EVERY_MS // 2),
+)
+
+CHANNEL: Options = (
+    *_MESSAGES,
+    ("grpc.keepalive_time_ms", _PING_EVERY_MS),
+    ("grpc.keepalive_timeout_ms", _PONG_WITHIN_MS),
+    ("grpc.http2.ping_timeout_ms", _PONG_WITHIN_MS),  # the longer of both counts, and this one's default is a minute
+    ("grpc.enable_http_proxy", 0),  # replicas are near, whatever http_proxy says
+    # A replica that starts on a dead one's port must not inherit its reconnect back-off.
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+)
+
+
+def address(host: str, port: int) -> str:
+    """`host:port`, with an IPv6 host in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
