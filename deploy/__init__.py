@@ -1,0 +1,1 @@
+"""How tiltserve starts: configuration, the Ray Serve application, the command line, the demo."""

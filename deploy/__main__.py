@@ -1,0 +1,5 @@
+"""`python -m deploy` is the command `tiltserve`."""
+
+from deploy.cli import main
+
+main()

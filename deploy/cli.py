@@ -1,0 +1,41 @@
+"""The command line `tiltserve`: exit code 0 done, 1 the server refused or failed, 2 bad input; an error is one line."""
+
+from typing import Annotated
+
+import typer
+
+from deploy.commands.bench import bench
+from deploy.commands.export import export
+from deploy.commands.models import models
+from deploy.commands.sample import RewardOptions, sample
+from deploy.commands.serve import serve
+from deploy.commands.solvers import solvers
+from deploy.console import OneLineErrors
+
+app = typer.Typer(cls=OneLineErrors, add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.callback(invoke_without_command=True)
+def tiltserve(
+    ctx: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
+) -> None:
+    """Serve diffusion and flow models over gRPC, and steer their samples toward any reward."""
+    if version:
+        from importlib.metadata import version as installed
+
+        print("tiltserve", installed("tiltserve"))
+    elif ctx.invoked_subcommand is None:
+        print(ctx.get_help())
+
+
+app.command()(serve)
+app.command()(export)
+app.command(cls=RewardOptions)(sample)
+app.command()(models)
+app.command()(solvers)
+app.command(context_settings={"allow_interspersed_args": False})(bench)
+
+
+def main() -> None:
+    """The console script."""
+    app(prog_name="tiltserve")

@@ -1,0 +1,81 @@
+"""Drawing samples from a server with an unmodified Triton client."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from tritonclient.grpc import InferenceServerClient, InferInput
+from tritonclient.utils import InferenceServerException, np_to_triton_dtype
+
+Parameter = bool | int | float | str
+
+
+class CallError(Exception):
+    """A call that the server refused or that did not reach it: `status` is gRPC's name for it, `detail` one line."""
+
+    def __init__(self, status: str, detail: str) -> None:
+        super().__init__(f"{status}: {detail}")
+        self.status = status
+        self.detail = detail
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """samples: float32 [n, *event]; rewards: float32 [n], None for plain samples; seconds: as the client saw it."""
+
+    samples: NDArray[np.float32]
+    rewards: NDArray[np.float32] | None
+    parameters: dict[str, Parameter]
+    seconds: float
+
+
+def draw(
+    address: str,
+    model: str,
+    parameters: Mapping[str, Parameter],
+    inputs: Mapping[str, NDArray[np.generic]] | None = None,
+    timeout: float | None = None,
+) -> Drawn:
+    """One ModelInfer of a sampler at `address` (host:port); `timeout` in seconds. `CallError` if it fails."""
+    tensors = []
+    for name, value in (inputs or {}).items():
+        tensor = InferInput(name, list(value.shape), np_to_triton_dtype(value.dtype))
+        tensor.set_data_from_numpy(value)
+        tensors.append(tensor)
+    start = time.perf_counter()
+    try:
+        with InferenceServerClient(address) as client:
+            result = client.infer(model, tensors, parameters=dict(parameters), client_timeout=timeout)
+    except InferenceServerException as error:
+        raise _call_error(error) from None
+    seconds = time.perf_counter() - start
+    samples = result.as_numpy("samples")
+    if samples is None:
+        outputs = ", ".join(output.name for output in result.get_response().outputs)
+        raise CallError("INVALID_ARGUMENT", f"expected a sampler with an output samples, got {model} with {outputs}")
+    echoed = {
+        name: getattr(value, value.WhichOneof("parameter_choice"))
+        for name, value in result.get_response().parameters.items()
+    }
+    return Drawn(samples, result.as_numpy("rewards"), echoed, seconds)
+
+
+def event_shape(address: str, model: str, timeout: float | None = None) -> tuple[int, ...]:
+    """The shape of one sample, from ModelMetadata; `CallError` if the call fails or the model is no sampler."""
+    try:
+        with InferenceServerClient(address) as client:
+            metadata = client.get_model_metadata(model, client_timeout=timeout)
+    except InferenceServerException as error:
+        raise _call_error(error) from None
+    for output in metadata.outputs:
+        if output.name == "samples":
+            return tuple(output.shape)[1:]
+    outputs = ", ".join(output.name for output in metadata.outputs)
+    raise CallError("INVALID_ARGUMENT", f"expected a sampler with an output samples, got {model} with {outputs}")
+
+
+def _call_error(error: InferenceServerException) -> CallError:
+    status = (error.status() or "UNKNOWN").removeprefix("StatusCode.")
+    return CallError(status, " ".join((error.message() or "no detail").split()))

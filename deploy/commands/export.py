@@ -1,0 +1,114 @@
+"""`tiltserve export`: a torch module becomes a folder of a model repository: ONNX, config.pbtxt, card.yaml."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from deploy.commands.sample import parse_value
+from deploy.console import fail
+
+if TYPE_CHECKING:
+    from protos.card import Card
+
+
+def export(
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="FILE.py, FILE.py:FACTORY or package.module:FACTORY.")
+    ],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where to; its name is the model's: models/mine.")],
+    card: Annotated[Path | None, typer.Option(metavar="FILE", help="A card to start from; options below win.")] = None,
+    path: Annotated[
+        str | None, typer.Option(metavar="KIND[:KEY=VALUE,...]", help="vp_cosine, edm:sigma_min=0.02,sigma_max=80, ...")
+    ] = None,
+    prediction: Annotated[str | None, typer.Option(help="eps, x0, v, velocity or score.")] = None,
+    preconditioning: Annotated[str | None, typer.Option(help="none or edm. [none]")] = None,
+    sigma_data: Annotated[float | None, typer.Option(help="Of EDM's preconditioning. [0.5]")] = None,
+    event_shape: Annotated[str | None, typer.Option(metavar="A,B,...", help="Shape of one sample: 1,28,28")] = None,
+    t_range: Annotated[
+        str | None, typer.Option(metavar="LOW,HIGH", help="Path times the network may be asked.")
+    ] = None,
+    time: Annotated[
+        str | None, typer.Option(help="What the time input is fed: t, 1000*t, sigma, log(sigma)/4. [t]")
+    ] = None,
+) -> None:
+    """Export a torch module and write its model card.
+
+    FACTORY (default: network) is a module, or a function without arguments that returns one, or returns a pair
+    (module, examples): one tensor [n, ...], n >= 2, for each input, by its name. A sampler's examples are made from its
+    card; a network without a path (a classifier) needs its own. Nothing is written when the ONNX graph does not give
+    torch's numbers.
+    """
+    written = _card(
+        card,
+        folder,
+        path=None if path is None else _path(path),
+        prediction=prediction,
+        preconditioning=preconditioning,
+        sigma_data=sigma_data,
+        event_shape=None if event_shape is None else _numbers("--event-shape", event_shape),
+        t_range=None if t_range is None else _numbers("--t-range", t_range),
+        inputs=None if time is None else {"time": time},
+    )
+
+    from deploy.modules import SourceError, examples_of, load_network
+    from exporters.export import ExportError, export_model
+    from exporters.network import path_of
+    from exporters.parity import ParityError
+    from protos.complaint import unknown
+    from steering.paths import KINDS
+
+    if written.path is not None:
+        if written.path["kind"] not in KINDS:
+            fail(unknown("path", written.path["kind"], KINDS))
+        try:
+            path_of(written)
+        except (TypeError, ValueError) as error:
+            fail(f"path: {error}")
+    try:
+        network, examples = load_network(source)
+        report = export_model(
+            network, folder, written, examples=examples or examples_of(written), outputs=[written.output]
+        )
+    except (SourceError, ExportError) as error:
+        fail(str(error))
+    except ParityError as error:
+        fail(str(error), code=1)
+    print(f"exported {written.name} to {folder}; worst error against torch {max(report.error.values()):.1e}")
+
+
+def _card(base: Path | None, folder: Path, **options: Any) -> "Card":
+    """The card of `base` with the given options (None: not given) in place, named as the folder."""
+    from pydantic import ValidationError
+
+    from protos.card import Card, CardError, load_card
+    from protos.complaint import complaint
+
+    try:
+        content = load_card(base).model_dump(exclude_unset=True) if base else {}
+    except CardError as error:
+        fail(str(error))
+    given = {key: value for key, value in options.items() if value is not None}
+    if "inputs" in given:
+        given["inputs"] = content.get("inputs", {}) | given["inputs"]
+    try:
+        return Card.model_validate(content | given | {"name": folder.resolve().name})
+    except ValidationError as error:
+        fail(complaint(error, Card))
+
+
+def _path(text: str) -> dict[str, Any]:
+    """`edm:sigma_min=0.02,sigma_max=80` as a card's path."""
+    kind, _, rest = text.partition(":")
+    pairs = [part.partition("=") for part in rest.split(",")] if rest else []
+    if not kind or any(not (key and value) for key, _, value in pairs):
+        fail(f"--path: expected KIND or KIND:KEY=VALUE,..., got {text!r}")
+    return {"kind": kind} | {key.strip(): parse_value(value.strip()) for key, _, value in pairs}
+
+
+def _numbers(option: str, text: str) -> list[int | float]:
+    values = [parse_value(part.strip()) for part in text.split(",")]
+    numbers = [value for value in values if isinstance(value, int | float)]
+    if len(numbers) < len(values):
+        fail(f"{option}: expected numbers with commas between them, got {text!r}")
+    return numbers

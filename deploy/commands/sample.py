@@ -1,0 +1,171 @@
+"""`tiltserve sample`: draw samples from a running server, plain or steered."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from deploy.console import fail
+
+if TYPE_CHECKING:
+    from deploy.client import Drawn
+
+REWARD = "--reward-"
+
+
+def parse_value(text: str) -> bool | int | float | str:
+    """`7` as int, `0.5` as float, `true` and `false` as bool, anything else as text."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return {"true": True, "false": False}.get(text, text)
+
+
+def split_rewards(arguments: list[str]) -> tuple[list[str], dict[str, str]]:
+    """Take every `--reward-NAME VALUE` and `--reward-NAME=VALUE` out: (what is left, {reward_name: value})."""
+    rest: list[str] = []
+    rewards: dict[str, str] = {}
+    waiting = iter(arguments)
+    for argument in waiting:
+        if argument == "--":
+            return [*rest, argument, *waiting], rewards
+        if not argument.startswith(REWARD):
+            rest.append(argument)
+            continue
+        option, equals, value = argument.partition("=")
+        name = option.removeprefix(REWARD)
+        if not name:
+            fail(f"expected {REWARD}NAME VALUE, got {argument!r}")
+        if not equals:
+            following = next(waiting, None)
+            if following is None or following.startswith("--"):
+                fail(f"{option}: expected a value, got {following or 'none'}")
+            value = following
+        rewards["reward_" + name.replace("-", "_")] = value
+    return rest, rewards
+
+
+class RewardOptions(TyperCommand):
+    """A command that takes any `--reward-NAME VALUE` besides its own options; they land in `ctx.meta["rewards"]`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        args, ctx.meta["rewards"] = split_rewards(args)
+        return super().parse_args(ctx, args)
+
+
+def sample(
+    ctx: typer.Context,
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="The sampler's name, such as digits.")],
+    samples: Annotated[int, typer.Option("--samples", "-n", min=1, help="How many to draw.")] = 1,
+    seed: Annotated[int | None, typer.Option(min=0, help="The same seed gives the same bytes. [drawn]")] = None,
+    reward: Annotated[str | None, typer.Option(help="A reward model or a built-in to steer toward.")] = None,
+    beta: Annotated[float | None, typer.Option(help="Temperature of the reward: smaller is stronger.")] = None,
+    particles: Annotated[int | None, typer.Option(help="Posterior draws for one sample and stage.")] = None,
+    posterior: Annotated[str | None, typer.Option(help="bank, gaussian, neighbours, ...")] = None,
+    solver: Annotated[str | None, typer.Option(help="See `tiltserve solvers`.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Intervals of the time grid.")] = None,
+    grid: Annotated[str | None, typer.Option(help="uniform, logsnr, karras, ... [the solver's own]")] = None,
+    eta: Annotated[
+        float | None, typer.Option(help="Noise put back by a stochastic solver: 0 none, 1 ancestral.")
+    ] = None,
+    guidance: Annotated[float | None, typer.Option(help="Scale of classifier-free guidance.")] = None,
+    address: Annotated[str, typer.Option(metavar="HOST:PORT", help="The server.")] = "127.0.0.1:8001",
+    timeout: Annotated[float | None, typer.Option(metavar="S", help="Give up after so many seconds.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="FILE", help=".png for a grid of images, .npz for arrays.")
+    ] = None,
+) -> None:
+    """Draw samples from MODEL, steered toward a reward if one is named.
+
+    Arguments of the reward are given as --reward-NAME VALUE, such as --reward-label 7; numbers with commas between
+    them (--reward-direction 1,0) are sent as a vector.
+    """
+    import numpy as np
+
+    from deploy.client import CallError, draw, event_shape
+
+    _check(out, address)
+    rewards = {name: [parse_value(part) for part in text.split(",")] for name, text in ctx.meta["rewards"].items()}
+    chosen = {
+        "seed": seed,
+        "reward": reward,
+        "beta": beta,
+        "particles": particles,
+        "posterior": posterior,
+        "solver": solver,
+        "steps": steps,
+        "grid": grid,
+        "eta": eta,
+        "guidance": guidance,
+    } | {name: values[0] for name, values in rewards.items() if len(values) == 1}
+    vectors = {name: values for name, values in rewards.items() if len(values) > 1}
+    for name, values in vectors.items():
+        if not all(isinstance(value, int | float) for value in values):
+            option, given = "--" + name.replace("_", "-"), ctx.meta["rewards"][name]
+            fail(f"{option}: expected numbers with commas between them, got {given!r}")
+    parameters = {"samples": samples} | {name: value for name, value in chosen.items() if value is not None}
+    inputs = {name: np.asarray(values, dtype=np.float32) for name, values in vectors.items()}
+    try:
+        if out is not None and out.suffix == ".png":
+            shape = event_shape(address, model, timeout)
+            if not (len(shape) == 2 or (len(shape) == 3 and shape[0] == 1)):
+                fail(
+                    f"--out: expected a .npz file, or samples of shape [h, w] or [1, h, w], got {out} for {list(shape)}"
+                )
+        drawn = draw(address, model, parameters, inputs, timeout)
+    except CallError as error:
+        fail(str(error), code=1)
+    if out is not None:
+        _write(drawn, out)
+    _show(drawn, out)
+
+
+def _check(out: Path | None, address: str) -> None:
+    """What can be wrong before the server is asked."""
+    host, colon, port = address.rpartition(":")
+    if not (host and colon and port.isdecimal() and int(port) < 65536):
+        fail(f"--address: expected HOST:PORT, got {address!r}")
+    if out is not None:
+        if out.suffix not in (".png", ".npz"):
+            fail(f"--out: expected a file ending in .png or .npz, got {str(out)!r}")
+        if not out.parent.is_dir():
+            fail(f"--out: expected a file in an existing folder, got {str(out)!r}")
+
+
+def _write(drawn: "Drawn", out: Path) -> None:
+    if out.suffix == ".png":
+        from deploy.pictures import grid
+
+        try:
+            grid(drawn.samples).save(out)
+        except ValueError as error:
+            fail(f"--out: {error}")
+    else:
+        import numpy as np
+
+        arrays = {"samples": drawn.samples, "parameters": np.array(json.dumps(drawn.parameters))}
+        if drawn.rewards is not None:
+            arrays["rewards"] = drawn.rewards
+        with out.open("wb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]  # the stub takes every keyword for allow_pickle
+
+
+def _show(drawn: "Drawn", out: Path | None) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_row("samples", f"{len(drawn.samples)} of shape {list(drawn.samples.shape[1:])}")
+    if drawn.rewards is not None:
+        table.add_row("mean reward", f"{drawn.rewards.mean():.4g}")
+    for name, value in sorted(drawn.parameters.items()):
+        if value != "":
+            table.add_row(name, f"{value:.4g}" if isinstance(value, float) else str(value))
+    table.add_row("seconds", f"{drawn.seconds:.2f}")
+    if out is not None:
+        table.add_row("written to", str(out))
+    Console(highlight=False, markup=False).print(table)

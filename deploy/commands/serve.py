@@ -1,0 +1,60 @@
+"""`tiltserve serve`: start the server and keep it up until it is told to stop."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from deploy.console import fail
+
+
+def serve(
+    models: Annotated[Path | None, typer.Option(metavar="DIR", help="The model repository.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address every listener binds to. [127.0.0.1]")] = None,
+    grpc_port: Annotated[
+        int | None, typer.Option(metavar="PORT", help="Public gRPC port, 0 for any free. [8001]")
+    ] = None,
+    metrics_port: Annotated[
+        int | None, typer.Option(metavar="PORT", help="Prometheus port, 0 for any free. [8002]")
+    ] = None,
+    replicas: Annotated[int | None, typer.Option(metavar="N", help="Processes that hold the models. [1]")] = None,
+    threads_per_replica: Annotated[
+        int | None, typer.Option(metavar="N", help="Threads of one replica's networks. [cores / replicas]")
+    ] = None,
+    max_bucket: Annotated[int | None, typer.Option(metavar="ROWS", help="Most rows in one network call. [32]")] = None,
+    max_queue_rows: Annotated[
+        int | None, typer.Option(metavar="ROWS", help="Network rows a replica takes on before it refuses more.")
+    ] = None,
+    drain_seconds: Annotated[
+        float | None, typer.Option(metavar="S", help="How long running requests may finish when stopping. [30]")
+    ] = None,
+    replica_ports: Annotated[
+        str | None, typer.Option(metavar="LOW-HIGH", help="Ports of the replicas' own servers. [any free]")
+    ] = None,
+    allow_model_control: Annotated[
+        bool | None,
+        typer.Option("--allow-model-control/--no-model-control", help="Let clients load and unload models."),
+    ] = None,
+    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error. [info]")] = None,
+    config: Annotated[Path | None, typer.Option(metavar="FILE", help="YAML settings; also TILTSERVE_CONFIG.")] = None,
+) -> None:
+    """Serve a model repository over gRPC until interrupted.
+
+    Flags win over TILTSERVE_* variables, those over the file, that over the defaults.
+    Prints `ready grpc=HOST:PORT metrics=HOST:PORT models=a,b` once every model answers.
+    """
+    from deploy.settings import SettingsError, load_settings
+
+    flags = {name: value for name, value in locals().items() if name in SETTINGS}
+    try:
+        settings = load_settings(config, **flags)
+
+        from deploy.application import serve as run  # Ray and torch: after the settings, so that mistakes show at once
+
+        code = run(settings)
+    except SettingsError as error:
+        fail(str(error))
+    raise typer.Exit(code)
+
+
+SETTINGS = frozenset(serve.__annotations__) - {"config", "return"}

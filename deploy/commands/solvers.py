@@ -1,0 +1,35 @@
+"""`tiltserve solvers`: the solvers that `--solver` takes, with what they cost and where they come from."""
+
+import json
+from typing import Annotated
+
+import typer
+
+
+def solvers(as_json: Annotated[bool, typer.Option("--json", help="A JSON list instead of a table.")] = False) -> None:
+    """List the solvers: order, network rows per sample and step, whether they use noise, reference."""
+    import steering
+
+    rows = [
+        {
+            "name": name,
+            "order": solver.order,
+            "rows_per_step": solver.rows_per_step,
+            "noise": solver.uses_noise,
+            "reference": solver.reference,
+        }
+        for name, solver in sorted(steering.solvers.items())
+    ]
+    if as_json:
+        print(json.dumps(rows, indent=2))
+        return
+
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for column in ("name", "order", "rows per step", "noise", "reference"):
+        table.add_column(column)
+    for row in rows:
+        table.add_row(*("yes" if value is True else "no" if value is False else str(value) for value in row.values()))
+    Console(highlight=False, markup=False).print(table)

@@ -1,0 +1,76 @@
+"""The two Ray Serve deployments. Serve places, health-checks and restarts them; requests never pass through it."""
+
+import logging
+from typing import Any
+
+from ray import serve
+from ray.serve import Application
+
+from deploy.settings import Settings
+from serving.directory_actor import RayDirectory
+from serving.front import Front
+from serving.replica import Replica
+
+FRONT, REPLICAS = "front", "replicas"
+HEALTH_S = 1.0
+HUNG_S = 300.0
+"""A network call that takes longer than this is taken for hung, and its replica is replaced."""
+
+
+class FrontDeployment:
+    """The public endpoint."""
+
+    async def __init__(self, settings: Settings) -> None:  # type: ignore[misc]  # Serve awaits it
+        logging.basicConfig(level=settings.log_level.upper())
+        self._front = Front(
+            RayDirectory(),
+            host=settings.host,
+            grpc_port=settings.grpc_port,
+            metrics_port=settings.metrics_port,
+            drain_s=settings.drain_seconds,
+        )
+        await self._front.start()
+
+    async def __del__(self) -> None:
+        await self._front.stop()
+
+
+class ReplicaDeployment:
+    """One process that holds the models."""
+
+    async def __init__(self, settings: Settings) -> None:  # type: ignore[misc]  # Serve awaits it
+        logging.basicConfig(level=settings.log_level.upper())
+        self._replica = Replica(
+            settings.models,
+            RayDirectory(),
+            host=settings.host,
+            ports=settings.replica_ports,
+            threads=settings.threads,
+            max_bucket=settings.max_bucket,
+            max_queue_rows=settings.max_queue_rows,
+            drain_s=settings.drain_seconds,
+        )
+        await self._replica.start()
+
+    async def check_health(self) -> None:
+        """Called by Serve: raises when a network call hangs, whatever the port says."""
+        self._replica.check_health(HUNG_S)
+
+    async def __del__(self) -> None:
+        await self._replica.stop()
+
+
+def applications(settings: Settings) -> dict[str, Application]:
+    """The applications by name, in the order to start them."""
+    common: dict[str, Any] = {
+        "health_check_period_s": HEALTH_S,
+        "health_check_timeout_s": 10.0,
+        # Serve must not cut a drain short: it sees no requests and would think the replica idle
+        "graceful_shutdown_timeout_s": settings.drain_seconds + 10.0,
+        "max_ongoing_requests": 1000,
+    }
+    replicas = serve.deployment(
+        name="replica", num_replicas=settings.replicas, ray_actor_options={"num_cpus": settings.threads}, **common
+    )(ReplicaDeployment)
+    front = serve.deployment(name="front", num_replicas=1, ray_actor_options={"num_cpus": 0}, **common)(FrontDeployment)
+    return {REPLICAS: replicas.bind(settings), FRONT: front.bind(settings)}

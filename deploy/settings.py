@@ -1,0 +1,148 @@
+"""The server's settings: flags win over the environment (`TILTSERVE_*`), that over a YAML file, that over defaults."""
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from protos.complaint import complaint, shorten, unknown
+
+PREFIX = "TILTSERVE_"
+CONFIG = PREFIX + "CONFIG"  # names the file, as --config does
+
+
+class SettingsError(ValueError):
+    """A setting that cannot be used; the text is one line: where it came from, what was expected, what came."""
+
+
+def _folder(path: Path) -> Path:
+    """Absolute, because Ray's workers have another working directory."""
+    path = path.expanduser().resolve()
+    if not path.is_dir():
+        raise ValueError(
+            f"expected a folder of models, got {str(path)!r}, "
+            + ("not a folder" if path.exists() else "which does not exist")
+        )
+    return path
+
+
+def _range(value: Any) -> Any:
+    """`8100-8199` from a flag or the environment; a file may also write [8100, 8199]."""
+    if isinstance(value, str):
+        match = re.fullmatch(r"\s*(\d+)\s*[-,:]\s*(\d+)\s*", value)
+        if match is None:
+            raise ValueError(f"expected LOW-HIGH, got {value!r}")
+        return match.groups()
+    return value
+
+
+def _ordered(ports: tuple[int, int]) -> tuple[int, int]:
+    if ports[0] > ports[1] or (ports[0] == 0) != (ports[1] == 0):
+        raise ValueError(f"expected LOW-HIGH with LOW <= HIGH, or 0-0 for any free port, got {ports[0]}-{ports[1]}")
+    return ports
+
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+PortRange = Annotated[tuple[Port, Port], BeforeValidator(_range), AfterValidator(_ordered)]
+
+
+class Settings(BaseModel):
+    """Everything the server can be told. Ports: 0 means any free port. Frozen, and safe to send to Ray's workers."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    models: Annotated[Path, AfterValidator(_folder)]
+    """The model repository."""
+    host: str = Field(default="127.0.0.1", min_length=1)
+    """Every listener of the front binds to it."""
+    grpc_port: Port = 8001
+    metrics_port: Port = 8002
+    replicas: int = Field(default=1, ge=1, le=1024)
+    threads_per_replica: int | None = Field(default=None, ge=1, le=1024)
+    """Threads of one replica's networks; None shares the cores out (see `threads`)."""
+    max_bucket: int = Field(default=32, ge=1, le=4096)
+    """The most rows in one network call."""
+    max_queue_rows: int = Field(default=2**24, ge=1)
+    """Network rows a replica takes on; the default is just enough for one request of the largest legal size."""
+    drain_seconds: float = Field(default=30.0, ge=0)
+    """How long running requests may take to finish once the server was told to stop."""
+    allow_model_control: bool = False
+    """Whether clients may load and unload models."""
+    replica_ports: PortRange = (0, 0)
+    """Ports of the replicas' own servers, both ends included."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @property
+    def threads(self) -> int:
+        """`threads_per_replica`, or this process's cores over the replicas, at least 1."""
+        return self.threads_per_replica or max(1, len(os.sched_getaffinity(0)) // self.replicas)
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        if self.grpc_port == self.metrics_port != 0:
+            raise ValueError(f"metrics_port: expected another port than grpc_port, got {self.metrics_port} for both")
+        low, high = self.replica_ports
+        if low and high - low + 1 < self.replicas:
+            raise ValueError(f"replica_ports: expected at least {self.replicas} ports, one a replica, got {low}-{high}")
+        return self
+
+
+def load_settings(
+    config: Path | None = None, *, environment: Mapping[str, str] | None = None, **flags: Any
+) -> Settings:
+    """Settings from flags (None: not given), the environment (default `os.environ`), a YAML file and the defaults.
+
+    `config` names the file; without it `TILTSERVE_CONFIG` does; without that there is none.
+    `SettingsError` says in one line which of them is wrong, and how.
+    """
+    environment = os.environ if environment is None else environment
+    if config is None and environment.get(CONFIG):
+        config = Path(environment[CONFIG])
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}  # key -> what to call it in a complaint
+
+    for key, value in _from_file(config).items() if config else ():
+        values[key], origins[key] = value, f"{config}: {key}"
+    for variable, value in environment.items():
+        if variable.startswith(PREFIX) and variable != CONFIG:
+            key = variable.removeprefix(PREFIX).lower()
+            if key not in Settings.model_fields:
+                known = [PREFIX + name.upper() for name in Settings.model_fields] + [CONFIG]
+                raise SettingsError(unknown("environment variable", variable, known))
+            values[key], origins[key] = value, variable
+    for key, value in flags.items():
+        if value is not None:
+            values[key], origins[key] = value, "--" + key.replace("_", "-")
+
+    if "models" not in values:
+        raise SettingsError(
+            f"models: expected a folder (--models, {PREFIX}MODELS or the key models of a file), got none"
+        )
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        key, _, rest = complaint(error, Settings).partition(": ")
+        name, dot, inner = key.partition(".")
+        raise SettingsError(f"{origins.get(name, name)}{dot}{inner}: {rest}") from None
+
+
+def _from_file(config: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(config.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise SettingsError(f"{config}: expected a readable settings file, got: {reason}") from None
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{config}: expected YAML, got: {' '.join(str(error).split())}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise SettingsError(f"{config}: expected keys and values, got {shorten(content)}")
+    for key in content:
+        if key not in Settings.model_fields:
+            raise SettingsError(f"{config}: " + unknown("key", key, Settings.model_fields))
+    return content

@@ -1,0 +1,129 @@
+"""Settings: precedence, and refusals that name where the value came from."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from deploy.settings import Settings, SettingsError, load_settings
+
+
+def file(folder: Path, text: str) -> Path:
+    path = folder / "tiltserve.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_defaults(tmp_path: Path) -> None:
+    settings = load_settings(models=tmp_path, environment={})
+    assert settings == Settings(models=tmp_path)
+    assert (settings.host, settings.grpc_port, settings.metrics_port) == ("127.0.0.1", 8001, 8002)
+    assert (settings.replicas, settings.max_bucket, settings.replica_ports) == (1, 32, (0, 0))
+    assert not settings.allow_model_control
+
+
+def test_flags_win_over_environment_over_file_over_defaults(tmp_path: Path) -> None:
+    config = file(tmp_path, f"models: {tmp_path}\nreplicas: 2\ngrpc_port: 9001\nmax_bucket: 8\n")
+    environment = {"TILTSERVE_REPLICAS": "3", "TILTSERVE_GRPC_PORT": "9002", "HOME": "/root"}
+    settings = load_settings(config, environment=environment, grpc_port=9003, host=None)
+    assert settings.grpc_port == 9003
+    assert settings.replicas == 3
+    assert settings.max_bucket == 8
+    assert settings.host == "127.0.0.1"
+
+
+def test_the_environment_may_name_the_file_and_a_flag_another(tmp_path: Path) -> None:
+    config = file(tmp_path, f"models: {tmp_path}\nreplicas: 2\n")
+    environment = {"TILTSERVE_CONFIG": str(config)}
+    assert load_settings(environment=environment).replicas == 2
+    other = tmp_path / "other.yaml"
+    other.write_text(f"models: {tmp_path}\nreplicas: 5\n")
+    assert load_settings(other, environment=environment).replicas == 5
+
+
+@pytest.mark.parametrize("written", ["8100-8199", "8100,8199", (8100, 8199), [8100, 8199]])
+def test_port_ranges(tmp_path: Path, written: Any) -> None:
+    assert load_settings(models=tmp_path, environment={}, replica_ports=written).replica_ports == (8100, 8199)
+
+
+def test_typed_text_from_the_environment(tmp_path: Path) -> None:
+    environment = {
+        "TILTSERVE_ALLOW_MODEL_CONTROL": "true",
+        "TILTSERVE_DRAIN_SECONDS": "1.5",
+        "TILTSERVE_REPLICA_PORTS": "1-9",
+    }
+    settings = load_settings(models=tmp_path, environment=environment)
+    assert settings.allow_model_control is True
+    assert settings.drain_seconds == 1.5
+    assert settings.replica_ports == (1, 9)
+
+
+def test_threads_share_the_cores_out(tmp_path: Path) -> None:
+    assert Settings(models=tmp_path, threads_per_replica=3).threads == 3
+    assert Settings(models=tmp_path, replicas=1000).threads == 1
+
+
+def test_models_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "models").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert load_settings(models="models", environment={}).models == (tmp_path / "models").resolve()
+
+
+def test_frozen_and_picklable(tmp_path: Path) -> None:
+    settings = Settings(models=tmp_path)
+    assert pickle.loads(pickle.dumps(settings)) == settings
+    with pytest.raises(ValidationError):
+        settings.replicas = 2
+
+
+@pytest.mark.parametrize(
+    ("text", "environment", "flags", "expected"),
+    [
+        ("replcas: 2", {}, {}, "{config}: unknown key 'replcas', did you mean 'replicas'?"),
+        (
+            "",
+            {"TILTSERVE_REPLCAS": "2"},
+            {},
+            "unknown environment variable 'TILTSERVE_REPLCAS', did you mean 'TILTSERVE_REPLICAS'?",
+        ),
+        ("", {}, {"replcas": 2}, "unknown key 'replcas', did you mean 'replicas'?"),
+        ("replicas: two", {}, {}, "{config}: replicas: expected a valid integer, got 'two'"),
+        ("", {"TILTSERVE_REPLICAS": "two"}, {}, "TILTSERVE_REPLICAS: expected a valid integer, got 'two'"),
+        ("replicas: 2", {}, {"replicas": 0}, "--replicas: expected greater than or equal to 1, got 0"),
+        ("", {}, {"grpc_port": 70000}, "--grpc-port: expected less than or equal to 65535, got 70000"),
+        ("", {}, {"grpc_port": 8002}, "metrics_port: expected another port than grpc_port, got 8002 for both"),
+        ("", {}, {"replica_ports": "9-1"}, "--replica-ports: expected LOW-HIGH with LOW <= HIGH"),
+        ("", {}, {"replica_ports": "many"}, "--replica-ports: expected LOW-HIGH, got 'many'"),
+        (
+            "replicas: 3",
+            {},
+            {"replica_ports": "1-2"},
+            "--replica-ports: expected at least 3 ports, one a replica, got 1-2",
+        ),
+        (
+            "",
+            {},
+            {"models": "/no/such/place"},
+            "--models: expected a folder of models, got '/no/such/place', which does not exist",
+        ),
+        ("drain_seconds: .nan", {}, {}, "{config}: drain_seconds: expected a finite number, got nan"),
+        ("log_level: loud", {}, {}, "{config}: log_level: expected 'debug', 'info', 'warning' or 'error', got 'loud'"),
+        ("[1]", {}, {}, "{config}: expected keys and values, got [1]"),
+        ("a: [", {}, {}, "{config}: expected YAML, got: "),
+    ],
+)
+def test_refusals(tmp_path: Path, text: str, environment: dict[str, str], flags: dict[str, Any], expected: str) -> None:
+    config = file(tmp_path, text)
+    with pytest.raises(SettingsError) as caught:
+        load_settings(config, environment=environment, **({"models": tmp_path} | flags))
+    assert str(caught.value).startswith(expected.format(config=config))
+    assert "\n" not in str(caught.value)
+
+
+def test_no_models_and_no_file(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"models: expected a folder .*TILTSERVE_MODELS"):
+        load_settings(environment={})
+    with pytest.raises(SettingsError, match=r"expected a readable settings file, got: No such file"):
+        load_settings(tmp_path / "none.yaml", environment={})
