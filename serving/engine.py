@@ -5,12 +5,13 @@ runs them in one bucket, and resumes the tasks whose evaluation is complete. So 
 steering shares calls, and a task joins or leaves between two of them.
 """
 
+import contextlib
 import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Generator, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -100,6 +101,11 @@ class Engine:
         """Network rows that foreground tasks still have to evaluate."""
         with self._condition:
             return sum(task.backlog for task in self._tasks if not task.background)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread runs; it ends by itself only through a bug."""
+        return self._thread.is_alive()
 
     def stalled_for(self) -> float:
         """Seconds since the last network call ended or the oldest task came, whichever is later; 0 when idle."""
@@ -231,7 +237,10 @@ class Engine:
         self._last_call = time.monotonic()
         self._metrics.network_seconds.labels(network.name).observe(self._last_call - start)
         self._metrics.bucket_fill.labels(network.name).observe(rows / size)
-        return results
+        for name, result in zip(outputs, results, strict=True):
+            if result.shape[:1] != (size,):
+                raise ValueError(f"output {name!r}: expected {size} rows for {size}, got shape {list(result.shape)}")
+        return [result[:rows] for result in results]
 
     def _deliver(self, part: Slice[Task], outputs: list[Array]) -> None:
         task, evaluation = part.owner, _evaluation(part.owner)
@@ -253,7 +262,7 @@ class Engine:
             evaluation = next(task.program) if reply is None else task.program.send(reply)
         except StopIteration as stop:
             self._forget(task)
-            if not task.future.cancelled():
+            with contextlib.suppress(InvalidStateError):  # the caller left meanwhile
                 task.future.set_result(stop.value)
             return
         except Exception as error:
@@ -266,7 +275,7 @@ class Engine:
     def _fail(self, task: Task, error: Exception) -> None:
         self._forget(task)
         task.program.close()
-        if not task.future.cancelled():
+        with contextlib.suppress(InvalidStateError):  # the caller left meanwhile
             task.future.set_exception(error)
 
     def _forget(self, task: Task) -> None:

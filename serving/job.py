@@ -17,7 +17,9 @@ from serving.engine import Evaluation, NetworkFailedError, Program, QueueFullErr
 from serving.kserve import InferRequest, Parameter
 from serving.repository import Model, PlainModel, Sampler
 from serving.rewards import BuiltInReward, NetworkReward, Reward
+from steering.posteriors import Bank, Local
 from steering.run import merged
+from steering.weights import checked_rewards
 
 GROUP = 64
 """Samples of one sampler: bounds the memory of a request's particles; a multiple of steering's tile."""
@@ -182,19 +184,18 @@ def _steering(
     if reward is None or parameters.steering == "none":
         return None, []
     notes = []
-    bank = None if conditional else model.bank
-    if bank is None and parameters.posterior in (None, "bank"):
+    cloud = None if conditional else model.cloud
+    if cloud is None and parameters.posterior in (None, "bank"):
         why = "its bank belongs to no condition" if conditional else "it has no bank yet"
         notes.append(f"model {model.name!r}: {why}; a local posterior was used throughout")
     if model.calibration is None:
         notes.append(f"model {model.name!r} is not calibrated; the variance of Gaussian data was used instead")
     local = model.local(parameters.posterior if parameters.posterior != "bank" else None)
-    if parameters.posterior == "neighbours" and model.bank is None:
+    if parameters.posterior == "neighbours" and model.cloud is None:
         notes.append("neighbours need a bank; gaussian was used instead")
-    if bank is not None and parameters.posterior in (None, "bank"):
-        posterior: Any = replace(bank, local=local)
-    else:
-        posterior = local
+    posterior: Bank | Local = local
+    if cloud is not None and parameters.posterior in (None, "bank"):
+        posterior = Bank(cloud, local, model.scored)
 
     def score(x: Tensor) -> Tensor:
         raise AssertionError("the engine answers reward rows itself")
@@ -231,7 +232,7 @@ def _sample(
         parts.append((yield from evaluations(sampler, model, reward)))
     x, report = torch.cat([part for part, _ in parts]), merged([r for _, r in parts])
     if reward is not None and steer is None:  # asked for scores without steering
-        report.rewards = yield from _scored(x, reward)
+        report.rewards = checked_rewards((yield from _scored(x, reward)), n, reward.name)
         report.reward_rows += n
     outputs: dict[str, Array] = {"samples": x.numpy()}
     if report.rewards is not None:

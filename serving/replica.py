@@ -78,6 +78,8 @@ class Replica:
 
     def check_health(self, hung_s: float) -> None:
         """Raises RuntimeError when requests wait and no network call has ended for `hung_s` seconds."""
+        if not self._engine.alive:
+            raise RuntimeError("the engine's thread has ended")
         if (idle := self._engine.stalled_for()) > hung_s:
             raise RuntimeError(f"no network call has ended for {idle:.0f} s while requests wait")
 

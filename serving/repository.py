@@ -2,22 +2,25 @@
 
 import hashlib
 import zipfile
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, MutableMapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from cachetools import LRUCache
 
 import steering
 from protos.card import Card, CardError, dump_text, load_card
 from serving.backends import Backend, GraphTensor, LoadError
 from serving.engine import Network
-from steering.posteriors import Bank, Local
+from steering.posteriors import Cloud, Gaussian, Local, Neighbours, Variance
 
 GRAPH, CARD, BANK = "model.onnx", "card.yaml", "bank.npz"
 RAW = ".network"  # digits.network is the raw network of the sampler digits
+
+REMEMBERED = 256
+"""Rewards whose scores on a bank are kept."""
 
 Open = Callable[[Path], Backend]
 
@@ -53,39 +56,40 @@ class PlainModel:
     fingerprint: str
 
 
-@dataclass(eq=False)
 class Sampler:
     """A network with a card: what is needed to draw from it and to steer it.
 
-    `bank` and `local` are replaced, together with the fingerprint, when they have been made at load.
+    Attributes:
+        digest: identifies graph, card and backend.
+        fingerprint: the digest with bank and calibration: replicas with equal fingerprints give equal bytes.
     """
 
-    name: str
-    version: str
-    card: Card
-    path: steering.Path
-    network: Network
-    digest: str
-    bank: Bank | None = None
-    calibration: steering.Calibration | None = None
-    scored: dict[Any, torch.Tensor] = field(default_factory=dict)
+    def __init__(self, name: str, version: str, card: Card, path: steering.Path, network: Network, digest: str) -> None:
+        self.name, self.version, self.card, self.path, self.network = name, version, card, path, network
+        self.digest = digest
+        self.complete(None, None)
 
-    @property
-    def fingerprint(self) -> str:
-        """Replicas with equal fingerprints give equal bytes."""
+    def complete(self, samples: torch.Tensor | None, calibration: steering.Calibration | None) -> None:
+        """Set the bank's samples [K, *event] and the calibration, as far as there are any."""
+        self.cloud = None if samples is None else Cloud(samples)
+        self.calibration = calibration
+        # a client chooses the rewards that are scored, so their number is bounded
+        self.scored: MutableMapping[Hashable, torch.Tensor] = LRUCache(REMEMBERED)
         whole = hashlib.sha256(self.digest.encode())
-        if self.bank is not None:
-            whole.update(self.bank.samples.numpy().tobytes())
-        whole.update(repr(self.calibration).encode())
-        return whole.hexdigest()[:16]
+        whole.update(b"" if samples is None else samples.numpy().tobytes())
+        whole.update(repr(calibration).encode())
+        self.fingerprint = whole.hexdigest()[:16]
 
     def local(self, kind: str | None) -> Local:
         """The local posterior of the given kind, or of the card's, or of the event's shape."""
-        calibration = self.calibration or steering.Uncalibrated(1.0 if self.bank is None else self.bank.variance)
+        calibration: Variance | None = self.calibration
+        if calibration is None:
+            spread = self.cloud.samples.var(dim=0, unbiased=False).mean() if self.cloud is not None else 1.0
+            calibration = steering.Uncalibrated(float(spread))
         kind = kind or self.card.posterior or ("neighbours" if len(self.card.event_shape) > 1 else "gaussian")
-        if kind == "neighbours" and self.bank is not None:
-            return steering.posteriors.Neighbours(self.bank.samples, calibration)
-        return steering.posteriors.Gaussian(calibration)
+        if kind == "neighbours" and self.cloud is not None:
+            return Neighbours(self.cloud, calibration)
+        return Gaussian(calibration)
 
 
 Model = PlainModel | Sampler
@@ -133,10 +137,12 @@ def load(folder: Folder, opener: Open) -> Model:
         raise LoadError(f"{folder.card}: {error}") from None
     check_graph(folder.card, card, backend)
     sampler = Sampler(folder.name, folder.version, card, path, network, digest.hexdigest())
-    if card.calibration is not None and len(card.calibration.t) > 1:
-        sampler.calibration = steering.Calibration(tuple(card.calibration.t), tuple(card.calibration.mse))
-    if folder.bank.exists():
-        sampler.bank = _load_bank(folder.bank, sampler, graph_sha256)
+    curve = card.calibration
+    calibration = None
+    if curve is not None and len(curve.t) > 1:
+        calibration = steering.Calibration(tuple(curve.t), tuple(curve.mse))
+    samples = _load_bank(folder.bank, card.event_shape, graph_sha256) if folder.bank.exists() else None
+    sampler.complete(samples, calibration)
     return sampler
 
 
@@ -169,21 +175,20 @@ def check_graph(file: Path, card: Card, backend: Backend) -> None:
         )
 
 
-def _load_bank(file: Path, sampler: Sampler, graph_sha256: str) -> Bank:
+def _load_bank(file: Path, event: tuple[int, ...], graph_sha256: str) -> torch.Tensor:
     try:
         with np.load(file, allow_pickle=False) as archive:
             samples = torch.from_numpy(archive["x"].astype(np.float32))
             owner = str(archive["model_sha256"]) if "model_sha256" in archive else None
     except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError) as error:
         raise LoadError(f"{file}: expected a bank (x, model_sha256), got: {' '.join(str(error).split())}") from None
-    event = sampler.card.event_shape
     if samples.shape[1:] != event or len(samples) < 2 or not bool(samples.isfinite().all()):
         raise LoadError(f"{file}: x: expected finite [K, {_show(event)[1:]}, got {_show(tuple(samples.shape))}")
     if owner not in (None, graph_sha256):
         raise LoadError(
             f"{file}: drawn from a graph with sha256 {str(owner)[:12]}, the graph beside it has {graph_sha256[:12]}"
         )
-    return Bank(samples, sampler.local(None), sampler.scored)
+    return samples
 
 
 def _sha256(file: Path) -> str:

@@ -54,10 +54,12 @@ def pack(queue: deque[Waiting[Owner]], capacity: int) -> list[Slice[Owner]]:
 
 
 def bucket(rows: int, largest: int) -> int:
-    """The batch size a call of `rows` rows is filled up to: 1, 2, 3, 4, 6, 8, 12, 16, 24, ... and `largest`.
+    """The batch size a call of `rows` rows is filled up to: 2, 3, 4, 6, 8, 12, 16, 24, ... and `largest`.
 
-    Two sizes per doubling waste at most a third of a call and keep the sizes a backend must be ready for few.
+    Two sizes per doubling waste at most a third of a call and keep the sizes a backend must be ready for few. A row
+    never runs alone: runtimes have shortcuts for a batch of one (ONNX Runtime's sums over a middle axis) that round
+    otherwise, and a row's bits must not tell whether it had company.
     """
-    power = 1 << (rows - 1).bit_length()
+    power = max(2, 1 << (rows - 1).bit_length())
     between = 3 * power // 4
     return min(largest, between if between >= rows and power >= 4 else power)

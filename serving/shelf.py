@@ -6,8 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 import steering
 from serving.backends import Array, LoadError
 from serving.backends.ort import OrtNetwork
@@ -16,7 +14,6 @@ from serving.engine import Engine, Evaluation, Network, Task
 from serving.job import evaluations
 from serving.kserve import datatype
 from serving.repository import RAW, Folder, Model, PlainModel, Sampler, load, scan
-from steering.posteriors import Bank, Gaussian
 
 _log = logging.getLogger(__name__)
 
@@ -50,11 +47,9 @@ class Shelf:
     def prepare(self, engine: Engine) -> None:
         """Start background tasks for the banks and calibrations that are missing."""
         for model in self.models.values():
-            if (
-                isinstance(model, Sampler)
-                and not model.card.conditions
-                and (model.bank is None or model.calibration is None)
-            ):
+            if not isinstance(model, Sampler) or model.card.conditions:
+                continue  # a bank belongs to one law, and conditions make many
+            if model.cloud is None or model.calibration is None:
                 task = Task(model.name, _prepared(model), 0, background=True)
                 engine.submit(task).add_done_callback(partial(_report, model.name))
 
@@ -112,7 +107,7 @@ def _prepared(model: Sampler) -> Generator[Evaluation, list[Array], None]:
         "dpmpp_2m", path=model.path, steps=20, prediction=card.prediction,
         preconditioning=card.preconditioning, sigma_data=card.sigma_data,
     )  # fmt: skip
-    samples = model.bank.samples if model.bank is not None else None
+    samples = model.cloud.samples if model.cloud is not None else None
     if samples is None:
         problem = steering.Problem(plan, card.event_shape)
         samples = yield from evaluations(steering.draw_bank(problem, steering.BANK_SIZE), model, None)
@@ -120,9 +115,7 @@ def _prepared(model: Sampler) -> Generator[Evaluation, list[Array], None]:
     if calibration is None:
         measuring = steering.calibrate(samples, model.path, card.prediction, card.preconditioning, card.sigma_data)
         calibration = yield from evaluations(measuring, model, None)
-    model.calibration = calibration
-    if model.bank is None:
-        model.bank = Bank(torch.as_tensor(samples), Gaussian(calibration), model.scored)
+    model.complete(samples, calibration)
 
 
 def _report(name: str, future: Any) -> None:

@@ -102,7 +102,7 @@ class Doob:
     def _make_posterior(self, problem: Problem) -> Generator[Rows, Tensor, Bank | Local]:
         """Draw the bank that was not given, and measure V(t)."""
         plan, posterior = problem.plan, self.posterior
-        samples = posterior.samples if isinstance(posterior, Bank | Neighbours) else None
+        samples = posterior.cloud.samples if isinstance(posterior, Bank | Neighbours) else None
         if samples is None:
             # a bank belongs to one law: mixed conditions get a local posterior, for which a few samples will do
             alone = posterior is None and all(bool((c == c[:1]).all()) for c in problem.condition.values())

@@ -25,7 +25,8 @@ def checked_rewards(rewards: object, rows: int, name: str) -> Float[Tensor, " ro
 def log_weights(rewards: Float[Tensor, "... m"], beta: float) -> Float[Tensor, "... m"]:
     """r / beta shifted so that the best of each row is 0; a row of -inf alone becomes flat."""
     best = rewards.max(dim=-1, keepdim=True).values
-    shifted = (rewards - best) / max(beta, torch.finfo(rewards.dtype).tiny)  # a beta rounded to 0 would make 0 / 0
+    finite = torch.finfo(rewards.dtype)  # beta rounded to 0 or infinity would make NaN of 0 / 0 or inf / inf
+    shifted = (rewards - best) / min(max(beta, finite.tiny), finite.max)
     return torch.where(best == -torch.inf, torch.zeros_like(shifted), shifted)
 
 

@@ -6,9 +6,21 @@
 
 from steering.posteriors.bank import Bank, bank
 from steering.posteriors.gaussian import Gaussian, gaussian
-from steering.posteriors.local import Local
+from steering.posteriors.local import Local, Variance
 from steering.posteriors.neighbours import Neighbours, neighbours
+from steering.posteriors.points import Cloud
 
 POSTERIORS = ("bank", "gaussian", "neighbours")
 
-__all__ = ["POSTERIORS", "Bank", "Gaussian", "Local", "Neighbours", "bank", "gaussian", "neighbours"]
+__all__ = [
+    "POSTERIORS",
+    "Bank",
+    "Cloud",
+    "Gaussian",
+    "Local",
+    "Neighbours",
+    "Variance",
+    "bank",
+    "gaussian",
+    "neighbours",
+]

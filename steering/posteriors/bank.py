@@ -4,7 +4,7 @@ Nearly exact while many samples share the weight (high noise); each reward is sc
 must be the model's own: with model error, a bank of training data is far from the model's law.
 """
 
-from collections.abc import Hashable
+from collections.abc import Hashable, MutableMapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -17,7 +17,7 @@ from steering.plan import Node
 from steering.posteriors.gaussian import Gaussian
 from steering.posteriors.local import Local, Variance
 from steering.posteriors.neighbours import Neighbours
-from steering.posteriors.points import Points
+from steering.posteriors.points import Cloud, Points
 from steering.tiles import by_tiles
 from steering.weights import effective_size, flat, log_weights, softmax
 
@@ -29,9 +29,13 @@ HAND_OVER = 5.0
 class Bank:
     """K samples [K, *event] of a model, the rewards already scored on them, and the local posterior that takes over."""
 
-    samples: Float[Tensor, "k *event"]
+    cloud: Cloud
     local: Local
-    scored: dict[Hashable, Float[Tensor, " k"]] = field(default_factory=dict)
+    scored: MutableMapping[Hashable, Float[Tensor, " k"]] = field(default_factory=dict)
+
+    @property
+    def samples(self) -> Float[Tensor, "k *event"]:
+        return self.cloud.samples
 
     @property
     def variance(self) -> float:
@@ -40,13 +44,13 @@ class Bank:
 
     def calibrated(self, calibration: Variance) -> "Bank":
         """The same bank, and the scores it remembers, with this V(t) for the local posterior."""
-        return Bank(self.samples, self.local.calibrated(calibration), self.scored)
+        return Bank(self.cloud, self.local.calibrated(calibration), self.scored)
 
     def tilted(self, rewards: Float[Tensor, " k"], beta: float, dtype: torch.dtype) -> "TiltedBank":
         """The bank with weights exp(r / beta) beside it."""
         no_hit = bool((rewards == -torch.inf).all())
         logs = log_weights(rewards.to(dtype), beta)
-        return TiltedBank(Points.of(self.samples, dtype), logs, bool(flat(rewards)), no_hit)
+        return TiltedBank(self.cloud.points(dtype), logs, bool(flat(rewards)), no_hit)
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,12 +107,13 @@ def bank(
     """
     if samples.ndim < 2 or len(samples) < 2 or not bool(samples.isfinite().all()):
         raise ValueError(f"a bank needs finite samples [K, *event] with K >= 2, got shape {list(samples.shape)}")
+    cloud = Cloud(samples)
     if local is None:
         local = "neighbours" if samples.ndim > 2 else "gaussian"
     if local == "gaussian":
         local = Gaussian(calibration)
     elif local == "neighbours":
-        local = Neighbours(samples, calibration)
+        local = Neighbours(cloud, calibration)
     elif isinstance(local, str):
         raise ValueError(f"local: expected 'gaussian' or 'neighbours', got {local!r}")
-    return Bank(samples, local)
+    return Bank(cloud, local)

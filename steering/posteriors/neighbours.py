@@ -5,7 +5,6 @@ samples share them; drawn samples are centred, scaled to the calibrated variance
 """
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int64
@@ -16,7 +15,7 @@ from steering.noise import Draw, Noise
 from steering.paths import Path
 from steering.plan import Node
 from steering.posteriors.local import Variance
-from steering.posteriors.points import Points
+from steering.posteriors.points import Cloud
 from steering.tiles import by_tiles
 from steering.weights import effective_size, softmax
 
@@ -28,25 +27,19 @@ BISECTIONS = 16
 class Neighbours:
     """Deviations of bank samples [K, *event] near x_t; without a `calibration` it is measured on first use."""
 
-    samples: Float[Tensor, "k *event"]
+    cloud: Cloud
     calibration: Variance | None = None
 
     def calibrated(self, calibration: Variance) -> "Neighbours":
         """Implements `Local.calibrated`."""
-        return Neighbours(self.samples, calibration)
-
-    @cached_property
-    def _points(self) -> dict[torch.dtype, Points]:
-        return {}
+        return Neighbours(self.cloud, calibration)
 
     def deviations(
         self, x: Float[Tensor, "n d"], path: Path, at: Node, stage: int, pairs: int, noise: Noise
     ) -> Float[Tensor, "n pairs d"]:
         """Implements `Local.deviations`."""
         assert self.calibration is not None, "a neighbours posterior is calibrated before sampling"
-        if x.dtype not in self._points:
-            self._points[x.dtype] = Points.of(self.samples, x.dtype)
-        points = self._points[x.dtype]
+        points = self.cloud.points(x.dtype)
 
         def neighbourhood(tile: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             weights = tempered(points.logits(tile, at), NEIGHBOURHOOD)
@@ -81,4 +74,4 @@ def draw_indices(weights: Float[Tensor, "n k"], uniform: Float[Tensor, "n m"]) -
 
 def neighbours(samples: Float[Tensor, "k *event"], calibration: Calibration | None = None) -> Neighbours:
     """The neighbours posterior; see `Neighbours`."""
-    return Neighbours(samples, calibration)
+    return Neighbours(Cloud(samples), calibration)

@@ -9,6 +9,19 @@ from torch import Tensor
 from steering.plan import Node
 
 
+class Cloud:
+    """Samples [K, *event], and their points by dtype, made once."""
+
+    def __init__(self, samples: Float[Tensor, "k *event"]) -> None:
+        self.samples = samples
+        self._points: dict[torch.dtype, Points] = {}
+
+    def points(self, dtype: torch.dtype) -> "Points":
+        if dtype not in self._points:
+            self._points[dtype] = Points.of(self.samples, dtype)
+        return self._points[dtype]
+
+
 @dataclass(frozen=True, eq=False)
 class Points:
     """K flattened samples [K, d] with their squared norms [K]."""
