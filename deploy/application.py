@@ -49,7 +49,8 @@ def serve(settings: Settings) -> int:
     if not any(path.is_dir() for folder in settings.models.iterdir() if folder.is_dir() for path in folder.iterdir()):
         raise SettingsError(f"--models: expected folders NAME/VERSION/model.onnx in {settings.models}, got none")
     stop = threading.Event()
-    with _cluster(settings, stop):
+    out = sys.stdout
+    with contextlib.redirect_stdout(sys.stderr), _cluster(settings, stop):  # Ray reports dead workers on stdout
         for name, application in applications(settings).items():
             if not stop.is_set():
                 ray_serve.run(application, name=name, route_prefix=None)
@@ -57,7 +58,7 @@ def serve(settings: Settings) -> int:
         names = _wait_for_models(grpc_address, settings.replicas, stop)
         if not stop.is_set():
             metrics = address(settings.host, settings.metrics_port)
-            print(f"ready grpc={grpc_address} metrics={metrics} models={','.join(names)}", flush=True)
+            print(f"ready grpc={grpc_address} metrics={metrics} models={','.join(names)}", file=out, flush=True)
         stop.wait()
         for name in reversed(applications(settings)):  # the front first: it finishes what it took on
             with contextlib.suppress(Exception):
@@ -87,7 +88,7 @@ def _cluster(settings: Settings, stop: threading.Event) -> Iterator[None]:
         num_cpus=max(len(os.sched_getaffinity(0)), settings.replicas * settings.threads),
         include_dashboard=False,
         log_to_driver=settings.log_level == "debug",
-        logging_level=logging.WARNING,
+        logging_level=logging.ERROR,
         object_store_memory=OBJECT_STORE_BYTES,
         _node_ip_address=settings.host if settings.host not in ("0.0.0.0", "::") else "127.0.0.1",
     )

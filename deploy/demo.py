@@ -14,7 +14,7 @@ import typer
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 from tritonclient.grpc import InferenceServerClient, InferInput
 from tritonclient.utils import np_to_triton_dtype
 
@@ -117,12 +117,14 @@ def main(
     panels = [(f"plain: {summary['plain']['share']:.0%} read as {LABEL}", _images(plain))]
     panels += [(f"steered toward {LABEL}: {summary['steered']['share']:.0%}", _images(steered))]
     side_by_side(panels).save(out / "samples.png")
-    table = Table(
-        "64 digits each", f"read as {LABEL}", "mean reward", f"distance to real {LABEL}s", "network rows", "reward rows"
-    )
+    headings = (f"{SAMPLES} digits", f"read as {LABEL}", "reward", "distance", "network rows", "reward rows")
+    table = Table(*(Column(heading, no_wrap=True) for heading in headings))
     for row in rows:
         table.add_row(*row)
     console.print(table)
+    console.print(
+        "reward: mean log-probability; distance: energy distance to real ones in the judge's features; rows: per sample"
+    )
     console.print(f"{seconds:.1f} s for {2 * SAMPLES} samples; wrote {out / 'samples.png'} and {out / 'summary.json'}")
 
 
@@ -170,14 +172,14 @@ def judged(
         _row("steered", results["steered"], distance["steered"], network_rows[1], reward_rows),
         _row(f"best of {best_of}", results["best-of-N"], distance["best-of-N"], best_of * network_rows[0], best_of),
         (
-            "exact tilt (ceiling)",
+            "exact tilt",
             f"{ceiling['share']:.3f}",
             f"{ceiling['mean_reward']:.3f}",
             f"{distance['exact tilt']:.3f}",
             "",
             "",
         ),
-        ("real, held out", f"{real.share:.3f}", f"{real.mean_reward:.3f}", f"{distance['floor']:.3f} (floor)", "", ""),
+        ("real (floor)", f"{real.share:.3f}", f"{real.mean_reward:.3f}", f"{distance['floor']:.3f}", "", ""),
     ]
     return summary, rows
 

@@ -4,12 +4,15 @@ import logging
 from typing import Any
 
 from ray import serve
+from ray._common import tls_utils
 from ray.serve import Application
+from ray.serve._private import replica as serve_replica
 
 from deploy.settings import Settings
 from serving.directory_actor import RayDirectory
 from serving.front import Front
 from serving.replica import Replica
+from serving.wire import address
 
 FRONT, REPLICAS = "front", "replicas"
 HEALTH_S = 1.0
@@ -17,11 +20,22 @@ HUNG_S = 300.0
 """A network call that takes longer than this is taken for hung, and its replica is replaced."""
 
 
+def keep_to(host: str) -> None:
+    """Let Serve's own server between deployments, which nothing here uses, listen on `host`.
+
+    Serve starts one in each of its replicas once the deployment's constructor is through, on all interfaces, and has no
+    setting for that.
+    """
+    listen = tls_utils.add_port_to_grpc_server
+    vars(serve_replica)["add_port_to_grpc_server"] = lambda server, _: listen(server, address(host, 0))
+
+
 class FrontDeployment:
     """The public endpoint."""
 
     async def __init__(self, settings: Settings) -> None:  # type: ignore[misc]  # Serve awaits it
         logging.basicConfig(level=settings.log_level.upper())
+        keep_to(settings.host)
         self._front = Front(
             RayDirectory(),
             host=settings.host,
@@ -40,6 +54,7 @@ class ReplicaDeployment:
 
     async def __init__(self, settings: Settings) -> None:  # type: ignore[misc]  # Serve awaits it
         logging.basicConfig(level=settings.log_level.upper())
+        keep_to(settings.host)
         self._replica = Replica(
             settings.models,
             RayDirectory(),

@@ -39,7 +39,7 @@ CARD = Card(
     event_shape=(1, 28, 28),
     output="v",
 )
-STEPS = 7500
+STEPS = 5000
 EPOCHS = 100
 EXAMPLES = 64
 
