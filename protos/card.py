@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 from typing import Any, Literal, Self
 
+import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -59,6 +60,17 @@ class Condition(_Strict):
         if null is not None and not _numeric(null):
             raise ValueError(f"expected a number, a nested list of numbers or nothing, got {shorten(null)}")
         return null
+
+    @model_validator(mode="after")
+    def _null_fits(self) -> Self:
+        if self.null is not None:
+            try:
+                value = np.broadcast_to(np.asarray(self.null), self.shape)
+            except ValueError:  # lists of unequal length, or another shape
+                raise ValueError(f"null: expected shape {list(self.shape)}, got {shorten(self.null)}") from None
+            if self.dtype == "int64" and value.dtype.kind == "f":
+                raise ValueError(f"null: expected whole numbers for int64, got {shorten(self.null)}")
+        return self
 
 
 class Calibration(_Strict):

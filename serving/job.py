@@ -1,50 +1,29 @@
 """From a request to a program for the engine, and from its result to a response."""
 
-from collections.abc import Generator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 import steering
-from protos.complaint import complaint, unknown
+from protos.complaint import unknown
 from serving import errors, rewards
 from serving.backends import Array, GraphTensor, InputError
 from serving.engine import Evaluation, NetworkFailedError, Program, QueueFullError, Task
 from serving.kserve import InferRequest, Parameter
+from serving.parameters import EVERYWHERE, Parameters
+from serving.parameters import parse as parameters_of
+from serving.programs import evaluations, scored
 from serving.repository import Model, PlainModel, Sampler
-from serving.rewards import BuiltInReward, NetworkReward, Reward
+from serving.rewards import Reward
 from steering.posteriors import Bank, Local
 from steering.run import merged
 from steering.weights import checked_rewards
 
 GROUP = 64
 """Samples of one sampler: bounds the memory of a request's particles; a multiple of steering's tile."""
-
-_EVERYWHERE = ("timeout", "priority")  # parameters the front and the scheduler read
-
-
-class Parameters(BaseModel):
-    """The parameters of a request for samples, with their ranges (the wire contract)."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-    samples: Annotated[int, Field(ge=1, le=4096)] = 1
-    seed: Annotated[int, Field(ge=0)] = 0
-    solver: str = "dpmpp_2m"
-    steps: Annotated[int, Field(ge=1, le=1000)] = 20
-    grid: str | None = None
-    eta: Annotated[float, Field(ge=0)] = 0.0
-    guidance: float = 1.0
-    reward: str | None = None
-    beta: Annotated[float, Field(gt=0)] = 1.0
-    particles: Annotated[int, Field(ge=2, le=1024, multiple_of=2)] = 32
-    steering: Literal["doob", "none"] | None = None
-    posterior: Literal["bank", "gaussian", "neighbours"] | None = None
-    reward_budget: Annotated[int, Field(ge=1)] | None = None
 
 
 @dataclass(frozen=True)
@@ -74,7 +53,7 @@ def task_for(request: InferRequest, model: Model, models: Mapping[str, Model]) -
     """
     if isinstance(model, PlainModel):
         return _plain_task(request, model)
-    parameters, reward_arguments = _parameters(request)
+    parameters, reward_arguments = parameters_of(request)
     n, card = parameters.samples, model.card
     known = {"x_init", *card.conditions}
     reward_inputs = {name: value for name, value in request.inputs.items() if name.startswith(rewards.PREFIX)}
@@ -122,23 +101,6 @@ def request_error(error: BaseException) -> errors.RequestError:
     if isinstance(error, NetworkFailedError | steering.NetworkError):
         return errors.internal(str(error))
     return errors.internal(f"{type(error).__name__}: {error}")
-
-
-def _parameters(request: InferRequest) -> tuple[Parameters, dict[str, Parameter]]:
-    """The request's own parameters, and those that are arguments of its reward."""
-    mine: dict[str, Parameter] = {}
-    arguments: dict[str, Parameter] = {}
-    for name, value in request.parameters.items():
-        if name in Parameters.model_fields:
-            mine[name] = value
-        elif name.startswith(rewards.PREFIX):
-            arguments[name] = value
-        elif name not in _EVERYWHERE and not name.startswith("triton_"):
-            raise errors.invalid(unknown("parameter", name, [*Parameters.model_fields, "reward_<argument>"]))
-    try:
-        return Parameters.model_validate(mine), arguments
-    except ValidationError as error:
-        raise errors.invalid(f"parameter {complaint(error, Parameters)}") from None
 
 
 def _x_init(request: InferRequest, shape: tuple[int, ...]) -> Tensor | None:
@@ -232,7 +194,7 @@ def _sample(
         parts.append((yield from evaluations(sampler, model, reward)))
     x, report = torch.cat([part for part, _ in parts]), merged([r for _, r in parts])
     if reward is not None and steer is None:  # asked for scores without steering
-        report.rewards = checked_rewards((yield from _scored(x, reward)), n, reward.name)
+        report.rewards = checked_rewards((yield from scored(x, reward)), n, reward.name)
         report.reward_rows += n
     outputs: dict[str, Array] = {"samples": x.numpy()}
     if report.rewards is not None:
@@ -253,50 +215,10 @@ def _sample(
     return Answer(outputs, echoed, ess)
 
 
-def evaluations(
-    sampler: Generator[steering.Rows, Tensor, Any], model: Sampler, reward: Reward | None
-) -> Generator[Evaluation, list[Array], Any]:
-    """A sampler's rows as evaluations: network rows for the model, reward rows for the reward's own network."""
-    try:
-        rows = next(sampler)
-        while True:
-            if rows.kind == "reward":
-                assert reward is not None
-                reply = yield from _scored(rows.x, reward)
-            else:
-                (output,) = yield network_evaluation(model, rows)
-                reply = torch.from_numpy(output)
-            rows = sampler.send(reply)
-    except StopIteration as stop:
-        return stop.value
-
-
-def _scored(x: Tensor, reward: Reward) -> Generator[Evaluation, list[Array], Tensor]:
-    if isinstance(reward, BuiltInReward):
-        return reward.score(x)
-    assert isinstance(reward, NetworkReward)
-    (scores,) = yield reward.evaluation(x)
-    return torch.from_numpy(scores)
-
-
-def network_evaluation(model: Sampler, rows: steering.Rows) -> Evaluation:
-    """Rows of a sampler in the terms of its graph: input names and types, and what the time input is fed."""
-    card = model.card
-    inputs = {each.name: each for each in model.network.backend.inputs}
-    t = inputs[card.inputs.t]
-    time = steering.paths.TIME_INPUTS[card.inputs.time](model.path, rows.t).numpy().astype(t.dtype)
-    feeds: dict[str, Array] = {
-        card.inputs.x: rows.x.contiguous().numpy(),
-        card.inputs.t: time.reshape(-1, *(1 for _ in t.row)),
-        **{name: value.contiguous().numpy() for name, value in rows.condition.items()},
-    }
-    return Evaluation(model.network, feeds, (card.output,), len(rows))
-
-
 def _plain_task(request: InferRequest, model: PlainModel) -> Task:
     """Plain inference: the graph's own inputs, all of them, with one batch size."""
     for name in request.parameters:
-        if name not in _EVERYWHERE and not name.startswith("triton_"):
+        if name not in EVERYWHERE and not name.startswith("triton_"):
             raise errors.invalid(f"model {model.name!r} is a plain network and takes no parameters, got {name!r}")
     tensors = {each.name: each for each in model.network.backend.inputs}
     for name in request.inputs:

@@ -117,6 +117,9 @@ def load(folder: Folder, opener: Open) -> Model:
     network = Network(folder.name, backend)
     graph_sha256 = _sha256(folder.graph)
     digest = hashlib.sha256(f"{graph_sha256} {backend.kind}".encode())
+    for file in sorted(folder.graph.parent.iterdir()):  # weights may lie in files beside the graph
+        if file.is_file() and file not in (folder.graph, folder.bank):
+            digest.update(_sha256(file).encode())
     if not folder.card.exists():
         return PlainModel(folder.name, folder.version, network, digest.hexdigest()[:16])
     try:
@@ -182,8 +185,10 @@ def _load_bank(file: Path, event: tuple[int, ...], graph_sha256: str) -> torch.T
             owner = str(archive["model_sha256"]) if "model_sha256" in archive else None
     except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError) as error:
         raise LoadError(f"{file}: expected a bank (x, model_sha256), got: {' '.join(str(error).split())}") from None
-    if samples.shape[1:] != event or len(samples) < 2 or not bool(samples.isfinite().all()):
-        raise LoadError(f"{file}: x: expected finite [K, {_show(event)[1:]}, got {_show(tuple(samples.shape))}")
+    if samples.shape[1:] != event or len(samples) < 2:
+        raise LoadError(f"{file}: x: expected [K, {_show(event)[1:]} with K >= 2, got {_show(tuple(samples.shape))}")
+    if not bool(samples.isfinite().all()):
+        raise LoadError(f"{file}: x: expected finite samples, got NaN or infinity")
     if owner not in (None, graph_sha256):
         raise LoadError(
             f"{file}: drawn from a graph with sha256 {str(owner)[:12]}, the graph beside it has {graph_sha256[:12]}"

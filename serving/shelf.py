@@ -11,8 +11,8 @@ from serving.backends import Array, LoadError
 from serving.backends.ort import OrtNetwork
 from serving.directory import ModelState, State, TensorSpec
 from serving.engine import Engine, Evaluation, Network, Task
-from serving.job import evaluations
 from serving.kserve import datatype
+from serving.programs import evaluations
 from serving.repository import RAW, Folder, Model, PlainModel, Sampler, load, scan
 
 _log = logging.getLogger(__name__)

@@ -1,0 +1,54 @@
+"""The parameters of a request for samples: names, types and ranges, the wire contract."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from protos.complaint import complaint, unknown
+from serving import errors
+from serving.kserve import InferRequest, Parameter
+from serving.rewards import PREFIX
+
+EVERYWHERE = ("timeout", "priority")
+"""Parameters that the front and the scheduler read."""
+
+
+class Parameters(BaseModel):
+    """The parameters of a request for samples, with their ranges (the wire contract)."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    samples: Annotated[int, Field(ge=1, le=4096)] = 1
+    seed: Annotated[int, Field(ge=0)] = 0
+    solver: str = "dpmpp_2m"
+    steps: Annotated[int, Field(ge=1, le=1000)] = 20
+    grid: str | None = None
+    eta: Annotated[float, Field(ge=0)] = 0.0
+    guidance: float = 1.0
+    reward: str | None = None
+    beta: Annotated[float, Field(gt=0)] = 1.0
+    particles: Annotated[int, Field(ge=2, le=1024, multiple_of=2)] = 32
+    steering: Literal["doob", "none"] | None = None
+    posterior: Literal["bank", "gaussian", "neighbours"] | None = None
+    reward_budget: Annotated[int, Field(ge=1)] | None = None
+
+
+def parse(request: InferRequest) -> tuple[Parameters, dict[str, Parameter]]:
+    """The request's own parameters, and those that are arguments of its reward.
+
+    Raises:
+        RequestError: INVALID_ARGUMENT, naming the parameter, what was expected and what came.
+    """
+    mine: dict[str, Parameter] = {}
+    arguments: dict[str, Parameter] = {}
+    for name, value in request.parameters.items():
+        if name in Parameters.model_fields:
+            mine[name] = value
+        elif name.startswith(PREFIX):
+            arguments[name] = value
+        elif name not in EVERYWHERE and not name.startswith("triton_"):
+            raise errors.invalid(unknown("parameter", name, [*Parameters.model_fields, "reward_<argument>"]))
+    try:
+        return Parameters.model_validate(mine), arguments
+    except ValidationError as error:
+        raise errors.invalid(f"parameter {complaint(error, Parameters)}") from None

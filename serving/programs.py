@@ -1,0 +1,52 @@
+"""Samplers as programs for the engine: rows in the terms of a graph, its input names, types and time input."""
+
+from collections.abc import Generator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import steering
+from serving.backends import Array
+from serving.engine import Evaluation
+from serving.repository import Sampler
+from serving.rewards import BuiltInReward, Reward
+
+
+def evaluations(
+    sampler: Generator[steering.Rows, Tensor, Any], model: Sampler, reward: Reward | None
+) -> Generator[Evaluation, list[Array], Any]:
+    """A sampler's rows as evaluations: network rows for the model, reward rows for the reward's own network."""
+    try:
+        rows = next(sampler)
+        while True:
+            if rows.kind == "reward":
+                assert reward is not None
+                reply = yield from scored(rows.x, reward)
+            else:
+                (output,) = yield network_evaluation(model, rows)
+                reply = torch.from_numpy(output)
+            rows = sampler.send(reply)
+    except StopIteration as stop:
+        return stop.value
+
+
+def scored(x: Tensor, reward: Reward) -> Generator[Evaluation, list[Array], Tensor]:
+    if isinstance(reward, BuiltInReward):
+        return reward.score(x)
+    (scores,) = yield reward.evaluation(x)
+    return torch.from_numpy(scores)
+
+
+def network_evaluation(model: Sampler, rows: steering.Rows) -> Evaluation:
+    """Rows of a sampler in the terms of its graph: input names and types, and what the time input is fed."""
+    card = model.card
+    inputs = {each.name: each for each in model.network.backend.inputs}
+    t = inputs[card.inputs.t]
+    time = steering.paths.TIME_INPUTS[card.inputs.time](model.path, rows.t).numpy().astype(t.dtype)
+    feeds: dict[str, Array] = {
+        card.inputs.x: rows.x.contiguous().numpy(),
+        card.inputs.t: time.reshape(-1, *(1 for _ in t.row)),
+        **{name: value.contiguous().numpy() for name, value in rows.condition.items()},
+    }
+    return Evaluation(model.network, feeds, (card.output,), len(rows))

@@ -1,0 +1,513 @@
+"""The whole server, asked by NVIDIA's own client: what it draws, what it refuses, and what it survives.
+
+The tests that hurt the server come last.
+"""
+
+import json
+import os
+import signal
+import threading
+import time
+import urllib.request
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import grpc
+import numpy as np
+import onnxruntime
+import pytest
+import tritonclient.grpc as triton
+from numpy.typing import NDArray
+from prometheus_client.parser import text_string_to_metric_families
+from tritonclient.grpc import service_pb2 as pb
+from tritonclient.grpc import service_pb2_grpc
+from tritonclient.utils import InferenceServerException, np_to_triton_dtype
+
+import steering
+from exporters.network import OnnxNetwork
+from protos.card import load_card
+from protos.tiltserve.v1 import fleet_pb2, fleet_pb2_grpc
+from tests import networks
+from tests.e2e.conftest import QUEUE_ROWS, Server, tiltserve, until
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
+
+F = np.float32
+INVALID = "INVALID_ARGUMENT"
+LONG = {"samples": 1500, "steps": 1000, "solver": "euler", "seed": 3}
+"""Most of a minute on one replica."""
+
+Client: TypeAlias = Any  # tritonclient has no types
+Array: TypeAlias = NDArray[Any]
+
+
+def tensors(inputs: dict[str, Array]) -> list[triton.InferInput]:
+    made = []
+    for name, value in inputs.items():
+        made.append(triton.InferInput(name, list(value.shape), np_to_triton_dtype(value.dtype)))
+        made[-1].set_data_from_numpy(value)
+    return made
+
+
+def echoed(result: triton.InferResult) -> dict[str, Any]:
+    """The response's parameters."""
+    return {
+        name: getattr(value, value.WhichOneof("parameter_choice"))
+        for name, value in result.get_response().parameters.items()
+    }
+
+
+def infer(
+    client: Client,
+    model: str,
+    inputs: dict[str, Array] | None = None,
+    outputs: list[str] | None = None,
+    **parameters: Any,
+) -> tuple[dict[str, Array], dict[str, Any]]:
+    requested = None if outputs is None else [triton.InferRequestedOutput(name) for name in outputs]
+    result = client.infer(model, tensors(inputs or {}), outputs=requested, parameters=parameters, client_timeout=120)
+    return {output.name: result.as_numpy(output.name) for output in result.get_response().outputs}, echoed(result)
+
+
+def refusal(call: Callable[[], object]) -> tuple[str, str]:
+    """The gRPC status and the one line of a call that must fail."""
+    with pytest.raises(InferenceServerException) as caught:
+        call()
+    text = caught.value.message()
+    assert "\n" not in text
+    return caught.value.status().removeprefix("StatusCode."), text
+
+
+def replicas(server: Server) -> list[fleet_pb2.Replica]:
+    with grpc.insecure_channel(server.grpc) as channel:
+        return list(fleet_pb2_grpc.FleetStub(channel).ListModels(fleet_pb2.ListModelsRequest(), timeout=20).replicas)
+
+
+def backlog(server: Server) -> int:
+    return sum(replica.backlog_rows for replica in replicas(server))
+
+
+def page(server: Server) -> dict[str, list[Any]]:
+    """The samples of the metrics page by name."""
+    with urllib.request.urlopen(f"http://{server.metrics}/metrics", timeout=20) as answer:
+        text = answer.read().decode()
+    found: dict[str, list[Any]] = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            found.setdefault(sample.name, []).append(sample)
+    return found
+
+
+def total(samples: dict[str, list[Any]], name: str, **labels: str) -> float:
+    return sum(each.value for each in samples.get(name, []) if labels.items() <= each.labels.items())
+
+
+def near(samples: Array, mode: int) -> float:
+    """The share of samples that lie at one of the ring's components."""
+    return float(np.mean(np.linalg.norm(samples - networks.modes().numpy()[mode], axis=1) < 1))
+
+
+def lasting(client: Client, seconds: float, **parameters: Any) -> dict[str, Any]:
+    """The parameters with so many samples and steps that a request takes about `seconds` here and now."""
+    begin = time.monotonic()
+    infer(client, "rings", samples=64, steps=200, **parameters)
+    steps = 200 * seconds / (time.monotonic() - begin)
+    groups = int(np.clip(np.ceil(steps / 1000), 1, 64))  # of 64 samples, which run one after another
+    return parameters | {"samples": 64 * groups, "steps": int(np.clip(steps / groups, 50, 1000))}
+
+
+def test_the_ready_line_names_what_is_served_and_the_log_what_is_not(server: Server):
+    assert server.models == [
+        "nan", "nearness", "rings", "rings.network", "stranger", "stranger.network", "stripes", "stripes.network"
+    ]  # fmt: skip
+    warnings = [line for line in server.errors.read_text().splitlines() if line.startswith("warning: ")]
+    assert len(warnings) == 2
+    misfit, torn = warnings
+    assert misfit.startswith("warning: model 'misfit' is not served: ")
+    assert misfit.endswith("input 'x': the card says float32 [3, 4, 4], the graph float32 [1, 4, 4]")
+    assert torn.startswith("warning: model 'torn' is not served: ")
+    assert "expected a complete ONNX graph, got: " in torn
+    assert not server.grpc.endswith(":0")
+    assert not server.metrics.endswith(":0")
+
+
+def test_live_ready_and_metadata(server: Server, client: Client):
+    assert client.is_server_live()
+    assert client.is_server_ready()
+    assert client.is_model_ready("rings")
+    assert client.is_model_ready("rings.network")
+    for broken in ("torn", "misfit", "nothing"):
+        assert not client.is_model_ready(broken)
+    assert client.get_server_metadata().name == "tiltserve"
+    rings = client.get_model_metadata("rings")
+    assert [(each.name, each.datatype, list(each.shape)) for each in rings.outputs] == [
+        ("samples", "FP32", [-1, 2]),
+        ("rewards", "FP32", [-1]),
+    ]
+    stranger = client.get_model_metadata("stranger.network")
+    assert [(each.name, list(each.shape)) for each in stranger.inputs] == [("noisy", [-1, 2]), ("noise_level", [-1])]
+
+
+def test_plain_samples(client: Client):
+    outputs, parameters = infer(client, "rings", samples=64, seed=7)
+    assert outputs["samples"].shape == (64, 2)
+    assert outputs["samples"].dtype == F
+    assert list(outputs) == ["samples"]
+    assert (parameters["seed"], parameters["network_rows"], parameters["reward_rows"]) == (7, 64 * 20, 0)
+    assert (parameters["solver"], parameters["steering"], parameters["warnings"]) == ("dpmpp_2m", "none", "")
+    assert max(near(outputs["samples"], mode) for mode in range(networks.MODES)) < 0.4
+    assert sum(near(outputs["samples"], mode) for mode in range(networks.MODES)) > 0.95
+
+
+def test_samples_are_those_of_the_notebook(server: Server, client: Client):
+    """steering.run on the same folder, in this process."""
+    folder = server.root / "rings"
+    card = load_card(folder / "card.yaml")
+    network = OnnxNetwork(folder / "1" / "model.onnx", card, threads=1)
+    plan = steering.plan("heun", path=network.path, steps=9, prediction="x0")
+    expected = steering.run(plan, network, (21, 2), 11)
+    outputs, _ = infer(client, "rings", samples=21, seed=11, solver="heun", steps=9)
+    assert outputs["samples"].tobytes() == expected.numpy().tobytes()
+
+
+def test_steered_samples(client: Client):
+    plain, free = infer(client, "rings", samples=64, seed=7)
+    outputs, parameters = infer(client, "rings", samples=64, seed=7, reward="nearness", reward_mode=3, beta=0.2)
+    assert near(plain["samples"], 3) < 0.4
+    assert near(outputs["samples"], 3) > 0.95
+    assert outputs["rewards"].shape == (64,)
+    distances = ((outputs["samples"] - networks.modes().numpy()[3]) ** 2).sum(axis=1)
+    assert np.allclose(outputs["rewards"], -distances, atol=1e-4)
+    assert parameters["network_rows"] == free["network_rows"]
+    assert parameters["reward_rows"] > 0
+    assert parameters["steering"] == "doob"
+    assert parameters["ess"] > 1
+    only, _ = infer(client, "rings", None, ["rewards"], samples=3, seed=7, reward="nearness", reward_mode=3)
+    assert list(only) == ["rewards"]
+
+
+def test_a_built_in_reward_takes_a_tensor(client: Client):
+    direction = np.array([[10, 0]], F)
+    outputs, _ = infer(client, "rings", {"reward_direction": direction}, samples=32, seed=1, reward="linear")
+    assert near(outputs["samples"], 0) > 0.9
+    assert np.allclose(outputs["rewards"], 10 * outputs["samples"][:, 0], rtol=1e-5)
+
+
+def test_conditions_and_guidance(client: Client):
+    request: dict[str, Any] = {"samples": 3, "seed": 5, "steps": 6}
+    label = {"label": np.array([2])}
+    outputs, parameters = infer(client, "stripes", label, **request)
+    guided, doubled = infer(client, "stripes", label, guidance=3.0, **request)
+    free, _ = infer(client, "stripes", **request)
+    assert outputs["samples"].shape == (3, 1, 4, 4)
+    assert len({each["samples"].tobytes() for each in (outputs, guided, free)}) == 3
+    assert (parameters["network_rows"], doubled["network_rows"]) == (18, 36)
+
+
+def test_seeds_are_drawn_echoed_and_reproducible_on_every_replica(client: Client):
+    steered: dict[str, Any] = {"samples": 3, "steps": 8, "reward": "nearness", "reward_mode": 1}
+    first, parameters = infer(client, "rings", **steered)
+    other, others = infer(client, "rings", **steered)
+    assert parameters["seed"] != others["seed"]
+    assert first["samples"].tobytes() != other["samples"].tobytes()
+    for _ in range(8):  # two replicas take turns
+        again, same = infer(client, "rings", seed=parameters["seed"], **steered)
+        assert same == parameters
+        assert {name: value.tobytes() for name, value in again.items()} == {
+            name: value.tobytes() for name, value in first.items()
+        }
+
+
+def test_bytes_alone_equal_bytes_in_a_crowd(client: Client):
+    solvers = ["dpmpp_2m", "heun", "ddim", "euler"]
+    requests: list[dict[str, Any]] = [
+        {"samples": 1 + i % 5, "seed": i, "solver": solvers[i % 4], "steps": 5 + i}
+        | ({"reward": "nearness", "reward_mode": i % 8} if i % 3 == 0 else {})
+        for i in range(24)
+    ]
+    alone = [infer(client, "rings", **request)[0]["samples"].tobytes() for request in requests]
+    answers: dict[int, bytes] = {}
+    done = threading.Semaphore(0)
+
+    def arrived(index: int, result: triton.InferResult, error: Exception | None) -> None:
+        answers[index] = b"" if error else result.as_numpy("samples").tobytes()
+        done.release()
+
+    for i, request in enumerate(requests):
+        client.async_infer("rings", [], lambda result, error, i=i: arrived(i, result, error), parameters=request)
+    for _ in requests:
+        assert done.acquire(timeout=60)
+    assert [answers[i] for i in range(len(requests))] == alone
+
+
+def test_raw_and_plain_networks(server: Server, client: Client):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(33, 2)).astype(F)
+    asked: list[tuple[str, str, dict[str, Array]]] = [
+        ("rings.network", "rings", {"x": x, "t": rng.uniform(0.1, 0.9, 33).astype(F)}),
+        ("nearness", "nearness", {"x": x, "mode": np.arange(33) % 8}),
+    ]
+    for model, name, feeds in asked:
+        session = onnxruntime.InferenceSession(server.root / name / "1" / "model.onnx")
+        (output,) = session.get_outputs()
+        outputs, _ = infer(client, model, feeds)
+        assert np.array_equal(outputs[output.name], session.run(None, feeds)[0])
+
+
+def test_a_strangers_network_is_served_by_its_card_alone(server: Server, client: Client):
+    """Plain torch export, other names, EDM path, x0 prediction; its bank and calibration are made in the background."""
+    mode: dict[str, Any] = {"samples": 64, "seed": 2, "beta": 0.2, "reward": "nearness", "reward_mode": 6}
+    assert sorted(path.name for path in (server.root / "stranger").iterdir()) == ["1", "card.yaml"]
+
+    def complete() -> bool:
+        warnings = {infer(client, "stranger", **(mode | {"samples": 1}))[1]["warnings"] for _ in range(4)}
+        return not any("no bank" in each or "not calibrated" in each for each in warnings)
+
+    until(complete, 120, "the bank")
+    until(lambda: len({each.fingerprints["stranger"] for each in replicas(server)}) == 1, 10, "equal fingerprints")
+    plain, _ = infer(client, "stranger", samples=64, seed=2)
+    steered, parameters = infer(client, "stranger", **mode)
+    assert sum(near(plain["samples"], each) for each in range(networks.MODES)) > 0.95
+    assert near(plain["samples"], 6) < 0.4
+    assert near(steered["samples"], 6) > 0.95
+    assert parameters["fingerprint"].startswith(replicas(server)[0].fingerprints["stranger"])
+    for _ in range(6):  # both replicas made the same bank
+        assert infer(client, "stranger", **mode)[0]["samples"].tobytes() == steered["samples"].tobytes()
+
+
+@pytest.mark.parametrize(
+    ("model", "inputs", "parameters", "status", "text"),
+    [
+        ("ring", {}, {}, "NOT_FOUND", "unknown model 'ring', expected one of misfit, nan, nearness, rings, "),
+        ("torn", {}, {}, "UNAVAILABLE", "model 'torn' is unavailable: /"),
+        ("misfit", {}, {}, "UNAVAILABLE", "model 'misfit' is unavailable: /"),
+        ("rings", {}, {"solver": "dpm"}, INVALID, "unknown solver 'dpm'"),
+        ("rings", {}, {"stps": 4}, INVALID, "unknown parameter 'stps', did you mean 'steps'?"),
+        ("rings", {}, {"steps": 0}, INVALID, "parameter steps: expected greater than or equal to 1, got 0"),
+        ("rings", {}, {"steps": -3}, INVALID, "parameter steps: expected greater than or equal to 1, got -3"),
+        ("rings", {}, {"steps": 10**9}, INVALID, "parameter steps: expected less than or equal to 1000, "),
+        ("rings", {}, {"samples": 4097}, INVALID, "parameter samples: expected less than or equal to 4096"),
+        ("rings", {}, {"seed": -1}, INVALID, "parameter seed: expected greater than or equal to 0, got -1"),
+        ("rings", {}, {"beta": float("nan")}, INVALID, "parameter 'beta': expected a finite number, got nan"),
+        ("rings", {}, {"guidance": float("inf")}, INVALID, "parameter 'guidance': expected a finite number"),
+        ("rings", {}, {"reward": "far"}, INVALID, "unknown reward 'far', expected one of half_space, linear"),
+        ("rings", {}, {"reward": "nearness"}, INVALID, "reward 'nearness': expected argument 'reward_mode'"),
+        ("rings", {}, {"reward": "nearness", "reward_mode": 9}, INVALID, "expected inputs the network accept"),
+        ("rings", {"y": np.ones(1, F)}, {}, INVALID, "unknown input 'y', expected one of x_init"),
+        ("rings", {"x_init": np.ones((1, 3), F)}, {}, INVALID, "input 'x_init': expected FP32 [1, 2] "),
+        ("rings", {"x_init": np.ones((1, 2))}, {}, INVALID, "input 'x_init': expected FP32 [1, 2] "),
+        ("rings", {"x_init": np.full((1, 2), np.nan, F)}, {}, INVALID, "input 'x_init': expected finite"),
+        ("rings", {"x_init": np.full((1, 2), np.inf, F)}, {}, INVALID, "input 'x_init': expected finite"),
+        ("stripes", {"label": np.array([77])}, {}, INVALID, "expected inputs the network accepts, got: "),
+        ("rings.network", {}, {}, INVALID, "input 'x': expected float32 [n, 2], got none"),
+        (
+            "rings", {}, {"reward": "nan"}, "FAILED_PRECONDITION",
+            "reward 'nan': expected finite values or -inf, got NaN",
+        ),
+        (
+            "rings", {}, {"reward": "nan", "steering": "none"}, "FAILED_PRECONDITION",
+            "reward 'nan': expected finite values or -inf, got NaN",
+        ),
+        (
+            "rings", {}, {"samples": 4096, "steps": 1000}, "RESOURCE_EXHAUSTED",
+            f"queue full: 0 network rows wait, 4096000 more were asked for, expected at most {QUEUE_ROWS} in all",
+        ),
+        ("rings", {}, {"timeout": "soon"}, INVALID, "parameter 'timeout': expected an integer >= 0"),
+    ],
+)  # fmt: skip
+def test_bad_requests(client: Client, model, inputs, parameters, status: str, text: str):
+    def ask() -> None:
+        # the client keeps a parameter named timeout for itself
+        request = pb.ModelInferRequest(model_name=model)
+        for tensor in tensors(inputs):
+            request.inputs.append(tensor._get_tensor())
+            request.raw_input_contents.append(tensor._get_content())
+        if "timeout" in parameters:
+            request.parameters["timeout"].string_param = parameters["timeout"]
+            try:
+                client._client_stub.ModelInfer(request)
+            except grpc.RpcError as error:
+                raise InferenceServerException(error.details(), str(error.code())) from None
+        else:
+            infer(client, model, inputs, **parameters)
+
+    came = refusal(ask)
+    assert came[0] == status, came
+    assert came[1].startswith(text), came
+
+
+def test_unknown_versions_outputs_and_wrong_bytes(server: Server, client: Client):
+    assert refusal(lambda: client.infer("rings", [], model_version="9")) == (
+        "NOT_FOUND", "model 'rings': unknown version '9', expected one of 1"
+    )  # fmt: skip
+    status, text = refusal(lambda: infer(client, "rings", None, ["images"]))
+    assert (status, text) == (INVALID, "unknown output 'images', expected one of samples, rewards")
+    with grpc.insecure_channel(server.grpc) as channel:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        short = pb.ModelInferRequest(model_name="rings", raw_input_contents=[b"\0" * 7])
+        short.inputs.add(name="x_init", datatype="FP32", shape=[1, 2])
+        with pytest.raises(grpc.RpcError) as caught:
+            stub.ModelInfer(short, timeout=20)
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert caught.value.details() == "input 'x_init': expected 8 bytes for FP32 [1, 2], got 7"
+
+
+def test_what_is_not_served_yet_says_so(client: Client):
+    for call in (client.get_model_repository_index, lambda: client.get_model_config("rings"), client.get_log_settings):
+        status, text = refusal(call)
+        assert status == "UNIMPLEMENTED"
+        assert "is not served by tiltserve yet" in text
+
+
+def test_deadlines(server: Server, client: Client):
+    """The client's own, and the parameter `timeout` (microseconds); the rows are freed at once."""
+    for deadline in ({"client_timeout": 0.5}, {"timeout": 500_000}):
+        begin = time.monotonic()
+        status, _ = refusal(partial(client.infer, "rings", [], parameters=LONG, **deadline))
+        assert status == "DEADLINE_EXCEEDED"
+        assert time.monotonic() - begin < 10
+    until(lambda: backlog(server) == 0, 20, "freed rows")
+
+
+def test_a_cancelled_request_frees_its_rows(server: Server, client: Client):
+    ended = threading.Event()
+    call = client.async_infer("rings", [], lambda result, error: ended.set(), parameters=LONG)
+    until(lambda: backlog(server) > 100_000, 30, "running rows")
+    call.cancel()
+    assert ended.wait(20)
+    until(lambda: backlog(server) == 0, 20, "freed rows")
+    assert infer(client, "rings")[0]["samples"].shape == (1, 2)
+
+
+def test_models_as_json_and_as_a_table(server: Server):
+    fleet = server.fleet()
+    models = {model["name"]: model for model in fleet["models"]}
+    assert {name for name, model in models.items() if model["state"] == "READY"} == set(server.models)
+    assert {name for name, model in models.items() if model["state"] == "UNAVAILABLE"} == {"torn", "misfit"}
+    assert "the card says float32 [3, 4, 4]" in models["misfit"]["reason"]
+    assert models["rings"] == {"name": "rings", "kind": "sampler", "versions": ["1"], "state": "READY", "reason": ""}
+    assert len({replica["pid"] for replica in fleet["replicas"]}) == 2
+    assert {replica["pid"] for replica in fleet["replicas"]} <= {each.pid for each in server.descendants()}
+    assert len({json.dumps(replica["fingerprints"]) for replica in fleet["replicas"]}) == 1
+    table = tiltserve("models", "--address", server.grpc)
+    assert table.returncode == 0
+    assert all(name in table.stdout for name in models)
+
+
+def test_the_sample_command_writes_what_the_client_gets(server: Server, client: Client, tmp_path: Path):
+    file = tmp_path / "out.npz"
+    drawn = tiltserve(
+        "sample", "rings", "--address", server.grpc, "--reward", "nearness", "--reward-mode", "4", "--seed", "6",
+        "-n", "5", "-o", str(file),
+    )  # fmt: skip
+    assert drawn.returncode == 0, drawn.stderr
+    outputs, _ = infer(client, "rings", samples=5, seed=6, reward="nearness", reward_mode=4)
+    with np.load(file) as archive:
+        assert archive["samples"].tobytes() == outputs["samples"].tobytes()
+    refused = tiltserve("sample", "rings", "--address", server.grpc, "--reward", "nearness", "--reward-mode", "99")
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("error: INVALID_ARGUMENT: ")
+    assert refused.stderr.count("\n") == 1
+
+
+def test_every_listener_is_on_loopback(server: Server):
+    listening = {
+        connection.laddr.ip
+        for process in server.descendants()
+        for connection in process.net_connections("inet")
+        if connection.status == "LISTEN"
+    }
+    assert listening <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+    assert listening
+
+
+def test_metrics(server: Server, client: Client):
+    before = page(server)
+    infer(client, "rings", samples=3, steps=10, seed=1, reward="nearness", reward_mode=0)
+    refusal(lambda: infer(client, "rings", steps=0))
+    refusal(lambda: infer(client, "made-up"))
+    after = page(server)
+
+    def grown(name: str, **labels: str) -> float:
+        return total(after, name, **labels) - total(before, name, **labels)
+
+    assert grown("tiltserve_requests_total", model="rings", method="ModelInfer", code="OK") == 1
+    assert grown("tiltserve_requests_total", model="rings", method="ModelInfer", code=INVALID) == 1
+    assert grown("tiltserve_requests_total", model="", method="ModelInfer", code="NOT_FOUND") == 1
+    assert "made-up" not in {each.labels["model"] for each in after["tiltserve_requests_total"]}
+    assert grown("tiltserve_request_seconds_count", model="rings", method="ModelInfer") == 2
+    assert grown("tiltserve_rows_total", model="rings", kind="network") == 30
+    assert grown("tiltserve_rows_total", model="nearness", kind="reward") >= 3
+    assert grown("tiltserve_network_seconds_count", model="rings") == 10
+    assert grown("tiltserve_bucket_fill_count", model="rings") == 10
+    assert grown("tiltserve_queue_seconds_count", model="rings") == 1
+    assert grown("tiltserve_ess_count", model="rings") == 1
+    assert grown("nv_inference_request_success", model="rings") == 1
+    assert grown("nv_inference_request_failure", model="rings") == 1
+    assert total(after, "tiltserve_backlog_rows") == 0
+    ids = {replica.id for replica in replicas(server)}
+    assert {each.labels["replica"] for each in after["tiltserve_backlog_rows"]} == ids
+    assert {each.labels["code"] for each in after["tiltserve_requests_total"]} >= {
+        "OK", INVALID, "NOT_FOUND", "UNAVAILABLE", "FAILED_PRECONDITION", "DEADLINE_EXCEEDED", "CANCELLED",
+    }  # fmt: skip
+
+
+def test_killing_a_replica_during_sampling_changes_nothing_for_the_client(server: Server, client: Client):
+    request = lasting(client, 5, seed=5, solver="ddim", eta=0.5, reward="nearness", reward_mode=2)
+    expected, undisturbed = infer(client, "rings", **request)
+    until(lambda: backlog(server) == 0, 20, "idle replicas")
+    replays = total(page(server), "tiltserve_replays_total")
+    before = {replica.id: replica.pid for replica in replicas(server)}
+    assert len(before) == 2
+
+    answer: dict[str, Any] = {}
+
+    def ask() -> None:
+        try:
+            answer["outputs"], answer["parameters"] = infer(client, "rings", **request)
+        except Exception as error:
+            answer["error"] = error
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    (busy,) = until(lambda: [each for each in replicas(server) if each.backlog_rows], 20, "a busy replica")
+    assert busy.pid in {each.pid for each in server.descendants()}
+    assert asking.is_alive()
+    os.kill(busy.pid, signal.SIGKILL)
+    assert infer(client, "rings", samples=2)[0]["samples"].shape == (2, 2)  # the other one goes on
+    asking.join(120)
+    assert not asking.is_alive()
+    assert "error" not in answer, answer
+    assert answer["parameters"] == undisturbed
+    assert {name: value.tobytes() for name, value in answer["outputs"].items()} == {
+        name: value.tobytes() for name, value in expected.items()
+    }
+    assert total(page(server), "tiltserve_replays_total") > replays
+
+    def whole() -> list[dict[str, Any]]:
+        fleet = server.fleet()
+        ready = {model["name"] for model in fleet["models"] if model["state"] == "READY"}
+        pids = {replica["pid"] for replica in fleet["replicas"]}
+        return fleet["replicas"] if len(pids) == 2 and busy.pid not in pids and ready == set(server.models) else []
+
+    after = until(whole, 120, "a new replica")
+    assert {replica["pid"] for replica in after} & set(before.values())  # the other one was left alone
+    until(lambda: len({each.fingerprints["rings"] for each in replicas(server)}) == 1, 20, "equal fingerprints")
+    for _ in range(4):
+        again, _ = infer(client, "rings", **(request | {"samples": 2}))
+        assert again["samples"].tobytes() == expected["samples"][:2].tobytes()
+
+
+def test_an_interrupt_lets_running_requests_finish_and_leaves_nothing(server: Server, client: Client):
+    request = lasting(client, 4, seed=9, solver="euler")
+    answer: dict[str, Any] = {}
+    asking = threading.Thread(target=lambda: answer.update(infer(client, "rings", **request)[0]))
+    asking.start()
+    until(lambda: backlog(server) or not asking.is_alive(), 20, "a running request")
+    assert asking.is_alive()
+    server.stop(signal.SIGINT)
+    asking.join(20)
+    assert answer["samples"].shape == (request["samples"], 2)
+    assert np.isfinite(answer["samples"]).all()

@@ -1,0 +1,61 @@
+"""Real models on ONNX Runtime, and an engine to run them."""
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from serving.backends import Array, Backend
+from serving.backends.ort import OrtNetwork
+from serving.engine import Engine, Network
+from serving.metrics import ReplicaMetrics
+from serving.repository import RAW, Model, PlainModel, Sampler, load, scan
+
+
+class Gated:
+    """A network that notes its calls and, while the gate is shut, holds them before they run."""
+
+    def __init__(self, network: Network) -> None:
+        self.network = Network(network.name, self)
+        self._backend: Backend = network.backend
+        self.inputs, self.outputs, self.kind = self._backend.inputs, self._backend.outputs, self._backend.kind
+        self.gate, self.entered = threading.Event(), threading.Event()
+        self.calls: list[dict[str, Array]] = []
+
+    def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
+        self.calls.append({name: value.copy() for name, value in feeds.items()})
+        self.entered.set()
+        assert self.gate.wait(30)
+        return self._backend.run(feeds, outputs)
+
+
+@pytest.fixture(scope="session")
+def models(small_models: Path) -> dict[str, Model]:
+    """The models of `small_models` by name, with the samplers' raw networks, as a replica holds them."""
+    found: dict[str, Model] = {
+        folder.name: load(folder, lambda file: OrtNetwork(file, 1)) for folder in scan(small_models)
+    }
+    for model in [each for each in found.values() if isinstance(each, Sampler)]:
+        raw = PlainModel(model.name + RAW, model.version, model.network, model.digest[:16])
+        found[raw.name] = raw
+    return found
+
+
+MakeEngine = Callable[..., SimpleNamespace]
+
+
+@pytest.fixture
+def make_engine() -> Iterator[MakeEngine]:
+    """Makes (engine, metrics); every engine is stopped in the end."""
+    engines: list[Engine] = []
+
+    def make(**settings: int) -> SimpleNamespace:
+        metrics = ReplicaMetrics()
+        engines.append(Engine(metrics, **settings))
+        return SimpleNamespace(engine=engines[-1], metrics=metrics)
+
+    yield make
+    for engine in engines:
+        engine.stop()

@@ -1,0 +1,398 @@
+"""The engine with real networks: who shares a call must not matter, and nobody's end may hurt the others."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, Future
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper
+
+import steering
+from serving import job
+from serving.backends import Array
+from serving.backends.ort import OrtNetwork
+from serving.engine import Engine, Evaluation, Network, Program, QueueFullError, Task
+from serving.job import Answer
+from serving.kserve import InferRequest
+from serving.repository import Model, PlainModel, Sampler
+from steering.posteriors import Bank
+from tests import networks
+from tests.serving.conftest import Gated
+
+X = np.linspace(-3, 3, 80, dtype=np.float32).reshape(40, 2)
+
+
+def ask(model: str, inputs: dict[str, Array] | None = None, **parameters: Any) -> InferRequest:
+    return InferRequest(model, inputs=inputs or {}, parameters=parameters)
+
+
+def start(engine: Engine, models: dict[str, Model], request: InferRequest) -> "Future[Answer]":
+    return engine.submit(job.task_for(request, models[request.model], models))
+
+
+def same(one: Answer, other: Answer) -> bool:
+    return one.parameters == other.parameters and {k: (v.shape, v.tobytes()) for k, v in one.outputs.items()} == {
+        k: (v.shape, v.tobytes()) for k, v in other.outputs.items()
+    }
+
+
+def until(condition: Callable[[], bool], seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.005)
+
+
+def evaluations(network: Network, x: Array, times: int, closed: threading.Event | None = None) -> Program:
+    """Evaluates x so often; the result is the list of outputs."""
+    mode = np.zeros(len(x), np.int64)
+    try:
+        replies = []
+        for _ in range(times):
+            (reply,) = yield Evaluation(network, {"x": x, "mode": mode}, ("reward",), len(x))
+            replies.append(reply)
+        return replies
+    finally:
+        if closed is not None:
+            closed.set()
+
+
+@pytest.fixture
+def gated(models: dict[str, Model]) -> Iterator[Gated]:
+    """The reward network `nearness` behind a shut gate."""
+    gated = Gated(models["nearness"].network)
+    yield gated
+    gated.gate.set()
+
+
+def crowd() -> list[InferRequest]:
+    """33 requests: models, solvers, step counts, sample counts, conditions, steering, and raw networks."""
+    requests = [
+        ask("rings", samples=5, seed=1),
+        ask("rings", samples=70, seed=2, steps=6),  # more than one sampler's group
+        ask("rings", samples=3, seed=3, solver="heun", steps=7),
+        ask("rings", samples=1, seed=4, solver="ddim", steps=12, eta=1.0),
+        ask("rings", {"x_init": X[:4]}, samples=4, seed=5, solver="euler", steps=9),
+        ask("rings", samples=6, seed=6, reward="nearness", reward_mode=2),
+        ask("rings", samples=2, seed=7, reward="nearness", reward_mode=5, posterior="gaussian", particles=8),
+        ask("rings", samples=3, seed=8, reward="nearness", reward_mode=5, posterior="neighbours", beta=0.1, steps=8),
+        ask("rings", {"reward_direction": X[7]}, samples=4, seed=9, reward="linear", solver="ddim", eta=0.5, steps=10),
+        ask("rings", samples=4, seed=10, reward="nearness", reward_mode=1, steering="none", steps=5),
+        ask("stripes", {"label": np.array([2])}, samples=3, seed=11, guidance=2.5, steps=8),
+        ask("stripes", {"label": np.arange(4)}, samples=4, seed=12, solver="heun", steps=4),
+        ask("rings.network", {"x": X[:9], "t": np.linspace(0.1, 0.9, 9, dtype=np.float32)}),
+        ask("nearness", {"x": X, "mode": np.arange(40) % 8}),
+    ]
+    solvers = ["dpmpp_2m", "ddim", "euler", "heun"]
+    requests += [
+        ask("rings", samples=1 + i % 6, seed=100 + i, solver=solvers[i % 4], steps=3 + i)
+        if i % 3
+        else ask("rings", samples=1 + i % 4, seed=100 + i, solver=solvers[i % 4], reward="nearness", reward_mode=i % 8)
+        for i in range(19)
+    ]
+    assert len(requests) == 33
+    return requests
+
+
+def test_bytes_alone_equal_bytes_among_32_others(models, make_engine):
+    requests = crowd()
+    alone, together = make_engine(), make_engine(max_bucket=12)
+    expected = [start(alone.engine, models, request).result(60) for request in requests]
+    running = [start(together.engine, models, request) for request in reversed(requests)][::-1]
+    answers = [future.result(120) for future in running]
+    for request, one, other in zip(requests, expected, answers, strict=True):
+        assert same(one, other), request.parameters
+
+    def of(metrics, model: str, name: str) -> float:
+        return metrics.registry.get_sample_value(name, {"model": model})
+
+    # the comparison says something only if calls were shared
+    fuller = of(together.metrics, "rings", "tiltserve_network_seconds_count")
+    assert fuller < 0.7 * of(alone.metrics, "rings", "tiltserve_network_seconds_count")
+    assert alone.engine.backlog_rows == together.engine.backlog_rows == 0
+
+
+@pytest.mark.parametrize("solver", ["dpmpp_2m", "heun", "ddim"])
+@pytest.mark.parametrize("steered", [False, True], ids=["plain", "steered"])
+def test_bytes_equal_those_of_the_notebook(models, make_engine, solver: str, steered: bool):
+    """steering.run on the same graph, tile by tile, against the engine."""
+    rings, nearness, n = models["rings"], models["nearness"], 70
+    eta = 0.7 if solver == "ddim" else 0.0
+    parameters: dict[str, Any] = {"samples": n, "seed": 3, "solver": solver, "steps": 6, "eta": eta}
+    if steered:
+        parameters |= {"reward": "nearness", "reward_mode": 3, "beta": 0.5, "particles": 8}
+    answer = start(make_engine().engine, models, ask("rings", **parameters)).result(60)
+
+    def network(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(rings.network.backend.run({"x": x.numpy(), "t": t.numpy()}, ["x0"])[0])
+
+    def reward(x: torch.Tensor) -> torch.Tensor:
+        feeds = {"x": x.numpy(), "mode": np.full(len(x), 3)}
+        return torch.from_numpy(nearness.network.backend.run(feeds, ["reward"])[0])
+
+    plan = steering.plan(solver, path=rings.path, steps=6, prediction="x0", eta=eta)
+    tilt = steering.Doob(reward, 0.5, 8, Bank(rings.cloud, rings.local(None))) if steered else None
+    x, report = steering.run(plan, network, (n, 2), 3, tilt, report=True)
+    assert answer.outputs["samples"].tobytes() == x.numpy().tobytes()
+    assert answer.parameters["network_rows"] == report.network_rows == n * plan.rows
+    assert answer.parameters["reward_rows"] == report.reward_rows
+    if steered:
+        assert report.rewards is not None
+        assert answer.outputs["rewards"].tobytes() == report.rewards.numpy().tobytes()
+
+
+def test_a_sample_does_not_depend_on_how_many_are_drawn(models, make_engine):
+    engine = make_engine().engine
+    many, few = (
+        start(engine, models, ask("rings", samples=n, seed=9, reward="nearness", reward_mode=6)).result(60)
+        for n in (67, 5)
+    )
+    assert many.outputs["samples"][:5].tobytes() == few.outputs["samples"].tobytes()
+    assert many.outputs["samples"].tobytes() != start(engine, models, ask("rings", samples=67, seed=10)).result(
+        60
+    ).outputs["samples"].tobytes()  # fmt: skip
+
+
+def test_steering_goes_where_the_reward_is(models, make_engine):
+    engine = make_engine().engine
+    mode = networks.modes()[3].numpy()
+    ask_for: dict[str, Any] = {"samples": 64, "seed": 1}
+    plain = start(engine, models, ask("rings", **ask_for)).result(60)
+    steered = start(engine, models, ask("rings", **ask_for, reward="nearness", reward_mode=3, beta=0.2)).result(60)
+    near = [np.mean(np.linalg.norm(each.outputs["samples"] - mode, axis=1) < 1) for each in (plain, steered)]
+    assert near[0] < 0.4
+    assert near[1] > 0.95
+    assert plain.parameters["network_rows"] == steered.parameters["network_rows"]
+    assert np.isclose(steered.outputs["rewards"], -((steered.outputs["samples"] - mode) ** 2).sum(1), atol=1e-4).all()
+
+
+def test_cancelling_frees_rows_before_the_next_call_and_closes_the_program(make_engine, gated: Gated):
+    engine, closed = make_engine(max_bucket=16).engine, threading.Event()
+    first = engine.submit(Task("m", evaluations(gated.network, X, 3, closed), 120))
+    assert gated.entered.wait(20)
+    other = engine.submit(Task("m", evaluations(gated.network, X[:4] + 100, 1), 4))
+    until(lambda: engine.backlog_rows == 124)
+    assert first.cancel()
+    gated.gate.set()
+    (reply,) = other.result(20)
+    assert len(reply) == 4
+    assert closed.wait(20)
+    ours = [call["x"][call["x"][:, 0].astype(float) < 50] for call in gated.calls]
+    assert len(ours[0]) == 16  # the call that was under way
+    assert len(gated.calls) == 2
+    assert not len(ours[1])
+    until(lambda: engine.backlog_rows == 0)
+    with pytest.raises(CancelledError):
+        first.result(0)
+
+
+def test_cancelling_before_the_first_call_runs_nothing(make_engine, gated: Gated):
+    engine, closed = make_engine().engine, threading.Event()
+    holding = engine.submit(Task("m", evaluations(gated.network, X[:2], 1), 2))
+    assert gated.entered.wait(20)
+    never = engine.submit(Task("m", evaluations(gated.network, X[:3] + 100, 1, closed), 3))
+    assert never.cancel()
+    gated.gate.set()
+    holding.result(20)
+    until(lambda: engine.backlog_rows == 0)
+    assert len(gated.calls) == 1
+
+
+def test_a_full_queue_refuses_and_takes_requests_again_later(make_engine, models, gated: Gated):
+    engine = make_engine(max_queue_rows=100).engine
+    with pytest.raises(QueueFullError, match=r"0 network rows wait, 101 more .* at most 100"):
+        engine.submit(Task("m", evaluations(gated.network, X, 1), 101))
+    holding = engine.submit(Task("m", evaluations(gated.network, X, 1), 40))
+    assert gated.entered.wait(20)
+    request = ask("rings", samples=4, steps=20, seed=1)
+    with pytest.raises(QueueFullError, match="queue full: 40 network rows wait, 80 more") as caught:
+        start(engine, models, request)
+    assert job.request_error(caught.value).code.name == "RESOURCE_EXHAUSTED"
+    gated.gate.set()
+    holding.result(20)
+    assert start(engine, models, request).result(20).outputs["samples"].shape == (4, 2)
+
+
+def test_inputs_the_graph_refuses_fail_their_own_request_only(make_engine, models, gated: Gated):
+    engine = make_engine().engine
+    model = PlainModel("nearness", "1", gated.network, "f")
+    shared = {**models, "nearness": model}
+    holding = start(engine, shared, ask("nearness", {"x": X[:1], "mode": np.array([0])}))
+    assert gated.entered.wait(20)
+    requests = [ask("nearness", {"x": X[:3], "mode": np.full(3, mode)}) for mode in (1, 9, 2)]
+    futures = [start(engine, shared, request) for request in requests]
+    steered = start(engine, shared, ask("rings", samples=2, steps=4, seed=5, reward="nearness", reward_mode=2))
+    gated.gate.set()
+    holding.result(20)
+    with pytest.raises(Exception, match=r"INVALID_ARGUMENT .* (out of data bounds|invalid index)") as caught:
+        futures[1].result(20)
+    error = job.request_error(caught.value)
+    assert error.code.name == "INVALID_ARGUMENT"
+    assert "expected inputs the network accepts, got:" in error.detail
+    assert any(9 in call["mode"] and 1 in call["mode"] and 2 in call["mode"] for call in gated.calls), "no shared call"
+    alone = make_engine().engine
+    for future, request in ((futures[0], requests[0]), (futures[2], requests[2])):
+        assert future.result(20).outputs["reward"].tobytes() == (
+            start(alone, models, request).result(20).outputs["reward"].tobytes()
+        )
+    assert np.isfinite(steered.result(20).outputs["samples"]).all()
+    assert engine.backlog_rows == 0
+
+
+def test_a_label_out_of_range_is_the_callers_fault(make_engine, models):
+    engine = make_engine().engine
+    future = start(engine, models, ask("stripes", {"label": np.array([7])}, samples=2, steps=3))
+    beside = start(engine, models, ask("stripes", {"label": np.array([1])}, samples=2, steps=3))
+    with pytest.raises(Exception, match=r"INVALID_ARGUMENT .* (out of data bounds|invalid index)") as caught:
+        future.result(20)
+    assert job.request_error(caught.value).code.name == "INVALID_ARGUMENT"
+    assert beside.result(20).outputs["samples"].shape == (2, 1, 4, 4)
+
+
+@pytest.mark.parametrize("steering_parameter", ["doob", "none"])
+def test_a_reward_that_is_nan_fails_its_own_request_only(make_engine, models, steering_parameter: str):
+    engine = make_engine().engine
+    bad = start(engine, models, ask("rings", samples=2, steps=4, reward="nan", steering=steering_parameter))
+    good = start(engine, models, ask("rings", samples=2, steps=4, reward="nearness", reward_mode=0))
+    with pytest.raises(steering.SteeringError) as caught:
+        bad.result(20)
+    error = job.request_error(caught.value)
+    assert error.code.name == "FAILED_PRECONDITION"
+    assert error.detail == "reward 'nan': expected finite values or -inf, got NaN"
+    assert np.isfinite(good.result(20).outputs["rewards"]).all()
+    assert engine.backlog_rows == 0
+
+
+def test_a_network_that_is_nan_is_the_servers_fault(make_engine, models):
+    rings = models["rings"]
+    nan = models["nan"].network.backend
+
+    class Broken:
+        inputs, outputs, kind = rings.network.backend.inputs, rings.network.backend.outputs, "nan"
+
+        def run(self, feeds, outputs):
+            (score,) = nan.run({"x": feeds["x"]}, ["reward"])
+            return [np.stack([score, score], axis=1)]
+
+    broken = Sampler("rings", "1", rings.card, rings.path, Network("rings", Broken()), "d")
+    with pytest.raises(steering.NetworkError) as caught:
+        make_engine().engine.submit(job.task_for(ask("rings", steps=3), broken, models)).result(20)
+    error = job.request_error(caught.value)
+    assert error.code.name == "INTERNAL"
+    assert "expected finite output at t=" in error.detail
+
+
+def test_a_graph_whose_output_has_other_rows_fails_and_the_engine_lives(make_engine, models, tmp_path):
+    """The positions of the non-zero entries: as many rows as there are such entries."""
+    graph = helper.make_graph(
+        [helper.make_node("NonZero", ["x"], ["by_axis"]), helper.make_node("Transpose", ["by_axis"], ["where"])],
+        "nonzero",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 2])],
+        [helper.make_tensor_value_info("where", TensorProto.INT64, ["m", 2])],
+    )
+    network = Network("nonzero", OrtNetwork(networks.write_graph(tmp_path / "nonzero", graph), 1))
+    shared = {**models, "nonzero": PlainModel("nonzero", "1", network, "f")}
+    engine = make_engine().engine
+    with pytest.raises(Exception, match=r"output 'where': expected 3 rows for 3, got shape \[6, 2\]") as caught:
+        start(engine, shared, ask("nonzero", {"x": np.ones((3, 2), np.float32)})).result(20)
+    assert job.request_error(caught.value).code.name == "INTERNAL"
+    assert start(engine, shared, ask("rings", steps=2)).result(20).outputs["samples"].shape == (1, 2)
+
+
+def test_background_rows_wait_for_all_others(make_engine, gated: Gated):
+    engine = make_engine(max_bucket=8).engine
+    holding = engine.submit(Task("m", evaluations(gated.network, X[:1], 1), 1))
+    assert gated.entered.wait(20)
+    background = engine.submit(Task("m", evaluations(gated.network, X[:20] + 100, 2), 0, background=True))
+    front = [engine.submit(Task("m", evaluations(gated.network, X[:20], 3), 60)) for _ in range(2)]
+    assert engine.backlog_rows == 121  # background rows are nobody's wait
+    gated.gate.set()
+    for future in (holding, background, *front):
+        future.result(20)
+    behind = [bool((call["x"].astype(float) > 50).any()) for call in gated.calls]
+    assert sum(behind) == 6
+    assert behind == sorted(behind)
+
+
+def test_the_backlog_is_exact_and_returns_to_zero(make_engine, models, gated: Gated):
+    engine = make_engine(max_bucket=8).engine
+    holding = engine.submit(Task("m", evaluations(gated.network, X[:1], 1), 1))
+    assert gated.entered.wait(20)
+    futures = [start(engine, models, request) for request in crowd()]
+    rows = 0
+    for request in crowd():
+        task = job.task_for(request, models[request.model], models)
+        rows += task.network_rows
+        task.program.close()
+    assert engine.backlog_rows == rows + 1
+    gated.gate.set()
+    holding.result(20)
+    drawn = [future.result(60) for future in futures]
+    until(lambda: engine.backlog_rows == 0)
+    assert sum(int(each.parameters.get("network_rows", 0)) for each in drawn) == rows - 49  # two plain requests: 9 + 40
+    assert engine.stalled_for() == 0
+
+
+def test_cancelling_while_tasks_end_never_stops_the_engine(make_engine, models):
+    engine = make_engine().engine
+    network = models["nearness"].network
+    for i in range(200):
+        future = engine.submit(Task("m", evaluations(network, X[:2], 1 + i % 2), 2))
+        time.sleep((i % 10) * 5e-5)
+        future.cancel()
+    assert len(engine.submit(Task("m", evaluations(network, X, 1), 40)).result(20)[0]) == 40
+    assert engine.backlog_rows == 0
+
+
+def test_a_future_cancelled_at_the_last_moment_does_not_stop_the_engine(make_engine, models):
+    """The caller leaves just when the engine has looked whether it did."""
+
+    class Leaving(Future):  # type: ignore[type-arg]
+        def cancelled(self) -> bool:
+            before = super().cancelled()
+            self.cancel()
+            return before
+
+    engine = make_engine().engine
+    network = models["nearness"].network
+    engine.submit(Task("m", evaluations(network, X[:2], 1), 2, future=Leaving()))
+    assert len(engine.submit(Task("m", evaluations(network, X, 1), 40)).result(20)[0]) == 40
+
+
+def test_stopping_fails_what_still_runs(make_engine, gated: Gated):
+    engine, closed = make_engine().engine, threading.Event()
+    running = engine.submit(Task("m", evaluations(gated.network, X, 5, closed), 200))
+    assert gated.entered.wait(20)
+    stopping = threading.Thread(target=engine.stop)
+    stopping.start()
+    until(lambda: engine._stopping)
+    with pytest.raises(QueueFullError, match="stopped"):
+        engine.submit(Task("m", evaluations(gated.network, X, 1), 40))
+    gated.gate.set()
+    stopping.join(20)
+    assert not stopping.is_alive()
+    with pytest.raises(QueueFullError, match="the engine has stopped"):
+        running.result(0)
+    assert closed.is_set()
+    assert len(gated.calls) < 10
+
+
+def test_rows_are_counted_by_kind(make_engine, models):
+    made = make_engine()
+    answer = start(made.engine, models, ask("rings", samples=3, steps=5, reward="nearness", reward_mode=1)).result(20)
+    sample = made.metrics.registry.get_sample_value
+    assert sample("tiltserve_rows_total", {"model": "rings", "kind": "network"}) == 15
+    assert sample("tiltserve_rows_total", {"model": "nearness", "kind": "reward"}) >= answer.parameters["reward_rows"]
+    assert sample("tiltserve_queue_seconds_count", {"model": "rings"}) == 1
+    assert sample("tiltserve_bucket_fill_count", {"model": "rings"}) >= 5
+
+
+def test_a_checked_graph_is_what_is_loaded(small_models):
+    """Guards the fixtures: the graphs are real and whole."""
+    for name in ("rings", "stripes", "nearness", "nan"):
+        onnx.checker.check_model(onnx.load(small_models / name / "1" / "model.onnx"), full_check=True)

@@ -1,0 +1,240 @@
+"""What a request may ask for, and what is said to one that asks for something else."""
+
+import re
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+import tritonclient.grpc as triton
+from tritonclient.grpc import service_pb2 as pb
+
+from serving import job, kserve
+from serving.errors import RequestError
+from serving.kserve import InferRequest
+from serving.repository import Model, Sampler
+
+F = np.float32
+ROW = np.zeros((1, 2), F)
+
+
+def refusal(models: dict[str, Model], model: str, inputs: dict[str, Any] | None = None, **parameters: Any) -> str:
+    """The line that is said to a request that must be refused as invalid before anything runs."""
+    with pytest.raises(RequestError) as caught:
+        job.task_for(InferRequest(model, inputs=inputs or {}, parameters=parameters), models[model], models)
+    assert caught.value.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert "\n" not in caught.value.detail
+    return caught.value.detail
+
+
+@pytest.mark.parametrize(
+    ("parameters", "expected"),
+    [
+        ({"stps": 5}, "unknown parameter 'stps', did you mean 'steps'?"),
+        ({"zzz": 5}, "unknown parameter 'zzz', expected one of beta, eta, grid, guidance, particles, posterior, "),
+        ({"steps": 0}, "parameter steps: expected greater than or equal to 1, got 0"),
+        ({"steps": -1}, "parameter steps: expected greater than or equal to 1, got -1"),
+        ({"steps": 1001}, "parameter steps: expected less than or equal to 1000, got 1001"),
+        ({"steps": 2**62}, "parameter steps: expected less than or equal to 1000, got 4611686018427387904"),
+        ({"steps": "x"}, "parameter steps: expected a valid integer, got 'x'"),
+        ({"steps": True}, "parameter steps: expected a valid integer, got True"),
+        ({"steps": 20.0}, "parameter steps: expected a valid integer, got 20.0"),
+        ({"samples": 0}, "parameter samples: expected greater than or equal to 1, got 0"),
+        ({"samples": 4097}, "parameter samples: expected less than or equal to 4096, got 4097"),
+        ({"samples": "4"}, "parameter samples: expected a valid integer, got '4'"),
+        ({"seed": -1}, "parameter seed: expected greater than or equal to 0, got -1"),
+        ({"seed": 0.5}, "parameter seed: expected a valid integer, got 0.5"),
+        ({"solver": "dpm"}, r"unknown solver 'dpm'.* expected one of .*ddim.*dpmpp_2m.*euler.*heun"),
+        ({"solver": 3}, "parameter solver: expected a valid string, got 3"),
+        ({"grid": "log"}, r"unknown grid 'log'.* expected one of .*karras.*logsnr.*uniform"),
+        ({"eta": -0.1}, "parameter eta: expected greater than or equal to 0, got -0.1"),
+        (
+            {"solver": "heun", "eta": 1.0},
+            "eta: solver 'heun' is deterministic and takes eta 0 only, got 1.0; with noise: .*ddim",
+        ),
+        ({"guidance": 2.0}, "guidance: model 'rings' has no conditions, expected 1.0, got 2.0"),
+        ({"guidance": "2"}, "parameter guidance: expected a valid number, got '2'"),
+        ({"steering": "doob"}, "steering 'doob': expected a parameter reward beside it, got none"),
+        ({"steering": "dps", "reward": "nan"}, "parameter steering: expected 'doob' or 'none', got 'dps'"),
+        ({"posterior": "rollout"}, "parameter posterior: expected 'bank', 'gaussian' or 'neighbours', got 'rollout'"),
+        ({"reward": "nan", "beta": 0.0}, "parameter beta: expected greater than 0, got 0.0"),
+        ({"reward": "nan", "beta": -1}, "parameter beta: expected greater than 0, got -1"),
+        ({"reward": "nan", "particles": 3}, "parameter particles: expected a multiple of 2, got 3"),
+        ({"reward": "nan", "particles": 0}, "parameter particles: expected greater than or equal to 2, got 0"),
+        ({"reward": "nan", "particles": 1026}, "parameter particles: expected less than or equal to 1024, got 1026"),
+        ({"reward": "nan", "reward_budget": 0}, "parameter reward_budget: expected greater than or equal to 1, got 0"),
+        ({"reward": 7}, "parameter reward: expected a valid string, got 7"),
+        (
+            {"reward": "nearest"},
+            "unknown reward 'nearest', expected one of half_space, linear, nan, nearness, quadratic$",
+        ),
+        ({"reward": "rings.network"}, "unknown reward 'rings.network', expected one of half_space, linear, "),
+        ({"reward": "rings"}, "unknown reward 'rings', expected one of half_space, linear, "),
+        ({"reward_mode": 1}, "reward_mode: expected a parameter reward beside it, got none"),
+        ({"reward": "nearness"}, "reward 'nearness': expected argument 'reward_mode', got none"),
+        (
+            {"reward": "nearness", "reward_mode": 1, "reward_label": 1},
+            "reward 'nearness': unknown argument 'reward_label', expected reward_mode",
+        ),
+        ({"reward": "nan", "reward_mode": 1}, "reward 'nan': unknown argument 'reward_mode', expected none"),
+        (
+            {"reward": "nearness", "reward_mode": 1.5},
+            r"reward_mode of reward 'nearness': expected int64 of shape \[\], got 1.5",
+        ),
+        (
+            {"reward": "nearness", "reward_mode": "one"},
+            r"reward_mode of reward 'nearness': expected int64 of shape \[\], got 'one'",
+        ),
+        (
+            {"reward": "nearness", "reward_mode": True},
+            r"reward_mode of reward 'nearness': expected int64 of shape \[\], got True",
+        ),
+        ({"reward": "linear"}, "reward 'linear': expected argument 'reward_direction', got none"),
+        (
+            {"reward": "linear", "reward_direction": 1.0},
+            r"reward_direction of reward 'linear': expected an input FP32 \[2\], got 1.0",
+        ),
+    ],
+)
+def test_parameters(models: dict[str, Model], parameters: dict[str, Any], expected: str):
+    assert re.match(expected, text := refusal(models, "rings", **parameters)), text
+
+
+@pytest.mark.parametrize(
+    ("inputs", "parameters", "expected"),
+    [
+        ({"noise": ROW}, {}, "unknown input 'noise', expected one of x_init"),
+        ({"x_int": ROW}, {}, "unknown input 'x_int', did you mean 'x_init'?"),
+        ({"label": np.array([1])}, {}, "unknown input 'label', expected one of x_init"),
+        ({"x_init": ROW}, {"samples": 2}, r"input 'x_init': expected FP32 \[2, 2\] .*, got float32 \[1, 2\]"),
+        ({"x_init": np.zeros((1, 3), F)}, {}, r"input 'x_init': expected FP32 \[1, 2\] .*, got float32 \[1, 3\]"),
+        ({"x_init": np.zeros((1, 2))}, {}, r"input 'x_init': expected FP32 \[1, 2\] .*, got float64 \[1, 2\]"),
+        ({"x_init": np.zeros((2,), F)}, {}, r"input 'x_init': expected FP32 \[1, 2\] .*, got float32 \[2\]"),
+        ({"x_init": np.zeros((0, 2), F)}, {}, r"input 'x_init': expected FP32 \[1, 2\] .*, got float32 \[0, 2\]"),
+        ({"reward_direction": ROW}, {}, "reward_direction: expected a parameter reward beside it, got none"),
+        (
+            {"reward_direction": np.zeros((2, 2), F)}, {"reward": "linear"},
+            r"reward_direction of reward 'linear': expected an input FP32 \[2\], got float32 \[2, 2\]",
+        ),
+        (
+            {"reward_direction": np.zeros(2)}, {"reward": "linear"},
+            r"reward_direction of reward 'linear': expected an input FP32 \[2\], got float64 \[2\]",
+        ),
+        (
+            {"reward_direction": ROW, "reward_scale": ROW}, {"reward": "linear"},
+            r"reward_scale of reward 'linear': expected a number, got float32 \[1, 2\]",
+        ),
+        (
+            {"reward_mode": np.zeros((2, 3), np.int64)}, {"reward": "nearness"},
+            r"reward_mode of reward 'nearness': expected int64 of shape \[\], got int64 \[2, 3\]",
+        ),
+        (
+            {"reward_mode": np.zeros(1, F)}, {"reward": "nearness"},
+            r"reward_mode of reward 'nearness': expected int64 of shape \[\], got float32 \[1\]",
+        ),
+    ],
+)  # fmt: skip
+def test_inputs(models: dict[str, Model], inputs: dict[str, Any], parameters: dict[str, Any], expected: str):
+    assert re.match(expected, text := refusal(models, "rings", inputs, **parameters)), text
+
+
+@pytest.mark.parametrize(
+    ("label", "expected"),
+    [
+        (np.array([1, 2]), r"condition 'label': expected int64 \[3\] or \[1\], got int64 \[2\]"),
+        (np.array(1), r"condition 'label': expected int64 \[3\] or \[1\], got int64 \[\]"),
+        (np.array([1, 2, 3], np.int32), r"condition 'label': expected int64 \[3\] or \[1\], got int32 \[3\]"),
+        (np.array([[1], [2], [3]]), r"condition 'label': expected int64 \[3\] or \[1\], got int64 \[3, 1\]"),
+    ],
+)
+def test_conditions(models: dict[str, Model], label: np.ndarray, expected: str):
+    assert re.match(expected, text := refusal(models, "stripes", {"label": label}, samples=3)), text
+
+
+def test_a_condition_without_null_must_be_sent(models: dict[str, Model], small_models):
+    stripes = models["stripes"]
+    assert isinstance(stripes, Sampler)
+    card = stripes.card.model_copy(
+        update={"conditions": {"label": stripes.card.conditions["label"].model_copy(update={"null": None})}}
+    )
+    strict = Sampler("stripes", "1", card, stripes.path, stripes.network, "d")
+    assert refusal({"stripes": strict}, "stripes", samples=2) == (
+        "condition 'label': expected int64 [2, ...] or [1, ...], got none"
+    )
+    assert refusal({"stripes": strict}, "stripes", {"label": np.array([1])}, guidance=3.0) == (
+        "guidance 3.0: expected a null value for label in the model's card, got none"
+    )
+
+
+@pytest.mark.parametrize(
+    ("inputs", "parameters", "expected"),
+    [
+        ({"x": ROW, "mode": np.array([1])}, {"steps": 3}, "model 'nearness' is a plain network .* got 'steps'"),
+        ({"x": ROW, "mode": np.array([1]), "y": ROW}, {}, "unknown input 'y', expected one of mode, x"),
+        ({"x": ROW}, {}, r"input 'mode': expected int64 \[n\], got none"),
+        ({}, {}, r"input 'x': expected float32 \[n, 2\], got none"),
+        (
+            {"x": np.zeros((1, 3), F), "mode": np.array([1])},
+            {},
+            r"input 'x': expected float32 \[n, 2\], got .*\[1, 3\]",
+        ),
+        ({"x": np.zeros(2, F), "mode": np.array([1])}, {}, r"input 'x': expected float32 \[n, 2\], got float32 \[2\]"),
+        (
+            {"x": np.zeros((0, 2), F), "mode": np.zeros(0, np.int64)},
+            {},
+            r"input 'x': expected .*, got float32 \[0, 2\]",
+        ),
+        ({"x": ROW, "mode": np.array([1], np.int32)}, {}, r"input 'mode': expected int64 \[n\], got int32 \[1\]"),
+        ({"x": ROW, "mode": np.array([1, 2])}, {}, r"inputs: expected one batch size, got \{'x': 1, 'mode': 2\}"),
+    ],
+)
+def test_plain_networks(models: dict[str, Model], inputs: dict[str, Any], parameters: dict[str, Any], expected: str):
+    assert re.match(expected, text := refusal(models, "nearness", inputs, **parameters)), text
+
+
+def test_what_is_not_ours_is_let_through(models: dict[str, Model]):
+    """Triton's clients send parameters of their own; time-out and priority are read elsewhere."""
+    extras: dict[str, kserve.Parameter] = {"timeout": 1000, "priority": 1, "triton_enable_empty_final_response": True}
+    for name, inputs in (("rings", {}), ("nearness", {"x": ROW, "mode": np.array([1])})):
+        task = job.task_for(InferRequest(name, inputs=inputs, parameters=extras), models[name], models)
+        task.program.close()
+
+
+@pytest.mark.parametrize(
+    ("parameters", "inputs", "rows"),
+    [
+        ({}, {}, 20),
+        ({"samples": 4096, "steps": 1000, "solver": "heun"}, {}, 4096 * 1999),
+        ({"samples": 3, "steps": 10, "beta": 2, "reward": "nearness", "reward_mode": 1}, {}, 30),
+    ],
+)
+def test_rows_are_known_beforehand(models: dict[str, Model], parameters, inputs, rows: int):
+    task = job.task_for(InferRequest("rings", inputs=inputs, parameters=parameters), models["rings"], models)
+    assert task.network_rows == rows
+    task.program.close()
+
+
+def test_guidance_doubles_the_rows(models: dict[str, Model]):
+    request = InferRequest("stripes", inputs={"label": np.array([1])}, parameters={"samples": 2, "guidance": 2.0})
+    task = job.task_for(request, models["stripes"], models)
+    assert task.network_rows == 80
+    task.program.close()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_is_refused_by_the_codec(bad: float):
+    tensor = triton.InferInput("x_init", [1, 2], "FP32")
+    tensor.set_data_from_numpy(np.array([[0, bad]], F))
+    message = pb.ModelInferRequest(
+        model_name="rings", inputs=[tensor._get_tensor()], raw_input_contents=[tensor._get_content()]
+    )
+    for request, expected in (
+        (message, "input 'x_init': expected finite numbers, got NaN or infinity"),
+        (
+            pb.ModelInferRequest(parameters={"beta": pb.InferParameter(double_param=bad)}),
+            f"parameter 'beta': expected a finite number, got {bad}",
+        ),
+    ):
+        with pytest.raises(RequestError) as caught:
+            kserve.decode_request(request)
+        assert (caught.value.code, caught.value.detail) == (grpc.StatusCode.INVALID_ARGUMENT, expected)
