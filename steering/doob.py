@@ -25,7 +25,7 @@ from steering.posteriors import Bank, Gaussian, Local, Neighbours, bank
 from steering.posteriors.bank import HAND_OVER, TiltedBank
 from steering.rows import Rows
 from steering.sampler import Guided, Problem, Report, sample
-from steering.select import Kernel, drowned, select
+from steering.select import Kernel, select
 from steering.solvers import SOLVERS
 from steering.weights import checked_rewards, effective_size, log_weights, softmax
 
@@ -188,11 +188,9 @@ class DoobTilt:
                 z[chosen], ess[chosen] = yield from self._select(stage, kernel, centre[chosen], pairs, noise[chosen])
                 rows = rows[~self.drowned[rows]]
             if len(rows):
-                correction[rows], ess[rows], sunk = yield from self._average(
-                    stage, state[rows], centre[rows], pairs, noise[rows]
+                correction[rows], ess[rows], self.drowned[rows] = yield from self._average(
+                    stage, kernel, state[rows], centre[rows], pairs, noise[rows]
                 )
-                if kernel is not None:
-                    self.drowned[rows] = sunk
         self.ess.append(ess)
         # a correction of 0 must leave even the sign of a zero alone
         guided = torch.where(correction == 0, centre, centre + correction)
@@ -207,7 +205,13 @@ class DoobTilt:
         return (left // (2 * (self.plan.rows - stage.index))).clamp(max=most)
 
     def _average(
-        self, stage: Stage, x: Float[Tensor, "m d"], centre: Float[Tensor, "m d"], pairs: int, noise: Noise
+        self,
+        stage: Stage,
+        kernel: Kernel | None,
+        x: Float[Tensor, "m d"],
+        centre: Float[Tensor, "m d"],
+        pairs: int,
+        noise: Noise,
     ) -> Generator[Rows, Tensor, tuple[Float[Tensor, "m d"], Float[Tensor, " m"], Bool[Tensor, " m"]]]:
         """Correction sum_p (w+_p - w-_p) d_p over antithetic particles D +- d_p, with its effective size."""
         deviations = self.local.deviations(x, self.plan.path, stage.update.at, stage.index, pairs, noise)
@@ -217,7 +221,8 @@ class DoobTilt:
         for p in range(pairs):  # one after another: a reduction's bits would depend on the batch
             correction = correction + difference[:, p, None] * deviations[:, p]
         self.methods["average"] += len(x)
-        return correction, effective_size(weights), drowned(correction, difference, deviations)
+        sunk = torch.zeros(len(x), dtype=torch.bool) if kernel is None else kernel.drowned(difference, deviations)
+        return correction, effective_size(weights), sunk
 
     def _select(
         self, stage: Stage, kernel: Kernel, centre: Float[Tensor, "m d"], pairs: int, noise: Noise

@@ -4,6 +4,9 @@ In d dimensions one reward call says little about each coordinate, and the mean'
 On the time-reversed process (eta = 1) the tilted transition kernel can be sampled directly: draw candidates z_m for
 the step's own noise, score the x_0 each leads to, and keep one with probability softmax(r / beta) (SVDD, Li et al.
 2024, arXiv:2408.08252). On kernels with eta < 1 that would be no Doob transform, and averaging is kept.
+
+Selecting is the noisier of the two until averaging drowns: on mixtures of up to 128 dimensions averaging was as close
+or closer to the tilted law nearly everywhere. So the switch waits until the mean's error outweighs the step's noise.
 """
 
 from dataclasses import dataclass
@@ -18,28 +21,19 @@ from steering.plan import Plan, Stage
 from steering.posteriors.local import Local
 
 
-def drowned(
-    correction: Float[Tensor, "m d"], difference: Float[Tensor, "m p"], deviations: Float[Tensor, "m p d"]
-) -> Bool[Tensor, " m"]:
-    """Rows whose correction sum_p c_p d_p is hardly longer than weights that ignore d_p would make it.
-
-    Such weights give it the squared length sum_p c_p^2 |d_p|^2: then signal and noise are even at twice that. A
-    correction of exactly 0 is not drowned.
-    """
-    noise = (difference.square() * deviations.square().sum(dim=-1)).sum(dim=-1)
-    return (noise > 0) & (correction.square().sum(dim=-1) < 2 * noise)
-
-
 @dataclass(frozen=True)
 class Kernel:
     """What x_0 the candidates of one step lead to: D + gain z + remainder xi.
 
     The step's noise S z moves the next denoised estimate by gain z, gain = alpha_t V_t S / sigma_t^2 (the calibrated
     sensitivity of D at the next node t), and what it leaves open of the present variance V_s is the remainder.
+    `weight` is what the step makes of D, `noise` its S.
     """
 
     gain: float
     remainder: float
+    weight: float
+    noise: float
 
     @classmethod
     def of(cls, stage: Stage, plan: Plan, local: Local) -> Self | None:
@@ -48,8 +42,17 @@ class Kernel:
             return None
         at, to = stage.update.at, stage.update.to
         here, there = (local.calibration.variance(plan.path, node.t) for node in (at, to))
-        gain = min(to.alpha * there * stage.update.C[0][0] / to.sigma**2, here**0.5)
-        return cls(gain, (here - gain**2) ** 0.5)
+        weight, scale = stage.update.b[0], stage.update.C[0][0]
+        gain = min(to.alpha * there * scale / to.sigma**2, here**0.5)
+        return cls(gain, (here - gain**2) ** 0.5, weight, scale)
+
+    def drowned(self, difference: Float[Tensor, "m p"], deviations: Float[Tensor, "m p d"]) -> Bool[Tensor, " m"]:
+        """Rows whose averaged correction sum_p c_p d_p would bring more noise into the step than the step's own.
+
+        Weights that ignore the deviations give it the squared length sum_p c_p^2 |d_p|^2.
+        """
+        error = (difference.square() * deviations.square().sum(dim=-1)).sum(dim=-1)
+        return self.weight**2 * error > self.noise**2 * deviations.shape[-1]
 
     def deviations(self, z: Float[Tensor, "m p d"], stage: Stage, noise: Noise) -> Float[Tensor, "m p d"]:
         """x_0 - D for candidates z of the step's noise."""

@@ -1,7 +1,8 @@
 """q(x_0 | x_t) about D with the shapes of nearby bank samples: particles move along the data, not in all directions.
 
 The bank's posterior weights are tempered, softmax(T log N(x; alpha x_k, sigma^2 I)) with T in (0, 1], until about 40
-samples share them; drawn samples are centred, scaled to the calibrated variance, and added to D with both signs.
+samples share them; drawn samples are centred, scaled to a multiple of the calibrated variance, and added to D with
+both signs.
 """
 
 from dataclasses import dataclass
@@ -20,6 +21,10 @@ from steering.tiles import by_tiles
 from steering.weights import effective_size, softmax
 
 NEIGHBOURHOOD = 40.0
+# The calibrated variance is a mean over states: where the reward still has something to decide, the posterior is wider.
+# Measured on 28x28 digits (labels 7 and 3; mean reward, exact tilt -.086 and -.112): 1 gives -.858 and -1.28, 3 -.177 and
+# -.195, 5 -.082 and -.112, 8 -.041 and -.054.
+WIDENING = 5.0
 BISECTIONS = 16
 
 
@@ -48,7 +53,7 @@ class Neighbours:
             return weights, mean, spread
 
         weights, mean, spread = by_tiles(neighbourhood, x)
-        wanted = self.calibration.variance(path, at.t)
+        wanted = WIDENING * self.calibration.variance(path, at.t)
         scale = torch.sqrt(torch.clamp(wanted / torch.clamp(spread, min=1e-12), max=1.0))
         chosen = draw_indices(weights, noise.uniform(stage, Draw.NEIGHBOURS, pairs))
         return (points.x[chosen] - mean[:, None]) * scale[:, None, None]
