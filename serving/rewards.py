@@ -77,6 +77,8 @@ def bind(
     Raises:
         RequestError: INVALID_ARGUMENT for an unknown reward, a missing, unknown or ill-shaped argument.
     """
+    if twice := {*parameters} & {*inputs}:
+        raise errors.invalid(f"{min(twice)}: expected a parameter or an input, got both")
     given: dict[str, Parameter | Array] = {key.removeprefix(PREFIX): value for key, value in parameters.items()}
     given |= {key.removeprefix(PREFIX): value for key, value in inputs.items()}
     if name in BUILT_IN:
@@ -138,20 +140,22 @@ def _check_names(reward: str, given: Mapping[str, object], required: list[str], 
             raise errors.invalid(f"reward {reward!r}: expected argument {PREFIX + name!r}, got none")
 
 
+_CASTS = {"f": "iuf", "i": "iu", "u": "iu", "b": "b"}  # kinds of numbers a graph's input takes
+
+
 def _tensor_argument(reward: str, tensor: GraphTensor, value: Parameter | Array) -> Array:
     """An argument as one row of the graph's input."""
-    where = f"{PREFIX}{tensor.name} of reward {reward!r}"
-    wanted = f"{tensor.dtype} of shape {['?' if axis is None else axis for axis in tensor.row]}"
-    if isinstance(value, bool | str) and tensor.dtype != np.bool_:
-        raise errors.invalid(f"{where}: expected {wanted}, got {_came(value)}")
     array = np.asarray(value)
-    if array.dtype.kind == "f" and tensor.dtype.kind in "iu":
-        raise errors.invalid(f"{where}: expected {wanted}, got {_came(value)}")
     if array.shape == (1, *(axis or 0 for axis in tensor.row)):
         array = array[0]
-    if len(array.shape) != len(tensor.row) or not _same(tensor.row, array.shape):
-        raise errors.invalid(f"{where}: expected {wanted}, got {_came(value)}")
-    return array.astype(tensor.dtype)
+    fits = array.dtype.kind in _CASTS[tensor.dtype.kind] and _same(tensor.row, array.shape)
+    if fits:
+        cast = array.astype(tensor.dtype)
+        fits = tensor.dtype.kind == "f" or bool((cast == array).all())  # no wrapping around
+    if not fits:
+        wanted = f"{tensor.dtype} of shape {['?' if axis is None else axis for axis in tensor.row]}"
+        raise errors.invalid(f"{PREFIX}{tensor.name} of reward {reward!r}: expected {wanted}, got {_came(value)}")
+    return cast
 
 
 def _same(row: tuple[int | None, ...], shape: tuple[int, ...]) -> bool:
