@@ -97,26 +97,31 @@ class Inference:
         self, method: str, parse: Callable[[bytes], Message], answer: Answer, data: bytes, context: ServicerContext
     ) -> bytes:
         """Answers one call, turning errors into statuses and counting how it ended."""
-        began, model, code = time.perf_counter(), "", grpc.StatusCode.OK
+        began, model = time.perf_counter(), ""
+
+        def count(code: grpc.StatusCode) -> None:
+            # before the status is sent: whoever has seen it finds it counted
+            known = model if router.knows(self._roster.replicas, model) else ""
+            self._metrics.finished(known, method, code, time.perf_counter() - began)
+
         try:
             request = _parse(parse, data)
             model = getattr(request, "model_name", "") or getattr(request, "name", "")
             reply = await answer(Call(request, data, context.time_remaining()))
-            return reply if isinstance(reply, bytes) else reply.SerializeToString()
+            result = reply if isinstance(reply, bytes) else reply.SerializeToString()
         except errors.RequestError as error:
-            code = error.code
+            count(error.code)
             await errors.abort(context, error)
         except asyncio.CancelledError:
             past = context.time_remaining() == 0
-            code = grpc.StatusCode.DEADLINE_EXCEEDED if past else grpc.StatusCode.CANCELLED
+            count(grpc.StatusCode.DEADLINE_EXCEEDED if past else grpc.StatusCode.CANCELLED)
             raise
         except Exception:
-            code = grpc.StatusCode.INTERNAL
+            count(grpc.StatusCode.INTERNAL)
             _log.exception("%s failed", method)
             await errors.abort(context, errors.internal(f"{method} failed inside the front; its log says why"))
-        finally:
-            known = model if router.knows(self._roster.replicas, model) else ""
-            self._metrics.finished(known, method, code, time.perf_counter() - began)
+        count(grpc.StatusCode.OK)
+        return result
 
 
 def _parse(parse: Callable[[bytes], Message], data: bytes) -> Message:
