@@ -8,7 +8,8 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterator
 
 # before Ray is imported: it reads its environment once
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -29,6 +30,7 @@ from serving.wire import address
 START_S = 300.0
 OBJECT_STORE_BYTES = 128 * 2**20  # heartbeats and settings are all that Ray carries
 GONE_S = 10.0
+_MARK = "RAY_TILTSERVE_CLUSTER"
 
 
 def serve(settings: Settings) -> int:
@@ -50,7 +52,10 @@ def serve(settings: Settings) -> int:
         raise SettingsError(f"--models: expected folders NAME/VERSION/model.onnx in {settings.models}, got none")
     stop = threading.Event()
     out = sys.stdout
-    with contextlib.redirect_stdout(sys.stderr), _cluster(settings, stop):  # Ray reports dead workers on stdout
+    with (
+        contextlib.redirect_stdout(sys.stderr),
+        _cluster(settings, stop) as heads_alive,
+    ):  # Ray reports dead workers on stdout
         for name, application in applications(settings).items():
             if not stop.is_set():
                 ray_serve.run(application, name=name, route_prefix=None)
@@ -60,10 +65,18 @@ def serve(settings: Settings) -> int:
             metrics = address(settings.host, settings.metrics_port)
             print(f"ready grpc={grpc_address} metrics={metrics} models={','.join(names)}", file=out, flush=True)
         stop.wait()
-        for name in reversed(applications(settings)):  # the front first: it finishes what it took on
-            with contextlib.suppress(Exception):
-                ray_serve.delete(name)
+        draining = threading.Thread(target=_drain, args=(settings,), daemon=True)
+        draining.start()
+        while draining.is_alive() and heads_alive():  # a signal to the whole process group ends Ray beside us
+            draining.join(0.2)
     return 0
+
+
+def _drain(settings: Settings) -> None:
+    """Delete the applications, the front first: it finishes what it took on."""
+    for name in reversed(applications(settings)):
+        with contextlib.suppress(Exception):
+            ray_serve.delete(name)
 
 
 def free_port(host: str, port: int, flag: str) -> int:
@@ -79,9 +92,19 @@ def free_port(host: str, port: int, flag: str) -> int:
 
 
 @contextlib.contextmanager
-def _cluster(settings: Settings, stop: threading.Event) -> Iterator[None]:
-    """A local Ray cluster with Serve's controller; on leaving, every process that was started has ended."""
-    before = {child.pid for child in psutil.Process().children(recursive=True)}
+def _cluster(settings: Settings, stop: threading.Event) -> Iterator[Callable[[], bool]]:
+    """A local Ray cluster with Serve's controller; on leaving, every process that was started has ended.
+
+    Gives a function that tells whether the cluster's own processes are alive.
+    """
+    os.environ[_MARK] = mark = uuid.uuid4().hex
+
+    def heads_alive() -> bool:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            heads = [each for each in psutil.Process().children() if each.name() in ("gcs_server", "raylet")]
+            return len(heads) == 2 and all(each.status() != psutil.STATUS_ZOMBIE for each in heads)
+        return False
+
     ray.init(
         address="local",
         namespace="tiltserve",
@@ -97,15 +120,29 @@ def _cluster(settings: Settings, stop: threading.Event) -> Iterator[None]:
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     try:
         ray_serve.start(proxy_location=ProxyLocation.Disabled)
-        yield
+        yield heads_alive
     finally:
-        started = [each for each in psutil.Process().children(recursive=True) if each.pid not in before]
-        ray.shutdown()
-        _, alive = psutil.wait_procs(started, timeout=GONE_S)
+        started = _marked(mark)
+        if orderly := heads_alive():
+            ray.shutdown()
+        _, alive = psutil.wait_procs(started, timeout=GONE_S if orderly else 1.0)
         for process in alive:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         psutil.wait_procs(alive, timeout=GONE_S)
+        if not orderly and stop.is_set():  # Ray would look for its head for a minute, here or when Python exits
+            sys.stderr.flush()
+            os._exit(0)
+
+
+def _marked(mark: str) -> list[psutil.Process]:
+    """The processes that inherited this server's mark, wherever they hang in the process tree, but not this one."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.pid != os.getpid() and process.environ().get(_MARK) == mark:
+                found.append(process)
+    return found
 
 
 def _wait_for_models(grpc_address: str, replicas: int, stop: threading.Event) -> list[str]:

@@ -177,7 +177,8 @@ class Engine:
 
     def _next_queue(self) -> Key | None:
         """The network served least recently among those with rows waiting; background rows come last."""
-        for key in sorted((k for k, queue in self._queues.items() if queue), key=lambda k: k[0]):
+        self._queues = {key: queue for key, queue in self._queues.items() if queue}  # clients make keys
+        for key in sorted(self._queues, key=lambda k: k[0]):
             self._queues[key] = self._queues.pop(key)  # to the end of its turn
             return key
         return None

@@ -1,5 +1,6 @@
 """From a request to a program for the engine, and from its result to a response."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -16,14 +17,17 @@ from serving.kserve import InferRequest, Parameter
 from serving.parameters import EVERYWHERE, Parameters
 from serving.parameters import parse as parameters_of
 from serving.programs import evaluations, scored
-from serving.repository import Model, PlainModel, Sampler
+from serving.repository import Knowledge, Model, PlainModel, Sampler
 from serving.rewards import Reward
 from steering.posteriors import Bank, Local
 from steering.run import merged
+from steering.tiles import ROWS
 from steering.weights import checked_rewards
 
 GROUP = 64
-"""Samples of one sampler: bounds the memory of a request's particles; a multiple of steering's tile."""
+"""Most samples of one sampler, and a multiple of steering's tile."""
+CANDIDATES = 2**22
+"""Most numbers in the candidates of a stage: bounds a request's memory, and its turn on the engine's thread."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +59,11 @@ def task_for(request: InferRequest, model: Model, models: Mapping[str, Model]) -
         return _plain_task(request, model)
     parameters, reward_arguments = parameters_of(request)
     n, card = parameters.samples, model.card
-    known = {"x_init", *card.conditions}
+    names = {"x_init", *card.conditions}
     reward_inputs = {name: value for name, value in request.inputs.items() if name.startswith(rewards.PREFIX)}
     for name in request.inputs:
-        if name not in known and name not in reward_inputs:
-            raise errors.invalid(unknown("input", name, known))
+        if name not in names and name not in reward_inputs:
+            raise errors.invalid(unknown("input", name, names))
     try:
         assert card.prediction is not None
         plan = steering.plan(
@@ -77,13 +81,17 @@ def task_for(request: InferRequest, model: Model, models: Mapping[str, Model]) -
         )
     elif parameters.steering == "doob":
         raise errors.invalid("steering 'doob': expected a parameter reward beside it, got none")
+    elif "rewards" in request.outputs:
+        raise errors.invalid("output 'rewards': expected a parameter reward beside it, got none")
     condition, null = _conditions(request, model, n, parameters.guidance)
     problem = steering.Problem(
         plan, card.event_shape, torch.float32, condition, parameters.guidance, null, model.digest
     )
     x_init = _x_init(request, (n, *card.event_shape))
-    steer, notes = _steering(model, parameters, reward, bool(condition))
-    program = _sample(model, problem, parameters, reward, steer, x_init, notes)
+    known = model.known  # one state of it from here to the answer's fingerprint
+    steer, notes = _steering(model.name, known, parameters, reward, bool(condition))
+    fingerprint = known.fingerprint if reward is None else f"{known.fingerprint}-{reward.fingerprint}"
+    program = _sample(model, problem, parameters, reward, steer, x_init, notes, fingerprint)
     rows = n * plan.rows * (2 if condition and parameters.guidance != 1 else 1)
     return Task(model.name, program, rows)
 
@@ -140,24 +148,25 @@ def _conditions(
 
 
 def _steering(
-    model: Sampler, parameters: Parameters, reward: Reward | None, conditional: bool
+    model: str, known: Knowledge, parameters: Parameters, reward: Reward | None, conditional: bool
 ) -> tuple[steering.Doob | None, list[str]]:
     """The steering method a request asks for, and what the caller should know of the choice."""
     if reward is None or parameters.steering == "none":
         return None, []
     notes = []
-    cloud = None if conditional else model.cloud
+    cloud = None if conditional else known.cloud
     if cloud is None and parameters.posterior in (None, "bank"):
         why = "its bank belongs to no condition" if conditional else "it has no bank yet"
-        notes.append(f"model {model.name!r}: {why}; a local posterior was used throughout")
-    if model.calibration is None:
-        notes.append(f"model {model.name!r} is not calibrated; the variance of Gaussian data was used instead")
-    local = model.local(parameters.posterior if parameters.posterior != "bank" else None)
-    if parameters.posterior == "neighbours" and model.cloud is None:
+        notes.append(f"model {model!r}: {why}; a local posterior was used throughout")
+    if known.calibration is None:
+        notes.append(f"model {model!r} is not calibrated; the variance of Gaussian data was used instead")
+    wanted = parameters.posterior if parameters.posterior != "bank" else None
+    local = known.local(wanted or ("gaussian" if conditional else None))
+    if parameters.posterior == "neighbours" and known.cloud is None:
         notes.append("neighbours need a bank; gaussian was used instead")
     posterior: Bank | Local = local
     if cloud is not None and parameters.posterior in (None, "bank"):
-        posterior = Bank(cloud, local, model.scored)
+        posterior = Bank(cloud, local, known.scored)
 
     def score(x: Tensor) -> Tensor:
         raise AssertionError("the engine answers reward rows itself")
@@ -178,12 +187,15 @@ def _sample(
     steer: steering.Doob | None,
     x_init: Tensor | None,
     notes: list[str],
+    fingerprint: str,
 ) -> Program:
     """Run the samplers of a request, group after group, and put the answer together."""
     parts = []
     n = parameters.samples
-    for first in range(0, n, GROUP):
-        rows = slice(first, min(first + GROUP, n))
+    fitting = CANDIDATES // (parameters.particles * math.prod(problem.event)) // ROWS * ROWS
+    group = GROUP if steer is None else min(GROUP, max(ROWS, fitting))
+    for first in range(0, n, group):
+        rows = slice(first, min(first + group, n))
         condition = {name: c[rows] for name, c in problem.condition.items()}
         sampler = steering.sample(
             replace(problem, condition=condition),
@@ -200,11 +212,12 @@ def _sample(
     if report.rewards is not None:
         outputs["rewards"] = report.rewards.to(torch.float32).numpy()
     ess = float(report.ess.mean()) if report.ess.numel() else None
-    fingerprint = model.fingerprint if reward is None else f"{model.fingerprint}-{reward.fingerprint}"
     echoed: dict[str, Parameter] = {
         "seed": parameters.seed,
         "network_rows": report.network_rows,
         "reward_rows": report.reward_rows,
+        # once per reward and replica; said every time, since equal requests have equal answers
+        "bank_reward_rows": len(steer.posterior.samples) if steer and isinstance(steer.posterior, Bank) else 0,
         "solver": parameters.solver,
         "steering": "none" if steer is None else "doob",
         "fingerprint": fingerprint,

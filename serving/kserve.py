@@ -87,6 +87,8 @@ def check_outputs(requested: Iterable[str], available: Iterable[str]) -> list[st
     """The outputs to send, all of them if none was asked for; call it before the work to refuse a wrong name early."""
     known = list(available)
     names = list(requested) or known
+    if len(set(names)) < len(names):
+        raise errors.invalid(f"outputs: expected each name once, got {', '.join(names)}")
     for name in names:
         if name not in known:
             raise errors.invalid(f"unknown output {name!r}, expected one of {', '.join(known)}")

@@ -19,7 +19,7 @@ class Parameters(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     samples: Annotated[int, Field(ge=1, le=4096)] = 1
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     solver: str = "dpmpp_2m"
     steps: Annotated[int, Field(ge=1, le=1000)] = 20
     grid: str | None = None
@@ -30,7 +30,7 @@ class Parameters(BaseModel):
     particles: Annotated[int, Field(ge=2, le=1024, multiple_of=2)] = 32
     steering: Literal["doob", "none"] | None = None
     posterior: Literal["bank", "gaussian", "neighbours"] | None = None
-    reward_budget: Annotated[int, Field(ge=1)] | None = None
+    reward_budget: Annotated[int, Field(ge=1, lt=2**31)] | None = None
 
 
 def parse(request: InferRequest) -> tuple[Parameters, dict[str, Parameter]]:

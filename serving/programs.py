@@ -3,6 +3,7 @@
 from collections.abc import Generator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -43,10 +44,12 @@ def network_evaluation(model: Sampler, rows: steering.Rows) -> Evaluation:
     card = model.card
     inputs = {each.name: each for each in model.network.backend.inputs}
     t = inputs[card.inputs.t]
-    time = steering.paths.TIME_INPUTS[card.inputs.time](model.path, rows.t).numpy().astype(t.dtype)
+    time = steering.paths.TIME_INPUTS[card.inputs.time](model.path, rows.t).numpy()
+    if t.dtype.kind == "i":
+        time = np.rint(time)
     feeds: dict[str, Array] = {
         card.inputs.x: rows.x.contiguous().numpy(),
-        card.inputs.t: time.reshape(-1, *(1 for _ in t.row)),
+        card.inputs.t: time.astype(t.dtype).reshape(-1, *(1 for _ in t.row)),
         **{name: value.contiguous().numpy() for name, value in rows.condition.items()},
     }
     return Evaluation(model.network, feeds, (card.output,), len(rows))

@@ -2,6 +2,7 @@
 
 import hashlib
 import zipfile
+import zlib
 from collections.abc import Callable, Hashable, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,26 +57,24 @@ class PlainModel:
     fingerprint: str
 
 
-class Sampler:
-    """A network with a card: what is needed to draw from it and to steer it.
+class Knowledge:
+    """What is known of a sampler's law: replaced as a whole, so that a request sees one state of it from end to end.
 
     Attributes:
-        digest: identifies graph, card and backend.
-        fingerprint: the digest with bank and calibration: replicas with equal fingerprints give equal bytes.
+        cloud: the bank's samples, None while there are none.
+        calibration: V(t), None before it was measured.
+        scored: rewards of the bank by reward; a client chooses them, so their number is bounded.
+        fingerprint: graph, card and backend with bank and calibration; replicas with equal ones give equal bytes.
     """
 
-    def __init__(self, name: str, version: str, card: Card, path: steering.Path, network: Network, digest: str) -> None:
-        self.name, self.version, self.card, self.path, self.network = name, version, card, path, network
-        self.digest = digest
-        self.complete(None, None)
-
-    def complete(self, samples: torch.Tensor | None, calibration: steering.Calibration | None) -> None:
-        """Set the bank's samples [K, *event] and the calibration, as far as there are any."""
+    def __init__(
+        self, card: Card, digest: str, samples: torch.Tensor | None, calibration: steering.Calibration | None
+    ) -> None:
+        self._card = card
         self.cloud = None if samples is None else Cloud(samples)
         self.calibration = calibration
-        # a client chooses the rewards that are scored, so their number is bounded
         self.scored: MutableMapping[Hashable, torch.Tensor] = LRUCache(REMEMBERED)
-        whole = hashlib.sha256(self.digest.encode())
+        whole = hashlib.sha256(digest.encode())
         whole.update(b"" if samples is None else samples.numpy().tobytes())
         whole.update(repr(calibration).encode())
         self.fingerprint = whole.hexdigest()[:16]
@@ -86,22 +85,35 @@ class Sampler:
         if calibration is None:
             spread = self.cloud.samples.var(dim=0, unbiased=False).mean() if self.cloud is not None else 1.0
             calibration = steering.Uncalibrated(float(spread))
-        kind = kind or self.card.posterior or ("neighbours" if len(self.card.event_shape) > 1 else "gaussian")
+        kind = kind or self._card.posterior or ("neighbours" if len(self._card.event_shape) > 1 else "gaussian")
         if kind == "neighbours" and self.cloud is not None:
             return Neighbours(self.cloud, calibration)
         return Gaussian(calibration)
+
+
+class Sampler:
+    """A network with a card: what is needed to draw from it, and in `known` what is needed to steer it."""
+
+    def __init__(self, name: str, version: str, card: Card, path: steering.Path, network: Network, digest: str) -> None:
+        self.name, self.version, self.card, self.path, self.network = name, version, card, path, network
+        self.digest = digest
+        self.learn(None, None)
+
+    def learn(self, samples: torch.Tensor | None, calibration: steering.Calibration | None) -> None:
+        """Take on a bank's samples [K, *event] and a calibration, as far as there are any."""
+        self.known = Knowledge(self.card, self.digest, samples, calibration)
 
 
 Model = PlainModel | Sampler
 
 
 def scan(root: Path) -> list[Folder]:
-    """Every folder of `root` that has a version folder (a number), by name."""
+    """Every folder of `root` that has a version folder (a number), or looks as if it should, by name."""
     found = []
     for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
         versions = [path.name for path in folder.iterdir() if path.is_dir() and path.name.isdecimal()]
-        if versions:
-            found.append(Folder(folder.name, max(versions, key=int), folder))
+        if versions or (folder / CARD).exists() or (folder / GRAPH).exists():
+            found.append(Folder(folder.name, max(versions or ["1"], key=int), folder))
     return found
 
 
@@ -145,7 +157,7 @@ def load(folder: Folder, opener: Open) -> Model:
     if curve is not None and len(curve.t) > 1:
         calibration = steering.Calibration(tuple(curve.t), tuple(curve.mse))
     samples = _load_bank(folder.bank, card.event_shape, graph_sha256) if folder.bank.exists() else None
-    sampler.complete(samples, calibration)
+    sampler.learn(samples, calibration)
     return sampler
 
 
@@ -162,7 +174,8 @@ def check_graph(file: Path, card: Card, backend: Backend) -> None:
             raise LoadError(f"{file}: the card names input {name!r}, the graph has {', '.join(inputs)}")
         here = inputs[name]
         squeezed = here.row if name != card.inputs.t or here.row != (1,) else ()
-        loose = name == card.inputs.t and here.dtype.kind in "fi"
+        whole = card.inputs.time == "1000*t"  # the only time input that integers can hold
+        loose = name == card.inputs.t and here.dtype.kind in ("fi" if whole else "f")
         if not _fits(row, squeezed) or not (here.dtype == dtype or loose):
             raise LoadError(f"{file}: input {name!r}: the card says {dtype} {_show(row)}, the graph {_describe(here)}")
     if extra := [name for name in inputs if name not in wanted]:
@@ -183,7 +196,7 @@ def _load_bank(file: Path, event: tuple[int, ...], graph_sha256: str) -> torch.T
         with np.load(file, allow_pickle=False) as archive:
             samples = torch.from_numpy(archive["x"].astype(np.float32))
             owner = str(archive["model_sha256"]) if "model_sha256" in archive else None
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError) as error:
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise LoadError(f"{file}: expected a bank (x, model_sha256), got: {' '.join(str(error).split())}") from None
     if samples.shape[1:] != event or len(samples) < 2:
         raise LoadError(f"{file}: x: expected [K, {_show(event)[1:]} with K >= 2, got {_show(tuple(samples.shape))}")

@@ -55,7 +55,8 @@ class BuiltInReward:
 
     @property
     def key(self) -> tuple[object, ...]:
-        return (self.name, *((k, str(v)) for k, v in sorted(self.arguments.items())))
+        exact = ((k, v.numpy().tobytes() if isinstance(v, Tensor) else v) for k, v in sorted(self.arguments.items()))
+        return (self.name, *exact)
 
     @property
     def fingerprint(self) -> str:

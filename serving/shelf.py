@@ -49,7 +49,7 @@ class Shelf:
         for model in self.models.values():
             if not isinstance(model, Sampler) or model.card.conditions:
                 continue  # a bank belongs to one law, and conditions make many
-            if model.cloud is None or model.calibration is None:
+            if model.known.cloud is None or model.known.calibration is None:
                 task = Task(model.name, _prepared(model), 0, background=True)
                 engine.submit(task).add_done_callback(partial(_report, model.name))
 
@@ -83,7 +83,7 @@ def _sampler_state(model: Sampler) -> ModelState:
         model.version,
         "sampler",
         "READY",
-        fingerprint=model.fingerprint,
+        fingerprint=model.known.fingerprint,
         inputs=(TensorSpec("x_init", "FP32", (-1, *event)), *conditions),
         outputs=(TensorSpec("samples", "FP32", (-1, *event)), TensorSpec("rewards", "FP32", (-1,))),
     )
@@ -107,15 +107,16 @@ def _prepared(model: Sampler) -> Generator[Evaluation, list[Array], None]:
         "dpmpp_2m", path=model.path, steps=20, prediction=card.prediction,
         preconditioning=card.preconditioning, sigma_data=card.sigma_data,
     )  # fmt: skip
-    samples = model.cloud.samples if model.cloud is not None else None
+    known = model.known
+    samples = known.cloud.samples if known.cloud is not None else None
     if samples is None:
         problem = steering.Problem(plan, card.event_shape)
         samples = yield from evaluations(steering.draw_bank(problem, steering.BANK_SIZE), model, None)
-    calibration = model.calibration
+    calibration = known.calibration
     if calibration is None:
         measuring = steering.calibrate(samples, model.path, card.prediction, card.preconditioning, card.sigma_data)
         calibration = yield from evaluations(measuring, model, None)
-    model.complete(samples, calibration)
+    model.learn(samples, calibration)
 
 
 def _report(name: str, future: Any) -> None:

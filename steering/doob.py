@@ -43,7 +43,8 @@ class Doob:
         beta: temperature > 0; smaller is stronger.
         particles: candidates per sample and stage of the local posterior; even, at least 2.
         posterior: `posteriors.bank(samples)`, `.gaussian()` or `.neighbours(samples)`. When absent, a bank of 4,096
-            samples is drawn from the network on first use and kept.
+            samples is drawn from the network on first use and kept; under conditions, whose laws have no bank in
+            common, a Gaussian of uncalibrated variance is used.
         reward_budget: most reward rows per sample, the final scoring included; particles shrink to fit. None: no bound.
         key: identifies the reward among those a bank remembers scores of; the reward itself by default.
     """
@@ -58,9 +59,9 @@ class Doob:
         reward_budget: int | None = None,
         key: Hashable = None,
     ) -> None:
-        if not 0 < beta < float("inf"):
+        if isinstance(beta, bool | str) or not 0 < beta < float("inf"):
             raise SteeringError(f"beta: expected a finite number > 0, got {beta!r}")
-        if particles < 2 or particles % 2:
+        if not isinstance(particles, int) or particles < 2 or particles % 2:
             raise SteeringError(f"particles: expected an even number >= 2, got {particles!r}")
         if reward_budget is not None and reward_budget < 1:
             raise SteeringError(f"reward_budget: expected at least 1 reward row per sample, got {reward_budget!r}")
@@ -77,7 +78,7 @@ class Doob:
         if isinstance(posterior, Bank):
             if self.key not in posterior.scored:
                 scores = yield Rows.reward(posterior.samples)
-                posterior.scored[self.key] = checked_rewards(scores, len(posterior.samples), self.name)
+                posterior.scored[self.key] = checked_rewards(scores, len(posterior.samples), self.name, problem.dtype)
             tilted = posterior.tilted(posterior.scored[self.key], self.beta, problem.dtype)
             if tilted.effective_size < SAFE_BANK:
                 warnings.append(
@@ -92,9 +93,12 @@ class Doob:
         local = given.local if isinstance(given, Bank) else given
         if given is not None and local is not None and local.calibration is not None:
             return given
+        if problem.condition:
+            # a bank and a curve belong to one law, and whose law that is must not depend on a sample's neighbours
+            spread = given.variance if isinstance(given, Bank) else 1.0
+            return (Gaussian() if given is None else given).calibrated(Uncalibrated(spread))
         plan = problem.plan
-        laws = tuple((name, c.numpy().tobytes()) for name, c in sorted(problem.condition.items()))
-        where = (problem.model, problem.event, plan.path, plan.prediction, plan.preconditioning, problem.guidance, laws)
+        where = (problem.model, problem.event, plan.path, plan.prediction, plan.preconditioning)
         if where not in self._posteriors:
             self._posteriors[where] = yield from self._make_posterior(problem)
         return self._posteriors[where]
@@ -102,15 +106,11 @@ class Doob:
     def _make_posterior(self, problem: Problem) -> Generator[Rows, Tensor, Bank | Local]:
         """Draw the bank that was not given, and measure V(t)."""
         plan, posterior = problem.plan, self.posterior
-        samples = posterior.cloud.samples if isinstance(posterior, Bank | Neighbours) else None
-        if samples is None:
-            # a bank belongs to one law: mixed conditions get a local posterior, for which a few samples will do
-            alone = posterior is None and all(bool((c == c[:1]).all()) for c in problem.condition.values())
-            samples = yield from draw_bank(problem, BANK_SIZE if alone else CALIBRATION_SIZE)
-            posterior = posterior or (bank(samples) if alone else Gaussian())
-        assert posterior is not None
-        if problem.condition:  # calibrating would need each sample's own condition
-            return posterior.calibrated(Uncalibrated(float(samples.double().var(dim=0, unbiased=False).mean())))
+        if isinstance(posterior, Bank | Neighbours):
+            samples = posterior.cloud.samples
+        else:
+            samples = yield from draw_bank(problem, BANK_SIZE if posterior is None else CALIBRATION_SIZE)
+            posterior = posterior or bank(samples)
         measuring = calibrate(
             samples.to(problem.dtype), plan.path, plan.prediction, plan.preconditioning, plan.sigma_data
         )
@@ -118,14 +118,13 @@ class Doob:
 
 
 def draw_bank(problem: Problem, size: int) -> Generator[Rows, Tensor, Tensor]:
-    """`size` samples [size, *event] of the model itself, by a deterministic solver, under its conditions in turn."""
+    """`size` samples [size, *event] of an unconditional model itself, by a deterministic solver."""
     plan = problem.plan
     setup = compile_plan(
         SOLVERS, "dpmpp_2m", path=plan.path, steps=20, prediction=plan.prediction,
         preconditioning=plan.preconditioning, sigma_data=plan.sigma_data,
     )  # fmt: skip
-    condition = {name: c[torch.arange(size) % len(c)] for name, c in problem.condition.items()}
-    samples, _ = yield from sample(replace(problem, plan=setup, condition=condition), Noise(SEED, range(size)))
+    samples, _ = yield from sample(replace(problem, plan=setup), Noise(SEED, range(size)))
     return samples
 
 
@@ -202,7 +201,7 @@ class DoobTilt:
         if self.doob.reward_budget is None:
             return torch.full_like(spent, most)
         left = self.doob.reward_budget - 1 - spent  # one row scores the finished sample
-        return (left // (2 * (self.plan.rows - stage.index))).clamp(max=most)
+        return (left // (2 * (self.plan.rows - stage.index))).clamp(min=0, max=most)
 
     def _average(
         self,
@@ -239,7 +238,7 @@ class DoobTilt:
         candidates = torch.cat([centre[:, None] + deviations, centre[:, None] - deviations], dim=1)
         m, k = candidates.shape[:2]
         scores = yield Rows.reward(candidates.reshape(m * k, *self.problem.event))
-        rewards = checked_rewards(scores, m * k, self.doob.name).reshape(m, k).to(centre.dtype)
+        rewards = checked_rewards(scores, m * k, self.doob.name, centre.dtype).reshape(m, k)
         self.no_hit += int((rewards == -torch.inf).all(dim=1).sum())
         return softmax(log_weights(rewards, self.doob.beta))
 

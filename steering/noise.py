@@ -48,8 +48,8 @@ class Noise:
     """The noise of the samples `indices` of the request with this seed."""
 
     def __init__(self, seed: int, indices: Sequence[int] | range) -> None:
-        if not 0 <= seed < 2**63:
-            raise ValueError(f"seed must be in 0..2^63-1, got {seed}")
+        if not isinstance(seed, int) or not 0 <= seed < 2**63:
+            raise ValueError(f"seed: expected an integer in 0..2^63-1, got {seed!r}")
         self.seed = seed
         self.indices: Int64[Tensor, " n"] = torch.tensor(list(indices), dtype=torch.int64)
 

@@ -17,6 +17,7 @@ from steering.paths import Path
 
 Matrix = tuple[tuple[float, ...], ...]
 MAX_STEPS = 1000
+MAX_ETA = 100.0
 
 
 @dataclass(frozen=True)
@@ -148,8 +149,8 @@ def compile_plan(
     entry = solvers[solver]
     if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= MAX_STEPS:
         raise PlanError(f"steps: expected an integer in 1..{MAX_STEPS}, got {steps!r}")
-    if not 0 <= eta < float("inf"):
-        raise PlanError(f"eta: expected a finite number >= 0, got {eta!r}")
+    if not 0 <= eta <= MAX_ETA:
+        raise PlanError(f"eta: expected a number in 0..{MAX_ETA:g}, got {eta!r}")
     if eta > 0 and not entry.takes_eta:
         able = ", ".join(sorted(name for name, other in solvers.items() if other.takes_eta))
         raise PlanError(

@@ -64,13 +64,15 @@ def run(
         NetworkError: the network returned a wrong shape or NaN.
         ValueError: arguments out of range.
     """
+    if len(shape) < 2 or min(shape) < 1:
+        raise ValueError(f"shape: expected (samples, *event), all of them at least 1, got {tuple(shape)}")
     n, event = shape[0], tuple(shape[1:])
-    if n < 1 or not event:
-        raise ValueError(f"shape: expected (samples, *event) with at least one sample, got {shape}")
     if x_init is not None and tuple(x_init.shape) != tuple(shape):
         raise ValueError(f"x_init: expected shape {list(shape)}, got {list(x_init.shape)}")
     conditions = {k: expanded(k, torch.as_tensor(c), n) for k, c in (condition or {}).items()}
     nulls = dict(null or {})
+    if guidance != 1 and not conditions:
+        raise ValueError(f"guidance: expected 1.0 without conditions, got {guidance}")
     if guidance != 1 and set(nulls) != set(conditions):
         raise ValueError(f"guidance {guidance}: expected null tensors for {sorted(conditions)}, got {sorted(nulls)}")
     # samples are independent: groups bound the memory of the particles and keep every sample's place in its tile
@@ -121,6 +123,7 @@ def merged(reports: list[Report]) -> Report:
     )
 
 
+@torch.no_grad()
 def _answer(request: Rows, network: Network, steer: Doob | None, tile: int | None) -> Tensor:
     if request.kind == "network":
         return _tiled(lambda x, t, **c: network(x, t, **c), request, tile)

@@ -44,7 +44,7 @@ class Kernel:
         here, there = (local.calibration.variance(plan.path, node.t) for node in (at, to))
         weight, scale = stage.update.b[0], stage.update.C[0][0]
         gain = min(to.alpha * there * scale / to.sigma**2, here**0.5)
-        return cls(gain, (here - gain**2) ** 0.5, weight, scale)
+        return cls(gain, max(0.0, here - gain**2) ** 0.5, weight, scale)
 
     def drowned(self, difference: Float[Tensor, "m p"], deviations: Float[Tensor, "m p d"]) -> Bool[Tensor, " m"]:
         """Rows whose averaged correction sum_p c_p d_p would bring more noise into the step than the step's own.

@@ -10,12 +10,13 @@ from torch import Tensor
 from steering.errors import SteeringError
 
 
-def checked_rewards(rewards: object, rows: int, name: str) -> Float[Tensor, " rows"]:
-    """Rewards of `rows` candidates: [rows], -inf allowed, NaN and +inf not. Raises `SteeringError`."""
+def checked_rewards(rewards: object, rows: int, name: str, dtype: torch.dtype | None = None) -> Float[Tensor, " rows"]:
+    """Rewards of `rows` candidates in `dtype`: [rows], -inf allowed, NaN and +inf not. Raises `SteeringError`."""
     if not isinstance(rewards, Tensor):
         raise SteeringError(f"reward {name!r}: expected a tensor of shape [{rows}], got {type(rewards).__name__}")
     if rewards.shape != (rows,):
         raise SteeringError(f"reward {name!r}: expected shape [{rows}], got {list(rewards.shape)}")
+    rewards = rewards.to(dtype or rewards.dtype)  # first: a large reward may not fit
     if bool((rewards.isnan() | (rewards == torch.inf)).any()):
         bad = "NaN" if bool(rewards.isnan().any()) else "+inf"
         raise SteeringError(f"reward {name!r}: expected finite values or -inf, got {bad}")

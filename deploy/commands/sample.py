@@ -118,7 +118,7 @@ def sample(
                 )
         drawn = draw(address, model, parameters, inputs, timeout)
     except CallError as error:
-        fail(str(error), code=1)
+        fail(str(error), code=2 if error.status in ("INVALID_ARGUMENT", "NOT_FOUND") else 1)
     if out is not None:
         _write(drawn, out)
     _show(drawn, out)

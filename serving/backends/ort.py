@@ -1,13 +1,14 @@
 """ONNX Runtime on the CPU."""
 
 import platform
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import torch
-from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument
 
 from serving.backends import Array, GraphTensor, InputError, LoadError
 
@@ -21,6 +22,10 @@ _TYPES = {
     "tensor(uint8)": np.uint8,
     "tensor(bool)": np.bool_,
 }
+# Gather and its kin say it in words of their own, and not all with the same status
+_OUT_OF_BOUNDS = re.compile(
+    r"running (\w+) node.*(?:out of (?:data )?bounds|within.*bounds|out of range|invalid index)", re.I
+)
 
 
 class OrtNetwork:
@@ -46,8 +51,13 @@ class OrtNetwork:
         """Implements `Backend.run`."""
         try:
             return self._session.run(list(outputs), dict(feeds))
-        except InvalidArgument as error:
-            raise InputError(" ".join(str(error).split())) from None
+        except (InvalidArgument, Fail) as error:
+            text = " ".join(str(error).split())
+            if refused := _OUT_OF_BOUNDS.search(text):
+                raise InputError(f"an index out of bounds in a {refused[1]} node") from None
+            if isinstance(error, InvalidArgument):
+                raise InputError(text) from None
+            raise
 
 
 def _tensor(file: Path, each: onnxruntime.NodeArg) -> GraphTensor:

@@ -136,7 +136,7 @@ def test_bytes_equal_those_of_the_notebook(models, make_engine, solver: str, ste
         return torch.from_numpy(nearness.network.backend.run(feeds, ["reward"])[0])
 
     plan = steering.plan(solver, path=rings.path, steps=6, prediction="x0", eta=eta)
-    tilt = steering.Doob(reward, 0.5, 8, Bank(rings.cloud, rings.local(None))) if steered else None
+    tilt = steering.Doob(reward, 0.5, 8, Bank(rings.known.cloud, rings.known.local(None))) if steered else None
     x, report = steering.run(plan, network, (n, 2), 3, tilt, report=True)
     assert answer.outputs["samples"].tobytes() == x.numpy().tobytes()
     assert answer.parameters["network_rows"] == report.network_rows == n * plan.rows
@@ -229,7 +229,7 @@ def test_inputs_the_graph_refuses_fail_their_own_request_only(make_engine, model
     steered = start(engine, shared, ask("rings", samples=2, steps=4, seed=5, reward="nearness", reward_mode=2))
     gated.gate.set()
     holding.result(20)
-    with pytest.raises(Exception, match=r"INVALID_ARGUMENT .* (out of data bounds|invalid index)") as caught:
+    with pytest.raises(Exception, match="an index out of bounds in a Gather") as caught:
         futures[1].result(20)
     error = job.request_error(caught.value)
     assert error.code.name == "INVALID_ARGUMENT"
@@ -248,7 +248,7 @@ def test_a_label_out_of_range_is_the_callers_fault(make_engine, models):
     engine = make_engine().engine
     future = start(engine, models, ask("stripes", {"label": np.array([7])}, samples=2, steps=3))
     beside = start(engine, models, ask("stripes", {"label": np.array([1])}, samples=2, steps=3))
-    with pytest.raises(Exception, match=r"INVALID_ARGUMENT .* (out of data bounds|invalid index)") as caught:
+    with pytest.raises(Exception, match="an index out of bounds in a Gather") as caught:
         future.result(20)
     assert job.request_error(caught.value).code.name == "INVALID_ARGUMENT"
     assert beside.result(20).outputs["samples"].shape == (2, 1, 4, 4)

@@ -73,9 +73,9 @@ def test_whole_models_load(small_models: Path):
     }
     rings = shelf.models["rings"]
     assert isinstance(rings, Sampler)
-    assert rings.cloud is not None
-    assert rings.cloud.samples.shape == (512, 2)
-    assert rings.calibration is not None
+    assert rings.known.cloud is not None
+    assert rings.known.cloud.samples.shape == (512, 2)
+    assert rings.known.calibration is not None
     assert [(each.name, each.datatype, each.shape) for each in states["stripes"].inputs] == [
         ("x_init", "FP32", (-1, 1, 4, 4)),
         ("label", "INT64", (-1,)),
@@ -275,7 +275,9 @@ def test_the_newest_version_is_loaded_and_other_folders_are_passed_over(root: Pa
 def test_fingerprints_tell_graphs_cards_and_banks_apart(root: Path):
     def fingerprint() -> str:
         (folder,) = [each for each in scan(root) if each.name == "rings"]
-        return load(folder, lambda file: OrtNetwork(file, 1)).fingerprint
+        model = load(folder, lambda file: OrtNetwork(file, 1))
+        assert isinstance(model, Sampler)
+        return model.known.fingerprint
 
     seen = [fingerprint()]
     networks.edit_card(root / "rings", sigma_data=0.7)
@@ -329,7 +331,7 @@ def test_missing_banks_are_made_in_the_background_and_are_the_same_everywhere(ro
         shelf.load_all()
         rings = shelf.models["rings"]
         assert isinstance(rings, Sampler)
-        before = rings.fingerprint
+        before = rings.known.fingerprint
         request = InferRequest(
             "rings", parameters={"samples": 4, "seed": 1, "steps": 4, "reward": "nearness", "reward_mode": 2}
         )
@@ -338,17 +340,19 @@ def test_missing_banks_are_made_in_the_background_and_are_the_same_everywhere(ro
         assert "is not calibrated" in early.parameters["warnings"]
         shelf.prepare(engine)
         end = time.monotonic() + 60
-        while rings.fingerprint == before:
+        while rings.known.fingerprint == before:
             assert time.monotonic() < end
             time.sleep(0.05)
         later = engine.submit(task_for(request, rings, shelf.models)).result(60)
         engine.stop()
         assert "no bank" not in later.parameters["warnings"]
         assert "calibrated" not in later.parameters["warnings"]
-        assert rings.cloud is not None
-        assert len(rings.cloud.samples) == 4096
-        fingerprints.append(rings.fingerprint)
-        distances = np.linalg.norm(rings.cloud.samples.numpy()[:, None] - networks.modes().numpy(), axis=2).min(axis=1)
+        assert rings.known.cloud is not None
+        assert len(rings.known.cloud.samples) == 4096
+        fingerprints.append(rings.known.fingerprint)
+        distances = np.linalg.norm(rings.known.cloud.samples.numpy()[:, None] - networks.modes().numpy(), axis=2).min(
+            axis=1
+        )
         assert (distances < 1).mean() > 0.98
     assert fingerprints[0] == fingerprints[1]
 

@@ -67,7 +67,7 @@ def test_shares_of_a_call_are_equal_up_to_what_each_needs(rows: list[int], capac
     unsatisfied = [taken[owner] for owner in taken if taken[owner] < rows[owner]]
     if unsatisfied:
         assert max(unsatisfied) - min(unsatisfied) <= 1
-        assert all(taken[owner] <= max(unsatisfied) for owner in taken)
+        assert all(taken[owner] <= max(unsatisfied) + 1 for owner in taken)  # a row that does not divide
 
 
 @given(totals, capacities)

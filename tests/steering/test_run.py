@@ -237,10 +237,12 @@ def test_a_networks_own_exception_is_left_alone():
 @pytest.mark.parametrize(
     ("shape", "arguments", "complaint"),
     [
-        ((0, 3), {}, "at least one sample"),
+        ((0, 3), {}, r"shape: .* got \(0, 3\)"),
+        ((4, 0), {}, r"shape: .* got \(4, 0\)"),
         ((4,), {}, r"shape: expected \(samples, \*event\)"),
         ((4, 3), {"x_init": torch.zeros(3, 4)}, r"x_init: expected shape \[4, 3\], got \[3, 4\]"),
-        ((4, 3), {"seed": -1}, "seed must be in"),
+        ((4, 3), {"seed": -1}, "seed: expected an integer"),
+        ((4, 3), {"guidance": 2.0}, "guidance: expected 1.0 without conditions, got 2.0"),
         (
             (4, 3),
             {"condition": {"a": torch.zeros(3)}},
@@ -277,3 +279,10 @@ def test_groups_of_samples_leave_no_seam(monkeypatch: pytest.MonkeyPatch):
 
 
 CALIBRATION = steering.Calibration((0.001, 0.5, 0.99), (0.0001, 0.1, 0.4))
+
+
+def test_a_network_with_parameters_leaves_no_graph():
+    layer = torch.nn.Linear(2, 2)
+    plan = steering.plan("ddim", path=steering.paths.vp_cosine(), steps=3, prediction="x0")
+    x = steering.run(plan, lambda x, t: layer(x), (4, 2))
+    assert not x.requires_grad

@@ -155,3 +155,12 @@ def test_selecting_keeps_rows_pure(budget: int | None):
     large = draw(37)
     for n in (1, 5, 16, 20):
         assert torch.equal(draw(n), large[:n])
+
+
+def test_the_remainder_is_real_where_the_gain_takes_all():
+    path = PATHS["vp_cosine"]
+    plan = compiled("ddim", path)
+    for low, high in ((0.01, 0.3), (0.003, 0.7), (0.02, 5.0)):
+        local = posteriors.Gaussian(steering.Calibration((path.t_min, path.t_max), (low, high)))
+        kernels = [Kernel.of(stage, plan, local) for stage in plan.stages]
+        assert all(isinstance(each.remainder, float) for each in kernels if each)
