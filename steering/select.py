@@ -6,7 +6,7 @@ the step's own noise, score the x_0 each leads to, and keep one with probability
 2024, arXiv:2408.08252). On kernels with eta < 1 that would be no Doob transform, and averaging is kept.
 
 Selecting is the noisier of the two until averaging drowns: on mixtures of up to 128 dimensions averaging was as close
-or closer to the tilted law nearly everywhere. So the switch waits until the mean's error outweighs the step's noise.
+or closer to the tilted law nearly everywhere. So the switch waits until the mean's error far outweighs the step's.
 """
 
 from dataclasses import dataclass
@@ -19,6 +19,9 @@ from torch import Tensor
 from steering.noise import Draw, Noise
 from steering.plan import Plan, Stage
 from steering.posteriors.local import Local
+
+# 4 is the first of 1, 2, 4 at which choosing is as good as always averaging in nearly all cells (47 of 48)
+DROWNING = 4.0
 
 
 @dataclass(frozen=True)
@@ -47,12 +50,12 @@ class Kernel:
         return cls(gain, max(0.0, here - gain**2) ** 0.5, weight, scale)
 
     def drowned(self, difference: Float[Tensor, "m p"], deviations: Float[Tensor, "m p d"]) -> Bool[Tensor, " m"]:
-        """Rows whose averaged correction sum_p c_p d_p would bring more noise into the step than the step's own.
+        """Rows whose averaged correction sum_p c_p d_p would bring DROWNING times the step's own noise into it.
 
         Weights that ignore the deviations give it the squared length sum_p c_p^2 |d_p|^2.
         """
         error = (difference.square() * deviations.square().sum(dim=-1)).sum(dim=-1)
-        return self.weight**2 * error > self.noise**2 * deviations.shape[-1]
+        return self.weight**2 * error > DROWNING * self.noise**2 * deviations.shape[-1]
 
     def deviations(self, z: Float[Tensor, "m p d"], stage: Stage, noise: Noise) -> Float[Tensor, "m p d"]:
         """x_0 - D for candidates z of the step's noise."""

@@ -407,7 +407,7 @@ def test_the_sample_command_writes_what_the_client_gets(server: Server, client: 
     with np.load(file) as archive:
         assert archive["samples"].tobytes() == outputs["samples"].tobytes()
     refused = tiltserve("sample", "rings", "--address", server.grpc, "--reward", "nearness", "--reward-mode", "99")
-    assert refused.returncode == 1
+    assert refused.returncode == 2
     assert refused.stderr.startswith("error: INVALID_ARGUMENT: ")
     assert refused.stderr.count("\n") == 1
 

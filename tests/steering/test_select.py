@@ -29,11 +29,11 @@ def test_drowned_is_the_means_error_over_the_steps_noise():
     deviations = torch.randn(50, 16, 256, generator=torch.Generator().manual_seed(0))
     difference = torch.full((50, 16), 1 / 16)
     # weights +-1/16 on 16 deviations of squared length 256: an error of squared length 16
-    quiet, loud = Kernel(0.0, 1.0, weight=1.0, noise=0.2), Kernel(0.0, 1.0, weight=1.0, noise=0.3)
+    quiet, loud = Kernel(0.0, 1.0, weight=1.0, noise=0.1), Kernel(0.0, 1.0, weight=1.0, noise=0.15)
     assert quiet.drowned(difference, deviations).all()
     assert not loud.drowned(difference, deviations).any()
     assert not loud.drowned(difference, deviations * 0).any()
-    assert Kernel(0.0, 1.0, weight=2.0, noise=0.3).drowned(difference, deviations).all()
+    assert Kernel(0.0, 1.0, weight=2.0, noise=0.15).drowned(difference, deviations).all()
 
 
 # What a candidate leads to: on a Gaussian D(x) = k x, so the step's noise S z moves D at the next node by k S z.
