@@ -100,7 +100,7 @@ class Engine:
     def backlog_rows(self) -> int:
         """Network rows that foreground tasks still have to evaluate."""
         with self._condition:
-            return sum(task.backlog for task in self._tasks if not task.background)
+            return self._waiting()
 
     @property
     def alive(self) -> bool:
@@ -123,7 +123,7 @@ class Engine:
         with self._condition:
             if self._stopping:
                 raise QueueFullError("the engine has stopped")
-            waiting = sum(each.backlog for each in self._tasks if not each.background)
+            waiting = self._waiting()
             if not task.background and waiting + task.network_rows > self._max_queue_rows:
                 raise QueueFullError(
                     f"queue full: {waiting} network rows wait, {task.network_rows} more were asked for, "
@@ -141,6 +141,10 @@ class Engine:
             self._stopping = True
             self._condition.notify()
         self._thread.join()
+
+    def _waiting(self) -> int:
+        """Network rows of foreground tasks that somebody still waits for."""
+        return sum(each.backlog for each in self._tasks if not each.background and not each.future.cancelled())
 
     def _cancel(self, task: Task) -> None:
         with self._condition:

@@ -368,7 +368,7 @@ def test_deadlines(server: Server, client: Client):
         status, _ = refusal(partial(client.infer, "rings", [], parameters=LONG, **deadline))
         assert status == "DEADLINE_EXCEEDED"
         assert time.monotonic() - begin < 10
-    until(lambda: backlog(server) == 0, 20, "freed rows")
+        until(lambda: backlog(server) == 0, 20, "freed rows")
 
 
 def test_a_cancelled_request_frees_its_rows(server: Server, client: Client):
