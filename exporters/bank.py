@@ -10,9 +10,9 @@ from torch import Tensor
 
 import steering
 from exporters.network import OnnxNetwork
+from steering.calibration import SEED  # of the bank: a client's sample with the same seed would be a point of it
 
-SIZE = 4096
-SEED = 0x7117  # of the bank alone: a client's sample with the same seed would be a point of the bank
+SIZE = steering.BANK_SIZE
 NAME = "bank.npz"
 
 

@@ -58,10 +58,6 @@ def failed_precondition(detail: str) -> RequestError:
     return RequestError(grpc.StatusCode.FAILED_PRECONDITION, detail)
 
 
-def permission_denied(detail: str) -> RequestError:
-    return RequestError(grpc.StatusCode.PERMISSION_DENIED, detail)
-
-
 def unimplemented(detail: str) -> RequestError:
     return RequestError(grpc.StatusCode.UNIMPLEMENTED, detail)
 

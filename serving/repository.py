@@ -83,8 +83,7 @@ class Knowledge:
         """The local posterior of the given kind, or of the card's, or of the event's shape."""
         calibration: Variance | None = self.calibration
         if calibration is None:
-            spread = self.cloud.samples.var(dim=0, unbiased=False).mean() if self.cloud is not None else 1.0
-            calibration = steering.Uncalibrated(float(spread))
+            calibration = steering.Uncalibrated(self.cloud.variance if self.cloud is not None else 1.0)
         kind = kind or self._card.posterior or ("neighbours" if len(self._card.event_shape) > 1 else "gaussian")
         if kind == "neighbours" and self.cloud is not None:
             return Neighbours(self.cloud, calibration)

@@ -6,6 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import steering
 from serving.backends import Array, LoadError
 from serving.backends.ort import OrtNetwork
@@ -76,8 +78,9 @@ class Shelf:
 
 def _sampler_state(model: Sampler) -> ModelState:
     event = model.card.event_shape
-    kserve = {"int64": "INT64", "float32": "FP32"}
-    conditions = (TensorSpec(name, kserve[c.dtype], (-1, *c.shape)) for name, c in model.card.conditions.items())
+    conditions = (
+        TensorSpec(name, datatype(np.dtype(c.dtype)), (-1, *c.shape)) for name, c in model.card.conditions.items()
+    )
     return ModelState(
         model.name,
         model.version,

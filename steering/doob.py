@@ -95,7 +95,7 @@ class Doob:
             return given
         if problem.condition:
             # a bank and a curve belong to one law, and whose law that is must not depend on a sample's neighbours
-            spread = given.variance if isinstance(given, Bank) else 1.0
+            spread = given.cloud.variance if isinstance(given, Bank) else 1.0
             return (Gaussian() if given is None else given).calibrated(Uncalibrated(spread))
         plan = problem.plan
         where = (problem.model, problem.event, plan.path, plan.prediction, plan.preconditioning)

@@ -126,29 +126,28 @@ def merged(reports: list[Report]) -> Report:
 @torch.no_grad()
 def _answer(request: Rows, network: Network, steer: Doob | None, tile: int | None) -> Tensor:
     if request.kind == "network":
-        return _tiled(lambda x, t, **c: network(x, t, **c), request, tile)
+        tensors = {"x": request.x, "t": request.t.to(request.x.dtype), **request.condition}
+        return _tiled(lambda x, t, **c: network(x, t, **c), tensors, tile)
     assert steer is not None
     per_call = None if tile is None else tile * steer.particles
     try:
-        return _tiled(lambda x, t: steer.reward(x), request, per_call)
+        return _tiled(lambda x: steer.reward(x), {"x": request.x}, per_call)
     except SteeringError:
         raise
     except Exception as error:
         raise SteeringError(f"reward {steer.name!r} raised {type(error).__name__}: {error}") from error
 
 
-def _tiled(function: Callable[..., Tensor], rows: Rows, tile: int | None) -> Tensor:
-    """Evaluate rows in calls of exactly `tile` rows, the last one filled up with copies of its last row."""
-    tensors = {"x": rows.x, **({"t": rows.t.to(rows.x.dtype)} if rows.kind == "network" else {}), **rows.condition}
-    if rows.kind == "reward":
-        tensors["t"] = rows.x[:, :0]
+def _tiled(function: Callable[..., Tensor], tensors: Mapping[str, Tensor], tile: int | None) -> Tensor:
+    """Evaluate tensors [rows, ...] in calls of exactly `tile` rows, the last filled up with copies of its last row."""
     if tile is None:
         return function(**tensors)
+    rows = len(tensors["x"])
     outputs = []
-    for first in range(0, len(rows), tile):
-        index = torch.arange(first, first + tile).clamp(max=len(rows) - 1)
+    for first in range(0, rows, tile):
+        index = torch.arange(first, first + tile).clamp(max=rows - 1)
         output = function(**{name: tensor[index] for name, tensor in tensors.items()})
         if not isinstance(output, Tensor) or output.shape[:1] != (tile,):
             return output  # a wrong reply is judged, and named, where it is used
         outputs.append(output)
-    return torch.cat(outputs)[: len(rows)]
+    return torch.cat(outputs)[:rows]

@@ -33,7 +33,10 @@ def serve(
     ] = None,
     allow_model_control: Annotated[
         bool | None,
-        typer.Option("--allow-model-control/--no-model-control", help="Let clients load and unload models."),
+        typer.Option(
+            "--allow-model-control/--no-model-control",
+            help="Let clients load and unload models (those RPCs are not served yet).",
+        ),
     ] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error. [info]")] = None,
     config: Annotated[Path | None, typer.Option(metavar="FILE", help="YAML settings; also TILTSERVE_CONFIG.")] = None,

@@ -37,11 +37,6 @@ class Bank:
     def samples(self) -> Float[Tensor, "k *event"]:
         return self.cloud.samples
 
-    @property
-    def variance(self) -> float:
-        """Mean over dimensions of the samples' variance."""
-        return float(self.samples.to(torch.float64).var(dim=0, unbiased=False).mean())
-
     def calibrated(self, calibration: Variance) -> "Bank":
         """The same bank, and the scores it remembers, with this V(t) for the local posterior."""
         return Bank(self.cloud, self.local.calibrated(calibration), self.scored)

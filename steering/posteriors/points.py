@@ -16,6 +16,11 @@ class Cloud:
         self.samples = samples
         self._points: dict[torch.dtype, Points] = {}
 
+    @property
+    def variance(self) -> float:
+        """Mean over dimensions of the samples' variance."""
+        return float(self.samples.to(torch.float64).var(dim=0, unbiased=False).mean())
+
     def points(self, dtype: torch.dtype) -> "Points":
         if dtype not in self._points:
             self._points[dtype] = Points.of(self.samples, dtype)
