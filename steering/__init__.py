@@ -17,8 +17,9 @@ from steering.errors import NetworkError, PlanError, SteeringError
 from steering.noise import Noise
 from steering.paths import Path
 from steering.plan import Plan, Solver, compile_plan
+from steering.program import Program
 from steering.rows import Rows
-from steering.run import run
+from steering.run import run, solve
 from steering.sampler import Problem, Report, sample
 from steering.solvers import SOLVERS as solvers
 
@@ -33,9 +34,13 @@ def plan(
     steps: int,
     prediction: str,
     grid: str | Sequence[float] | None = None,
-    eta: float = 0.0,
+    eta: float | None = None,
     preconditioning: str = "none",
     sigma_data: float = 0.5,
+    trained: Path | None = None,
+    reverse: bool = False,
+    program: Program | None = None,
+    **options: float,
 ) -> Plan:
     """Compile a solver into a plan; equal arguments give the same, cached plan.
 
@@ -44,22 +49,30 @@ def plan(
         path: see `steering.paths`; its t_max and t_min are the first and last node.
         steps: intervals, 1..1000.
         prediction: what the network returns: "eps", "x0", "v", "velocity" or "score".
-        grid: "uniform", "logsnr", "karras", steps + 1 explicit times, or None for the solver's own.
-        eta: 0 is the probability-flow ODE, 1 the time-reversed SDE.
+        grid: a name in `steering.grids`, some with a number ("karras(5)"), steps + 1 explicit times, or None for the
+            solver's own.
+        eta: 0 is the probability-flow ODE, 1 the time-reversed SDE; None the solver's own.
+        trained: the path the network was trained on, if it is not `path`; see `paths.reschedule`.
+        reverse: from data to noise; deterministic solvers only.
+        program: what solver "searched" is to do.
+        options: the solver's own, see `steering.solvers[solver].options`.
 
     Raises:
         PlanError: an unknown name or a value out of range; says what was expected.
     """
+    if eta is None and solver in solvers:  # said or left out, it is the same plan
+        eta = solvers[solver].eta or 0.0
     nodes = grid if grid is None or isinstance(grid, str) else tuple(grid)
     return _cached(
-        solver, path=path, steps=steps, prediction=prediction, grid=nodes, eta=float(eta),
-        preconditioning=preconditioning, sigma_data=sigma_data,
+        solver, path=path, steps=steps, prediction=prediction, grid=nodes, eta=None if eta is None else float(eta),
+        preconditioning=preconditioning, sigma_data=sigma_data, trained=trained, reverse=reverse, program=program,
+        **options,
     )  # fmt: skip
 
 
 __all__ = [
     "BANK_SIZE",
-    "Calibration", "Doob", "NetworkError", "Noise", "Path", "Plan", "PlanError", "Problem", "Report", "Rows", "Solver",
+    "Calibration", "Doob", "NetworkError", "Noise", "Path", "Plan", "PlanError", "Problem", "Program", "Report", "Rows", "Solver",
     "SteeringError", "Uncalibrated", "calibrate", "draw_bank", "grids", "paths", "plan", "posteriors", "predictions",
-    "rewards", "run", "sample", "solvers",
+    "rewards", "run", "sample", "solve", "solvers",
 ]  # fmt: skip

@@ -58,7 +58,12 @@ class Uncalibrated:
 
 
 def calibrate(
-    samples: Tensor, path: Path, prediction: str, preconditioning: str = "none", sigma_data: float = 0.5
+    samples: Tensor,
+    path: Path,
+    prediction: str,
+    preconditioning: str = "none",
+    sigma_data: float = 0.5,
+    trained: Path | None = None,
 ) -> Generator[Rows, Tensor, Calibration]:
     """Measure V on the model's own samples [K, *event], at 16 times uniform in log-SNR; yields network rows."""
     x0 = samples[:ROWS_PER_TIME]
@@ -71,7 +76,7 @@ def calibrate(
     for stage, t in enumerate(times):
         eps = noise.normal(stage, Draw.CALIBRATION, x0.shape[1:], x0.dtype)
         x = x0 * float(path.alpha(t)) + eps * float(path.sigma(t))
-        rule = denoise(path, t, prediction, preconditioning, sigma_data)
-        output = yield Rows.network(x * rule.scale, t)
+        rule = denoise(path, t, prediction, preconditioning, sigma_data, trained)
+        output = yield Rows.network(rule.scaled(x), rule.t)
         errors.append(float((x0 - rule(x, output)).to(torch.float64).square().mean()))
     return Calibration(tuple(times), tuple(errors))

@@ -98,7 +98,7 @@ class Doob:
             spread = given.cloud.variance if isinstance(given, Bank) else 1.0
             return (Gaussian() if given is None else given).calibrated(Uncalibrated(spread))
         plan = problem.plan
-        where = (problem.model, problem.event, plan.path, plan.prediction, plan.preconditioning)
+        where = (problem.model, problem.event, plan.path, plan.trained, plan.prediction, plan.preconditioning)
         if where not in self._posteriors:
             self._posteriors[where] = yield from self._make_posterior(problem)
         return self._posteriors[where]
@@ -112,7 +112,7 @@ class Doob:
             samples = yield from draw_bank(problem, BANK_SIZE if posterior is None else CALIBRATION_SIZE)
             posterior = posterior or bank(samples)
         measuring = calibrate(
-            samples.to(problem.dtype), plan.path, plan.prediction, plan.preconditioning, plan.sigma_data
+            samples.to(problem.dtype), plan.path, plan.prediction, plan.preconditioning, plan.sigma_data, plan.trained
         )
         return posterior.calibrated((yield from measuring))
 
@@ -122,7 +122,7 @@ def draw_bank(problem: Problem, size: int) -> Generator[Rows, Tensor, Tensor]:
     plan = problem.plan
     setup = compile_plan(
         SOLVERS, "dpmpp_2m", path=plan.path, steps=20, prediction=plan.prediction,
-        preconditioning=plan.preconditioning, sigma_data=plan.sigma_data,
+        preconditioning=plan.preconditioning, sigma_data=plan.sigma_data, trained=plan.trained,
     )  # fmt: skip
     samples, _ = yield from sample(replace(problem, plan=setup), Noise(SEED, range(size)))
     return samples

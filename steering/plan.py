@@ -3,10 +3,15 @@
 Registers r_0 .. r_k hold tensors shaped like the state; r_0 is the state itself. Each stage evaluates the network at
 (r_0, t), turns its output into the denoised estimate D, and sets r <- A r + b D + C z. Plans are data: they can be
 printed, compared, cached, tested for order, and one interpreter (`Stage.advance`) runs them all.
+
+A solver whose steps depend on what it finds (adaptive steps, Langevin moves) is no table: its plan has no stages and
+names the generator that draws with it.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,8 +19,12 @@ from torch import Tensor
 from steering import grids, predictions
 from steering.errors import PlanError, choose
 from steering.paths import Path
+from steering.program import Program
 
 Matrix = tuple[tuple[float, ...], ...]
+Direct = Callable[..., Generator[Any, Any, Tensor]]
+"""A sampler written directly: `draw(problem, noise, x)` from the first state x [n, *event]; see `steering.sampler`."""
+
 MAX_STEPS = 1000
 MAX_ETA = 100.0
 
@@ -32,6 +41,36 @@ class Node:
     @property
     def rho(self) -> float:
         return self.sigma / self.alpha
+
+
+@dataclass(frozen=True)
+class Course:
+    """What a solver compiles: the nodes of its plan, the amount of noise, its options, and the path for other times."""
+
+    path: Path
+    nodes: tuple[Node, ...]
+    eta: float = 0.0
+    options: Mapping[str, float] = field(default_factory=dict)
+    program: Program | None = None
+
+    def intervals(self) -> Iterator[tuple[Node, Node]]:
+        """(s, t) for every step from s to t."""
+        return pairwise(self.nodes)
+
+    def at(self, times: Sequence[float] | Tensor) -> tuple[Node, ...]:
+        """Nodes at other path times."""
+        return nodes_at(self.path, torch.as_tensor(times, dtype=torch.float64))
+
+    def at_log_snr(self, log_snrs: Sequence[float] | Tensor) -> tuple[Node, ...]:
+        """Nodes at other log signal-to-noise ratios; the ratio itself is kept as given."""
+        wanted = torch.as_tensor(log_snrs, dtype=torch.float64)
+        times = self.path.time_of_log_snr(wanted).clamp(self.path.t_min, self.path.t_max)
+        return nodes_at(self.path, times)
+
+    def inside(self, fraction: float) -> tuple[Node, ...]:
+        """In every interval, the node at this fraction of its log-SNR (0 at s, 1 at t)."""
+        ends = torch.tensor([node.log_snr for node in self.nodes], dtype=torch.float64)
+        return self.at_log_snr(ends[:-1] + fraction * ends.diff())
 
 
 @dataclass(frozen=True)
@@ -82,33 +121,73 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class Option:
+    """A number a solver can be given by name, besides `eta`: its default and its range, both ends included."""
+
+    meaning: str
+    default: float
+    low: float = 0.0
+    high: float = float("inf")
+
+
+@dataclass(frozen=True)
 class Solver:
-    """A row of the solver table. `updates` compiles nodes (and eta) into the stages' matrices."""
+    """A row of the solver table.
+
+    Attributes:
+        order: global order of the error in the step; with noise, the weak order.
+        rows_per_step: network evaluations per step (one less on the last step of some).
+        updates: compiles a course into the stages' matrices; None for solvers that are no table.
+        direct: draws instead, for solvers that are no table.
+        eta: the noise level when none is asked for: None, takes none; 0, takes some; above 0, always has some.
+        uses_noise: draws noise when nothing else is asked for.
+        options: what else it can be told.
+        twin: a solver to name to those who ask for what this one cannot do.
+    """
 
     name: str
     order: int
     rows_per_step: int
     reference: str
     default_grid: str
-    updates: Callable[[Sequence[Node], float], Iterator[Update]]
-    takes_eta: bool = False
+    updates: Callable[[Course], Iterator[Update]] | None = None
+    direct: Direct | None = None
+    eta: float | None = None
     uses_noise: bool = False
+    options: Mapping[str, Option] = field(default_factory=dict)
+    twin: str = ""
+
+    @property
+    def takes_eta(self) -> bool:
+        return self.eta is not None
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A compiled solver: `rows` network evaluations per sample, in order."""
+    """A compiled solver. A table's stages are its network evaluations, in order; other plans have a `direct` sampler.
+
+    Attributes:
+        path: what the states follow; `trained` is the path the network was trained on, the same unless rescheduled.
+        nodes: from the first state to the last; in reverse, from data to noise.
+        uses_noise: whether any noise is drawn on the way.
+    """
 
     solver: str
     path: Path
+    trained: Path
     prediction: str
     preconditioning: str
     sigma_data: float
     grid: str
     eta: float
+    options: tuple[tuple[str, float], ...]
     order: int
+    reverse: bool
+    uses_noise: bool
+    rows_per_step: int
     nodes: tuple[Node, ...]
     stages: tuple[Stage, ...] = field(repr=False)
+    direct: Direct | None = field(default=None, repr=False)
 
     @property
     def steps(self) -> int:
@@ -116,12 +195,15 @@ class Plan:
 
     @property
     def rows(self) -> int:
-        """Network evaluations per sample (before classifier-free guidance, which doubles them)."""
-        return len(self.stages)
+        """Network evaluations per sample (before classifier-free guidance, which doubles them).
 
-    @property
-    def uses_noise(self) -> bool:
-        return any(stage.draws for stage in self.stages)
+        An estimate where the plan is no table: what is used depends on the samples.
+        """
+        return len(self.stages) or self.steps * self.rows_per_step
+
+    def denoise(self, t: float | Tensor) -> predictions.Denoise:
+        """The rule that makes D of a network output at path times t, a number or one per row [n]."""
+        return predictions.denoise(self.path, t, self.prediction, self.preconditioning, self.sigma_data, self.trained)
 
     def __str__(self) -> str:
         head = (
@@ -129,6 +211,12 @@ class Plan:
         )
         rows = [f"  t={s.t:.6g}  A={s.update.A}  b={s.update.b}  C={s.update.C}" for s in self.stages]
         return "\n".join([head, *rows])
+
+
+def nodes_at(path: Path, times: Tensor) -> tuple[Node, ...]:
+    """Nodes of a path at times [k]."""
+    columns = (times, path.alpha(times), path.sigma(times), path.log_snr(times))
+    return tuple(Node(*row) for row in torch.stack(columns, dim=1).tolist())
 
 
 def compile_plan(
@@ -139,9 +227,13 @@ def compile_plan(
     steps: int,
     prediction: str,
     grid: str | Sequence[float] | None = None,
-    eta: float = 0.0,
+    eta: float | None = None,
     preconditioning: str = "none",
     sigma_data: float = 0.5,
+    trained: Path | None = None,
+    reverse: bool = False,
+    program: Program | None = None,
+    **options: float,
 ) -> Plan:
     """Compile; raises `PlanError` with what was expected and what came."""
     if solver not in solvers:
@@ -149,21 +241,63 @@ def compile_plan(
     entry = solvers[solver]
     if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= MAX_STEPS:
         raise PlanError(f"steps: expected an integer in 1..{MAX_STEPS}, got {steps!r}")
+    eta = _eta(solvers, entry, eta)
+    chosen = _options(solvers, entry, options)
+    noisy = entry.uses_noise or eta > 0
+    if (program is not None) != (solver == "searched"):
+        raise PlanError(
+            f"solver {solver!r}: expected a program with 'searched' and with no other, got {'one' if program else 'none'}"
+        )
+    if program is not None:
+        if steps != program.steps:
+            raise PlanError(f"steps: expected {program.steps}, those of the searched program, got {steps}")
+        grid = program.times(path) if grid is None else grid
+    grid = entry.default_grid if grid is None else grid
+    times = grids.nodes(grid, path, steps)
+    course = Course(path, nodes_at(path, times.flip(0) if reverse else times), eta, chosen, program)
+    updates = tuple(entry.updates(course)) if entry.updates else ()
+    noisy = noisy or any(any(map(any, update.C)) for update in updates)
+    if reverse and (noisy or entry.direct):
+        able = ", ".join(sorted(n for n, s in solvers.items() if s.updates and not s.uses_noise and n != "searched"))
+        raise PlanError(
+            f"solver {solver!r} cannot run in reverse, from data to noise; deterministic tables can: {able}"
+        )
+    trained = path if trained is None else trained
+    at = torch.tensor([update.at.t for update in updates], dtype=torch.float64)
+    rules = predictions.rules(path, at, prediction, preconditioning, sigma_data, trained)
+    stages = tuple(Stage(i, *pair) for i, pair in enumerate(zip(updates, rules, strict=True)))
+    label = grid if isinstance(grid, str) else "explicit"
+    return Plan(
+        solver, path, trained, prediction, preconditioning, sigma_data, label, eta, tuple(sorted(chosen.items())),
+        entry.order, reverse, noisy, entry.rows_per_step, course.nodes, stages, entry.direct,
+    )  # fmt: skip
+
+
+def _eta(solvers: Mapping[str, Solver], entry: Solver, eta: float | None) -> float:
+    """The noise level to use; a solver that always has noise has no eta 0, and one without has no other."""
+    if eta is None:
+        return entry.eta or 0.0
     if not 0 <= eta <= MAX_ETA:
         raise PlanError(f"eta: expected a number in 0..{MAX_ETA:g}, got {eta!r}")
     if eta > 0 and not entry.takes_eta:
         able = ", ".join(sorted(name for name, other in solvers.items() if other.takes_eta))
-        raise PlanError(
-            f"eta: solver {solver!r} is deterministic and takes eta 0 only, got {eta!r}; with noise: {able}"
-        )
-    grid = entry.default_grid if grid is None else grid
-    times = grids.nodes(grid, path, steps)
-    columns = (times, path.alpha(times), path.sigma(times), path.log_snr(times))
-    nodes = tuple(Node(*row) for row in torch.stack(columns, dim=1).tolist())
-    stages = tuple(
-        Stage(i, update, predictions.denoise(path, update.at.t, prediction, preconditioning, sigma_data))
-        for i, update in enumerate(entry.updates(nodes, float(eta)))
-    )
-    order = entry.order if eta == 0 else 1
-    label = grid if isinstance(grid, str) else "explicit"
-    return Plan(solver, path, prediction, preconditioning, sigma_data, label, float(eta), order, nodes, stages)
+        raise PlanError(f"eta: solver {entry.name!r} takes eta 0 only, got {eta!r}; with eta above 0: {able}")
+    if eta == 0 and entry.takes_eta and entry.uses_noise:
+        instead = f"; without noise: {entry.twin}" if entry.twin else ""
+        raise PlanError(f"eta: solver {entry.name!r} is stochastic, expected a number > 0, got {eta!r}{instead}")
+    return float(eta)
+
+
+def _options(solvers: Mapping[str, Solver], entry: Solver, options: Mapping[str, float]) -> dict[str, float]:
+    """The solver's options with their defaults filled in."""
+    for name, value in options.items():
+        if name not in entry.options:
+            able = ", ".join(sorted(other.name for other in solvers.values() if name in other.options))
+            if not able:
+                raise PlanError(choose("option", name, {key for other in solvers.values() for key in other.options}))
+            raise PlanError(f"{name}: solver {entry.name!r} has no such option; solvers that have: {able}")
+        option = entry.options[name]
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not option.low <= value <= option.high:
+            raise PlanError(f"{name}: expected a number in {option.low:g}..{option.high:g}, got {value!r}")
+    return {name: float(options.get(name, option.default)) for name, option in entry.options.items()}

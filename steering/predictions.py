@@ -8,25 +8,39 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float64
 from torch import Tensor
 
 from steering.errors import PlanError, choose
 from steering.paths import Path
+
+Scalar = float | Float64[Tensor, " n"]
+"""A number for all rows, or one a row."""
 
 
 @dataclass(frozen=True)
 class Denoise:
     """D = state * x + output * network(scale * x, t)."""
 
-    scale: float
-    state: float
-    output: float
+    t: Scalar
+    scale: Scalar
+    state: Scalar
+    output: Scalar
+
+    def scaled(self, x: Tensor) -> Tensor:
+        """What the network is given for states x [B, *event]."""
+        return x if isinstance(self.scale, float) and self.scale == 1 else x * _along(self.scale, x)
 
     def __call__(self, x: Tensor, output: Tensor) -> Tensor:
         """Denoised estimate of x, both [B, *event]."""
-        if self.state == 0 and self.output == 1:
+        if isinstance(self.state, float) and self.state == 0 and self.output == 1:
             return output
-        return x * self.state + output * self.output
+        return x * _along(self.state, x) + output * _along(self.output, x)
+
+
+def _along(c: Scalar, x: Tensor) -> float | Tensor:
+    """A scalar as a factor of x [B, *event]."""
+    return c if isinstance(c, float) else c.to(x.dtype).reshape(-1, *(1 for _ in x.shape[1:]))
 
 
 Coefficients = Callable[[Path, Tensor], tuple[Tensor, Tensor]]
@@ -66,24 +80,56 @@ PREDICTIONS: Mapping[str, Coefficients] = {"eps": _eps, "x0": _x0, "v": _v, "vel
 PRECONDITIONINGS = ("none", "edm")
 
 
-def denoise(path: Path, t: float, prediction: str, preconditioning: str = "none", sigma_data: float = 0.5) -> Denoise:
-    """Coefficients of the denoised estimate at path time t.
+def denoise(
+    path: Path,
+    t: float | Tensor,
+    prediction: str,
+    preconditioning: str = "none",
+    sigma_data: float = 0.5,
+    trained: Path | None = None,
+) -> Denoise:
+    """The rule for the denoised estimate at path times t, a number or one per row [n].
 
     `preconditioning="edm"` is for raw EDM networks F: D = c_skip y + c_out F(c_in y), y = x / alpha at noise level
-    rho = sigma / alpha (Karras et al. 2022, table 1); their `prediction` is "x0".
+    rho = sigma / alpha (Karras et al. 2022, table 1); their `prediction` is "x0". A network `trained` on another path
+    is asked at that path's time of equal rho, where the same process reads alpha' / alpha x.
     """
+    if isinstance(t, Tensor):
+        return Denoise(*_coefficients(path, t, prediction, preconditioning, sigma_data, trained or path))
+    return rules(path, torch.tensor([t], dtype=torch.float64), prediction, preconditioning, sigma_data, trained)[0]
+
+
+def rules(
+    path: Path,
+    times: Float64[Tensor, " k"],
+    prediction: str,
+    preconditioning: str = "none",
+    sigma_data: float = 0.5,
+    trained: Path | None = None,
+) -> list[Denoise]:
+    """`denoise` at many times at once."""
+    columns = _coefficients(path, times, prediction, preconditioning, sigma_data, trained or path)
+    return [Denoise(*row) for row in torch.stack(columns, dim=1).tolist()]
+
+
+def _coefficients(
+    path: Path, times: Float64[Tensor, " k"], prediction: str, preconditioning: str, sigma_data: float, trained: Path
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The network's time, and scale, state and output of `Denoise`, [k] each."""
     if prediction not in PREDICTIONS:
         raise PlanError(choose("prediction", prediction, PREDICTIONS))
     if preconditioning not in PRECONDITIONINGS:
         raise PlanError(choose("preconditioning", preconditioning, PRECONDITIONINGS))
-    if preconditioning == "none":
-        state, output = PREDICTIONS[prediction](path, torch.tensor(t, dtype=torch.float64))
-        return Denoise(scale=1.0, state=float(state), output=float(output))
-    if prediction != "x0":
+    if preconditioning == "edm" and prediction != "x0":
         raise PlanError(f"preconditioning 'edm' wraps a network into an x0 prediction, got prediction {prediction!r}")
-    alpha, sigma = float(path.alpha(t)), float(path.sigma(t))
-    rho = sigma / alpha
+    t, ratio = times, torch.ones_like(times)
+    if trained != path:
+        t = trained.time_of_log_snr(path.log_snr(times)).clamp(trained.t_min, trained.t_max)
+        ratio = trained.alpha(t) / path.alpha(times)
+    if preconditioning == "none":
+        state, output = PREDICTIONS[prediction](trained, t)
+        return t, ratio, state * ratio, output
+    alpha = path.alpha(times)
+    rho = path.sigma(times) / alpha
     norm = rho**2 + sigma_data**2
-    return Denoise(
-        scale=1 / (alpha * norm**0.5), state=sigma_data**2 / norm / alpha, output=rho * sigma_data / norm**0.5
-    )
+    return t, 1 / (alpha * norm.sqrt()), sigma_data**2 / norm / alpha, rho * sigma_data / norm.sqrt()

@@ -26,8 +26,10 @@ class Rows:
     condition: Condition = field(default_factory=dict)
 
     @classmethod
-    def network(cls, x: Tensor, t: float, condition: Condition | None = None) -> "Rows":
-        return cls("network", x, torch.full((len(x),), t, dtype=torch.float64), condition or {})
+    def network(cls, x: Tensor, t: float | Tensor, condition: Condition | None = None) -> "Rows":
+        """Network rows at one time, or at a time each [B]."""
+        times = torch.as_tensor(t, dtype=torch.float64).expand(len(x))
+        return cls("network", x, times, condition or {})
 
     @classmethod
     def reward(cls, x: Tensor) -> "Rows":

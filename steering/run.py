@@ -1,7 +1,7 @@
 """The offline driver: runs a sampler against a network and a reward in this process."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from typing import Literal, overload
 
 import torch
@@ -11,7 +11,7 @@ from steering.doob import Doob
 from steering.errors import SteeringError
 from steering.noise import Noise
 from steering.plan import Plan
-from steering.rows import Rows
+from steering.rows import Result, Rows
 from steering.sampler import Problem, Report, sample
 
 Network = Callable[..., Tensor]
@@ -24,13 +24,14 @@ def run(
     plan: Plan, network: Network, shape: tuple[int, ...], seed: int = ..., steer: Doob | None = ...,
     condition: Mapping[str, Tensor] | None = ..., guidance: float = ..., x_init: Tensor | None = ...,
     dtype: torch.dtype = ..., report: Literal[False] = ..., *, null: Mapping[str, Tensor] | None = ...,
-    tile: int | None = ...,
+    tile: int | None = ..., mean: Tensor | None = ...,
 ) -> Tensor: ...  # fmt: skip
 @overload
 def run(
     plan: Plan, network: Network, shape: tuple[int, ...], seed: int = ..., steer: Doob | None = ...,
     condition: Mapping[str, Tensor] | None = ..., guidance: float = ..., x_init: Tensor | None = ...,
     dtype: torch.dtype = ..., *, report: Literal[True], null: Mapping[str, Tensor] | None = ..., tile: int | None = ...,
+    mean: Tensor | None = ...,
 ) -> tuple[Tensor, Report]: ...  # fmt: skip
 def run(
     plan: Plan,
@@ -46,6 +47,7 @@ def run(
     *,
     null: Mapping[str, Tensor] | None = None,
     tile: int | None = TILE,
+    mean: Tensor | None = None,
 ) -> Tensor | tuple[Tensor, Report]:
     """Draw shape[0] samples of shape shape[1:] with `network(x, t, **condition)`.
 
@@ -58,6 +60,7 @@ def run(
         report: also return a `Report`.
         tile: rows per call of the network, the last call filled up: rows 0..k of a larger run then equal the smaller
             run bit for bit. None: all rows in one call, faster for small networks, without that guarantee.
+        mean: what a mean-reverting process reverts to, [n, *event] or [1, *event]; none otherwise.
 
     Raises:
         SteeringError: a reward raised, or returned a wrong shape, NaN or +inf.
@@ -71,6 +74,9 @@ def run(
         raise ValueError(f"x_init: expected shape {list(shape)}, got {list(x_init.shape)}")
     conditions = {k: expanded(k, torch.as_tensor(c), n) for k, c in (condition or {}).items()}
     nulls = dict(null or {})
+    means = None if mean is None else expanded("mean", torch.as_tensor(mean, dtype=dtype), n)
+    if means is not None and tuple(means.shape) != tuple(shape):
+        raise ValueError(f"mean: expected shape {list(shape)} or {[1, *event]}, got {list(means.shape)}")
     if guidance != 1 and not conditions:
         raise ValueError(f"guidance: expected 1.0 without conditions, got {guidance}")
     if guidance != 1 and set(nulls) != set(conditions):
@@ -84,19 +90,29 @@ def run(
     for first in range(0, n, group):
         rows = slice(first, min(first + group, n))
         problem = Problem(
-            plan, event, dtype, {k: c[rows] for k, c in conditions.items()}, guidance, nulls, model=network
-        )
+            plan, event, dtype, {k: c[rows] for k, c in conditions.items()}, guidance, nulls, model=network,
+            mean=None if means is None else means[rows],
+        )  # fmt: skip
         generator = sample(
             problem, Noise(seed, range(rows.start, rows.stop)), steer, None if x_init is None else x_init[rows]
         )
-        try:
-            request = next(generator)
-            while True:
-                request = generator.send(_answer(request, network, steer, tile))
-        except StopIteration as stop:
-            parts.append(stop.value)
+        parts.append(_drive(generator, lambda request: _answer(request, network, steer, tile)))
     x = torch.cat([part for part, _ in parts])
     return (x, merged([r for _, r in parts])) if report else x
+
+
+def solve(generator: Generator[Rows, Tensor, Result], network: Network, tile: int | None = TILE) -> Result:
+    """The result of any generator of network rows (`likelihood`, `diagnostics`, ...), answered by `network`."""
+    return _drive(generator, lambda request: _answer(request, network, None, tile))
+
+
+def _drive(generator: Generator[Rows, Tensor, Result], answer: Callable[[Rows], Tensor]) -> Result:
+    try:
+        request = next(generator)
+        while True:
+            request = generator.send(answer(request))
+    except StopIteration as stop:
+        return stop.value
 
 
 def expanded(name: str, condition: Tensor, n: int) -> Tensor:

@@ -8,9 +8,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from steering.errors import NetworkError
+from steering.errors import NetworkError, PlanError, SteeringError
 from steering.noise import START, Draw, Noise
 from steering.plan import Plan, Stage
+from steering.predictions import Denoise
 from steering.rows import Condition, Rows, metered
 
 
@@ -55,6 +56,7 @@ class Problem:
         guidance: classifier-free guidance scale w in D_null + w (D_condition - D_null); 1 asks no null rows.
         null: the null condition's tensors, [1, ...] by name.
         model: identifies the network, so that steering can keep what it measured on it.
+        mean: [n, *event], what the states of a mean-reverting process revert to: the path is then that of x - mean.
     """
 
     plan: Plan
@@ -64,6 +66,7 @@ class Problem:
     guidance: float = 1.0
     null: Condition = field(default_factory=dict)
     model: Hashable = None
+    mean: Tensor | None = None
 
 
 class Tilt(Protocol):
@@ -88,29 +91,37 @@ class Steering(Protocol):
     def prepare(self, problem: Problem) -> Generator[Rows, Tensor, Tilt]: ...
 
 
-def evaluate(problem: Problem, stage: Stage, x: Tensor) -> Generator[Rows, Tensor, Tensor]:
-    """The denoised estimate of x [n, *event] at a stage, under classifier-free guidance where asked for."""
-    scaled = x if stage.denoise.scale == 1 else x * stage.denoise.scale
+def evaluate(problem: Problem, rule: Denoise, x: Tensor) -> Generator[Rows, Tensor, Tensor]:
+    """The denoised estimate of x [n, *event] by a plan's rule, under classifier-free guidance where asked for.
+
+    States and estimates of a mean-reverting process are those of x - mean, which follows the plan's path; only the
+    network sees x (MRS, arXiv:2502.07856: y = x - mean is an ordinary process).
+    """
+    scaled, mean = rule.scaled(x), problem.mean
+    scaled = scaled if mean is None else scaled + mean
     n = len(x)
     if problem.guidance == 1 or not problem.condition:
-        rows = Rows.network(scaled, stage.t, problem.condition)
-        output = _checked((yield rows), rows, stage.t)
+        rows = Rows.network(scaled, rule.t, problem.condition)
+        output = _checked((yield rows), rows)
     else:
         both = {k: torch.cat([c, problem.null[k].expand_as(c)]) for k, c in problem.condition.items()}
-        rows = Rows.network(torch.cat([scaled, scaled]), stage.t, both)
-        outputs = _checked((yield rows), rows, stage.t)
+        t = torch.cat([rule.t, rule.t]) if isinstance(rule.t, Tensor) else rule.t
+        rows = Rows.network(torch.cat([scaled, scaled]), t, both)
+        outputs = _checked((yield rows), rows)
         output = outputs[n:] + (outputs[:n] - outputs[n:]) * problem.guidance
-    return stage.denoise(x, output.to(x.dtype))
+    denoised = rule(x, output.to(x.dtype))
+    return denoised - mean if mean is not None and problem.plan.prediction == "x0" else denoised
 
 
-def _checked(output: object, rows: Rows, t: float) -> Tensor:
+def _checked(output: object, rows: Rows) -> Tensor:
     """A network's reply to `rows`, or `NetworkError`."""
     if not isinstance(output, Tensor):
         raise NetworkError(f"network: expected a tensor of shape {list(rows.x.shape)}, got {type(output).__name__}")
     if output.shape != rows.x.shape:
         raise NetworkError(f"network: expected output of shape {list(rows.x.shape)}, got {list(output.shape)}")
     if not bool(output.isfinite().all()):
-        raise NetworkError(f"network: expected finite output at t={t:.6g}, got NaN or infinity")
+        row = int((~output.isfinite()).flatten(1).any(dim=1).nonzero()[0])
+        raise NetworkError(f"network: expected finite output at t={float(rows.t[row]):.6g}, got NaN or infinity")
     return output
 
 
@@ -122,6 +133,16 @@ def sample(
     Args:
         x_init: state at the plan's first node [n, *event], already scaled; drawn when absent.
     """
+    plan = problem.plan
+    if plan.reverse and x_init is None:
+        raise PlanError("x_init: expected the data to start from, for a plan in reverse, got none")
+    if steering is not None and (plan.direct or plan.reverse or problem.mean is not None):
+        what = (
+            "plans in reverse" if plan.reverse else f"solver {plan.solver!r}" if plan.direct else "mean-reverting paths"
+        )
+        raise SteeringError(
+            f"{what} cannot be steered; forward plans of fixed steps can, such as dpmpp_2m or sde_dpmpp_2m"
+        )
     report = Report()
     tilt: Tilt | None = None
     if steering is not None:
@@ -129,30 +150,34 @@ def sample(
         tilt = yield from metered(steering.prepare(problem), setup)
         report.setup_rows, report.setup_reward_rows = setup["network"], setup["reward"]
     meter: Counter[str] = Counter()
-    x = yield from metered(_stages(problem, noise, tilt, x_init), meter)
+    x = _first(problem, noise, tilt, x_init)
+    draw = plan.direct(problem, noise, x) if plan.direct else _march(problem, noise, tilt, x)
+    x = yield from metered(draw, meter)
+    x = x if problem.mean is None else x + problem.mean
     if tilt is not None:
         yield from metered(tilt.finish(x, report), meter)
     report.network_rows, report.reward_rows = meter["network"], meter["reward"]
     return x, report
 
 
-def _stages(
-    problem: Problem, noise: Noise, tilt: Tilt | None, x_init: Tensor | None
-) -> Generator[Rows, Tensor, Tensor]:
-    plan, dtype, event = problem.plan, problem.dtype, problem.event
+def _first(problem: Problem, noise: Noise, tilt: Tilt | None, x_init: Tensor | None) -> Tensor:
+    """The state at the plan's first node."""
     if x_init is not None:
-        x = x_init.to(dtype)
-    else:
-        first = plan.nodes[0]
-        x = noise.normal(START, Draw.SOLVER, event, dtype) * first.sigma
-        shift = tilt.start_shift() if tilt is not None else None
-        if shift is not None:
-            x = x + shift.to(dtype) * first.alpha
+        x = x_init.to(problem.dtype)
+        return x if problem.mean is None else x - problem.mean
+    first = problem.plan.nodes[0]
+    x = noise.normal(START, Draw.SOLVER, problem.event, problem.dtype) * first.sigma
+    shift = tilt.start_shift() if tilt is not None else None
+    return x if shift is None else x + shift.to(problem.dtype) * first.alpha
+
+
+def _march(problem: Problem, noise: Noise, tilt: Tilt | None, x: Tensor) -> Generator[Rows, Tensor, Tensor]:
+    """Stage after stage of a plan's table."""
     registers = [x]
-    for stage in plan.stages:
+    for stage in problem.plan.stages:
         x = registers[0]
-        denoised = yield from evaluate(problem, stage, x)
-        noises = [noise.normal(stage.index, Draw.SOLVER + k, event, dtype) for k in range(stage.draws)]
+        denoised = yield from evaluate(problem, stage.denoise, x)
+        noises = [noise.normal(stage.index, Draw.SOLVER + k, problem.event, problem.dtype) for k in range(stage.draws)]
         if tilt is not None:
             guided = yield from tilt.steer(stage, x, denoised, noise)
             denoised, noises = guided.denoised, list(guided.noises or noises)

@@ -7,15 +7,15 @@ is this one on variance-preserving paths only.
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Iterator
 
 from steering.errors import PlanError
-from steering.plan import Node, Solver, Update
+from steering.plan import Course, Solver, Update
 
 
-def updates(nodes: Sequence[Node], eta: float) -> Iterator[Update]:
-    for s, t in pairwise(nodes):
+def updates(course: Course) -> Iterator[Update]:
+    eta = course.eta
+    for s, t in course.intervals():
         variance = eta**2 * -math.expm1(-2 * (t.log_snr - s.log_snr))
         if variance > 1:
             raise PlanError(
@@ -27,4 +27,4 @@ def updates(nodes: Sequence[Node], eta: float) -> Iterator[Update]:
         )
 
 
-SOLVER = Solver("ddim", 1, 1, "Song, Meng & Ermon 2021, arXiv:2010.02502", "logsnr", updates, takes_eta=True)
+SOLVER = Solver("ddim", 1, 1, "Song, Meng & Ermon 2021, arXiv:2010.02502", "logsnr", updates, eta=0.0)

@@ -8,15 +8,15 @@ history and is of first order.
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Iterator
 
-from steering.plan import Node, Solver, Update
+from steering.plan import Course, Node, Solver, Update
 
 
-def updates(nodes: Sequence[Node], eta: float) -> Iterator[Update]:
+def updates(course: Course) -> Iterator[Update]:
+    eta = course.eta
     previous: Node | None = None
-    for s, t in pairwise(nodes):
+    for s, t in course.intervals():
         h = t.log_snr - s.log_snr
         carry = t.sigma / s.sigma * math.exp(-(eta**2) * h)
         gain = -t.alpha * math.expm1(-(1 + eta**2) * h)
@@ -28,4 +28,4 @@ def updates(nodes: Sequence[Node], eta: float) -> Iterator[Update]:
         previous = s
 
 
-SOLVER = Solver("dpmpp_2m", 2, 1, "Lu et al. 2022, arXiv:2211.01095", "logsnr", updates, takes_eta=True)
+SOLVER = Solver("dpmpp_2m", 2, 1, "Lu et al. 2022, arXiv:2211.01095", "logsnr", updates, eta=0.0)

@@ -3,16 +3,23 @@
 x_t / alpha_t = x_s / alpha_s + (rho_t - rho_s) eps,   eps = (x_s - alpha_s D) / sigma_s
 """
 
-from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Iterator
 
-from steering.plan import Node, Solver, Update
-
-
-def updates(nodes: Sequence[Node], eta: float) -> Iterator[Update]:
-    for s, t in pairwise(nodes):
-        slope = t.alpha * (t.rho - s.rho) / s.sigma
-        yield Update(at=s, to=t, A=((t.alpha / s.alpha + slope,),), b=(-slope * s.alpha,))
+from steering.plan import Course, Node, Solver, Update
+from steering.solvers import churn
 
 
-SOLVER = Solver("euler", 1, 1, "Karras et al. 2022, arXiv:2206.00364, algorithm 1", "karras", updates)
+def step(s: Node, t: Node) -> Update:
+    """One Euler step from s to t."""
+    slope = t.alpha * (t.rho - s.rho) / s.sigma
+    return Update(at=s, to=t, A=((t.alpha / s.alpha + slope,),), b=(-slope * s.alpha,))
+
+
+def updates(course: Course) -> Iterator[Update]:
+    for leg in churn.legs(course):
+        yield leg.land(step(leg.start, leg.end))
+
+
+SOLVER = Solver(
+    "euler", 1, 1, "Karras et al. 2022, arXiv:2206.00364, algorithm 1", "karras", updates, options=churn.OPTIONS
+)

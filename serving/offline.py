@@ -1,0 +1,51 @@
+"""A repository's model without a server: answers a sampler's rows by the same graph, fed in the same way."""
+
+from collections.abc import Generator
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from torch import Tensor
+
+import steering
+from serving.backends import LoadError
+from serving.backends.ort import OrtNetwork
+from serving.programs import evaluations
+from serving.repository import Sampler, load, scan
+
+Result = TypeVar("Result")
+BATCH = 64
+"""Rows per network call, a bucket of the engine's: equal bytes to the server's."""
+
+
+def open_sampler(root: Path, name: str, threads: int = 2) -> Sampler:
+    """The newest version of the sampler `name` in the repository `root`.
+
+    Raises:
+        LoadError: one line: no such model, no sampler, or what is wrong with its files.
+    """
+    folders = {folder.name: folder for folder in scan(root)} if root.is_dir() else {}
+    if name not in folders:
+        raise LoadError(f"unknown model {name!r} in {root}: expected one of {', '.join(folders) or 'none'}")
+    model = load(folders[name], lambda file: OrtNetwork(file, threads))
+    if not isinstance(model, Sampler):
+        raise LoadError(f"model {name!r}: expected a sampler (a card with a path), got a plain network")
+    return model
+
+
+def solve(generator: Generator[steering.Rows, Tensor, Result], model: Sampler) -> Result:
+    """The result of a generator of network rows, answered by the model's graph."""
+    program = evaluations(generator, model, None)
+    try:
+        evaluation = next(program)
+        while True:
+            parts = []
+            for first in range(0, evaluation.rows, BATCH):
+                feeds = {name: value[first : first + BATCH] for name, value in evaluation.feeds.items()}
+                size = len(next(iter(feeds.values())))
+                if size == 1:  # a row never runs alone, see scheduler.bucket
+                    feeds = {name: np.repeat(value, 2, axis=0) for name, value in feeds.items()}
+                parts.append([output[:size] for output in model.network.backend.run(feeds, evaluation.outputs)])
+            evaluation = program.send([np.concatenate(column) for column in zip(*parts, strict=True)])
+    except StopIteration as stop:
+        return stop.value

@@ -1,0 +1,73 @@
+"""Searched solver programs: for every step its time, prediction type, order, interpolation and corrector (USF).
+
+A program is what the solver search of USF (Liu et al. 2023, arXiv:2312.07243) looks for: the choices that a fixed
+solver makes once, made anew for every step. `steering.solvers.searched` turns one into matrices.
+"""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal, get_args
+
+import torch
+
+from steering.errors import PlanError
+from steering.paths import Path
+
+Target = Literal["data", "noise"]
+Variable = Literal["log_snr", "rho", "t"]
+MAX_ORDER = 4
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How one step is made.
+
+    Attributes:
+        target: what is interpolated over the step, the denoised estimate ("data") or eps ("noise").
+        order: how many evaluations the interpolation uses, as far as there are so many.
+        variable: in which the interpolating polynomial is one.
+        corrector: whether the next evaluation also corrects this step (UniC), at no further rows.
+    """
+
+    target: Target = "data"
+    order: int = 2
+    variable: Variable = "log_snr"
+    corrector: bool = False
+
+    def __post_init__(self) -> None:
+        if self.target not in get_args(Target) or self.variable not in get_args(Variable):
+            raise PlanError(
+                f"program: expected a target of {', '.join(get_args(Target))} and a variable of "
+                f"{', '.join(get_args(Variable))}, got {self.target!r} and {self.variable!r}"
+            )
+        if not 1 <= self.order <= MAX_ORDER:
+            raise PlanError(f"program: expected orders in 1..{MAX_ORDER}, got {self.order!r}")
+
+
+@dataclass(frozen=True)
+class Program:
+    """One choice a step, and where its nodes lie: fractions of the path's log-SNR range, from 0 (noise) to 1 (data)."""
+
+    fractions: tuple[float, ...]
+    choices: tuple[Choice, ...]
+
+    def __post_init__(self) -> None:
+        f = self.fractions
+        if len(f) != len(self.choices) + 1 or len(f) < 2 or f[0] != 0 or f[-1] != 1:
+            raise PlanError(
+                f"program: expected fractions from 0 to 1, one more than choices, got {len(f)} for {len(self.choices)}"
+            )
+        if any(not a < b for a, b in pairwise(f)):
+            raise PlanError("program: expected ascending fractions, got them out of order")
+
+    @property
+    def steps(self) -> int:
+        """Steps, and network rows per sample."""
+        return len(self.choices)
+
+    def times(self, path: Path) -> tuple[float, ...]:
+        """The program's nodes as times of a path."""
+        first, last = float(path.log_snr(path.t_max)), float(path.log_snr(path.t_min))
+        inner = torch.tensor(self.fractions[1:-1], dtype=torch.float64)
+        times = path.time_of_log_snr(first + inner * (last - first))
+        return (path.t_max, *times.tolist(), path.t_min)
