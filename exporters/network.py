@@ -15,7 +15,9 @@ def path_of(card: Card) -> steering.Path:
     """The path a card describes, between the times its network may be asked at."""
     if card.path is None:
         raise ValueError(f"card {card.name!r}: expected a path, got none (a plain network has no times)")
-    return steering.paths.build(card.path, card.t_range)
+    path = steering.paths.build(card.path, card.t_range)
+    steering.paths.TIME_INPUTS[card.inputs.time](path, torch.ones(1))  # not every path counts steps
+    return path
 
 
 def open_session(file: Path, threads: int = 0) -> onnxruntime.InferenceSession:

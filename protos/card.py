@@ -12,7 +12,7 @@ from protos.complaint import complaint, shorten
 
 Prediction = Literal["eps", "x0", "v", "velocity", "score"]
 Preconditioning = Literal["none", "edm"]
-TimeInput = Literal["t", "1000*t", "sigma", "log(sigma)/4"]
+TimeInput = Literal["t", "1000*t", "sigma", "log(sigma)/4", "N*t-1"]
 LocalPosterior = Literal["gaussian", "neighbours"]
 
 

@@ -1,6 +1,11 @@
-"""Time grids: where on a path the N + 1 nodes of an N-step plan lie, from t_max down to t_min, both included."""
+"""Time grids: where on a path the N + 1 nodes of an N-step plan lie, from t_max down to t_min, both included.
 
+A grid is a name, for some with a number in brackets: "uniform", "karras(5)".
+"""
+
+import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float64
@@ -10,36 +15,90 @@ from steering.errors import PlanError, choose
 from steering.paths import Path
 
 Nodes = Float64[Tensor, " nodes"]
-KARRAS_RHO = 7.0
 
 
-def uniform(path: Path, steps: int) -> Nodes:
+@dataclass(frozen=True)
+class Grid:
+    """A named grid; `default` is its number where none is given, None if it takes none; low and high are its range."""
+
+    times: Callable[[Path, int, float], Nodes]
+    default: float | None = None
+    low: float = 0.0
+    high: float = math.inf
+
+
+def _fall(first: float | Tensor, last: float | Tensor, steps: int) -> Nodes:
+    return torch.linspace(float(first), float(last), steps + 1, dtype=torch.float64)
+
+
+def _uniform(path: Path, steps: int, _: float) -> Nodes:
     """Uniform in the path's own time."""
-    return torch.linspace(path.t_max, path.t_min, steps + 1, dtype=torch.float64)
+    return _fall(path.t_max, path.t_min, steps)
 
 
-def logsnr(path: Path, steps: int) -> Nodes:
+def _quadratic(path: Path, steps: int, _: float) -> Nodes:
+    """Uniform in sqrt(t) (Song, Meng & Ermon 2021, arXiv:2010.02502, appendix D)."""
+    return _fall(path.t_max**0.5, path.t_min**0.5, steps) ** 2
+
+
+def _logsnr(path: Path, steps: int, _: float) -> Nodes:
     """Uniform in the log signal-to-noise ratio (Lu et al. 2022, arXiv:2206.00927)."""
-    first, last = float(path.log_snr(path.t_max)), float(path.log_snr(path.t_min))
-    return path.time_of_log_snr(torch.linspace(first, last, steps + 1, dtype=torch.float64))
+    return path.time_of_log_snr(_fall(path.log_snr(path.t_max), path.log_snr(path.t_min), steps))
 
 
-def karras(path: Path, steps: int) -> Nodes:
-    """Uniform in rho^(1/7), rho = sigma / alpha (Karras et al. 2022, arXiv:2206.00364, eq. 5)."""
-    first, last = (torch.exp(-path.log_snr(t) / KARRAS_RHO) for t in (path.t_max, path.t_min))
-    ramp = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
-    return path.time_of_log_snr(-KARRAS_RHO * torch.log(first + ramp * (last - first)))
+def _karras(path: Path, steps: int, power: float) -> Nodes:
+    """Uniform in rho^(1/power), rho = sigma / alpha (Karras et al. 2022, arXiv:2206.00364, eq. 5)."""
+    first, last = (torch.exp(-path.log_snr(t) / power) for t in (path.t_max, path.t_min))
+    return path.time_of_log_snr(-power * torch.log(_fall(first, last, steps)))
 
 
-GRIDS: Mapping[str, Callable[[Path, int], Nodes]] = {"uniform": uniform, "logsnr": logsnr, "karras": karras}
+def _angle(path: Path, steps: int, _: float) -> Nodes:
+    """Uniform in arctan rho, the time of trig flow (Lu & Song 2024, arXiv:2410.11081): steps are short where D turns."""
+    first, last = (torch.atan(torch.exp(-path.log_snr(t))) for t in (path.t_max, path.t_min))
+    return path.time_of_log_snr(-torch.log(torch.tan(_fall(first, last, steps))))
+
+
+def _shifted(path: Path, steps: int, shift: float) -> Nodes:
+    """k t / (1 + (k - 1) t) of uniform t, 0 and 1 the path's ends (Esser et al. 2024, arXiv:2403.03206, eq. 23)."""
+    t = _fall(1.0, 0.0, steps)
+    return path.t_min + (path.t_max - path.t_min) * shift * t / (1 + (shift - 1) * t)
+
+
+GRIDS: Mapping[str, Grid] = {
+    "uniform": Grid(_uniform),
+    "quadratic": Grid(_quadratic),
+    "logsnr": Grid(_logsnr),
+    "karras": Grid(_karras, default=7.0, low=1.0, high=100.0),
+    "angle": Grid(_angle),
+    "shifted": Grid(_shifted, default=3.0, low=0.01, high=100.0),
+}
+
+
+def parse(text: str) -> tuple[Grid, float]:
+    """A grid and its number; raises `PlanError`."""
+    name, bracket, rest = text.partition("(")
+    if name not in GRIDS or (bracket and not rest.endswith(")")):
+        raise PlanError(choose("grid", text, [f"{n}(number)" if g.default else n for n, g in GRIDS.items()]))
+    grid = GRIDS[name]
+    if not bracket:
+        return grid, grid.default or 0.0
+    if grid.default is None:
+        able = ", ".join(sorted(n for n, g in GRIDS.items() if g.default is not None))
+        raise PlanError(f"grid {name!r} takes no number, got {text!r}; grids that do: {able}")
+    try:
+        number = float(rest[:-1])
+    except ValueError:
+        number = math.nan
+    if not grid.low <= number <= grid.high:
+        raise PlanError(f"grid {name!r}: expected a number in {grid.low:g}..{grid.high:g}, got {rest[:-1]!r}")
+    return grid, number
 
 
 def nodes(grid: str | Sequence[float], path: Path, steps: int) -> Nodes:
     """The grid's nodes, strictly decreasing; an explicit sequence of steps + 1 times is taken as it is."""
     if isinstance(grid, str):
-        if grid not in GRIDS:
-            raise PlanError(choose("grid", grid, GRIDS))
-        times = GRIDS[grid](path, steps)
+        named, number = parse(grid)
+        times = named.times(path, steps, number)
         times[0], times[-1] = path.t_max, path.t_min  # exact ends, free of the inverse's rounding
     else:
         times = torch.as_tensor(grid, dtype=torch.float64)

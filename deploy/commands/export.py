@@ -29,7 +29,7 @@ def export(
         str | None, typer.Option(metavar="LOW,HIGH", help="Path times the network may be asked.")
     ] = None,
     time: Annotated[
-        str | None, typer.Option(help="What the time input is fed: t, 1000*t, sigma, log(sigma)/4. [t]")
+        str | None, typer.Option(help="What the time input is fed: t, 1000*t, sigma, log(sigma)/4, N*t-1. [t]")
     ] = None,
 ) -> None:
     """Export a torch module and write its model card.

@@ -93,7 +93,10 @@ SAMPLER = "name: m\npath: {kind: vp_cosine}\nprediction: eps\nevent_shape: [2]\n
             SAMPLER.replace("eps", "foo"),
             "prediction: expected 'eps', 'x0', 'v', 'velocity' or 'score', got 'foo'",
         ),
-        (SAMPLER + "inputs: {time: T}", "inputs.time: expected 't', '1000*t', 'sigma' or 'log(sigma)/4', got 'T'"),
+        (
+            SAMPLER + "inputs: {time: T}",
+            "inputs.time: expected 't', '1000*t', 'sigma', 'log(sigma)/4' or 'N*t-1', got 'T'",
+        ),
         (
             SAMPLER.replace("prediction: eps", ""),
             "prediction: expected one of eps, x0, v, velocity, score beside a path",
