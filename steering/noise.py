@@ -30,6 +30,7 @@ class Draw(IntEnum):
     REMAINDER = 66
     SELECT = 67
     CALIBRATION = 68
+    PROBES = 69
 
 
 def philox(counter: tuple[Word, Word, Word, Word], seed: int) -> tuple[Word, Word, Word, Word]:

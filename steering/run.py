@@ -12,7 +12,7 @@ from steering.errors import SteeringError
 from steering.noise import Noise
 from steering.plan import Plan
 from steering.rows import Result, Rows
-from steering.sampler import Problem, Report, sample
+from steering.sampler import Problem, Report, Steering, sample
 
 Network = Callable[..., Tensor]
 TILE = 16
@@ -21,14 +21,14 @@ GROUP_ELEMENTS = 2**25
 
 @overload
 def run(
-    plan: Plan, network: Network, shape: tuple[int, ...], seed: int = ..., steer: Doob | None = ...,
+    plan: Plan, network: Network, shape: tuple[int, ...], seed: int = ..., steer: Steering | None = ...,
     condition: Mapping[str, Tensor] | None = ..., guidance: float = ..., x_init: Tensor | None = ...,
     dtype: torch.dtype = ..., report: Literal[False] = ..., *, null: Mapping[str, Tensor] | None = ...,
     tile: int | None = ..., mean: Tensor | None = ...,
 ) -> Tensor: ...  # fmt: skip
 @overload
 def run(
-    plan: Plan, network: Network, shape: tuple[int, ...], seed: int = ..., steer: Doob | None = ...,
+    plan: Plan, network: Network, shape: tuple[int, ...], seed: int = ..., steer: Steering | None = ...,
     condition: Mapping[str, Tensor] | None = ..., guidance: float = ..., x_init: Tensor | None = ...,
     dtype: torch.dtype = ..., *, report: Literal[True], null: Mapping[str, Tensor] | None = ..., tile: int | None = ...,
     mean: Tensor | None = ...,
@@ -38,7 +38,7 @@ def run(
     network: Network,
     shape: tuple[int, ...],
     seed: int = 0,
-    steer: Doob | None = None,
+    steer: Steering | None = None,
     condition: Mapping[str, Tensor] | None = None,
     guidance: float = 1.0,
     x_init: Tensor | None = None,
@@ -53,7 +53,7 @@ def run(
 
     Args:
         network: raw outputs [B, *event] for rows x [B, *event] at path times t [B].
-        steer: a `Doob`, or None.
+        steer: a `Doob`, a `Project`, or None.
         condition: tensors [n, ...] or [1, ...] by name.
         guidance: classifier-free guidance scale; other than 1 needs `null`, the null condition's tensors [1, ...].
         x_init: state at the plan's first node, [n, *event], already scaled.
@@ -83,7 +83,7 @@ def run(
         raise ValueError(f"guidance {guidance}: expected null tensors for {sorted(conditions)}, got {sorted(nulls)}")
     # samples are independent: groups bound the memory of the particles and keep every sample's place in its tile
     group = n
-    if steer is not None:
+    if isinstance(steer, Doob):
         elements = steer.particles * int(torch.tensor(event).prod())
         group = max(TILE, GROUP_ELEMENTS // elements // TILE * TILE)
     parts = []
@@ -140,11 +140,11 @@ def merged(reports: list[Report]) -> Report:
 
 
 @torch.no_grad()
-def _answer(request: Rows, network: Network, steer: Doob | None, tile: int | None) -> Tensor:
+def _answer(request: Rows, network: Network, steer: Steering | None, tile: int | None) -> Tensor:
     if request.kind == "network":
         tensors = {"x": request.x, "t": request.t.to(request.x.dtype), **request.condition}
         return _tiled(lambda x, t, **c: network(x, t, **c), tensors, tile)
-    assert steer is not None
+    assert isinstance(steer, Doob)  # nothing else asks for rewards
     per_call = None if tile is None else tile * steer.particles
     try:
         return _tiled(lambda x: steer.reward(x), {"x": request.x}, per_call)

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Generator, Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
@@ -68,12 +68,17 @@ class Problem:
     model: Hashable = None
     mean: Tensor | None = None
 
+    def rows(self, index: Tensor) -> "Problem":
+        """The same problem for some of the samples: `index` is a mask or an index into them."""
+        condition = {name: tensor[index] for name, tensor in self.condition.items()}
+        return replace(self, condition=condition, mean=None if self.mean is None else self.mean[index])
+
 
 class Tilt(Protocol):
     """A steering method, prepared for one problem."""
 
     def start_shift(self) -> Tensor | None:
-        """[*event] to add to x_0's mean in the first state, or None."""
+        """[*event], or [n, *event], to add to x_0's mean in the first state, or None."""
         ...
 
     def steer(self, stage: Stage, x: Tensor, denoised: Tensor, noise: Noise) -> Generator[Rows, Tensor, Guided]:
@@ -102,18 +107,18 @@ def evaluate(problem: Problem, rule: Denoise, x: Tensor) -> Generator[Rows, Tens
     n = len(x)
     if problem.guidance == 1 or not problem.condition:
         rows = Rows.network(scaled, rule.t, problem.condition)
-        output = _checked((yield rows), rows)
+        output = checked((yield rows), rows)
     else:
         both = {k: torch.cat([c, problem.null[k].expand_as(c)]) for k, c in problem.condition.items()}
         t = torch.cat([rule.t, rule.t]) if isinstance(rule.t, Tensor) else rule.t
         rows = Rows.network(torch.cat([scaled, scaled]), t, both)
-        outputs = _checked((yield rows), rows)
+        outputs = checked((yield rows), rows)
         output = outputs[n:] + (outputs[:n] - outputs[n:]) * problem.guidance
     denoised = rule(x, output.to(x.dtype))
     return denoised - mean if mean is not None and problem.plan.prediction == "x0" else denoised
 
 
-def _checked(output: object, rows: Rows) -> Tensor:
+def checked(output: object, rows: Rows) -> Tensor:
     """A network's reply to `rows`, or `NetworkError`."""
     if not isinstance(output, Tensor):
         raise NetworkError(f"network: expected a tensor of shape {list(rows.x.shape)}, got {type(output).__name__}")
@@ -168,6 +173,8 @@ def _first(problem: Problem, noise: Noise, tilt: Tilt | None, x_init: Tensor | N
     first = problem.plan.nodes[0]
     x = noise.normal(START, Draw.SOLVER, problem.event, problem.dtype) * first.sigma
     shift = tilt.start_shift() if tilt is not None else None
+    if shift is not None and shift.ndim == x.ndim and len(shift) not in (1, len(x)):
+        raise SteeringError(f"steering: expected values for 1 or {len(x)} samples, got {len(shift)}")
     return x if shift is None else x + shift.to(problem.dtype) * first.alpha
 
 
