@@ -46,7 +46,7 @@ def legs(course: Course) -> Iterator[Leg]:
     """The steps of a course with its churn."""
     churn, low, high, scale = (course.options[name] for name in OPTIONS)
     gamma = min(churn / (len(course.nodes) - 1), math.sqrt(2) - 1)
-    top = course.nodes[0]
+    top = max(course.nodes, key=lambda node: node.rho)  # not the first node of a plan in reverse
     starts = list(course.nodes)
     lifted = [i for i, node in enumerate(starts[1:-1], 1) if gamma > 0 and low <= node.rho <= high]
     raised = course.at_log_snr([max(starts[i].log_snr - math.log1p(gamma), top.log_snr) for i in lifted])

@@ -1,0 +1,42 @@
+"""Methods on dx/dt = u(x, t) in the path's own time, as flow matching samples (Lipman et al. 2023, arXiv:2210.02747).
+
+    u = alpha' D + sigma' eps,   eps = (x - alpha D) / sigma
+
+    flow_euler         x_t = x_s + h u_s
+    flow_ab2           x_t = x_s + h ((1 + h / 2 h') u_s - h / 2 h' u'),   u', h' those of the step before
+    interpolant_ode    x_m = x_s + h / 2 u_s,   x_t = x_s + h u_m,         m the middle of the step
+
+Where alpha and sigma are linear in t (rectified flow, EDM), flow_euler is `euler` and like it exact for a constant D.
+On Gaussian data the leading error of the midpoint rule vanishes there, and in rho on every path: order 3 instead of 2.
+The grid is uniform in t, which suits paths on which t is bounded; on EDM's ask for another.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+from itertools import pairwise
+
+from steering.plan import Course, Solver, Update
+from steering.solvers.coordinates import TIME
+from steering.solvers.runge_kutta import EULER, MIDPOINT, updates
+
+
+def adams_bashforth(course: Course) -> Iterator[Update]:
+    """The two-step method; the first step, without a past, is Euler's, which leaves the order 2."""
+    before = None
+    for s, t in pairwise(TIME.points(course)):
+        h = t.tau - s.tau
+        past = 0.0 if before is None else h / (s.tau - before.tau) / 2
+        new = h * (1 + past)
+        state, slope = (1 + new * s.state, -h * past), (s.state, 0.0)
+        width = 1 if before is None else 2
+        yield Update(at=s.node, to=t.node, A=(state[:width], slope[:width]), b=(new * s.data, s.data))  # x, u
+        before = s
+
+
+MATCHING = "Lipman et al. 2023, arXiv:2210.02747"
+INTERPOLANTS = "Albergo, Boffi & Vanden-Eijnden 2023, arXiv:2303.08797"
+SOLVERS = (
+    Solver("flow_euler", 1, 1, MATCHING, "uniform", partial(updates, EULER, TIME)),
+    Solver("flow_ab2", 2, 1, MATCHING, "uniform", adams_bashforth),
+    Solver("interpolant_ode", 2, 2, INTERPOLANTS, "uniform", partial(updates, MIDPOINT, TIME)),
+)
