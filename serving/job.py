@@ -16,6 +16,7 @@ from serving.engine import Evaluation, NetworkFailedError, Program, QueueFullErr
 from serving.kserve import InferRequest, Parameter
 from serving.parameters import EVERYWHERE, Parameters
 from serving.parameters import parse as parameters_of
+from serving.plans import plan_for
 from serving.programs import evaluations, scored
 from serving.repository import Knowledge, Model, PlainModel, Sampler
 from serving.rewards import Reward
@@ -57,21 +58,14 @@ def task_for(request: InferRequest, model: Model, models: Mapping[str, Model]) -
     """
     if isinstance(model, PlainModel):
         return _plain_task(request, model)
-    parameters, reward_arguments = parameters_of(request)
+    parameters, options, reward_arguments = parameters_of(request)
     n, card = parameters.samples, model.card
     names = {"x_init", *card.conditions}
     reward_inputs = {name: value for name, value in request.inputs.items() if name.startswith(rewards.PREFIX)}
     for name in request.inputs:
         if name not in names and name not in reward_inputs:
             raise errors.invalid(unknown("input", name, names))
-    try:
-        assert card.prediction is not None
-        plan = steering.plan(
-            parameters.solver, path=model.path, steps=parameters.steps, prediction=card.prediction,
-            grid=parameters.grid, eta=parameters.eta, preconditioning=card.preconditioning, sigma_data=card.sigma_data,
-        )  # fmt: skip
-    except steering.PlanError as error:
-        raise errors.invalid(str(error)) from None
+    plan = plan_for(model, parameters, options)
     reward = None
     if parameters.reward is not None:
         reward = rewards.bind(parameters.reward, models, card.event_shape, reward_arguments, reward_inputs)
@@ -88,8 +82,13 @@ def task_for(request: InferRequest, model: Model, models: Mapping[str, Model]) -
         plan, card.event_shape, torch.float32, condition, parameters.guidance, null, model.digest
     )
     x_init = _x_init(request, (n, *card.event_shape))
+    if plan.reverse and x_init is None:
+        raise errors.invalid("reverse: expected the data to start from in an input x_init, got none")
+    if reward is not None and parameters.steering != "none" and (plan.reverse or plan.direct):
+        which = "a plan in reverse" if plan.reverse else f"solver {plan.solver!r}"
+        raise errors.invalid(f"{which} cannot be steered: expected steering 'none' or another solver, such as dpmpp_2m")
     known = model.known  # one state of it from here to the answer's fingerprint
-    steer, notes = _steering(model.name, known, parameters, reward, bool(condition))
+    steer, notes = _steering(model, plan, known, parameters, reward, bool(condition))
     fingerprint = known.fingerprint if reward is None else f"{known.fingerprint}-{reward.fingerprint}"
     program = _sample(model, problem, parameters, reward, steer, x_init, notes, fingerprint)
     rows = n * plan.rows * (2 if condition and parameters.guidance != 1 else 1)
@@ -148,7 +147,12 @@ def _conditions(
 
 
 def _steering(
-    model: str, known: Knowledge, parameters: Parameters, reward: Reward | None, conditional: bool
+    model: Sampler,
+    plan: steering.Plan,
+    known: Knowledge,
+    parameters: Parameters,
+    reward: Reward | None,
+    conditional: bool,
 ) -> tuple[steering.Doob | None, list[str]]:
     """The steering method a request asks for, and what the caller should know of the choice."""
     if reward is None or parameters.steering == "none":
@@ -157,11 +161,13 @@ def _steering(
     cloud = None if conditional else known.cloud
     if cloud is None and parameters.posterior in (None, "bank"):
         why = "its bank belongs to no condition" if conditional else "it has no bank yet"
-        notes.append(f"model {model!r}: {why}; a local posterior was used throughout")
+        notes.append(f"model {model.name!r}: {why}; a local posterior was used throughout")
     if known.calibration is None:
-        notes.append(f"model {model!r} is not calibrated; the variance of Gaussian data was used instead")
+        notes.append(f"model {model.name!r} is not calibrated; the variance of Gaussian data was used instead")
     wanted = parameters.posterior if parameters.posterior != "bank" else None
     local = known.local(wanted or ("gaussian" if conditional else None))
+    if isinstance(local.calibration, steering.Calibration):
+        local = local.calibrated(local.calibration.rescheduled(plan.trained, plan.path))
     if parameters.posterior == "neighbours" and known.cloud is None:
         notes.append("neighbours need a bank; gaussian was used instead")
     posterior: Bank | Local = local

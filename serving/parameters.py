@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+import steering
 from protos.complaint import complaint, unknown
 from serving import errors
 from serving.kserve import InferRequest, Parameter
@@ -11,6 +12,8 @@ from serving.rewards import PREFIX
 
 EVERYWHERE = ("timeout", "priority")
 """Parameters that the front and the scheduler read."""
+OPTIONS = frozenset(name for solver in steering.solvers.values() for name in solver.options)
+"""Parameters that only some solvers take; steering knows their ranges."""
 
 
 class Parameters(BaseModel):
@@ -23,7 +26,9 @@ class Parameters(BaseModel):
     solver: str = "dpmpp_2m"
     steps: Annotated[int, Field(ge=1, le=1000)] = 20
     grid: str | None = None
-    eta: Annotated[float, Field(ge=0)] = 0.0
+    eta: Annotated[float, Field(ge=0)] | None = None
+    path: str | None = None
+    reverse: bool = False
     guidance: float = 1.0
     reward: str | None = None
     beta: Annotated[float, Field(gt=0)] = 1.0
@@ -33,22 +38,25 @@ class Parameters(BaseModel):
     reward_budget: Annotated[int, Field(ge=1, lt=2**31)] | None = None
 
 
-def parse(request: InferRequest) -> tuple[Parameters, dict[str, Parameter]]:
-    """The request's own parameters, and those that are arguments of its reward.
+def parse(request: InferRequest) -> tuple[Parameters, dict[str, Parameter], dict[str, Parameter]]:
+    """The request's own parameters, those that are options of its solver, and those that are arguments of its reward.
 
     Raises:
         RequestError: INVALID_ARGUMENT, naming the parameter, what was expected and what came.
     """
     mine: dict[str, Parameter] = {}
+    options: dict[str, Parameter] = {}
     arguments: dict[str, Parameter] = {}
     for name, value in request.parameters.items():
         if name in Parameters.model_fields:
             mine[name] = value
+        elif name in OPTIONS:
+            options[name] = value
         elif name.startswith(PREFIX):
             arguments[name] = value
         elif name not in EVERYWHERE and not name.startswith("triton_"):
-            raise errors.invalid(unknown("parameter", name, [*Parameters.model_fields, "reward_<argument>"]))
+            raise errors.invalid(unknown("parameter", name, [*Parameters.model_fields, *OPTIONS, "reward_<argument>"]))
     try:
-        return Parameters.model_validate(mine), arguments
+        return Parameters.model_validate(mine), options, arguments
     except ValidationError as error:
         raise errors.invalid(f"parameter {complaint(error, Parameters)}") from None

@@ -147,6 +147,7 @@ def load(folder: Folder, opener: Open) -> Model:
     try:
         path = steering.paths.build(card.path, card.t_range)
         steering.plan("ddim", path=path, steps=1, prediction=card.prediction, preconditioning=card.preconditioning)
+        steering.paths.TIME_INPUTS[card.inputs.time](path, torch.ones(1))  # not every path counts steps
     except (ValueError, TypeError) as error:
         raise LoadError(f"{folder.card}: {error}") from None
     check_graph(folder.card, card, backend)
@@ -173,7 +174,7 @@ def check_graph(file: Path, card: Card, backend: Backend) -> None:
             raise LoadError(f"{file}: the card names input {name!r}, the graph has {', '.join(inputs)}")
         here = inputs[name]
         squeezed = here.row if name != card.inputs.t or here.row != (1,) else ()
-        whole = card.inputs.time == "1000*t"  # the only time input that integers can hold
+        whole = card.inputs.time in ("1000*t", "N*t-1")  # the time inputs that integers can hold
         loose = name == card.inputs.t and here.dtype.kind in ("fi" if whole else "f")
         if not _fits(row, squeezed) or not (here.dtype == dtype or loose):
             raise LoadError(f"{file}: input {name!r}: the card says {dtype} {_show(row)}, the graph {_describe(here)}")

@@ -10,14 +10,19 @@ Torch tensors in, torch tensors out; no sockets, clocks, files or global state.
 from collections.abc import Sequence
 from functools import lru_cache, partial
 
-from steering import grids, paths, posteriors, predictions, rewards
+from steering import grids, interpolants, paths, posteriors, predictions, reversible, rewards
 from steering.calibration import Calibration, Uncalibrated, calibrate
 from steering.doob import BANK_SIZE, Doob, draw_bank
 from steering.errors import NetworkError, PlanError, SteeringError
+from steering.interpolate import interpolate
+from steering.inverse_problems import Project, inpaint, linear
+from steering.invert import decode, encode, round_trip
+from steering.likelihood import bits_per_dimension, log_likelihood
 from steering.noise import Noise
 from steering.paths import Path
 from steering.plan import Plan, Solver, compile_plan
 from steering.program import Program
+from steering.reflow import couple
 from steering.rows import Rows
 from steering.run import run, solve
 from steering.sampler import Problem, Report, sample
@@ -72,7 +77,8 @@ def plan(
 
 __all__ = [
     "BANK_SIZE",
-    "Calibration", "Doob", "NetworkError", "Noise", "Path", "Plan", "PlanError", "Problem", "Program", "Report", "Rows", "Solver",
-    "SteeringError", "Uncalibrated", "calibrate", "draw_bank", "grids", "paths", "plan", "posteriors", "predictions",
-    "rewards", "run", "sample", "solve", "solvers",
+    "Calibration", "Doob", "NetworkError", "Noise", "Path", "Plan", "PlanError", "Problem", "Program", "Project",
+    "Report", "Rows", "Solver", "SteeringError", "Uncalibrated", "bits_per_dimension", "calibrate", "couple", "decode",
+    "draw_bank", "encode", "grids", "inpaint", "interpolants", "interpolate", "linear", "log_likelihood", "paths", "plan",
+    "posteriors", "predictions", "reversible", "rewards", "round_trip", "run", "sample", "solve", "solvers",
 ]  # fmt: skip

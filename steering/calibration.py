@@ -44,6 +44,13 @@ class Calibration:
         low, high = (math.log(max(self.mse[i], 1e-12)) for i in (right - 1, right))
         return math.exp(low + (high - low) * (here - a) / (b - a))
 
+    def rescheduled(self, trained: Path, path: Path) -> "Calibration":
+        """The same curve over the times of another path at which its log-SNR is the same."""
+        if path == trained:
+            return self
+        times = path.time_of_log_snr(trained.log_snr(torch.tensor(self.t, dtype=torch.float64)))
+        return Calibration(tuple(times.tolist()), self.mse)
+
 
 @dataclass(frozen=True)
 class Uncalibrated:

@@ -68,9 +68,13 @@ def sample(
     posterior: Annotated[str | None, typer.Option(help="bank, gaussian, neighbours, ...")] = None,
     solver: Annotated[str | None, typer.Option(help="See `tiltserve solvers`.")] = None,
     steps: Annotated[int | None, typer.Option(help="Intervals of the time grid.")] = None,
-    grid: Annotated[str | None, typer.Option(help="uniform, logsnr, karras, ... [the solver's own]")] = None,
+    grid: Annotated[str | None, typer.Option(help="uniform, logsnr, karras(5), ... [the solver's own]")] = None,
     eta: Annotated[
-        float | None, typer.Option(help="Noise put back by a stochastic solver: 0 none, 1 ancestral.")
+        float | None, typer.Option(help="Noise of a stochastic solver: 0 none, 1 the time-reversed SDE. [the solver's own]")
+    ] = None,
+    path: Annotated[str | None, typer.Option(help="Sample on another path than the model's own: edm, ...")] = None,
+    option: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="An option of the solver, such as churn=40; repeat.")
     ] = None,
     guidance: Annotated[float | None, typer.Option(help="Scale of classifier-free guidance.")] = None,
     address: Annotated[str, typer.Option(metavar="HOST:PORT", help="The server.")] = "127.0.0.1:8001",
@@ -100,8 +104,10 @@ def sample(
         "steps": steps,
         "grid": grid,
         "eta": eta,
+        "path": path,
         "guidance": guidance,
     } | {name: values[0] for name, values in rewards.items() if len(values) == 1}
+    chosen |= dict(_named(text) for text in option or [])
     vectors = {name: values for name, values in rewards.items() if len(values) > 1}
     for name, values in vectors.items():
         if not all(isinstance(value, int | float) for value in values):
@@ -122,6 +128,14 @@ def sample(
     if out is not None:
         _write(drawn, out)
     _show(drawn, out)
+
+
+def _named(text: str) -> tuple[str, bool | int | float | str]:
+    """`churn=40` as a name and a value."""
+    name, equals, value = text.partition("=")
+    if not (name and equals and value):
+        fail(f"--option: expected NAME=VALUE, got {text!r}")
+    return name, parse_value(value)
 
 
 def _check(out: Path | None, address: str) -> None:

@@ -28,8 +28,10 @@ def solvers(as_json: Annotated[bool, typer.Option("--json", help="A JSON list in
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    for column in ("name", "order", "rows per step", "noise", "reference"):
+    for column in ("name", "order", "rows/step", "noise", "options", "reference"):
         table.add_column(column)
-    for row in rows:
-        table.add_row(*("yes" if value is True else "no" if value is False else str(value) for value in row.values()))
+    for name, solver in sorted(steering.solvers.items()):
+        noise = "always" if solver.uses_noise else "eta > 0" if solver.takes_eta else "-"
+        options = ", ".join(solver.options) or "-"
+        table.add_row(name, str(solver.order), str(solver.rows_per_step), noise, options, solver.reference)
     Console(highlight=False, markup=False).print(table)

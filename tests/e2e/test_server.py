@@ -172,6 +172,39 @@ def test_samples_are_those_of_the_notebook(server: Server, client: Client):
     assert outputs["samples"].tobytes() == expected.numpy().tobytes()
 
 
+@pytest.mark.parametrize("solver", sorted(set(steering.solvers) - {"searched"}))
+def test_every_solver_gives_the_bytes_of_the_notebook(server: Server, client: Client, solver: str):
+    folder = server.root / "rings"
+    network = OnnxNetwork(folder / "1" / "model.onnx", load_card(folder / "card.yaml"), threads=1)
+    plan = steering.plan(solver, path=network.path, steps=5, prediction="x0")
+    expected, report = steering.run(plan, network, (5, 2), 3, report=True)
+    outputs, parameters = infer(client, "rings", samples=5, seed=3, solver=solver, steps=5)
+    assert outputs["samples"].tobytes() == expected.numpy().tobytes()
+    assert parameters["network_rows"] == report.network_rows
+
+
+def test_data_to_noise_and_back(client: Client):
+    """The flow run backwards and forwards again, and on another path in between: the same samples."""
+    drawn, _ = infer(client, "rings", samples=6, seed=1, solver="dpmpp_3m", steps=200)
+    x = drawn["samples"]
+    noise, _ = infer(client, "rings", {"x_init": x}, samples=6, solver="dpmpp_3m", steps=200, reverse=True)
+    assert 0.5 < noise["samples"].std() < 2
+    back, _ = infer(client, "rings", {"x_init": noise["samples"]}, samples=6, solver="dpmpp_3m", steps=200)
+    assert np.abs(back["samples"] - x).max() < 0.01
+    # on edm the first state is x / alpha, and so is the last
+    first, last = (1 - t for t in networks.RINGS.t_range[::-1])
+    start = {"x_init": noise["samples"] / F(first)}
+    other, parameters = infer(client, "rings", start, samples=6, solver="dpmpp_3m", steps=200, path="edm")
+    assert np.abs(other["samples"] * last - x).max() < 0.01
+    assert parameters["warnings"] == ""
+
+
+def test_steered_on_another_path(client: Client):
+    request: dict[str, Any] = {"samples": 32, "seed": 7, "reward": "nearness", "reward_mode": 3, "beta": 0.2}
+    outputs, _ = infer(client, "rings", path="vp_linear", **request)
+    assert near(outputs["samples"], 3) > 0.9
+
+
 def test_steered_samples(client: Client):
     plain, free = infer(client, "rings", samples=64, seed=7)
     outputs, parameters = infer(client, "rings", samples=64, seed=7, reward="nearness", reward_mode=3, beta=0.2)

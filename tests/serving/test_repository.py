@@ -129,7 +129,11 @@ def test_whole_models_load(small_models: Path):
         ),
         (
             XT, ("output", ["n", 2]), {"path": {"kind": "vp_cosin"}},
-            "unknown path 'vp_cosin': expected one of edm, rectified_flow, ve, vp_cosine, vp_linear",
+            "unknown path 'vp_cosin': expected one of edm, kinetic_optimal, mean_reverting",
+        ),
+        (
+            XT, ("output", ["n", 2]), {"inputs": {"time": "N*t-1"}},
+            "time input 'N*t-1': expected a path of N steps (vp_discrete, vp_betas), got",
         ),
         (
             XT, ("output", ["n", 2]), {"path": {"kind": "edm", "sigma": 80}},

@@ -1,0 +1,29 @@
+"""From the parameters of a request to the plan it is sampled by."""
+
+from collections.abc import Mapping
+
+import steering
+from serving import errors
+from serving.kserve import Parameter
+from serving.parameters import Parameters
+from serving.repository import Sampler
+
+
+def plan_for(model: Sampler, parameters: Parameters, options: Mapping[str, Parameter]) -> steering.Plan:
+    """The compiled plan; `options` are those of the solver.
+
+    Raises:
+        RequestError: INVALID_ARGUMENT with what was expected and what came.
+    """
+    card, path = model.card, model.path
+    assert card.prediction is not None
+    try:
+        if parameters.path is not None:
+            path = steering.paths.reschedule(path, steering.paths.build({"kind": parameters.path}))
+        return steering.plan(
+            parameters.solver, path=path, trained=model.path, steps=parameters.steps, prediction=card.prediction,
+            grid=parameters.grid, eta=parameters.eta, preconditioning=card.preconditioning,
+            sigma_data=card.sigma_data, reverse=parameters.reverse, **options,  # type: ignore[arg-type]  # checked there
+        )  # fmt: skip
+    except ValueError as error:
+        raise errors.invalid(str(error)) from None
