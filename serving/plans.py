@@ -23,7 +23,24 @@ def plan_for(model: Sampler, parameters: Parameters, options: Mapping[str, Param
         return steering.plan(
             parameters.solver, path=path, trained=model.path, steps=parameters.steps, prediction=card.prediction,
             grid=parameters.grid, eta=parameters.eta, preconditioning=card.preconditioning,
-            sigma_data=card.sigma_data, reverse=parameters.reverse, **options,  # type: ignore[arg-type]  # checked there
+            sigma_data=card.sigma_data, reverse=parameters.reverse, program=_program(model, parameters), **options,  # type: ignore[arg-type]  # checked there
         )  # fmt: skip
     except ValueError as error:
         raise errors.invalid(str(error)) from None
+
+
+def _program(model: Sampler, parameters: Parameters) -> steering.Program | None:
+    """The searched program of as many steps, for the solver that runs one."""
+    if parameters.solver != "searched":
+        return None
+    if not model.programs:
+        raise steering.PlanError(
+            f"solver 'searched': expected a searched program beside model {model.name!r}, got none; "
+            f"`tiltserve search-plan {model.name}` makes some"
+        )
+    if parameters.steps not in model.programs:
+        there = ", ".join(map(str, sorted(model.programs)))
+        raise steering.PlanError(
+            f"steps: model {model.name!r} has searched programs for {there} steps, got {parameters.steps}"
+        )
+    return model.programs[parameters.steps]

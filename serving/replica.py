@@ -15,6 +15,7 @@ from tritonclient.grpc import service_pb2_grpc
 
 from protos.tiltserve.v1 import fleet_pb2, fleet_pb2_grpc
 from serving import errors, job, kserve, wire
+from serving.answer import Answer
 from serving.directory import DirectoryClient, ReplicaState
 from serving.engine import Engine
 from serving.metrics import ReplicaMetrics
@@ -99,7 +100,7 @@ class Replica:
             kserve.check_outputs(request.outputs, job.output_names(model))
             task = job.task_for(request, model, self._shelf.models)
             try:
-                answer: job.Answer = await asyncio.wrap_future(self._engine.submit(task))
+                answer: Answer = await asyncio.wrap_future(self._engine.submit(task))
             except Exception as error:
                 raise job.request_error(error) from error
             if answer.mean_ess is not None:

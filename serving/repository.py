@@ -3,7 +3,7 @@
 import hashlib
 import zipfile
 import zlib
-from collections.abc import Callable, Hashable, MutableMapping
+from collections.abc import Callable, Hashable, Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,11 +13,13 @@ from cachetools import LRUCache
 
 import steering
 from protos.card import Card, CardError, dump_text, load_card
+from protos.programs import ProgramsError, load_programs
 from serving.backends import Backend, GraphTensor, LoadError
 from serving.engine import Network
 from steering.posteriors import Cloud, Gaussian, Local, Neighbours, Variance
+from steering.program import Choice
 
-GRAPH, CARD, BANK = "model.onnx", "card.yaml", "bank.npz"
+GRAPH, CARD, BANK, PROGRAMS = "model.onnx", "card.yaml", "bank.npz", "searched.json"
 RAW = ".network"  # digits.network is the raw network of the sampler digits
 
 REMEMBERED = 256
@@ -41,6 +43,10 @@ class Folder:
     @property
     def bank(self) -> Path:
         return self.root / self.version / BANK
+
+    @property
+    def programs(self) -> Path:
+        return self.root / self.version / PROGRAMS
 
     @property
     def card(self) -> Path:
@@ -91,11 +97,24 @@ class Knowledge:
 
 
 class Sampler:
-    """A network with a card: what is needed to draw from it, and in `known` what is needed to steer it."""
+    """A network with a card: what is needed to draw from it, and in `known` what is needed to steer it.
 
-    def __init__(self, name: str, version: str, card: Card, path: steering.Path, network: Network, digest: str) -> None:
+    Attributes:
+        programs: searched solver programs by number of steps.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        version: str,
+        card: Card,
+        path: steering.Path,
+        network: Network,
+        digest: str,
+        programs: Mapping[int, steering.Program] | None = None,
+    ) -> None:
         self.name, self.version, self.card, self.path, self.network = name, version, card, path, network
-        self.digest = digest
+        self.digest, self.programs = digest, programs or {}
         self.learn(None, None)
 
     def learn(self, samples: torch.Tensor | None, calibration: steering.Calibration | None) -> None:
@@ -151,7 +170,8 @@ def load(folder: Folder, opener: Open) -> Model:
     except (ValueError, TypeError) as error:
         raise LoadError(f"{folder.card}: {error}") from None
     check_graph(folder.card, card, backend)
-    sampler = Sampler(folder.name, folder.version, card, path, network, digest.hexdigest())
+    programs = _load_programs(folder.programs, graph_sha256) if folder.programs.exists() else {}
+    sampler = Sampler(folder.name, folder.version, card, path, network, digest.hexdigest(), programs)
     curve = card.calibration
     calibration = None
     if curve is not None and len(curve.t) > 1:
@@ -207,6 +227,23 @@ def _load_bank(file: Path, event: tuple[int, ...], graph_sha256: str) -> torch.T
             f"{file}: drawn from a graph with sha256 {str(owner)[:12]}, the graph beside it has {graph_sha256[:12]}"
         )
     return samples
+
+
+def _load_programs(file: Path, graph_sha256: str) -> dict[int, steering.Program]:
+    try:
+        content = load_programs(file)
+        programs = {
+            each.rows: steering.Program(each.fractions, tuple(Choice(**dict(step)) for step in each.steps))
+            for each in content.programs
+        }
+    except ProgramsError as error:
+        raise LoadError(str(error)) from None
+    if content.model_sha256 != graph_sha256:
+        raise LoadError(
+            f"{file}: searched for a graph with sha256 {content.model_sha256[:12]}, the graph beside it has "
+            f"{graph_sha256[:12]}: delete it, or search again with tiltserve search-plan"
+        )
+    return programs
 
 
 def _sha256(file: Path) -> str:

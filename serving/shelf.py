@@ -49,8 +49,8 @@ class Shelf:
     def prepare(self, engine: Engine) -> None:
         """Start background tasks for the banks and calibrations that are missing."""
         for model in self.models.values():
-            if not isinstance(model, Sampler) or model.card.conditions:
-                continue  # a bank belongs to one law, and conditions make many
+            if not isinstance(model, Sampler) or model.card.conditions or reverts(model):
+                continue  # a bank belongs to one law, and conditions and means make many
             if model.known.cloud is None or model.known.calibration is None:
                 task = Task(model.name, _prepared(model), 0, background=True)
                 engine.submit(task).add_done_callback(partial(_report, model.name))
@@ -76,8 +76,14 @@ class Shelf:
             yield _plain_state(raw)
 
 
+def reverts(model: Sampler) -> bool:
+    """Whether every request brings the mean its samples revert to."""
+    return isinstance(model.path, steering.paths.MeanReverting)
+
+
 def _sampler_state(model: Sampler) -> ModelState:
     event = model.card.event_shape
+    states = ("x_init", "mean") if reverts(model) else ("x_init",)
     conditions = (
         TensorSpec(name, datatype(np.dtype(c.dtype)), (-1, *c.shape)) for name, c in model.card.conditions.items()
     )
@@ -87,7 +93,7 @@ def _sampler_state(model: Sampler) -> ModelState:
         "sampler",
         "READY",
         fingerprint=model.known.fingerprint,
-        inputs=(TensorSpec("x_init", "FP32", (-1, *event)), *conditions),
+        inputs=(*(TensorSpec(name, "FP32", (-1, *event)) for name in states), *conditions),
         outputs=(TensorSpec("samples", "FP32", (-1, *event)), TensorSpec("rewards", "FP32", (-1,))),
     )
 

@@ -86,15 +86,12 @@ def run(
     if isinstance(steer, Doob):
         elements = steer.particles * int(torch.tensor(event).prod())
         group = max(TILE, GROUP_ELEMENTS // elements // TILE * TILE)
+    whole = Problem(plan, event, dtype, conditions, guidance, nulls, model=network, mean=means)
     parts = []
     for first in range(0, n, group):
         rows = slice(first, min(first + group, n))
-        problem = Problem(
-            plan, event, dtype, {k: c[rows] for k, c in conditions.items()}, guidance, nulls, model=network,
-            mean=None if means is None else means[rows],
-        )  # fmt: skip
         generator = sample(
-            problem, Noise(seed, range(rows.start, rows.stop)), steer, None if x_init is None else x_init[rows]
+            whole.rows(rows), Noise(seed, range(rows.start, rows.stop)), steer, None if x_init is None else x_init[rows]
         )
         parts.append(_drive(generator, lambda request: _answer(request, network, steer, tile)))
     x = torch.cat([part for part, _ in parts])

@@ -68,8 +68,8 @@ class Problem:
     model: Hashable = None
     mean: Tensor | None = None
 
-    def rows(self, index: Tensor) -> "Problem":
-        """The same problem for some of the samples: `index` is a mask or an index into them."""
+    def rows(self, index: Tensor | slice) -> "Problem":
+        """The same problem for some of the samples: `index` is a mask, an index or a slice of them."""
         condition = {name: tensor[index] for name, tensor in self.condition.items()}
         return replace(self, condition=condition, mean=None if self.mean is None else self.mean[index])
 

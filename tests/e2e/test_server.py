@@ -328,7 +328,7 @@ def test_a_strangers_network_is_served_by_its_card_alone(server: Server, client:
         ("rings", {}, {"reward": "far"}, INVALID, "unknown reward 'far', expected one of half_space, linear"),
         ("rings", {}, {"reward": "nearness"}, INVALID, "reward 'nearness': expected argument 'reward_mode'"),
         ("rings", {}, {"reward": "nearness", "reward_mode": 9}, INVALID, "expected inputs the network accept"),
-        ("rings", {"y": np.ones(1, F)}, {}, INVALID, "unknown input 'y', expected one of x_init"),
+        ("rings", {"y": np.ones(1, F)}, {}, INVALID, "unknown input 'y', expected one of known, mask, x_init"),
         ("rings", {"x_init": np.ones((1, 3), F)}, {}, INVALID, "input 'x_init': expected FP32 [1, 2] "),
         ("rings", {"x_init": np.ones((1, 2))}, {}, INVALID, "input 'x_init': expected FP32 [1, 2] "),
         ("rings", {"x_init": np.full((1, 2), np.nan, F)}, {}, INVALID, "input 'x_init': expected finite"),

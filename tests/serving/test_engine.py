@@ -14,10 +14,10 @@ from onnx import TensorProto, helper
 
 import steering
 from serving import job
+from serving.answer import Answer
 from serving.backends import Array
 from serving.backends.ort import OrtNetwork
 from serving.engine import Engine, Evaluation, Network, Program, QueueFullError, Task
-from serving.job import Answer
 from serving.kserve import InferRequest
 from serving.repository import Model, PlainModel, Sampler
 from steering.posteriors import Bank

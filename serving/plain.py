@@ -1,0 +1,41 @@
+"""From a request for a plain network to a program: one evaluation of the graph's own inputs."""
+
+from protos.complaint import unknown
+from serving import errors
+from serving.answer import Answer
+from serving.engine import Evaluation, Program, Task
+from serving.kserve import InferRequest
+from serving.parameters import EVERYWHERE
+from serving.repository import PlainModel
+from serving.tensors import batched, came
+
+
+def plain_task(request: InferRequest, model: PlainModel) -> Task:
+    """Plain inference: the graph's own inputs, all of them, with one batch size."""
+    for name in request.parameters:
+        if name not in EVERYWHERE and not name.startswith("triton_"):
+            raise errors.invalid(f"model {model.name!r} is a plain network and takes no parameters, got {name!r}")
+    tensors = {each.name: each for each in model.network.backend.inputs}
+    for name in request.inputs:
+        if name not in tensors:
+            raise errors.invalid(unknown("input", name, tensors))
+    for name, tensor in tensors.items():
+        if name not in request.inputs:
+            raise errors.invalid(f"input {name!r}: expected {tensor.dtype} {batched(tensor)}, got none")
+        value = request.inputs[name]
+        fits = value.ndim == len(tensor.row) + 1 and all(
+            a in (None, b) for a, b in zip(tensor.row, value.shape[1:], strict=True)
+        )
+        if value.dtype != tensor.dtype or not fits or len(value) < 1:
+            raise errors.invalid(f"input {name!r}: expected {tensor.dtype} {batched(tensor)}, got {came(value)}")
+    sizes = {name: len(value) for name, value in request.inputs.items()}
+    if len(set(sizes.values())) != 1:
+        raise errors.invalid(f"inputs: expected one batch size, got {sizes}")
+    rows = next(iter(sizes.values()))
+    names = tuple(request.outputs) or tuple(tensor.name for tensor in model.network.backend.outputs)
+
+    def program() -> Program:
+        results = yield Evaluation(model.network, request.inputs, names, rows)
+        return Answer(dict(zip(names, results, strict=True)), {"fingerprint": model.fingerprint})
+
+    return Task(model.name, program(), rows)
