@@ -5,9 +5,11 @@ from typing import Annotated
 import typer
 
 from deploy.commands.bench import bench
+from deploy.commands.diagnose import diagnose
 from deploy.commands.export import export
 from deploy.commands.models import models
 from deploy.commands.sample import RewardOptions, sample
+from deploy.commands.search_plan import search_plan
 from deploy.commands.serve import serve
 from deploy.commands.solvers import solvers
 from deploy.console import OneLineErrors
@@ -33,6 +35,8 @@ app.command()(export)
 app.command(cls=RewardOptions)(sample)
 app.command()(models)
 app.command()(solvers)
+app.command()(diagnose)
+app.command()(search_plan)
 app.command(context_settings={"allow_interspersed_args": False})(bench)
 
 

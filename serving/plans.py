@@ -23,7 +23,8 @@ def plan_for(model: Sampler, parameters: Parameters, options: Mapping[str, Param
         return steering.plan(
             parameters.solver, path=path, trained=model.path, steps=parameters.steps, prediction=card.prediction,
             grid=parameters.grid, eta=parameters.eta, preconditioning=card.preconditioning,
-            sigma_data=card.sigma_data, reverse=parameters.reverse, program=_program(model, parameters), **options,  # type: ignore[arg-type]  # checked there
+            sigma_data=card.sigma_data, reverse=parameters.reverse, program=_program(model, parameters),
+            **options,  # type: ignore[arg-type]  # checked there
         )  # fmt: skip
     except ValueError as error:
         raise errors.invalid(str(error)) from None

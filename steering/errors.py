@@ -13,6 +13,10 @@ class NetworkError(ValueError):
     """A network that returned the wrong shape or NaN."""
 
 
+class BudgetError(ValueError):
+    """An adaptive solver that would need more network rows than it was allowed."""
+
+
 def choose(kind: str, name: str, known: object) -> str:
     """The text for an unknown name: what was expected and what came."""
     return f"unknown {kind} {name!r}: expected one of {', '.join(sorted(known))}"  # type: ignore[call-overload]

@@ -4,6 +4,7 @@ A program is what the solver search of USF (Liu et al. 2023, arXiv:2312.07243) l
 solver makes once, made anew for every step. `steering.solvers.searched` turns one into matrices.
 """
 
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, get_args
@@ -27,12 +28,16 @@ class Choice:
         order: how many evaluations the interpolation uses, as far as there are so many.
         variable: in which the interpolating polynomial is one.
         corrector: whether the next evaluation also corrects this step (UniC), at no further rows.
+        relaxation: added to the weights of the evaluations, newest first, in parts of the weights' sum; none is exact
+            for polynomials. Fitted, it makes up for what polynomials miss in long steps (as the learned coefficients
+            of S4S do, arXiv:2502.17423).
     """
 
     target: Target = "data"
     order: int = 2
     variable: Variable = "log_snr"
     corrector: bool = False
+    relaxation: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if self.target not in get_args(Target) or self.variable not in get_args(Variable):
@@ -42,6 +47,11 @@ class Choice:
             )
         if not 1 <= self.order <= MAX_ORDER:
             raise PlanError(f"program: expected orders in 1..{MAX_ORDER}, got {self.order!r}")
+        if len(self.relaxation) > self.order or not all(map(math.isfinite, self.relaxation)):
+            raise PlanError(
+                f"program: expected at most {self.order} finite relaxations in a step of order {self.order}, "
+                f"got {self.relaxation!r}"
+            )
 
 
 @dataclass(frozen=True)

@@ -9,22 +9,38 @@ history and is of first order.
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from steering.plan import Course, Node, Solver, Update
 
 
+@dataclass(frozen=True)
+class Kernel:
+    """From s to t where D is constant: x_t = carry x_s + gain D + noise z."""
+
+    carry: float
+    gain: float
+    noise: float
+
+
+def kernel(eta: float, s: Node, t: Node) -> Kernel:
+    h = t.log_snr - s.log_snr
+    return Kernel(
+        carry=t.sigma / s.sigma * math.exp(-(eta**2) * h),
+        gain=-t.alpha * math.expm1(-(1 + eta**2) * h),
+        noise=t.sigma * math.sqrt(-math.expm1(-2 * eta**2 * h)),
+    )
+
+
 def updates(course: Course) -> Iterator[Update]:
-    eta = course.eta
     previous: Node | None = None
     for s, t in course.intervals():
-        h = t.log_snr - s.log_snr
-        carry = t.sigma / s.sigma * math.exp(-(eta**2) * h)
-        gain = -t.alpha * math.expm1(-(1 + eta**2) * h)
-        extra = 0.0 if previous is None else h / (s.log_snr - previous.log_snr) / 2
-        noise = t.sigma * math.sqrt(-math.expm1(-2 * eta**2 * h))
-        state = (carry,) if previous is None else (carry, -gain * extra)
+        step = kernel(course.eta, s, t)
+        extra = 0.0 if previous is None else (t.log_snr - s.log_snr) / (s.log_snr - previous.log_snr) / 2
+        state = (step.carry,) if previous is None else (step.carry, -step.gain * extra)
         history = tuple(0.0 for _ in state)
-        yield Update(at=s, to=t, A=(state, history), b=(gain * (1 + extra), 1.0), C=((noise,), (0.0,)) if eta else ())
+        noise = ((step.noise,), (0.0,)) if course.eta else ()
+        yield Update(at=s, to=t, A=(state, history), b=(step.gain * (1 + extra), 1.0), C=noise)
         previous = s
 
 

@@ -1,0 +1,75 @@
+"""Linear multistep steps as matrices: any weights over past evaluations, one network row a step.
+
+    x_t = L x_s + sum_j w_j F_j,   F = D, L = sigma_t / sigma_s ("data")   or   F = eps, L = alpha_t / alpha_s ("noise")
+
+F_j are the values at s and before, each as its own evaluation gave it. A corrector makes the step again once the
+evaluation at its end, due anyway, adds the value there; the next step goes on from the corrected state (UniC, Zhao et
+al. 2023, arXiv:2302.04867, alg. 1).
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from steering.plan import Node, Update
+from steering.program import Target
+
+Value = tuple[Target, int]
+"""Of what, and how many steps ago it was evaluated."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step's weights, newest value first: of s and before; in the corrector of t, s and before."""
+
+    target: Target
+    predictor: tuple[float, ...]
+    corrector: tuple[float, ...] = ()
+
+
+def updates(nodes: Sequence[Node], steps: Sequence[Step]) -> Iterator[Update]:
+    """Registers: the predicted state; where it will be corrected, the corrector's sum so far; then past values."""
+    previous: Step | None = None
+    before: list[Value] = []
+    for (s, t), step, after in zip(pairwise(nodes), steps, _kept(steps), strict=True):
+        rows = list(_rows(s, t, previous, step, before, after))
+        yield Update(at=s, to=t, A=tuple(row for row, _ in rows), b=tuple(weight for _, weight in rows))
+        previous, before = step, after
+
+
+def _rows(
+    s: Node, t: Node, previous: Step | None, step: Step, before: Sequence[Value], after: Sequence[Value]
+) -> Iterator[tuple[tuple[float, ...], float]]:
+    """The registers after the evaluation at s: weights of those before it, and of the new D."""
+    corrected = previous if previous and previous.corrector else None
+    state = 1 if corrected else 0  # the register to go on from
+    places = {value: state + 1 + k for k, value in enumerate(before)}
+
+    def form(linear: float, values: Iterable[tuple[Value, float]]) -> tuple[tuple[float, ...], float]:
+        row, new = [0.0] * (state + 1 + len(before)), {"data": 0.0, "noise": 0.0}
+        row[state] = linear
+        if corrected:
+            new[corrected.target] = linear * corrected.corrector[0]
+        for (target, age), weight in values:
+            if age == 0:
+                new[target] += weight
+            else:
+                row[places[target, age]] = weight
+        row[0] += new["noise"] / s.sigma  # eps = (x - alpha D) / sigma
+        return tuple(row), new["data"] - new["noise"] * s.alpha / s.sigma
+
+    linear = t.sigma / s.sigma if step.target == "data" else t.alpha / s.alpha
+    for weights in (step.predictor, step.corrector[1:]):
+        if weights:
+            yield form(linear, (((step.target, age), weight) for age, weight in enumerate(weights)))
+    for target, age in after:
+        yield form(0.0, [((target, age - 1), 1.0)])
+
+
+def _kept(steps: Sequence[Step]) -> list[list[Value]]:
+    """The past values to hold after each step, with their ages at the next: what later steps ask for."""
+    kept: list[list[Value]] = [[]]
+    for step in reversed(steps[1:]):
+        own = {(step.target, age) for age in range(1, len(step.predictor))}
+        kept.append(sorted(own | {(target, age - 1) for target, age in kept[-1] if age > 1}))
+    return kept[::-1]
