@@ -87,7 +87,7 @@ def request_error(error: BaseException) -> errors.RequestError:
     """What a caller is told when a task failed."""
     if isinstance(error, errors.RequestError):
         return error
-    if isinstance(error, steering.SteeringError):
+    if isinstance(error, steering.SteeringError | steering.BudgetError):
         return errors.failed_precondition(str(error))
     if isinstance(error, InputError):
         return errors.invalid(f"expected inputs the network accepts, got: {error}")

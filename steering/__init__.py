@@ -13,7 +13,7 @@ from functools import lru_cache, partial
 from steering import grids, interpolants, paths, posteriors, predictions, reversible, rewards
 from steering.calibration import Calibration, Uncalibrated, calibrate
 from steering.doob import BANK_SIZE, Doob, draw_bank
-from steering.errors import NetworkError, PlanError, SteeringError
+from steering.errors import BudgetError, NetworkError, PlanError, SteeringError
 from steering.interpolate import interpolate
 from steering.inverse_problems import Project, inpaint, linear
 from steering.invert import decode, encode, round_trip
@@ -76,9 +76,9 @@ def plan(
 
 
 __all__ = [
-    "BANK_SIZE",
-    "Calibration", "Doob", "NetworkError", "Noise", "Path", "Plan", "PlanError", "Problem", "Program", "Project",
-    "Report", "Rows", "Solver", "SteeringError", "Uncalibrated", "bits_per_dimension", "calibrate", "couple", "decode",
-    "draw_bank", "encode", "grids", "inpaint", "interpolants", "interpolate", "linear", "log_likelihood", "paths", "plan",
-    "posteriors", "predictions", "reversible", "rewards", "round_trip", "run", "sample", "solve", "solvers",
+    "BANK_SIZE", "BudgetError", "Calibration", "Doob", "NetworkError", "Noise", "Path", "Plan", "PlanError",
+    "Problem", "Program", "Project", "Report", "Rows", "Solver", "SteeringError", "Uncalibrated",
+    "bits_per_dimension", "calibrate", "couple", "decode", "draw_bank", "encode", "grids", "inpaint", "interpolants",
+    "interpolate", "linear", "log_likelihood", "paths", "plan", "posteriors", "predictions", "reversible", "rewards",
+    "round_trip", "run", "sample", "solve", "solvers",
 ]  # fmt: skip

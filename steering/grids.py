@@ -53,7 +53,7 @@ def _karras(path: Path, steps: int, power: float) -> Nodes:
 
 
 def _angle(path: Path, steps: int, _: float) -> Nodes:
-    """Uniform in arctan rho, the time of trig flow (Lu & Song 2024, arXiv:2410.11081): steps are short where D turns."""
+    """Uniform in arctan rho, the time of trig flow (Lu & Song 2024, arXiv:2410.11081): short steps where D turns."""
     first, last = (torch.atan(torch.exp(-path.log_snr(t))) for t in (path.t_max, path.t_min))
     return path.time_of_log_snr(-torch.log(torch.tan(_fall(first, last, steps))))
 

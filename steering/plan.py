@@ -123,12 +123,16 @@ class Stage:
 
 @dataclass(frozen=True)
 class Option:
-    """A number a solver can be given by name, besides `eta`: its default and its range, both ends included."""
+    """A number a solver can be given by name, besides `eta`: its default and its range, both ends included.
+
+    With `whole` it has no fraction.
+    """
 
     meaning: str
     default: float
     low: float = 0.0
     high: float = float("inf")
+    whole: bool = False
 
 
 @dataclass(frozen=True)
@@ -248,11 +252,9 @@ def compile_plan(
     eta = _eta(solvers, entry, eta)
     chosen = _options(solvers, entry, options)
     noisy = entry.uses_noise or eta > 0
-    if (program is not None) != (solver == "searched"):
-        raise PlanError(
-            f"solver {solver!r}: expected a program with 'searched' and with no other, got {'one' if program else 'none'}"
-        )
     if program is not None:
+        if solver != "searched":
+            raise PlanError(f"program: expected solver 'searched' beside it, got {solver!r}")
         if steps != program.steps:
             raise PlanError(f"steps: expected {program.steps}, those of the searched program, got {steps}")
         grid = program.times(path) if grid is None else grid
@@ -311,6 +313,7 @@ def _options(solvers: Mapping[str, Solver], entry: Solver, options: Mapping[str,
             raise PlanError(f"{name}: solver {entry.name!r} has no such option; solvers that have: {able}")
         option = entry.options[name]
         number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or not option.low <= value <= option.high:
-            raise PlanError(f"{name}: expected a number in {option.low:g}..{option.high:g}, got {value!r}")
+        if not number or not option.low <= value <= option.high or (option.whole and value % 1):
+            kind = "a whole number" if option.whole else "a number"
+            raise PlanError(f"{name}: expected {kind} in {option.low:g}..{option.high:g}, got {value!r}")
     return {name: float(options.get(name, option.default)) for name, option in entry.options.items()}

@@ -14,8 +14,8 @@ import torch
 from steering.errors import PlanError
 from steering.paths import Path
 
-Target = Literal["data", "noise"]
-Variable = Literal["log_snr", "rho", "t"]
+Target = Literal["data", "noise", "velocity"]
+Variable = Literal["log_snr", "rho", "t", "angle"]
 MAX_ORDER = 4
 
 
@@ -24,7 +24,8 @@ class Choice:
     """How one step is made.
 
     Attributes:
-        target: what is interpolated over the step, the denoised estimate ("data") or eps ("noise").
+        target: what is interpolated over the step: the denoised estimate ("data"), eps ("noise"), or v, the velocity of
+            trig flow ("velocity").
         order: how many evaluations the interpolation uses, as far as there are so many.
         variable: in which the interpolating polynomial is one.
         corrector: whether the next evaluation also corrects this step (UniC), at no further rows.

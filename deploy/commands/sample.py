@@ -70,7 +70,7 @@ def sample(
     steps: Annotated[int | None, typer.Option(help="Intervals of the time grid.")] = None,
     grid: Annotated[str | None, typer.Option(help="uniform, logsnr, karras(5), ... [the solver's own]")] = None,
     eta: Annotated[
-        float | None, typer.Option(help="Noise of a stochastic solver: 0 none, 1 the time-reversed SDE. [the solver's own]")
+        float | None, typer.Option(help="Noise: 0 none, 1 the time-reversed SDE. [the solver's own]")
     ] = None,
     path: Annotated[str | None, typer.Option(help="Sample on another path than the model's own: edm, ...")] = None,
     option: Annotated[

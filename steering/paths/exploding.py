@@ -43,7 +43,8 @@ class VE(VarianceExploding):
     sigma_max: float = 50.0
 
     def sigma(self, t: Time) -> Tensor:
-        return self.sigma_min * (self.sigma_max / self.sigma_min) ** float64(t)
+        # not a power of t: torch rounds those of a few elements otherwise than those of many
+        return self.sigma_min * torch.exp(float64(t) * math.log(self.sigma_max / self.sigma_min))
 
     def sigma_dot(self, t: Time) -> Tensor:
         return self.sigma(t) * math.log(self.sigma_max / self.sigma_min)

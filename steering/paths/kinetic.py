@@ -121,7 +121,8 @@ class KineticOptimal(Path):
         """R, R' / R, log rho and its derivative."""
         (start, x1, y1), t = self._line, float64(t)
         x, y, x_dot = start + t * (x1 - start), t * y1, x1 - start
-        square, psi = x**2 + y**2, torch.atan2(y, x)
+        square = x**2 + y**2
+        psi = 2 * torch.atan(y / (square.sqrt() + x))  # not atan2, whose rounding depends on the number of times
         turn = (x * y1 - y * x_dot) / square
         return square.sqrt(), (x * x_dot + y * y1) / square, self._log_rho(psi), self._log_rho.slope(psi) * turn
 

@@ -25,6 +25,7 @@ from steering.solvers import (
     runge_kutta,
     sde_dpmpp,
     searched,
+    trig_adams,
     unipc,
 )
 
@@ -50,6 +51,7 @@ _ALL = (
     *deis.SOLVERS,
     *unipc.SOLVERS,
     *ipndm.SOLVERS,
+    *trig_adams.SOLVERS,
     searched.SOLVER,
 )
 SOLVERS: Mapping[str, Solver] = {solver.name: solver for solver in _ALL}

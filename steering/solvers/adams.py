@@ -1,12 +1,13 @@
 """Exponential Adams methods: the linear part of the probability flow exactly, a polynomial through past evaluations.
 
-With w = 1 / rho for F = D ("data") and w = rho for F = eps ("noise"),
+With w = 1 / rho for F = D ("data"), w = rho for F = eps ("noise") and w = arctan rho for F = v ("velocity"),
 
-    x_t = L x_s + K int_{w_s}^{w_t} F dw,   (L, K) = (sigma_t / sigma_s, sigma_t) or (alpha_t / alpha_s, alpha_t),
+    x_t = (K_t / K_s) x_s + K_t int_{w_s}^{w_t} F dw,   K = sigma, alpha or sqrt(alpha^2 + sigma^2),
 
-exactly. F is replaced by the polynomial through its last values, in log-SNR, rho or t (Hochbruck & Ostermann 2010,
-"Exponential integrators", section 2.5). DEIS (noise; rho or t) and DPM-Solver++ without its Taylor shortcuts (data;
-log-SNR) are of this family. A corrector takes the polynomial through one more value, that at the step's end.
+exactly. F is replaced by the polynomial through its last values, in log-SNR, rho, t or arctan rho (Hochbruck &
+Ostermann 2010, "Exponential integrators", section 2.5). DEIS (noise; rho or t) and DPM-Solver++ without its Taylor
+shortcuts (data; log-SNR) are of this family. A corrector takes the polynomial through one more value, that at the
+step's end.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,6 +28,7 @@ VARIABLES: Mapping[Variable, Callable[[Path, Tensor], Tensor]] = {
     "log_snr": lambda path, log_snr: log_snr,
     "rho": lambda path, log_snr: torch.exp(-log_snr),
     "t": lambda path, log_snr: path.time_of_log_snr(log_snr),
+    "angle": lambda path, log_snr: torch.atan(torch.exp(-log_snr)),
 }
 
 
@@ -64,8 +66,8 @@ def _relaxed(weights: tuple[float, ...], relaxation: tuple[float, ...]) -> tuple
 def _weights(course: Course, choices: Sequence[Choice], wanted: Sequence[tuple[int, int]]) -> list[tuple[float, ...]]:
     """K int l_j dw, l_j the Lagrange polynomials, for each wanted (step, node of its newest value), newest first.
 
-    Integrated over log-SNR: dw = w d lambda for "data", -w d lambda for "noise". All at once, [wanted, point, j, k]:
-    compiling a plan takes the time of few tensor operations, not of their sizes.
+    Integrated over log-SNR for "data" and "noise", dw = w d lambda or -w d lambda, and over w itself for "velocity".
+    All at once, [wanted, point, j, k]: compiling takes the time of few tensor operations, not of their sizes.
     """
     nodes, made = course.nodes, [choices[i] for i, _ in wanted]
     log_snr = torch.tensor([node.log_snr for node in nodes], dtype=torch.float64)
@@ -75,11 +77,20 @@ def _weights(course: Course, choices: Sequence[Choice], wanted: Sequence[tuple[i
     used = index >= oldest[:, None]
     values = log_snr[index.clamp(min=0)]
 
+    ends = torch.tensor(
+        [[multistep.scale(choice.target, nodes[i + 1])] for (i, _), choice in zip(wanted, made, strict=True)],
+        dtype=torch.float64,
+    )
+    noise, velocity = (torch.tensor([[choice.target == each] for choice in made]) for each in ("noise", "velocity"))
     start, length = log_snr[step, None], log_snr.diff()[step, None]
     at = start + length * ABSCISSAE
-    noise = torch.tensor([choice.target == "noise" for choice in made])[:, None]
-    ends = torch.tensor([(node.sigma, -node.alpha) for node in nodes[1:]], dtype=torch.float64)[step]
-    measure = QUADRATURE * length * torch.where(noise, ends[:, 1:] * torch.exp(-at), ends[:, :1] * torch.exp(at))
+    rate = length * torch.where(noise, -torch.exp(-at), torch.exp(at))
+    if bool(velocity.any()):
+        angle = torch.atan(torch.exp(-log_snr))
+        turn = angle.diff()[step, None]
+        at = torch.where(velocity, -torch.log(torch.tan(angle[step, None] + turn * ABSCISSAE)), at)
+        rate = torch.where(velocity, turn, rate)
+    measure = ends * QUADRATURE * rate
 
     for variable in {choice.variable for choice in made}:
         rows = torch.tensor([choice.variable == variable for choice in made])

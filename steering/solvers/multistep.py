@@ -1,12 +1,14 @@
 """Linear multistep steps as matrices: any weights over past evaluations, one network row a step.
 
-    x_t = L x_s + sum_j w_j F_j,   F = D, L = sigma_t / sigma_s ("data")   or   F = eps, L = alpha_t / alpha_s ("noise")
+    x_t = L x_s + sum_j w_j F_j,   L = K_t / K_s,   F = D, K = sigma ("data"),   F = eps, K = alpha ("noise"),
+    or F = v = (alpha eps - sigma D) / n, K = n = sqrt(alpha^2 + sigma^2) ("velocity")
 
 F_j are the values at s and before, each as its own evaluation gave it. A corrector makes the step again once the
 evaluation at its end, due anyway, adds the value there; the next step goes on from the corrected state (UniC, Zhao et
 al. 2023, arXiv:2302.04867, alg. 1).
 """
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -25,6 +27,21 @@ class Step:
     target: Target
     predictor: tuple[float, ...]
     corrector: tuple[float, ...] = ()
+
+
+def scale(target: Target, node: Node) -> float:
+    """K: what x is divided by to move by the target's integral alone."""
+    if target == "data":
+        return node.sigma
+    return node.alpha if target == "noise" else math.hypot(node.alpha, node.sigma)
+
+
+def value(target: Target, node: Node) -> tuple[float, float]:
+    """The weights of x and D in the target's value at a node."""
+    if target == "data":
+        return 0.0, 1.0
+    norm = 1.0 if target == "noise" else scale(target, node) / node.alpha
+    return 1 / (node.sigma * norm), -norm * node.alpha / node.sigma
 
 
 def updates(nodes: Sequence[Node], steps: Sequence[Step]) -> Iterator[Update]:
@@ -46,19 +63,21 @@ def _rows(
     places = {value: state + 1 + k for k, value in enumerate(before)}
 
     def form(linear: float, values: Iterable[tuple[Value, float]]) -> tuple[tuple[float, ...], float]:
-        row, new = [0.0] * (state + 1 + len(before)), {"data": 0.0, "noise": 0.0}
+        row, denoised = [0.0] * (state + 1 + len(before)), 0.0
         row[state] = linear
-        if corrected:
-            new[corrected.target] = linear * corrected.corrector[0]
+        new = [(corrected.target, linear * corrected.corrector[0])] if corrected else []
         for (target, age), weight in values:
             if age == 0:
-                new[target] += weight
+                new.append((target, weight))
             else:
                 row[places[target, age]] = weight
-        row[0] += new["noise"] / s.sigma  # eps = (x - alpha D) / sigma
-        return tuple(row), new["data"] - new["noise"] * s.alpha / s.sigma
+        for target, weight in new:
+            of_state, of_denoised = value(target, s)
+            row[0] += weight * of_state
+            denoised += weight * of_denoised
+        return tuple(row), denoised
 
-    linear = t.sigma / s.sigma if step.target == "data" else t.alpha / s.alpha
+    linear = scale(step.target, t) / scale(step.target, s)
     for weights in (step.predictor, step.corrector[1:]):
         if weights:
             yield form(linear, (((step.target, age), weight) for age, weight in enumerate(weights)))

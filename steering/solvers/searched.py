@@ -1,14 +1,18 @@
-"""A searched program (USF / S3, Liu et al. 2023, arXiv:2312.07243): every step its own exponential Adams method."""
+"""A searched program (USF / S3, Liu et al. 2023, arXiv:2312.07243): every step its own exponential Adams method.
+
+Without a program it does what the search starts from: the same in every step, order 3.
+"""
 
 from collections.abc import Iterator
 
 from steering.plan import Course, Solver, Update
+from steering.program import Choice
 from steering.solvers import adams
 
 
 def updates(course: Course) -> Iterator[Update]:
-    assert course.program is not None
-    return adams.updates(course, course.program.choices)
+    start = (Choice("data", 3),) * (len(course.nodes) - 1)
+    return adams.updates(course, course.program.choices if course.program else start)
 
 
-SOLVER = Solver("searched", 1, 1, "Liu et al. 2023, arXiv:2312.07243", "logsnr", updates)
+SOLVER = Solver("searched", 3, 1, "Liu et al. 2023, arXiv:2312.07243", "logsnr", updates)

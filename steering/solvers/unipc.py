@@ -6,8 +6,8 @@
 m runs over past values and, in the corrector, the one at t. The weights a solve a Vandermonde system, with which the
 step is the exponential Adams method in D and log-SNR, whatever B. B counts where there is one weight, which the paper
 sets to 1/2, its limit for small h: in the predictor with two values (bh = 2 makes it DPM-Solver++(2M)) and in the
-corrector of the first step. That step, of local order 3, limits UniPC-3 to order 3 where sampling starts midway; from
-noise on, where D hardly changes, order p + 1 is seen.
+corrector with one past value. Every plan starts with the latter, of local order 3, which limits UniPC-3 to order 3
+where sampling starts midway; from noise on, where D hardly changes, order p + 1 is seen.
 """
 
 import math

@@ -110,6 +110,14 @@ def test_what_cannot_be_asked_is_refused(models: dict[str, Model], inputs, param
         job.task_for(InferRequest("rings", inputs=inputs, parameters=parameters), models["rings"], models)
 
 
+def test_an_adaptive_solver_that_runs_out_of_rows_says_so(make_engine: MakeEngine, models: dict[str, Model]):
+    request = InferRequest("rings", parameters={"solver": "rk45", "rtol": 1e-6, "atol": 1e-6, "budget": 8})
+    running = make_engine().engine.submit(job.task_for(request, models["rings"], models))
+    with pytest.raises(steering.BudgetError) as caught:
+        running.result(20)
+    assert job.request_error(caught.value).code.name == "FAILED_PRECONDITION"
+
+
 def test_guidance_has_no_law_of_data(models: dict[str, Model]):
     request = InferRequest(
         "stripes", inputs={"x_init": np.ones((1, 1, 4, 4), F)}, parameters={"likelihood": "data", "guidance": 2.0}

@@ -83,7 +83,7 @@ def test_an_explicit_grid_is_taken_as_it_is():
     assert [stage.t for stage in plan.stages] == [0.9, 0.5, 0.4]
 
 
-@pytest.mark.parametrize("solver", steering.solvers)
+@pytest.mark.parametrize("solver", sorted(steering.solvers))
 def test_a_plan_without_a_grid_uses_its_solvers_own(solver: str):
     path = paths.vp_cosine()
     plan = steering.plan(solver, path=path, steps=5, prediction="eps")
