@@ -10,7 +10,7 @@ from typer.testing import CliRunner, Result
 from deploy.cli import app
 from deploy.commands.sample import parse_value, split_rewards
 
-COMMANDS = ["serve", "export", "sample", "models", "solvers", "bench"]
+COMMANDS = ["serve", "export", "sample", "models", "solvers", "search-plan", "diagnose", "bench"]
 
 
 def run(*arguments: str) -> Result:
