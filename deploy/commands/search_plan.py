@@ -1,0 +1,145 @@
+"""`tiltserve search-plan`: search a solver program for a model and few rows, and keep it beside the model."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from deploy.console import fail
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from serving.repository import Sampler
+    from steering import Problem
+    from steering.search import Found
+
+MOST_ROWS = 64
+"""More rows are more to fit, and gain less: fixed solvers are good there."""
+
+
+def search_plan(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="The sampler's name, such as digits.")],
+    models: Annotated[Path, typer.Option(metavar="DIR", help="The model repository.")] = Path("deploy/models"),
+    rows: Annotated[str, typer.Option(metavar="A,B,...", help="Network rows per sample, a program each.")] = "5,8,10",
+    samples: Annotated[
+        int | None, typer.Option(min=1, help="First states to fit to, to choose by and to judge by. [by their size]")
+    ] = None,
+    budget: Annotated[int, typer.Option(min=1, help="Programs that evolution tries.")] = 200,
+    polish: Annotated[int, typer.Option(min=0, help="Jacobians of the refinement of times and weights.")] = 9,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same search.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="FILE", help="[searched.json beside the model's graph]")
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of the network.")] = 2,
+) -> None:
+    """Search solver programs for MODEL: per step the time, prediction type, order, corrector and weights.
+
+    A server that loads the model afterwards takes solver=searched with steps equal to one of these numbers of rows.
+    Programs for other numbers of rows in the same file are kept. Errors are root mean square distances of end points to
+    a fine plan's, on noise that the search has not seen.
+    """
+    wanted = _rows(rows)
+
+    from rich.console import Console
+
+    from serving import offline
+    from serving.backends import LoadError
+    from serving.repository import PROGRAMS
+    from steering import NetworkError
+    from steering.search import search
+
+    try:
+        sampler = offline.open_sampler(models, model, threads)
+    except LoadError as error:
+        fail(str(error))
+    file = models / model / sampler.version / PROGRAMS if out is None else out
+    if not file.parent.is_dir():
+        fail(f"--out: expected a file in an existing folder, got {str(file)!r}")
+    try:
+        problem = _problem(sampler)
+        with Console(stderr=True).status("") as status:
+            found = offline.solve(
+                search(
+                    problem, wanted, samples=samples, budget=budget, polish=polish, seed=seed,
+                    tell=lambda stage: status.update(f"{stage} ..."),
+                ),
+                sampler,
+            )  # fmt: skip
+    except (NetworkError, ValueError) as error:
+        fail(str(error), code=1 if isinstance(error, NetworkError) else 2)
+    _write(found, file, models / model / sampler.version / "model.onnx", seed)
+    _show(found, file)
+
+
+def _rows(text: str) -> list[int]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and 1 <= int(part) <= MOST_ROWS for part in parts):
+        fail(f"--rows: expected numbers in 1..{MOST_ROWS} with commas between them, got {text!r}")
+    return sorted({int(part) for part in parts})
+
+
+def _problem(sampler: "Sampler") -> "Problem":
+    """Samples of the model, under its null conditions where it has conditions."""
+    import numpy as np
+    import torch
+
+    import steering
+
+    card = sampler.card
+    assert card.prediction is not None
+    condition = {}
+    for name, spec in card.conditions.items():
+        if spec.null is None:
+            raise ValueError(f"condition {name!r}: expected a null value in the model's card to search under, got none")
+        null = np.broadcast_to(np.asarray(spec.null, spec.dtype), spec.shape)
+        condition[name] = torch.from_numpy(null[None].copy())
+    plan = steering.plan(
+        "ddim", path=sampler.path, steps=1, prediction=card.prediction, preconditioning=card.preconditioning,
+        sigma_data=card.sigma_data,
+    )  # fmt: skip
+    return steering.Problem(plan, card.event_shape, torch.float32, condition)
+
+
+def _write(found: "Sequence[Found]", file: Path, graph: Path, seed: int) -> None:
+    """Write the plan file; programs for other numbers of rows of the same graph stay in it."""
+    from exporters.bank import sha256
+    from protos.programs import Programs, ProgramsError, Searched, dump_programs, load_programs
+
+    owner, kept = sha256(graph), {}
+    try:
+        before = load_programs(file)
+        kept = {each.rows: each for each in before.programs if before.model_sha256 == owner}
+    except ProgramsError:  # none yet, or one that no server would take either
+        pass
+    for each in found:
+        kept[each.rows] = Searched.model_validate(
+            {
+                "rows": each.rows,
+                "seed": seed,
+                "error": each.error,
+                "fixed": vars(each.fixed),
+                "uniform": each.uniform,
+                "kendall": each.kendall,
+                "fractions": each.program.fractions,
+                "steps": [vars(choice) for choice in each.program.choices],
+            }
+        )
+    dump_programs(Programs(model_sha256=owner, programs=tuple(kept[rows] for rows in sorted(kept))), file)
+
+
+def _show(found: "Sequence[Found]", file: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False, markup=False)
+    table = Table(box=None, pad_edge=False, title="errors on held-out noise", title_justify="left")
+    for column in ("rows", "best fixed solver", "its error", "searched", "ratio", "uniform program", "kendall tau"):
+        table.add_column(column)
+    for each in found:
+        table.add_row(
+            str(each.rows), f"{each.fixed.solver}, {each.fixed.grid}", f"{each.fixed.error:.4g}", f"{each.error:.4g}",
+            f"{each.error / each.fixed.error:.2f}", f"{each.uniform:.4g}", f"{each.kendall:.2f}",
+        )  # fmt: skip
+    console.print(table)
+    console.print(f"written to {file}", soft_wrap=True)
