@@ -23,9 +23,9 @@ class _Strict(BaseModel):
 class Step(_Strict):
     """How one step is made; see `steering.program.Choice`."""
 
-    target: Literal["data", "noise"]
+    target: Literal["data", "noise", "velocity"]
     order: Annotated[int, Field(ge=1, le=4)]
-    variable: Literal["log_snr", "rho", "t"]
+    variable: Literal["log_snr", "rho", "t", "angle"]
     corrector: bool = False
     relaxation: tuple[float, ...] = ()
 

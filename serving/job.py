@@ -51,6 +51,8 @@ def task_for(request: InferRequest, model: Model, models: Mapping[str, Model]) -
     if isinstance(model, PlainModel):
         return plain_task(request, model)
     parameters, options, reward_arguments = parameters_of(request)
+    if parameters.likelihood is not None:
+        parameters = likelihood.checked(parameters, request.parameters)
     n, card = parameters.samples, model.card
     tensors = tensors_of(request, model, n, parameters.guidance)
     plan = plan_for(model, parameters, options)
@@ -58,12 +60,12 @@ def task_for(request: InferRequest, model: Model, models: Mapping[str, Model]) -
         plan, card.event_shape, torch.float32, tensors.condition, parameters.guidance, tensors.null, model.digest,
         tensors.mean,
     )  # fmt: skip
-    rows = n * plan.rows * (2 if tensors.condition and parameters.guidance != 1 else 1)
+    rows = n * plan.most_rows * (2 if tensors.condition and parameters.guidance != 1 else 1)
     if plan.reverse and tensors.x_init is None:
         raise errors.invalid("reverse: expected the data to start from in an input x_init, got none")
     if parameters.likelihood is not None:
         program = likelihood.program(model, problem, parameters, tensors, request.outputs)
-        return Task(model.name, program, n * plan.steps * likelihood.rows_per_step(parameters.probes))
+        return Task(model.name, program, rows * likelihood.rows_per_step(parameters.probes))
     if absent := [name for name in request.outputs if name in likelihood.OUTPUTS]:
         raise errors.invalid(f"output {absent[0]!r}: expected a parameter likelihood beside it, got none")
     reward = None

@@ -1,6 +1,7 @@
 """From a request for log-likelihoods to a program: how likely the model finds the samples it is sent."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -8,19 +9,37 @@ import steering
 from serving import errors
 from serving.answer import Answer
 from serving.engine import Program
-from serving.parameters import Parameters
+from serving.kserve import Parameter
+from serving.parameters import OPTIONS, Parameters
 from serving.programs import evaluations
 from serving.repository import Sampler
+from serving.rewards import PREFIX
 from serving.tensors import Tensors
 
 OUTPUTS = ("log_likelihood", "standard_error")
 GROUP = 16
-"""Most samples at once: each asks for 1 + 2 probes rows in one evaluation."""
+"""Most samples at once."""
+NUMBERS = 2**20
+"""Most numbers in the probes of a group: bounds a request's memory, and its turns on the engine's thread."""
+USELESS = ("solver", "eta", "reverse", "steering", "reward", "beta", "particles", "posterior", "reward_budget")
+"""Parameters of sampling; the integrator of a likelihood is its own."""
 
 
 def rows_per_step(probes: int) -> int:
-    """Network rows per sample and step: four stages of one value and two differences a probe."""
-    return 4 * (1 + 2 * probes)
+    """Network rows per sample and step: four stages of one value and two differences a probe; and the ends."""
+    return 5 * (1 + 2 * probes)
+
+
+def checked(parameters: Parameters, asked: Mapping[str, Parameter]) -> Parameters:
+    """The parameters of a likelihood, whose steps lie evenly in log-SNR unless a grid is asked for.
+
+    Raises:
+        RequestError: INVALID_ARGUMENT for what only sampling has a use for.
+    """
+    for name in asked:
+        if name in USELESS or name in OPTIONS or name.startswith(PREFIX):
+            raise errors.invalid(f"{name}: expected none beside likelihood, got {asked[name]!r}")
+    return parameters.model_copy(update={"solver": "ddim", "grid": parameters.grid or "logsnr"})
 
 
 def program(
@@ -37,8 +56,8 @@ def program(
     """
     if tensors.x_init is None:
         raise errors.invalid("likelihood: expected the samples to judge in an input x_init, got none")
-    if parameters.reward is not None or tensors.known is not None:
-        raise errors.invalid("likelihood: expected no reward and no known values beside it, got some")
+    if tensors.known is not None or tensors.reward:
+        raise errors.invalid("likelihood: expected no inputs known and reward_<argument> beside it, got some")
     if missing := [name for name in outputs if name not in OUTPUTS]:
         raise errors.invalid(f"output {missing[0]!r}: a request with likelihood has {', '.join(OUTPUTS)}")
     if parameters.guidance != 1 and parameters.likelihood == "data":
@@ -52,8 +71,9 @@ def program(
 def _judge(model: Sampler, problem: steering.Problem, parameters: Parameters, x: torch.Tensor) -> Program:
     assert parameters.likelihood is not None
     fingerprint, parts = model.known.fingerprint, []
-    for first in range(0, len(x), GROUP):
-        rows = slice(first, min(first + GROUP, len(x)))
+    group = min(GROUP, max(1, NUMBERS // (parameters.probes * math.prod(problem.event))))
+    for first in range(0, len(x), group):
+        rows = slice(first, min(first + group, len(x)))
         noise = steering.Noise(parameters.seed, range(rows.start, rows.stop))
         judging = steering.log_likelihood(
             problem.rows(rows), x[rows], noise, probes=parameters.probes, law=parameters.likelihood

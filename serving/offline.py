@@ -15,7 +15,7 @@ from serving.repository import Sampler, load, scan
 
 Result = TypeVar("Result")
 BATCH = 64
-"""Rows per network call, a bucket of the engine's: equal bytes to the server's."""
+"""Rows per network call; a row's bytes do not depend on it, as long as it has company."""
 
 
 def open_sampler(root: Path, name: str, threads: int = 2) -> Sampler:

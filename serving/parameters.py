@@ -31,7 +31,7 @@ class Parameters(BaseModel):
     reverse: bool = False
     guidance: float = 1.0
     likelihood: Literal["data", "sampler"] | None = None
-    probes: Annotated[int, Field(ge=1, le=256)] = 4
+    probes: Annotated[int, Field(ge=2, le=256)] = 4
     reward: str | None = None
     beta: Annotated[float, Field(gt=0)] = 1.0
     particles: Annotated[int, Field(ge=2, le=1024, multiple_of=2)] = 32

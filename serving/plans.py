@@ -8,6 +8,9 @@ from serving.kserve import Parameter
 from serving.parameters import Parameters
 from serving.repository import Sampler
 
+PATHS = ("edm", "one_sided", "rectified_flow", "sub_vp", "trig_flow", "ve", "vp_cosine", "vp_linear")
+"""What a model can be sampled on beside its own path: those that need no arguments and reach any noise level."""
+
 
 def plan_for(model: Sampler, parameters: Parameters, options: Mapping[str, Parameter]) -> steering.Plan:
     """The compiled plan; `options` are those of the solver.
@@ -19,6 +22,10 @@ def plan_for(model: Sampler, parameters: Parameters, options: Mapping[str, Param
     assert card.prediction is not None
     try:
         if parameters.path is not None:
+            if parameters.path not in PATHS:
+                raise steering.PlanError(
+                    f"path: expected one of {', '.join(PATHS)} to sample on, got {parameters.path!r}"
+                )
             path = steering.paths.reschedule(path, steering.paths.build({"kind": parameters.path}))
         return steering.plan(
             parameters.solver, path=path, trained=model.path, steps=parameters.steps, prediction=card.prediction,

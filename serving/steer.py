@@ -9,8 +9,11 @@ from serving.repository import Knowledge, Sampler
 from serving.rewards import Reward
 from serving.tensors import Tensors
 from steering.posteriors import Bank, Local
+from steering.sampler import unsteerable
 
 Method = steering.Doob | steering.Project
+STEADY = 2
+"""Up to this order a solver's weights stay near 1 in size, and steered samples of few particles near the data."""
 
 
 def steering_for(
@@ -32,15 +35,8 @@ def steering_for(
         raise errors.invalid("known: expected no reward beside it, or steering 'none', got both")
     if not doob and not inpainting:
         return None, []
-    if plan.reverse or plan.direct or tensors.mean is not None:
-        what = (
-            "a plan in reverse"
-            if plan.reverse
-            else f"solver {plan.solver!r}"
-            if plan.direct
-            else "a mean-reverting path"
-        )
-        raise errors.invalid(f"{what} cannot be steered: expected steering 'none' or another solver, such as dpmpp_2m")
+    if why := unsteerable(plan, tensors.mean is not None):
+        raise errors.invalid(why)
     if inpainting:
         assert tensors.known is not None
         assert tensors.mask is not None
@@ -53,6 +49,8 @@ def _doob(
     model: Sampler, known: Knowledge, plan: steering.Plan, parameters: Parameters, reward: Reward, conditional: bool
 ) -> tuple[steering.Doob, list[str]]:
     notes = []
+    if plan.order > STEADY:
+        notes.append(f"solver {plan.solver!r} carries steering's noise far in long steps; dpmpp_2m is steadier")
     cloud = None if conditional else known.cloud
     if cloud is None and parameters.posterior in (None, "bank"):
         why = "its bank belongs to no condition" if conditional else "it has no bank yet"

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from steering import grids, predictions
 from steering.errors import PlanError, choose
-from steering.paths import Path
+from steering.paths import MeanReverting, Path
 from steering.program import Program
 
 Matrix = tuple[tuple[float, ...], ...]
@@ -27,6 +27,8 @@ Direct = Callable[..., Generator[Any, Any, Tensor]]
 
 MAX_STEPS = 1000
 MAX_ETA = 100.0
+MAX_ROWS = 16 * MAX_STEPS
+"""Most network rows of a table, per sample: bounds what a plan takes to compile and to keep."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class Course:
         return nodes_at(self.path, torch.as_tensor(times, dtype=torch.float64))
 
     def at_log_snr(self, log_snrs: Sequence[float] | Tensor) -> tuple[Node, ...]:
-        """Nodes at other log signal-to-noise ratios; the ratio itself is kept as given."""
+        """Nodes at other log signal-to-noise ratios, as far as the path's range goes."""
         wanted = torch.as_tensor(log_snrs, dtype=torch.float64)
         times = self.path.time_of_log_snr(wanted).clamp(self.path.t_min, self.path.t_max)
         return nodes_at(self.path, times)
@@ -209,6 +211,11 @@ class Plan:
         """
         return len(self.stages) or self.expected_rows
 
+    @property
+    def most_rows(self) -> int:
+        """What `rows` cannot exceed: adaptive solvers have a budget."""
+        return max(self.rows, int(dict(self.options).get("budget", 0)))
+
     def denoise(self, t: float | Tensor) -> predictions.Denoise:
         """The rule that makes D of a network output at path times t, a number or one per row [n]."""
         return predictions.denoise(self.path, t, self.prediction, self.preconditioning, self.sigma_data, self.trained)
@@ -258,6 +265,11 @@ def compile_plan(
         if steps != program.steps:
             raise PlanError(f"steps: expected {program.steps}, those of the searched program, got {steps}")
         grid = program.times(path) if grid is None else grid
+    rows = entry.rows(steps, chosen) if entry.rows else steps * entry.rows_per_step
+    if entry.updates and rows > MAX_ROWS:
+        raise PlanError(f"solver {solver!r}: expected at most {MAX_ROWS} network rows per sample, got {rows}")
+    if preconditioning == "edm" and isinstance(trained or path, MeanReverting):
+        raise PlanError("preconditioning 'edm': expected a path that reverts to no mean, got a mean-reverting one")
     grid = entry.default_grid if grid is None else grid
     times = grids.nodes(grid, path, steps)
     course = Course(path, nodes_at(path, times.flip(0) if reverse else times), eta, chosen, program)
@@ -275,16 +287,19 @@ def compile_plan(
     return Plan(
         solver, path, trained, prediction, preconditioning, sigma_data, label, eta, tuple(sorted(chosen.items())),
         entry.order, reverse, noisy, entry.rows_per_step, course.nodes, stages, entry.direct,
-        entry.rows(steps, chosen) if entry.rows else steps * entry.rows_per_step,
+        rows,
     )  # fmt: skip
 
 
 def _irreversible(solvers: Mapping[str, Solver], solver: str) -> PlanError:
     able = ", ".join(
-        sorted(name for name, other in solvers.items() if other.updates and not other.uses_noise and name != "searched")
+        name
+        for name, other in sorted(solvers.items())
+        if other.updates and not other.uses_noise and name not in ("searched", solver)
     )
     return PlanError(
-        f"solver {solver!r} cannot run in reverse, from data to noise, as asked for; without noise these can: {able}"
+        f"solver {solver!r} cannot run in reverse, from data to noise, as asked for; "
+        f"with eta 0 and no churn these can: {able}"
     )
 
 

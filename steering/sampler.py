@@ -141,13 +141,8 @@ def sample(
     plan = problem.plan
     if plan.reverse and x_init is None:
         raise PlanError("x_init: expected the data to start from, for a plan in reverse, got none")
-    if steering is not None and (plan.direct or plan.reverse or problem.mean is not None):
-        what = (
-            "plans in reverse" if plan.reverse else f"solver {plan.solver!r}" if plan.direct else "mean-reverting paths"
-        )
-        raise SteeringError(
-            f"{what} cannot be steered; forward plans of fixed steps can, such as dpmpp_2m or sde_dpmpp_2m"
-        )
+    if steering is not None and (why := unsteerable(plan, problem.mean is not None)):
+        raise SteeringError(why)
     report = Report()
     tilt: Tilt | None = None
     if steering is not None:
@@ -163,6 +158,16 @@ def sample(
         yield from metered(tilt.finish(x, report), meter)
     report.network_rows, report.reward_rows = meter["network"], meter["reward"]
     return x, report
+
+
+def unsteerable(plan: Plan, reverts: bool) -> str:
+    """Why a plan, of states that revert to a mean or not, cannot be steered, and what can; empty if it can."""
+    what = (
+        "a plan in reverse" if plan.reverse else f"solver {plan.solver!r}" if plan.direct else "a mean-reverting path"
+    )
+    if not (plan.direct or plan.reverse or reverts):
+        return ""
+    return f"{what} cannot be steered: expected no steering, or a forward plan of fixed steps, such as dpmpp_2m"
 
 
 def _first(problem: Problem, noise: Noise, tilt: Tilt | None, x_init: Tensor | None) -> Tensor:

@@ -45,9 +45,9 @@ def search_plan(
 
     from serving import offline
     from serving.backends import LoadError
-    from serving.repository import PROGRAMS
+    from serving.repository import GRAPH, PROGRAMS
     from steering import NetworkError
-    from steering.search import search
+    from steering.search import program_for, trials
 
     try:
         sampler = offline.open_sampler(models, model, threads)
@@ -56,19 +56,18 @@ def search_plan(
     file = models / model / sampler.version / PROGRAMS if out is None else out
     if not file.parent.is_dir():
         fail(f"--out: expected a file in an existing folder, got {str(file)!r}")
+    found = []
     try:
-        problem = _problem(sampler)
         with Console(stderr=True).status("") as status:
-            found = offline.solve(
-                search(
-                    problem, wanted, samples=samples, budget=budget, polish=polish, seed=seed,
-                    tell=lambda stage: status.update(f"{stage} ..."),
-                ),
-                sampler,
-            )  # fmt: skip
+            tell = lambda stage: status.update(f"{stage} ...")  # noqa: E731
+            tell("references")
+            prepared = offline.solve(trials(_problem(sampler), samples, seed), sampler)
+            for each in wanted:
+                search = program_for(prepared, each, budget=budget, polish=polish, seed=seed, tell=tell)
+                found.append(offline.solve(search, sampler))
+                _write(found[-1], file, models / model / sampler.version / GRAPH, seed)
     except (NetworkError, ValueError) as error:
         fail(str(error), code=1 if isinstance(error, NetworkError) else 2)
-    _write(found, file, models / model / sampler.version / "model.onnx", seed)
     _show(found, file)
 
 
@@ -101,31 +100,31 @@ def _problem(sampler: "Sampler") -> "Problem":
     return steering.Problem(plan, card.event_shape, torch.float32, condition)
 
 
-def _write(found: "Sequence[Found]", file: Path, graph: Path, seed: int) -> None:
-    """Write the plan file; programs for other numbers of rows of the same graph stay in it."""
+def _write(found: "Found", file: Path, graph: Path, seed: int) -> None:
+    """Put a program into the plan file; those for other numbers of rows of the same graph stay in it."""
     from exporters.bank import sha256
     from protos.programs import Programs, ProgramsError, Searched, dump_programs, load_programs
 
-    owner, kept = sha256(graph), {}
+    owner = sha256(graph)
     try:
         before = load_programs(file)
-        kept = {each.rows: each for each in before.programs if before.model_sha256 == owner}
+        others = [each for each in before.programs if before.model_sha256 == owner and each.rows != found.rows]
     except ProgramsError:  # none yet, or one that no server would take either
-        pass
-    for each in found:
-        kept[each.rows] = Searched.model_validate(
-            {
-                "rows": each.rows,
-                "seed": seed,
-                "error": each.error,
-                "fixed": vars(each.fixed),
-                "uniform": each.uniform,
-                "kendall": each.kendall,
-                "fractions": each.program.fractions,
-                "steps": [vars(choice) for choice in each.program.choices],
-            }
-        )
-    dump_programs(Programs(model_sha256=owner, programs=tuple(kept[rows] for rows in sorted(kept))), file)
+        others = []
+    searched = Searched.model_validate(
+        {
+            "rows": found.rows,
+            "seed": seed,
+            "error": found.error,
+            "fixed": vars(found.fixed),
+            "uniform": found.uniform,
+            "kendall": found.kendall,
+            "fractions": found.program.fractions,
+            "steps": [vars(choice) for choice in found.program.choices],
+        }
+    )
+    programs = sorted([*others, searched], key=lambda each: each.rows)
+    dump_programs(Programs(model_sha256=owner, programs=tuple(programs)), file)
 
 
 def _show(found: "Sequence[Found]", file: Path) -> None:

@@ -9,11 +9,12 @@ and what is reported are three different sets of noise.
 """
 
 from steering.search.evolution import Evolution, evolve
-from steering.search.find import Found, search
+from steering.search.find import Found, Trials, program_for, search, trials
 from steering.search.fixed import Fixed, best_fixed
 from steering.search.predictor import Predictor, kendall_tau
 from steering.search.trial import Trial, prepare
 
 __all__ = [
-    "Evolution", "Fixed", "Found", "Predictor", "Trial", "best_fixed", "evolve", "kendall_tau", "prepare", "search",
+    "Evolution", "Fixed", "Found", "Predictor", "Trial", "Trials", "best_fixed", "evolve", "kendall_tau", "prepare",
+    "program_for", "search", "trials",
 ]  # fmt: skip

@@ -54,13 +54,13 @@ def evolve(trial: Trial, rows: int, budget: int, seed: int) -> Generator[Rows, T
     uniform = min(first, key=tried.__getitem__)
     per_round = math.ceil(budget / (ROUNDS + 1))
     yield from attempt(list(dict.fromkeys(drawn(path, rows, random) for _ in range(per_round))))
-    for number in range(ROUNDS):
+    for _ in range(ROUNDS):
         parents = sorted(tried, key=tried.__getitem__)[:PARENTS]
         children = dict.fromkeys(_child(parents, random) for _ in range(per_round * SCREENED))
         fresh = [child for child in children if child not in tried]
         if not fresh:  # one step has few choices
             break
-        guesses = Predictor(list(tried), list(tried.values()), seed + number).rank(fresh).tolist()
+        guesses = Predictor(list(tried), list(tried.values())).rank(fresh).tolist()
         order = sorted(range(len(fresh)), key=guesses.__getitem__)
         yield from attempt([fresh[i] for i in order[:per_round]])
     ranked = sorted(tried, key=tried.__getitem__)
@@ -78,5 +78,5 @@ def _tested(tried: dict[Program, float], seed: int) -> float:
     Random(seed).shuffle(programs)
     spare = programs[::SPARE]
     kept = [program for i, program in enumerate(programs) if i % SPARE]
-    predictor = Predictor(kept, [tried[each] for each in kept], seed)
+    predictor = Predictor(kept, [tried[each] for each in kept])
     return kendall_tau(predictor.rank(spare), [tried[each] for each in spare])

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from steering.plan import MAX_STEPS
 from steering.program import Program
 from steering.rows import Rows
 from steering.sampler import Problem
@@ -17,12 +16,12 @@ from steering.search.trial import Trial, compiler, prepare
 
 FINALISTS = 2
 """Programs of different choices that are refined."""
-SCREEN = 6
+SCREEN = 8
 """One in so many samples is used where many plans are compared."""
 TIMES = 3
 """One in so many iterations of the refinement moves the times alone, before the weights."""
-SAMPLES = (96, 2048)
-NUMBERS = 2**14
+SAMPLES = (96, 4096)
+NUMBERS = 2**15
 """Numbers in the end points that programs are fitted to, as far as the bounds on the samples allow."""
 
 
@@ -50,62 +49,78 @@ class Found:
         return self.program.steps
 
 
+@dataclass(frozen=True)
+class Trials:
+    """Three sets of noise: one that programs are fitted to, one that chooses among them, one that judges the choice."""
+
+    fitting: Trial
+    choosing: Trial
+    judging: Trial
+
+
 def search(
     problem: Problem, rows: Sequence[int], *, samples: int | None = None, budget: int = 200, polish: int = 9,
-    seed: int = 0, tell: Callable[[str], None] = lambda stage: None,
+    seed: int = 0,
 ) -> Generator[Rows, Tensor, tuple[Found, ...]]:  # fmt: skip
-    """Search a program for each number of rows.
+    """Search a program for each number of rows; see `trials` and `program_for`, of which this is made."""
+    prepared = yield from trials(problem, samples, seed)
+    found = []
+    for each in rows:
+        found.append((yield from program_for(prepared, each, budget=budget, polish=polish, seed=seed)))
+    return tuple(found)
+
+
+def trials(problem: Problem, samples: int | None = None, seed: int = 0) -> Generator[Rows, Tensor, Trials]:
+    """What programs of any number of rows are judged by.
 
     Args:
         problem: how the network is asked; its plan gives path and parameterisation, its conditions are [1, ...].
-        samples: first states that programs are fitted to; as many again choose, and as many again judge. None: a
-            hundred images, or up to 2048 where a sample is few numbers.
+        samples: first states in each set. None: a hundred images, or up to 4096 where a sample is few numbers.
+    """
+    if samples is None:
+        samples = min(max(NUMBERS // math.prod(problem.event), SAMPLES[0]), SAMPLES[1])
+    if samples < 1:
+        raise ValueError(f"samples: expected at least 1, got {samples}")
+    sets = []
+    for part in range(3):
+        sets.append((yield from prepare(problem, seed, range(part * samples, (part + 1) * samples))))
+    return Trials(*sets)
+
+
+def program_for(
+    trials: Trials, rows: int, *, budget: int = 200, polish: int = 9, seed: int = 0,
+    tell: Callable[[str], None] = lambda stage: None,
+) -> Generator[Rows, Tensor, Found]:  # fmt: skip
+    """Search a program of so many rows.
+
+    Args:
         budget: programs that the evolution tries besides the uniform ones.
         polish: Jacobians of the refinement.
         tell: called with what is about to be done.
     """
-    if samples is None:
-        samples = min(max(NUMBERS // math.prod(problem.event), SAMPLES[0]), SAMPLES[1])
-    for name, value, low in (("samples", samples, 1), ("budget", budget, 1), ("polish", polish, 0)):
+    for name, value, low in (("rows", rows, 1), ("budget", budget, 1), ("polish", polish, 0)):
         if value < low:
             raise ValueError(f"{name}: expected at least {low}, got {value}")
-    if not rows or not all(1 <= each <= MAX_STEPS for each in rows):
-        raise ValueError(f"rows: expected numbers in 1..{MAX_STEPS}, got {list(rows)}")
-    trials = []
-    tell("references")
-    for part in range(3):
-        trials.append((yield from prepare(problem, seed, range(part * samples, (part + 1) * samples))))
-    fitting, choosing, judging = trials
-    found = []
-    for each in rows:
-        found.append((yield from _searched((fitting, choosing, judging), each, budget, polish, seed, tell)))
-    return tuple(found)
-
-
-def _searched(
-    trials: tuple[Trial, Trial, Trial], rows: int, budget: int, polish: int, seed: int, tell: Callable[[str], None]
-) -> Generator[Rows, Tensor, Found]:
-    fitting, choosing, judging = trials
-    compiled = compiler(fitting.problem.plan)
+    compiled = compiler(trials.fitting.problem.plan)
 
     def errors(trial: Trial, programs: Sequence[Program]) -> Generator[Rows, Tensor, list[float]]:
         return (yield from trial.errors([compiled("searched", rows, program=each) for each in programs]))
 
-    few = fitting.first(-(-len(fitting.start) // SCREEN))
+    few = trials.fitting.first(-(-len(trials.fitting.start) // SCREEN))
     tell(f"{rows} rows: the solver table")
-    fixed = yield from best_fixed(judging, few, rows)
+    fixed = yield from best_fixed(trials.judging, few, rows)
     tell(f"{rows} rows: evolution")
     evolution = yield from evolve(few, rows, budget, seed)
     tell(f"{rows} rows: times")
-    timed = []
+    timed: list[Program] = []
     for finalist in _different(evolution.programs, FINALISTS):
         timed += yield from polished(finalist, few, polish // TIMES, weights=False)
     tell(f"{rows} rows: weights")
-    best = _least(timed, (yield from errors(fitting, timed)))
-    weighted = yield from polished(best, fitting, polish - polish // TIMES, weights=True)
+    best = _least(timed, (yield from errors(trials.fitting, timed)))
+    weighted = yield from polished(best, trials.fitting, polish - polish // TIMES, weights=True)
     candidates = [evolution.uniform, *timed, *weighted]
-    program = _least(candidates, (yield from errors(choosing, candidates)))
-    error, uniform = yield from errors(judging, [program, evolution.uniform])
+    program = _least(candidates, (yield from errors(trials.choosing, candidates)))
+    error, uniform = yield from errors(trials.judging, [program, evolution.uniform])
     return Found(program, error, fixed, uniform, evolution.kendall, len(evolution.programs))
 
 

@@ -31,5 +31,5 @@ def updates(course: Course) -> Iterator[Update]:
 
 SOLVER = Solver(
     "annealed_langevin", 1, 5, "Song & Ermon 2019, arXiv:1907.05600, algorithm 1", "logsnr", updates, uses_noise=True,
-    options=OPTIONS,
+    options=OPTIONS, rows=lambda steps, options: (steps + 1) * int(options["corrections"]),
 )  # fmt: skip

@@ -17,7 +17,7 @@ OPTIONS: Mapping[str, Option] = {
     "churn": Option("S_churn: noise added and removed again over the whole course; 0 for none", 0.0),
     "churn_min": Option("S_tmin: churn only at noise levels rho = sigma / alpha from here", 0.0),
     "churn_max": Option("S_tmax: churn only at noise levels up to here", math.inf),
-    "churn_noise": Option("S_noise: standard deviation of the noise added", 1.0),
+    "churn_noise": Option("S_noise: standard deviation of the noise added", 1.0, 0.0, 10.0),
 }
 
 

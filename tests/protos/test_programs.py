@@ -48,7 +48,10 @@ def test_a_float_keeps_every_digit(tmp_path: Path) -> None:
         ({"fractions": [0, 1.2, 1]}, "programs.0: fractions: expected 3 ascending numbers from 0 to 1"),
         ({"fractions": [0.1, 0.3, 1]}, "programs.0: fractions: expected 3 ascending numbers from 0 to 1"),
         ({"steps": [STEP]}, "programs.0: steps: expected 2, one a row, got 1"),
-        ({"steps": [STEP, STEP | {"target": "score"}]}, "programs.0.steps.1.target: expected 'data' or 'noise'"),
+        (
+            {"steps": [STEP, STEP | {"target": "score"}]},
+            "programs.0.steps.1.target: expected 'data', 'noise' or 'velocity'",
+        ),
         ({"steps": [STEP, STEP | {"order": 9}]}, "programs.0.steps.1.order: expected less than or equal to 4, got 9"),
         ({"steps": [STEP, STEP | {"order": 1}]}, "programs.0.steps.1: relaxation: expected at most 1 numbers, got 2"),
         ({"rows": 0}, "programs.0.rows: expected greater than or equal to 1, got 0"),

@@ -60,7 +60,7 @@ def refusal(models: dict[str, Model], model: str, inputs: dict[str, Any] | None 
         ({"solver": "heun", "churn": "much"}, "churn: expected a number in 0..inf, got 'much'"),
         ({"solver": "ddim", "churn": 1.0}, "churn: solver 'ddim' has no such option; solvers that have: euler, heun"),
         ({"chrn": 1.0}, "unknown parameter 'chrn', did you mean 'churn'?"),
-        ({"path": "vp"}, "unknown path 'vp': expected one of .*edm"),
+        ({"path": "vp"}, "path: expected one of edm, .* to sample on, got 'vp'"),
         ({"reverse": True}, "reverse: expected the data to start from in an input x_init, got none"),
         ({"reverse": 1}, "parameter reverse: expected a valid boolean, got 1"),
         ({"solver": "euler_ancestral", "reverse": True}, "solver 'euler_ancestral' cannot run in reverse.*ddim"),

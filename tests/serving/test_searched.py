@@ -3,7 +3,7 @@
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import grpc
 import numpy as np
@@ -12,13 +12,14 @@ import torch
 
 import steering
 from exporters.bank import sha256
+from protos.programs import Step
 from serving import job, offline
 from serving.backends import LoadError
 from serving.backends.ort import OrtNetwork
 from serving.errors import RequestError
 from serving.kserve import InferRequest
 from serving.repository import Sampler, load, scan
-from steering.program import Choice, Program
+from steering.program import MAX_ORDER, Choice, Program, Target, Variable
 
 from .conftest import MakeEngine
 
@@ -51,6 +52,14 @@ def root(small_models: Path, tmp_path: Path) -> Path:
 
 def opened(root: Path) -> Sampler:
     return offline.open_sampler(root, "rings", threads=1)
+
+
+def test_the_file_knows_every_choice_that_a_program_can_make() -> None:
+    for name, known in (("target", Target), ("variable", Variable)):
+        assert get_args(Step.model_fields[name].annotation) == get_args(known)
+    with pytest.raises(ValueError, match="order"):
+        Step(target="data", order=MAX_ORDER + 1, variable="t")
+    assert Step(target="data", order=MAX_ORDER, variable="t").order == MAX_ORDER
 
 
 def test_programs_are_loaded_with_their_model(root: Path) -> None:

@@ -96,8 +96,21 @@ ROW, MASK = np.ones((1, 2), F), np.array([True, False])
     [
         ({}, {"likelihood": "data"}, "likelihood: expected the samples to judge in an input x_init, got none"),
         ({"x_init": ROW}, {"likelihood": "bits"}, "parameter likelihood: expected 'data' or 'sampler', got 'bits'"),
-        ({"x_init": ROW}, {"likelihood": "data", "probes": 0}, "parameter probes: expected greater than or equal to 1"),
-        ({"x_init": ROW}, {"likelihood": "data", "reward": "nan"}, "likelihood: expected no reward"),
+        ({"x_init": ROW}, {"likelihood": "data", "probes": 0}, "parameter probes: expected greater than or equal to 2"),
+        (
+            {"x_init": ROW},
+            {"likelihood": "data", "reward": "nan"},
+            "reward: expected none beside likelihood, got 'nan'",
+        ),
+        ({"x_init": ROW}, {"likelihood": "data", "solver": "rk45"}, "solver: expected none beside likelihood"),
+        ({"x_init": ROW}, {"likelihood": "data", "reverse": True}, "reverse: expected none beside likelihood"),
+        (
+            {},
+            {"solver": "pc", "steps": 1000, "corrections": 32},
+            "'pc': expected at most 16000 network rows per sample",
+        ),
+        ({}, {"solver": "heun", "churn": 1.0, "churn_noise": 1e300}, "churn_noise: expected a number in 0..10"),
+        ({}, {"path": "kinetic_optimal"}, "path: expected one of edm, .* to sample on, got 'kinetic_optimal'"),
         ({"known": ROW}, {}, "known and mask: expected both inputs or neither, got one"),
         ({"known": ROW, "mask": ROW}, {}, r"input 'mask': expected BOOL \[2\] or \[1, 2\] .*, got float32 \[1, 2\]"),
         ({"known": ROW, "mask": MASK}, {"reward": "nan"}, "known: expected no reward beside it, or steering 'none'"),

@@ -4,6 +4,7 @@ import math
 from collections.abc import Generator
 from dataclasses import replace
 from random import Random
+from typing import Any
 
 import pytest
 import torch
@@ -104,15 +105,17 @@ def test_evolution_never_loses_a_program_it_tried(mixture: GaussianMixture) -> N
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        ({"rows": []}, "rows: expected numbers in 1..1000"),
-        ({"rows": [0]}, "rows: expected numbers in 1..1000"),
+        ({"rows": [0]}, "rows: expected at least 1, got 0"),
         ({"rows": [2], "samples": 0}, "samples: expected at least 1, got 0"),
         ({"rows": [2], "budget": 0}, "budget: expected at least 1, got 0"),
+        ({"rows": [2], "polish": -1}, "polish: expected at least 0, got -1"),
     ],
 )
-def test_what_cannot_be_searched_is_refused(arguments: dict[str, object], complaint: str) -> None:
+def test_what_cannot_be_searched_is_refused(
+    mixture: GaussianMixture, arguments: dict[str, Any], complaint: str
+) -> None:
     with pytest.raises(ValueError, match=complaint):
-        next(search(problem(2), **arguments))  # type: ignore[arg-type]
+        steering.solve(search(problem(2), **{"samples": 1, **arguments}), mixture.network(PATH), tile=None)
 
 
 # the pieces
