@@ -50,7 +50,7 @@ Key = tuple[bool, Network, tuple[str, ...]]
 
 @dataclass(eq=False)
 class Task:
-    """A running program. `network_rows` is how many network rows it will ask for in all (exact for tables, else a bound).
+    """A running program. `network_rows` is how many network rows it will ask for (exact for tables, else a bound).
 
     Background tasks are served only when no other rows wait.
     """

@@ -29,7 +29,7 @@ from steering.sampler import Problem, Report, sample
 from steering.solvers import SOLVERS as solvers
 
 # typed: 20.0 and True are no step counts, though equal to some
-_cached = lru_cache(maxsize=64, typed=True)(partial(compile_plan, solvers))
+_cached = lru_cache(maxsize=48, typed=True)(partial(compile_plan, solvers))
 
 
 def plan(

@@ -27,7 +27,7 @@ Direct = Callable[..., Generator[Any, Any, Tensor]]
 
 MAX_STEPS = 1000
 MAX_ETA = 100.0
-MAX_ROWS = 16 * MAX_STEPS
+MAX_ROWS = 24 * MAX_STEPS
 """Most network rows of a table, per sample: bounds what a plan takes to compile and to keep."""
 
 

@@ -107,7 +107,7 @@ ROW, MASK = np.ones((1, 2), F), np.array([True, False])
         (
             {},
             {"solver": "pc", "steps": 1000, "corrections": 32},
-            "'pc': expected at most 16000 network rows per sample",
+            "'pc': expected at most 24000 network rows per sample",
         ),
         ({}, {"solver": "heun", "churn": 1.0, "churn_noise": 1e300}, "churn_noise: expected a number in 0..10"),
         ({}, {"path": "kinetic_optimal"}, "path: expected one of edm, .* to sample on, got 'kinetic_optimal'"),
