@@ -7,10 +7,15 @@ from itertools import pairwise, product
 from random import Random
 from typing import get_args
 
+import torch
+
 from steering import grids
 from steering.errors import PlanError
 from steering.paths import Path
+from steering.plan import Course, nodes_at
 from steering.program import MAX_ORDER, Choice, Program, Target, Variable
+from steering.solvers import adams
+from steering.solvers.ipndm import ADAMS_BASHFORTH
 
 CHOICES = tuple(
     Choice(*each) for each in product(get_args(Target), range(1, MAX_ORDER + 1), get_args(Variable), (False, True))
@@ -35,9 +40,26 @@ def grid_fractions(path: Path, steps: int) -> list[tuple[float, ...]]:
 
 
 def uniform_programs(path: Path, steps: int) -> list[Program]:
-    """Every choice made alike in all steps, on every named grid; a polynomial through one value has no variable."""
+    """Every choice made alike in all steps, on every named grid; a polynomial through one value has no variable.
+
+    And the classical weights, which do not mind unequal steps: over few steps, iPNDM is hard to beat on images.
+    """
     choices = [c for c in CHOICES if c.order > 1 or c.corrector or c.variable == "log_snr"]
-    return [Program(f, (choice,) * steps) for f in grid_fractions(path, steps) for choice in choices]
+    alike = [Program(f, (choice,) * steps) for f in grid_fractions(path, steps) for choice in choices]
+    each = product(grid_fractions(path, steps), get_args(Target), range(2, min(steps, MAX_ORDER) + 1))
+    return alike + [classical(path, Program(f, (Choice(target, order),) * steps)) for f, target, order in each]
+
+
+def classical(path: Path, program: Program) -> Program:
+    """The program with Adams and Bashforth's constant weights in place of its polynomials'."""
+    course = Course(path, nodes_at(path, torch.tensor(program.times(path), dtype=torch.float64)))
+    choices = []
+    for choice, step in zip(program.choices, adams.steps(course, program.choices), strict=True):
+        weights, whole = step.predictor, math.fsum(step.predictor)
+        constants = ADAMS_BASHFORTH[len(weights) - 1]
+        relaxation = tuple(c - w / whole for c, w in zip(constants, weights, strict=True))
+        choices.append(replace(choice, order=len(weights), relaxation=relaxation))
+    return Program(program.fractions, tuple(choices))
 
 
 def from_gaps(gaps: Sequence[float], choices: Sequence[Choice]) -> Program:
@@ -67,7 +89,8 @@ def _flipped(choice: Choice, random: Random) -> Choice:
         "target": get_args(Target), "order": range(1, MAX_ORDER + 1), "variable": get_args(Variable),
         "corrector": (False, True),
     }[respect]  # fmt: skip
-    return replace(choice, **{respect: random.choice([each for each in others if each != getattr(choice, respect)])})
+    other = random.choice([each for each in others if each != getattr(choice, respect)])
+    return replace(choice, **{respect: other}, relaxation=choice.relaxation if respect == "corrector" else ())
 
 
 def crossed(noisy: Program, clean: Program, random: Random) -> Program:

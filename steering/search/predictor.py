@@ -21,7 +21,7 @@ RIDGE = 0.02
 
 
 def features(programs: Sequence[Program]) -> Float64[Tensor, "k features"]:
-    """Gaps, nodes and choices, step by step; an order counts the evaluations there really are."""
+    """Gaps, nodes, choices and relaxations, step by step; an order counts the evaluations there really are."""
     rows = []
     for program in programs:
         row = list(program.fractions[1:-1])
@@ -32,6 +32,7 @@ def features(programs: Sequence[Program]) -> Float64[Tensor, "k features"]:
             row += [float(choice.target == each) for each in get_args(Target)]
             row += [float(order > 1 and choice.variable == each) for each in get_args(Variable)]
             row += [float(order == each) for each in range(1, MAX_ORDER + 1)]
+            row += [*choice.relaxation, *(0.0,) * MAX_ORDER][:MAX_ORDER]
         rows.append(row)
     return torch.tensor(rows, dtype=torch.float64)
 

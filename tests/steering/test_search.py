@@ -22,7 +22,7 @@ from steering.search import Found, kendall_tau, search
 from steering.search.evolution import evolve
 from steering.search.fixed import plans_of
 from steering.search.lockstep import lockstep
-from steering.search.moves import crossed, drawn, gaps, mutated, uniform_programs
+from steering.search.moves import classical, crossed, drawn, gaps, mutated, uniform_programs
 from steering.search.polish import polished, program_of, vector
 from steering.search.trial import Trial, even, prepare
 
@@ -215,6 +215,16 @@ def test_a_relaxation_adds_parts_of_the_whole_step() -> None:
     assert gone.b[0] == pytest.approx(0, abs=1e-15)
     assert double.b[0] == pytest.approx(2 * none.b[0])
     assert none.A == gone.A == double.A
+
+
+@pytest.mark.parametrize("order", [2, 3, 4])
+def test_classical_weights_are_those_of_ipndm(order: int) -> None:
+    program = classical(PATH, Program((0.0, 0.2, 0.4, 0.7, 0.8, 1.0), (Choice("noise", order),) * 5))
+    ours = searched(program)
+    theirs = steering.plan(f"ipndm_{order}", path=PATH, steps=5, prediction="x0", grid=program.times(PATH))
+    x = torch.linspace(-2, 2, 9, dtype=torch.float64)[:, None]
+    a, b = (steering.run(plan, POINT.network(PATH), (9, 1), x_init=x, dtype=torch.float64) for plan in (ours, theirs))
+    assert torch.allclose(a, b, rtol=1e-9, atol=1e-12)
 
 
 def test_relaxations_are_as_many_as_evaluations() -> None:
