@@ -21,6 +21,7 @@ from torch import Tensor
 
 import steering
 from serving.offline import open_sampler, solve
+from steering.plan import compile_plan
 from steering.problems import GaussianMixture
 from steering.sampler import evaluate
 from steering.search import search
@@ -191,7 +192,7 @@ def overhead() -> None:
     for name in FIXED:
 
         def fresh(name: str = name) -> steering.Plan:
-            return steering.plan.__wrapped__(name, path=path, steps=50, prediction="x0")  # type: ignore[attr-defined]
+            return compile_plan(steering.solvers, name, path=path, steps=50, prediction="x0")
 
         plan = fresh()
         stage = max(plan.stages, key=lambda each: len(each.update.A))
