@@ -166,6 +166,8 @@ def load(folder: Folder, opener: Open) -> Model:
     try:
         path = steering.paths.build(card.path, card.t_range)
         steering.plan("ddim", path=path, steps=1, prediction=card.prediction, preconditioning=card.preconditioning)
+        if card.preconditioning == "edm" and isinstance(path, steering.paths.MeanReverting):
+            raise ValueError("preconditioning 'edm': expected a path that reverts to no mean, got mean_reverting")
         steering.paths.TIME_INPUTS[card.inputs.time](path, torch.ones(1))  # not every path counts steps
     except (ValueError, TypeError) as error:
         raise LoadError(f"{folder.card}: {error}") from None

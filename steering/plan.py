@@ -18,7 +18,7 @@ from torch import Tensor
 
 from steering import grids, predictions
 from steering.errors import PlanError, choose
-from steering.paths import MeanReverting, Path
+from steering.paths import Path
 from steering.program import Program
 
 Matrix = tuple[tuple[float, ...], ...]
@@ -268,8 +268,6 @@ def compile_plan(
     rows = entry.rows(steps, chosen) if entry.rows else steps * entry.rows_per_step
     if entry.updates and rows > MAX_ROWS:
         raise PlanError(f"solver {solver!r}: expected at most {MAX_ROWS} network rows per sample, got {rows}")
-    if preconditioning == "edm" and isinstance(trained or path, MeanReverting):
-        raise PlanError("preconditioning 'edm': expected a path that reverts to no mean, got a mean-reverting one")
     grid = entry.default_grid if grid is None else grid
     times = grids.nodes(grid, path, steps)
     course = Course(path, nodes_at(path, times.flip(0) if reverse else times), eta, chosen, program)

@@ -141,6 +141,8 @@ def sample(
     plan = problem.plan
     if plan.reverse and x_init is None:
         raise PlanError("x_init: expected the data to start from, for a plan in reverse, got none")
+    if problem.mean is not None and plan.preconditioning == "edm":
+        raise PlanError("mean: expected none beside preconditioning 'edm', whose scales are those of data about 0")
     if steering is not None and (why := unsteerable(plan, problem.mean is not None)):
         raise SteeringError(why)
     report = Report()
