@@ -21,7 +21,7 @@ from torch import Tensor
 
 import steering
 from serving.offline import open_sampler, solve
-from steering.plan import compile_plan
+from steering.plan import compile_plan, deterministic
 from steering.problems import GaussianMixture
 from steering.sampler import evaluate
 from steering.search import search
@@ -32,11 +32,7 @@ FEW = (5, 8, 10)
 GRIDS = ("logsnr", "karras", "angle", "uniform", "quadratic")
 REFERENCE = ("trig_adams_3", 1000)
 TRAINED = 1000
-FIXED = [
-    name
-    for name, solver in sorted(steering.solvers.items())
-    if solver.updates and not solver.uses_noise and name != "searched"
-]
+FIXED = sorted(deterministic(steering.solvers))
 SHOWN = {"ddim": "C7", "dpmpp_2m": "C0", "unipc_2": "C1", "deis_tab3": "C2", "trig_adams_3": "C3"}
 
 

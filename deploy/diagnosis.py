@@ -143,7 +143,7 @@ def diagnose(
         expanded = {name: value.expand(n, *value.shape[1:]) for name, value in condition.items()}
         return Problem(plan, event, torch.float32, expanded, model=model.digest)
 
-    ode, sde = _plan(model, "dpmpp_2m", ODE_STEPS), _plan(model, "sde_dpmpp_2m", SDE_STEPS)
+    ode, sde = model.plan("dpmpp_2m", ODE_STEPS), model.plan("sde_dpmpp_2m", SDE_STEPS)
     n = shares.samples
     tell("probability flow")
     coupling = ask(couple(problem(ode, n), Noise(seed, range(n))))
@@ -192,15 +192,6 @@ def diagnose(
         kinetic=kinetic,
         places=tuple(places),
     )
-
-
-def _plan(model: Sampler, solver: str, steps: int) -> steering.Plan:
-    card = model.card
-    assert card.prediction is not None
-    return steering.plan(
-        solver, path=model.path, steps=steps, prediction=card.prediction, preconditioning=card.preconditioning,
-        sigma_data=card.sigma_data,
-    )  # fmt: skip
 
 
 def _levels(plan: steering.Plan, scale: float, between: tuple[float, float], count: int) -> tuple[Node, ...]:

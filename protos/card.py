@@ -8,7 +8,7 @@ import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from protos.complaint import complaint, shorten
+from protos.complaint import complaint, read_text, shorten
 
 Prediction = Literal["eps", "x0", "v", "velocity", "score"]
 Preconditioning = Literal["none", "edm"]
@@ -48,6 +48,13 @@ class Condition(_Strict):
             if isinstance(content, dict)
             else content
         )
+
+    @property
+    def null_rows(self) -> "np.ndarray[tuple[int, ...], np.dtype[np.generic]] | None":
+        """The null value as an array [1, *shape], None where there is none."""
+        if self.null is None:
+            return None
+        return np.broadcast_to(np.asarray(self.null, self.dtype), self.shape)[None].copy()
 
     @field_validator("shape")
     @classmethod
@@ -165,12 +172,9 @@ class Card(_Strict):
 
 def load_card(file: Path) -> Card:
     """Read and check a card; `CardError` names the file, the key, what was expected and what came."""
+    text = read_text(file, "a model card", CardError)
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CardError(f"{file}: expected a model card, got no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise CardError(f"{file}: expected a readable text file, got {error}") from None
+        content = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise CardError(f"{file}: expected YAML, got {_yaml_fault(error)}") from None
     if not isinstance(content, dict):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -42,6 +43,16 @@ def shorten(value: object, limit: int = 60) -> str:
     """`repr(value)`, cut where it gets long."""
     text = repr(value)
     return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def read_text(file: Path, what: str, fault: type[Exception]) -> str:
+    """A file's text; where there is none, `fault` says that `what` was expected and what came."""
+    try:
+        return file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise fault(f"{file}: expected {what}, got no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise fault(f"{file}: expected a readable text file, got {error}") from None
 
 
 def _lower(text: str) -> str:

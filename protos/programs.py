@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from protos.complaint import complaint
+from protos.complaint import complaint, read_text
 
 Error = Annotated[float, Field(ge=0)]
 
@@ -88,12 +88,9 @@ class Programs(_Strict):
 
 def load_programs(file: Path) -> Programs:
     """Read and check a plan file; `ProgramsError` names the file, the key, what was expected and what came."""
+    text = read_text(file, "a plan file", ProgramsError)
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ProgramsError(f"{file}: expected a plan file, got no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ProgramsError(f"{file}: expected a readable text file, got {error}") from None
+        content = json.loads(text)
     except json.JSONDecodeError as error:
         raise ProgramsError(f"{file}: expected JSON, got {error}") from None
     try:

@@ -18,8 +18,7 @@ def plan_for(model: Sampler, parameters: Parameters, options: Mapping[str, Param
     Raises:
         RequestError: INVALID_ARGUMENT with what was expected and what came.
     """
-    card, path = model.card, model.path
-    assert card.prediction is not None
+    path = model.path
     try:
         if parameters.path is not None:
             if parameters.path not in PATHS:
@@ -27,11 +26,9 @@ def plan_for(model: Sampler, parameters: Parameters, options: Mapping[str, Param
                     f"path: expected one of {', '.join(PATHS)} to sample on, got {parameters.path!r}"
                 )
             path = steering.paths.reschedule(path, steering.paths.build({"kind": parameters.path}))
-        return steering.plan(
-            parameters.solver, path=path, trained=model.path, steps=parameters.steps, prediction=card.prediction,
-            grid=parameters.grid, eta=parameters.eta, preconditioning=card.preconditioning,
-            sigma_data=card.sigma_data, reverse=parameters.reverse, program=_program(model, parameters),
-            **options,  # type: ignore[arg-type]  # checked there
+        return model.plan(
+            parameters.solver, parameters.steps, path, grid=parameters.grid, eta=parameters.eta,
+            reverse=parameters.reverse, program=_program(model, parameters), **options,
         )  # fmt: skip
     except ValueError as error:
         raise errors.invalid(str(error)) from None

@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Callable, Hashable, Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -116,6 +117,14 @@ class Sampler:
         self.name, self.version, self.card, self.path, self.network = name, version, card, path, network
         self.digest, self.programs = digest, programs or {}
         self.learn(None, None)
+
+    def plan(self, solver: str, steps: int, path: steering.Path | None = None, **other: Any) -> steering.Plan:
+        """A plan for this network, on its own path or rescheduled onto another; raises `PlanError`."""
+        assert self.card.prediction is not None
+        return steering.plan(
+            solver, path=path or self.path, trained=self.path, steps=steps, prediction=self.card.prediction,
+            preconditioning=self.card.preconditioning, sigma_data=self.card.sigma_data, **other,
+        )  # fmt: skip
 
     def learn(self, samples: torch.Tensor | None, calibration: steering.Calibration | None) -> None:
         """Take on a bank's samples [K, *event] and a calibration, as far as there are any."""

@@ -112,10 +112,7 @@ def _prepared(model: Sampler) -> Generator[Evaluation, list[Array], None]:
     """Draw the model's bank and measure its calibration, as far as they are missing; a pure function of the model."""
     card = model.card
     assert card.prediction is not None
-    plan = steering.plan(
-        "dpmpp_2m", path=model.path, steps=20, prediction=card.prediction,
-        preconditioning=card.preconditioning, sigma_data=card.sigma_data,
-    )  # fmt: skip
+    plan = model.plan("dpmpp_2m", 20)
     known = model.known
     samples = known.cloud.samples if known.cloud is not None else None
     if samples is None:

@@ -90,8 +90,8 @@ def _conditions(
     condition: dict[str, Tensor] = {}
     null: dict[str, Tensor] = {}
     for name, spec in model.card.conditions.items():
-        if spec.null is not None:
-            null[name] = torch.from_numpy(np.broadcast_to(np.asarray(spec.null, spec.dtype), spec.shape)[None].copy())
+        if (rows := spec.null_rows) is not None:
+            null[name] = torch.from_numpy(rows)
         value = inputs.get(name)
         if value is None:
             if spec.null is None:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from steering.errors import PlanError
 from steering.noise import Noise
-from steering.plan import Plan, compile_plan
+from steering.plan import Plan, compile_plan, deterministic
 from steering.rows import Rows
 from steering.sampler import Problem, sample
 from steering.solvers import SOLVERS
@@ -92,4 +92,4 @@ def check_deterministic(plan: Plan) -> None:
 
 def _able() -> str:
     """The solvers that run both ways."""
-    return ", ".join(sorted(n for n, s in SOLVERS.items() if s.updates and not s.uses_noise and n != "searched"))
+    return ", ".join(sorted(deterministic(SOLVERS)))

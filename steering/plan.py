@@ -193,7 +193,6 @@ class Plan:
     order: int
     reverse: bool
     uses_noise: bool
-    rows_per_step: int
     nodes: tuple[Node, ...]
     stages: tuple[Stage, ...] = field(repr=False)
     direct: Direct | None = field(default=None, repr=False)
@@ -284,17 +283,17 @@ def compile_plan(
     label = grid if isinstance(grid, str) else "explicit"
     return Plan(
         solver, path, trained, prediction, preconditioning, sigma_data, label, eta, tuple(sorted(chosen.items())),
-        entry.order, reverse, noisy, entry.rows_per_step, course.nodes, stages, entry.direct,
-        rows,
+        entry.order, reverse, noisy, course.nodes, stages, entry.direct, rows,
     )  # fmt: skip
 
 
+def deterministic(solvers: Mapping[str, Solver]) -> list[str]:
+    """The tables that draw no noise unless asked to, which run both ways; not the one that may need a program."""
+    return [name for name, each in solvers.items() if each.updates and not each.uses_noise and name != "searched"]
+
+
 def _irreversible(solvers: Mapping[str, Solver], solver: str) -> PlanError:
-    able = ", ".join(
-        name
-        for name, other in sorted(solvers.items())
-        if other.updates and not other.uses_noise and name not in ("searched", solver)
-    )
+    able = ", ".join(name for name in sorted(deterministic(solvers)) if name != solver)
     return PlanError(
         f"solver {solver!r} cannot run in reverse, from data to noise, as asked for; "
         f"with eta 0 and no churn these can: {able}"

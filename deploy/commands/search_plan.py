@@ -80,24 +80,17 @@ def _rows(text: str) -> list[int]:
 
 def _problem(sampler: "Sampler") -> "Problem":
     """Samples of the model, under its null conditions where it has conditions."""
-    import numpy as np
     import torch
 
     import steering
 
     card = sampler.card
-    assert card.prediction is not None
     condition = {}
     for name, spec in card.conditions.items():
-        if spec.null is None:
+        if (rows := spec.null_rows) is None:
             raise ValueError(f"condition {name!r}: expected a null value in the model's card to search under, got none")
-        null = np.broadcast_to(np.asarray(spec.null, spec.dtype), spec.shape)
-        condition[name] = torch.from_numpy(null[None].copy())
-    plan = steering.plan(
-        "ddim", path=sampler.path, steps=1, prediction=card.prediction, preconditioning=card.preconditioning,
-        sigma_data=card.sigma_data,
-    )  # fmt: skip
-    return steering.Problem(plan, card.event_shape, torch.float32, condition)
+        condition[name] = torch.from_numpy(rows)
+    return steering.Problem(sampler.plan("ddim", 1), card.event_shape, torch.float32, condition)
 
 
 def _write(found: "Found", file: Path, graph: Path, seed: int) -> None:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from steering import grids
 from steering.errors import PlanError
-from steering.plan import Plan
+from steering.plan import Plan, deterministic
 from steering.rows import Rows
 from steering.search.trial import Trial, compiler
 from steering.solvers import SOLVERS
@@ -28,11 +28,9 @@ class Fixed:
 def plans_of(like: Plan, rows: int) -> list[Plan]:
     """Every deterministic table on every named grid that takes exactly so many network rows."""
     compiled, found = compiler(like), []
-    for name, solver in SOLVERS.items():
-        if solver.updates is None or solver.uses_noise or name == "searched":
-            continue
+    for name in deterministic(SOLVERS):
         for grid in grids.GRIDS:
-            for steps in range(rows // solver.rows_per_step + 1, 0, -1):
+            for steps in range(rows // SOLVERS[name].rows_per_step + 1, 0, -1):
                 try:
                     plan = compiled(name, steps, grid=grid)
                 except PlanError:  # not on this path, or not in so many steps

@@ -32,10 +32,9 @@ class Trial:
 
     def first(self, n: int) -> "Trial":
         """The trial on its first n states."""
-        condition = {name: value[:n] for name, value in self.problem.condition.items()}
-        mean = None if self.problem.mean is None else self.problem.mean[:n]
-        problem = replace(self.problem, condition=condition, mean=mean)
-        return Trial(problem, self.noise[torch.arange(len(self.start))[:n]], self.start[:n], self.ends[:n])
+        return Trial(
+            self.problem.rows(slice(n)), self.noise[torch.arange(len(self.start))[:n]], self.start[:n], self.ends[:n]
+        )
 
     def run(self, plans: Sequence[Plan]) -> Generator[Rows, Tensor, list[Tensor | None]]:
         """The plans' end points, None where a plan diverges."""
