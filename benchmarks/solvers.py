@@ -3,9 +3,9 @@
     make bench ARGS=solvers
 
 On two random mixtures (exact networks, float64) and on the demo's digit model (ONNX Runtime, float32): the RMSE of end
-points to a fine reference from the same noise. A solver's figure is that of its best grid among GRIDS (three of them on
-digits); diffusers' schedulers run on the same path (`trained_betas`), with their own spacing. Prints a table per
-problem, the aims, and how long plans take to compile and to run; draws docs/solvers.png.
+points to a fine reference from the same noise. A solver's figure is that of its best named grid; diffusers' schedulers
+run on the same path (`trained_betas`), with their own spacing. Prints a table per problem, the aims, and how long
+plans take to compile and to run; draws docs/solvers.png.
 """
 
 import statistics
@@ -21,6 +21,7 @@ from torch import Tensor
 
 import steering
 from serving.offline import open_sampler, solve
+from steering import grids
 from steering.plan import compile_plan, deterministic
 from steering.problems import GaussianMixture
 from steering.sampler import evaluate
@@ -29,7 +30,7 @@ from steering.search import search
 ROOT = Path(__file__).resolve().parents[1]
 ROWS = (3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40, 50)
 FEW = (5, 8, 10)
-GRIDS = ("logsnr", "karras", "angle", "uniform", "quadratic")
+GRIDS = tuple(grids.GRIDS)
 REFERENCE = ("trig_adams_3", 1000)
 TRAINED = 1000
 FIXED = sorted(deterministic(steering.solvers))
@@ -102,11 +103,11 @@ Curve = dict[int, tuple[float, str]]
 
 
 def fixed(problem: Problem, solver: str, rows: tuple[int, ...], reference: Tensor) -> Curve:
-    curve, grids = {}, GRIDS if problem.dtype == torch.float64 else GRIDS[1:4]
+    curve = {}
     for budget in rows:
         if (steps := steps_for(solver, budget)) is None:
             continue
-        curve[budget] = min((rmse(problem.end(problem.plan(solver, steps, grid)), reference), grid) for grid in grids)
+        curve[budget] = min((rmse(problem.end(problem.plan(solver, steps, grid)), reference), grid) for grid in GRIDS)
     return curve
 
 
