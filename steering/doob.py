@@ -9,8 +9,9 @@ exactly. So any solver is steered by replacing D; the reward is only ever called
 drawn without the network makes steering free of network calls.
 """
 
+import math
 from collections import Counter
-from collections.abc import Callable, Generator, Hashable
+from collections.abc import Generator, Hashable
 from dataclasses import replace
 
 import torch
@@ -24,12 +25,12 @@ from steering.plan import Plan, Stage, compile_plan
 from steering.posteriors import Bank, Gaussian, Local, Neighbours, bank
 from steering.posteriors.bank import HAND_OVER, TiltedBank
 from steering.rows import Rows
-from steering.sampler import Guided, Problem, Report, sample
+from steering.sampler import Drawing, Guided, Problem, Report, guided, sample
 from steering.select import Kernel, select
 from steering.solvers import SOLVERS
-from steering.weights import checked_rewards, effective_size, log_weights, softmax
+from steering.targets import Reward, Target
+from steering.weights import effective_size, softmax
 
-Reward = Callable[[Tensor], Tensor]
 BANK_SIZE = 4096
 CALIBRATION_SIZE = 256
 SAFE_BANK = 200
@@ -45,6 +46,7 @@ class Doob:
         posterior: `posteriors.bank(samples)`, `.gaussian()` or `.neighbours(samples)`. When absent, a bank of 4,096
             samples is drawn from the network on first use and kept; under conditions, whose laws have no bank in
             common, a Gaussian of uncalibrated variance is used.
+        threshold: condition on reward >= threshold instead; beta is then not used.
         reward_budget: most reward rows per sample, the final scoring included; particles shrink to fit. None: no bound.
         key: identifies the reward among those a bank remembers scores of; the reward itself by default.
     """
@@ -56,30 +58,46 @@ class Doob:
         particles: int = 32,
         posterior: Bank | Local | None = None,
         *,
+        threshold: float | None = None,
         reward_budget: int | None = None,
         key: Hashable = None,
     ) -> None:
-        if isinstance(beta, bool | str) or not 0 < beta < float("inf"):
-            raise SteeringError(f"beta: expected a finite number > 0, got {beta!r}")
         if not isinstance(particles, int) or particles < 2 or particles % 2:
             raise SteeringError(f"particles: expected an even number >= 2, got {particles!r}")
         if reward_budget is not None and reward_budget < 1:
             raise SteeringError(f"reward_budget: expected at least 1 reward row per sample, got {reward_budget!r}")
-        self.reward, self.beta, self.particles, self.posterior = reward, beta, particles, posterior
-        self.reward_budget = reward_budget
-        self.key: Hashable = reward if key is None else key
-        self.name = getattr(reward, "__name__", type(reward).__name__)
+        self.target = Target(reward, beta, threshold, key)
+        self.particles, self.posterior, self.reward_budget = particles, posterior, reward_budget
         self._posteriors: dict[Hashable, Bank | Local] = {}
+
+    @property
+    def reward(self) -> Reward:
+        """Implements `Steering.reward`."""
+        return self.target.reward
+
+    @property
+    def name(self) -> str:
+        """Implements `Steering.name`."""
+        return self.target.name
+
+    @property
+    def width(self) -> int:
+        """Implements `Steering.width`."""
+        return self.particles
+
+    def draw(self, problem: Problem, noise: Noise, x_init: Tensor | None) -> Drawing:
+        """Implements `Steering.draw`."""
+        return guided(problem, noise, self.prepare(problem), x_init)
 
     def prepare(self, problem: Problem) -> Generator[Rows, Tensor, "DoobTilt"]:
         """Draw, calibrate and score what is missing (in the server nothing is), for one problem."""
         posterior = yield from self._posterior(problem)
         tilted, warnings = None, []
         if isinstance(posterior, Bank):
-            if self.key not in posterior.scored:
-                scores = yield Rows.reward(posterior.samples)
-                posterior.scored[self.key] = checked_rewards(scores, len(posterior.samples), self.name, problem.dtype)
-            tilted = posterior.tilted(posterior.scored[self.key], self.beta, problem.dtype)
+            key = self.target.key
+            if key not in posterior.scored:
+                posterior.scored[key] = yield from self.target.score(posterior.samples, problem.dtype)
+            tilted = posterior.tilted(posterior.scored[key], self.target, problem.dtype)
             if tilted.effective_size < SAFE_BANK:
                 warnings.append(
                     f"reward {self.name!r} leaves {tilted.effective_size:.0f} effective bank samples "
@@ -155,17 +173,19 @@ class DoobTilt:
         n = len(x)
         state, centre = x.flatten(1), denoised.flatten(1)
         correction, ess = torch.zeros_like(state), torch.ones(n, dtype=state.dtype)
+        log_h = torch.zeros(n, dtype=state.dtype)
         on_bank = self.on_bank if self.on_bank is not None else torch.full((n,), self.tilted is not None)
         if self.drowned is None:
             self.drowned = torch.zeros(n, dtype=torch.bool)
         if self.spent is None:
             self.spent = torch.zeros(n, dtype=torch.int64)
         if self.tilted is not None and bool(on_bank.any()):
-            shift, prior_size, rewarded_size = self.tilted.correction(state, stage.update.at)
+            shift, prior_size, rewarded_size, bank_log_h = self.tilted.correction(state, stage.update.at)
             on_bank = on_bank & (torch.minimum(prior_size, rewarded_size) >= HAND_OVER)
             if not self.tilted.flat:
                 correction = torch.where(on_bank[:, None], shift, correction)
             ess = torch.where(on_bank, rewarded_size, ess)
+            log_h = torch.where(on_bank, bank_log_h, log_h)
             self.methods["bank"] += int(on_bank.sum())
             if self.tilted.no_hit:
                 self.no_hit += int(on_bank.sum())
@@ -184,16 +204,18 @@ class DoobTilt:
                 chosen = rows[self.drowned[rows]]
                 if z is None:
                     z = noise.normal(stage.index, Draw.SOLVER, self.problem.event, x.dtype).flatten(1)
-                z[chosen], ess[chosen] = yield from self._select(stage, kernel, centre[chosen], pairs, noise[chosen])
+                z[chosen], ess[chosen], log_h[chosen] = yield from self._select(
+                    stage, kernel, centre[chosen], pairs, noise[chosen]
+                )
                 rows = rows[~self.drowned[rows]]
             if len(rows):
-                correction[rows], ess[rows], self.drowned[rows] = yield from self._average(
+                correction[rows], ess[rows], log_h[rows], self.drowned[rows] = yield from self._average(
                     stage, kernel, state[rows], centre[rows], pairs, noise[rows]
                 )
         self.ess.append(ess)
         # a correction of 0 must leave even the sign of a zero alone
-        guided = torch.where(correction == 0, centre, centre + correction)
-        return Guided(guided.reshape(x.shape), None if z is None else [z.reshape(x.shape)])
+        steered = torch.where(correction == 0, centre, centre + correction)
+        return Guided(steered.reshape(x.shape), None if z is None else [z.reshape(x.shape)], log_h)
 
     def _pairs(self, stage: Stage, spent: Int64[Tensor, " m"]) -> Int64[Tensor, " m"]:
         """Antithetic pairs samples may spend on a stage: an even share of what each one's own budget leaves."""
@@ -211,41 +233,44 @@ class DoobTilt:
         centre: Float[Tensor, "m d"],
         pairs: int,
         noise: Noise,
-    ) -> Generator[Rows, Tensor, tuple[Float[Tensor, "m d"], Float[Tensor, " m"], Bool[Tensor, " m"]]]:
-        """Correction sum_p (w+_p - w-_p) d_p over antithetic particles D +- d_p, with its effective size."""
+    ) -> Generator[Rows, Tensor, tuple[Tensor, Tensor, Tensor, Tensor]]:
+        """Correction sum_p (w+_p - w-_p) d_p over antithetic particles D +- d_p [m, d], its effective size and log h
+        [m], and whether it drowned [m]."""
         deviations = self.local.deviations(x, self.plan.path, stage.update.at, stage.index, pairs, noise)
-        weights = yield from self._weigh(centre, deviations)
+        weights, log_h = yield from self._weigh(centre, deviations)
         difference = weights[:, :pairs] - weights[:, pairs:]
         correction = torch.zeros_like(centre)
         for p in range(pairs):  # one after another: a reduction's bits would depend on the batch
             correction = correction + difference[:, p, None] * deviations[:, p]
         self.methods["average"] += len(x)
         sunk = torch.zeros(len(x), dtype=torch.bool) if kernel is None else kernel.drowned(difference, deviations)
-        return correction, effective_size(weights), sunk
+        return correction, effective_size(weights), log_h, sunk
 
     def _select(
         self, stage: Stage, kernel: Kernel, centre: Float[Tensor, "m d"], pairs: int, noise: Noise
-    ) -> Generator[Rows, Tensor, tuple[Float[Tensor, "m d"], Float[Tensor, " m"]]]:
+    ) -> Generator[Rows, Tensor, tuple[Tensor, Tensor, Tensor]]:
         """The solver's noise z, chosen among antithetic candidates by the reward of what each leads to."""
         z = noise.normal(stage.index, Draw.PARTICLES, (pairs, centre.shape[1]), centre.dtype)
-        weights = yield from self._weigh(centre, kernel.deviations(z, stage, noise))
+        weights, log_h = yield from self._weigh(centre, kernel.deviations(z, stage, noise))
         self.methods["select"] += len(centre)
-        return select(weights, z, noise.uniform(stage.index, Draw.SELECT, 1)), effective_size(weights)
+        return select(weights, z, noise.uniform(stage.index, Draw.SELECT, 1)), effective_size(weights), log_h
 
     def _weigh(
         self, centre: Float[Tensor, "m d"], deviations: Float[Tensor, "m pairs d"]
-    ) -> Generator[Rows, Tensor, Float[Tensor, "m 2*pairs"]]:
+    ) -> Generator[Rows, Tensor, tuple[Float[Tensor, "m 2*pairs"], Float[Tensor, " m"]]]:
+        """Normalised weights of the candidates D +- d, and log of their mean weight."""
         candidates = torch.cat([centre[:, None] + deviations, centre[:, None] - deviations], dim=1)
         m, k = candidates.shape[:2]
-        scores = yield Rows.reward(candidates.reshape(m * k, *self.problem.event))
-        rewards = checked_rewards(scores, m * k, self.doob.name, centre.dtype).reshape(m, k)
-        self.no_hit += int((rewards == -torch.inf).all(dim=1).sum())
-        return softmax(log_weights(rewards, self.doob.beta))
+        target = self.doob.target
+        scores = yield from target.score(candidates.reshape(m * k, *self.problem.event), centre.dtype)
+        rewards = scores.reshape(m, k)
+        self.no_hit += int((~target.hit(rewards)).sum())
+        logs = target.log_weights(rewards)
+        return softmax(logs), torch.logsumexp(logs, dim=-1) - math.log(k) + target.log_scale(rewards)
 
     def finish(self, x: Tensor, report: Report) -> Generator[Rows, Tensor, None]:
         """Implements `Tilt.finish`."""
-        scores = yield Rows.reward(x)
-        report.rewards = checked_rewards(scores, len(x), self.doob.name)
+        report.rewards = yield from self.doob.target.score(x)
         report.ess, report.methods, report.no_hit = torch.stack(self.ess), self.methods, self.no_hit
         report.warnings = self.warnings
         if self.no_hit:

@@ -29,7 +29,7 @@ from steering.errors import SteeringError
 from steering.noise import Noise
 from steering.plan import Stage
 from steering.rows import Rows
-from steering.sampler import Guided, Problem, Report
+from steering.sampler import Drawing, Guided, Problem, Report, guided
 from steering.tiles import by_tiles
 
 Linear = Callable[[Tensor], Tensor]
@@ -50,9 +50,16 @@ class Project:
     values: Tensor
     apply: Linear
     pseudo_inverse: Linear
+    reward: None = None
+    name: str = "project"
+    width: int = 1
+
+    def draw(self, problem: Problem, noise: Noise, x_init: Tensor | None) -> Drawing:
+        """Implements `Steering.draw`."""
+        return guided(problem, noise, self.prepare(problem), x_init)
 
     def prepare(self, problem: Problem) -> Generator[Rows, Tensor, "Projected"]:
-        """Implements `Steering.prepare`; refuses values no x explains, and so most wrong pseudo-inverses."""
+        """Refuses values no x explains, and so most wrong pseudo-inverses."""
         yield from ()
         values = self.values.to(problem.dtype)
         known = self.pseudo_inverse(values)

@@ -29,7 +29,7 @@ from steering.invert import directed
 from steering.noise import START, Draw, Noise
 from steering.plan import Node, Stage
 from steering.rows import Rows
-from steering.sampler import Guided, Problem, Report, evaluate, sample
+from steering.sampler import Drawing, Guided, Problem, Report, evaluate, guided, sample
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,9 +86,15 @@ class _Watch:
 
     problem: Problem
     velocities: dict[float, Float64[Tensor, "n d"]]
+    reward: None = None
+    name: str = "watch"
+    width: int = 1
 
-    def prepare(self, problem: Problem) -> Generator[Rows, Tensor, "_Watch"]:
-        """Implements `Steering.prepare`."""
+    def draw(self, problem: Problem, noise: Noise, x_init: Tensor | None) -> Drawing:
+        """Implements `Steering.draw`."""
+        return guided(problem, noise, self._prepare(), x_init)
+
+    def _prepare(self) -> Generator[Rows, Tensor, "_Watch"]:
         yield from ()
         return self
 

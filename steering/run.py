@@ -1,5 +1,6 @@
 """The offline driver: runs a sampler against a network and a reward in this process."""
 
+import math
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping
 from typing import Literal, overload
@@ -7,7 +8,6 @@ from typing import Literal, overload
 import torch
 from torch import Tensor
 
-from steering.doob import Doob
 from steering.errors import SteeringError
 from steering.noise import Noise
 from steering.plan import Plan
@@ -83,8 +83,8 @@ def run(
         raise ValueError(f"guidance {guidance}: expected null tensors for {sorted(conditions)}, got {sorted(nulls)}")
     # samples are independent: groups bound the memory of the particles and keep every sample's place in its tile
     group = n
-    if isinstance(steer, Doob):
-        elements = steer.particles * int(torch.tensor(event).prod())
+    if steer is not None:
+        elements = steer.width * math.prod(event)
         group = max(TILE, GROUP_ELEMENTS // elements // TILE * TILE)
     whole = Problem(plan, event, dtype, conditions, guidance, nulls, model=network, mean=means)
     parts = []
@@ -141,10 +141,11 @@ def _answer(request: Rows, network: Network, steer: Steering | None, tile: int |
     if request.kind == "network":
         tensors = {"x": request.x, "t": request.t.to(request.x.dtype), **request.condition}
         return _tiled(lambda x, t, **c: network(x, t, **c), tensors, tile)
-    assert isinstance(steer, Doob)  # nothing else asks for rewards
-    per_call = None if tile is None else tile * steer.particles
+    assert steer is not None
+    assert steer.reward is not None
+    reward, per_call = steer.reward, None if tile is None else tile * steer.width
     try:
-        return _tiled(lambda x: steer.reward(x), {"x": request.x}, per_call)
+        return _tiled(lambda x: reward(x), {"x": request.x}, per_call)
     except SteeringError:
         raise
     except Exception as error:

@@ -1,7 +1,7 @@
 """The sampler: a generator that runs a plan and meets the outside world only by yielding rows."""
 
 from collections import Counter
-from collections.abc import Generator, Hashable, Sequence
+from collections.abc import Callable, Generator, Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -12,15 +12,22 @@ from steering.errors import NetworkError, PlanError, SteeringError
 from steering.noise import START, Draw, Noise
 from steering.plan import Plan, Stage
 from steering.predictions import Denoise
-from steering.rows import Condition, Rows, metered
+from steering.rows import Condition, Result, Rows, metered
 
 
 @dataclass(frozen=True)
 class Guided:
-    """What steering makes of a stage: the denoised estimate to go on with, and the solver's noise if it chose it."""
+    """What steering makes of a stage.
+
+    Attributes:
+        denoised: [n, *event], the estimate to go on with.
+        noises: the solver's noise, where steering chose it.
+        log_h: [n], estimates of log E[w(x_0) | x_t], where the method makes them.
+    """
 
     denoised: Tensor
     noises: Sequence[Tensor] | None = None
+    log_h: Tensor | None = None
 
 
 @dataclass
@@ -32,8 +39,13 @@ class Report:
         setup_rows, setup_reward_rows: rows spent once to draw, calibrate and score a bank, and reused afterwards.
         ess: [stages, n] effective sample size of the rewarded weights behind each correction.
         methods: how many (stage, sample) corrections came from "bank", "average", "select" or "none".
-        no_hit: (stage, sample) pairs where every candidate had reward -inf.
+        no_hit: (stage, sample) pairs where no candidate had any weight.
         rewards: [n] rewards of the finished samples, when steered.
+        log_z: log E_p[w], the log normalising constant of the tilted law, where the method estimates it: [1] from a
+            bank, [populations] from sequential Monte Carlo.
+        population_ess: [stages, populations] effective sizes of the chains' own weights, sequential Monte Carlo only.
+        ancestry: [resamplings, chains]: which chain each one continued at every resampling.
+        choices: which methods were chosen automatically, and why.
     """
 
     network_rows: int = 0
@@ -44,6 +56,10 @@ class Report:
     methods: Counter[str] = field(default_factory=Counter)
     no_hit: int = 0
     rewards: Tensor | None = None
+    log_z: Tensor | None = None
+    population_ess: Tensor | None = None
+    ancestry: Tensor | None = None
+    choices: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
 
@@ -74,8 +90,12 @@ class Problem:
         return replace(self, condition=condition, mean=None if self.mean is None else self.mean[index])
 
 
+Drawing = Generator[Rows, Tensor, tuple[Tensor, Report]]
+"""Draws samples [n, *event] and says how it went."""
+
+
 class Tilt(Protocol):
-    """A steering method, prepared for one problem."""
+    """A method that replaces denoised estimates, prepared for one problem."""
 
     def start_shift(self) -> Tensor | None:
         """[*event], or [n, *event], to add to x_0's mean in the first state, or None."""
@@ -91,9 +111,26 @@ class Tilt(Protocol):
 
 
 class Steering(Protocol):
-    """A steering method: what to do once per problem."""
+    """A steering method: how to draw samples of a problem so that they follow another law.
 
-    def prepare(self, problem: Problem) -> Generator[Rows, Tensor, Tilt]: ...
+    Attributes:
+        reward: scores samples [B, *event] -> [B]; None for methods that ask for no reward rows.
+        name: the reward's name in errors.
+        width: states or candidates of one sample held at a time: bounds how many samples are drawn together.
+    """
+
+    @property
+    def reward(self) -> Callable[[Tensor], Tensor] | None: ...
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def width(self) -> int: ...
+
+    def draw(self, problem: Problem, noise: Noise, x_init: Tensor | None) -> Drawing:
+        """One sample per index of `noise`, with a report."""
+        ...
 
 
 def evaluate(problem: Problem, rule: Denoise, x: Tensor) -> Generator[Rows, Tensor, Tensor]:
@@ -130,29 +167,32 @@ def checked(output: object, rows: Rows) -> Tensor:
     return output
 
 
-def sample(
-    problem: Problem, noise: Noise, steering: Steering | None = None, x_init: Tensor | None = None
-) -> Generator[Rows, Tensor, tuple[Tensor, Report]]:
+def sample(problem: Problem, noise: Noise, steering: Steering | None = None, x_init: Tensor | None = None) -> Drawing:
     """Draw one sample per index of `noise`: [n, *event], with a report.
 
     Args:
         x_init: state at the plan's first node [n, *event], already scaled; drawn when absent.
     """
-    plan = problem.plan
-    if plan.reverse and x_init is None:
+    if problem.plan.reverse and x_init is None:
         raise PlanError("x_init: expected the data to start from, for a plan in reverse, got none")
-    if problem.mean is not None and plan.preconditioning == "edm":
+    if problem.mean is not None and problem.plan.preconditioning == "edm":
         raise PlanError("mean: expected none beside preconditioning 'edm', whose scales are those of data about 0")
-    if steering is not None and (why := unsteerable(plan, problem.mean is not None)):
-        raise SteeringError(why)
-    report = Report()
+    drawing = guided(problem, noise, None, x_init) if steering is None else steering.draw(problem, noise, x_init)
+    return (yield from drawing)
+
+
+def guided(
+    problem: Problem, noise: Noise, preparing: Generator[Rows, Tensor, Tilt] | None, x_init: Tensor | None
+) -> Drawing:
+    """Draw with the tilt that `preparing` comes to, or plain."""
+    plan, report = problem.plan, Report()
     tilt: Tilt | None = None
-    if steering is not None:
-        setup: Counter[str] = Counter()
-        tilt = yield from metered(steering.prepare(problem), setup)
-        report.setup_rows, report.setup_reward_rows = setup["network"], setup["reward"]
+    if preparing is not None:
+        if why := unsteerable(plan, problem.mean is not None):
+            raise SteeringError(why)
+        tilt = yield from prepared(preparing, report)
     meter: Counter[str] = Counter()
-    x = _first(problem, noise, tilt, x_init)
+    x = first_state(problem, noise, tilt.start_shift() if tilt is not None else None, x_init)
     draw = plan.direct(problem, noise, x) if plan.direct else _march(problem, noise, tilt, x)
     x = yield from metered(draw, meter)
     x = x if problem.mean is None else x + problem.mean
@@ -160,6 +200,15 @@ def sample(
         yield from metered(tilt.finish(x, report), meter)
     report.network_rows, report.reward_rows = meter["network"], meter["reward"]
     return x, report
+
+
+def prepared(preparing: Generator[Rows, Tensor, Result], report: Report) -> Generator[Rows, Tensor, Result]:
+    """What `preparing` comes to, its rows counted as the report's setup."""
+    setup: Counter[str] = Counter()
+    result = yield from metered(preparing, setup)
+    report.setup_rows += setup["network"]
+    report.setup_reward_rows += setup["reward"]
+    return result
 
 
 def unsteerable(plan: Plan, reverts: bool) -> str:
@@ -172,14 +221,13 @@ def unsteerable(plan: Plan, reverts: bool) -> str:
     return f"{what} cannot be steered: expected no steering, or a forward plan of fixed steps, such as dpmpp_2m"
 
 
-def _first(problem: Problem, noise: Noise, tilt: Tilt | None, x_init: Tensor | None) -> Tensor:
-    """The state at the plan's first node."""
+def first_state(problem: Problem, noise: Noise, shift: Tensor | None, x_init: Tensor | None) -> Tensor:
+    """The state at the plan's first node, for data whose mean is shifted by [*event] or [n, *event]."""
     if x_init is not None:
         x = x_init.to(problem.dtype)
         return x if problem.mean is None else x - problem.mean
     first = problem.plan.nodes[0]
     x = noise.normal(START, Draw.SOLVER, problem.event, problem.dtype) * first.sigma
-    shift = tilt.start_shift() if tilt is not None else None
     if shift is not None and shift.ndim == x.ndim and len(shift) not in (1, len(x)):
         raise SteeringError(f"steering: expected values for 1 or {len(x)} samples, got {len(shift)}")
     return x if shift is None else x + shift.to(problem.dtype) * first.alpha

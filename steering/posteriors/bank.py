@@ -18,8 +18,9 @@ from steering.posteriors.gaussian import Gaussian
 from steering.posteriors.local import Local, Variance
 from steering.posteriors.neighbours import Neighbours
 from steering.posteriors.points import Cloud, Points
+from steering.targets import Target
 from steering.tiles import by_tiles
-from steering.weights import effective_size, flat, log_weights, softmax
+from steering.weights import effective_size, flat, softmax
 
 # below this many effective samples the local posterior is better; 50 and 1.5 are both much worse
 HAND_OVER = 5.0
@@ -41,22 +42,26 @@ class Bank:
         """The same bank, and the scores it remembers, with this V(t) for the local posterior."""
         return Bank(self.cloud, self.local.calibrated(calibration), self.scored)
 
-    def tilted(self, rewards: Float[Tensor, " k"], beta: float, dtype: torch.dtype) -> "TiltedBank":
-        """The bank with weights exp(r / beta) beside it."""
-        no_hit = bool((rewards == -torch.inf).all())
-        logs = log_weights(rewards.to(dtype), beta)
-        return TiltedBank(self.cloud.points(dtype), logs, bool(flat(rewards)), no_hit)
+    def tilted(self, rewards: Float[Tensor, " k"], target: Target, dtype: torch.dtype) -> "TiltedBank":
+        """The bank with a target's weights beside it."""
+        rewards = rewards.to(dtype)
+        logs = target.log_weights(rewards)
+        return TiltedBank(
+            self.cloud.points(dtype), logs, float(target.log_scale(rewards)), bool(flat(logs)),
+            not bool(target.hit(rewards)),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
 class TiltedBank:
-    """Bank points with log-weights r / beta [K], the largest of them 0.
+    """Bank points with log-weights [K], the largest of them 0 after `log_scale` was taken off.
 
-    `flat` when the reward tells nothing apart, `no_hit` when it is -inf everywhere (then it is flat too).
+    `flat` when the reward tells nothing apart, `no_hit` when none has weight (then it is flat too).
     """
 
     points: Points
     log_weights: Float[Tensor, " k"]
+    log_scale: float
     flat: bool
     no_hit: bool = False
 
@@ -73,19 +78,21 @@ class TiltedBank:
 
     def correction(
         self, x: Float[Tensor, "n d"], at: Node
-    ) -> tuple[Float[Tensor, "n d"], Float[Tensor, " n"], Float[Tensor, " n"]]:
-        """E_w[x_0 | x] - E[x_0 | x] on the bank, with the effective sizes without and with the reward.
+    ) -> tuple[Float[Tensor, "n d"], Float[Tensor, " n"], Float[Tensor, " n"], Float[Tensor, " n"]]:
+        """E_w[x_0 | x] - E[x_0 | x] on the bank, the effective sizes without and with the reward, and log E[w | x].
 
         The control-variate form: the difference of two weighted means, exactly 0 when the reward is flat.
         """
 
-        def one_tile(tile: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        def one_tile(tile: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
             logits = self.points.logits(tile, at)
             prior, rewarded = softmax(logits), softmax(logits + self.log_weights)
-            return (rewarded - prior) @ self.points.x, effective_size(prior), effective_size(rewarded)
+            log_h = torch.logsumexp(logits + self.log_weights, dim=1) - torch.logsumexp(logits, dim=1)
+            shift = (rewarded - prior) @ self.points.x
+            return shift, effective_size(prior), effective_size(rewarded), log_h + self.log_scale
 
-        shift, prior_size, rewarded_size = by_tiles(one_tile, x)
-        return shift, prior_size, rewarded_size
+        shift, prior_size, rewarded_size, log_h = by_tiles(one_tile, x)
+        return shift, prior_size, rewarded_size, log_h
 
 
 def bank(

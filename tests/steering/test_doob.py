@@ -22,6 +22,7 @@ from steering.problems import GaussianMixture, energy_distance
 from steering.rewards import half_space, linear
 from steering.rows import Rows
 from steering.sampler import Problem, Report
+from steering.targets import Target
 
 from .conftest import PATHS
 
@@ -80,14 +81,14 @@ def test_the_weighted_posterior_mean_is_doobs_transform_on_a_mixture(mixture: Ga
 def test_the_banks_correction_is_doobs_transform_on_its_samples(path: Path):
     """On the law that is the bank itself, log h is a difference of two log-sums, and autograd gives its gradient."""
     scores = skewed(SAMPLES)
-    tilted = posteriors.bank(SAMPLES, calibration=CURVE).tilted(scores, beta=0.8, dtype=torch.float64)
+    tilted = posteriors.bank(SAMPLES, calibration=CURVE).tilted(scores, Target(skewed, beta=0.8), torch.float64)
     for stage in compiled(steps=10, path=path).stages:
         at = stage.update.at
         x = (at.alpha * SAMPLES[:20] + at.sigma * torch.randn(20, 2, dtype=torch.float64)).requires_grad_()
         logits = -((x[:, None] - at.alpha * SAMPLES) ** 2).sum(dim=2) / (2 * at.sigma**2)
         log_h = torch.logsumexp(logits + scores / 0.8, dim=1) - torch.logsumexp(logits, dim=1)
         (gradient,) = torch.autograd.grad(log_h.sum(), x)
-        correction, prior_size, rewarded_size = tilted.correction(x.detach(), at)
+        correction, prior_size, rewarded_size, _ = tilted.correction(x.detach(), at)
         torch.testing.assert_close(correction, at.sigma**2 / at.alpha * gradient, rtol=1e-7, atol=1e-9)
         for sizes in (prior_size, rewarded_size):
             assert bool(((sizes > 0.999) & (sizes < len(SAMPLES) * 1.001)).all())

@@ -14,11 +14,13 @@ from steering.calibration import Calibration, Uncalibrated
 from steering.noise import Noise
 from steering.plan import Node
 from steering.posteriors.neighbours import NEIGHBOURHOOD, WIDENING, draw_indices, tempered
+from steering.targets import Target
 from steering.tiles import by_tiles
 from steering.weights import effective_size
 
 PATH = paths.vp_cosine()
 CURVE = Calibration((0.001, 0.5, 0.99), (0.0001, 0.1, 0.4))
+HALF = Target(torch.sum, beta=0.5)  # only its weights matter here
 BANK = torch.randn(1000, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
@@ -44,7 +46,7 @@ def test_a_banks_weights_are_the_posterior_of_its_samples():
 
 def test_the_start_shift_is_the_rewarded_mean_less_the_mean():
     rewards = 2 * BANK[:, 0]
-    tilted = posteriors.bank(BANK).tilted(rewards, 0.5, torch.float64)
+    tilted = posteriors.bank(BANK).tilted(rewards, HALF, torch.float64)
     weights = torch.softmax(rewards / 0.5, 0)
     torch.testing.assert_close(tilted.start_shift(), weights @ BANK - BANK.mean(dim=0), rtol=1e-10, atol=1e-12)
     assert tilted.effective_size == pytest.approx(1 / float((weights**2).sum()))
@@ -52,19 +54,19 @@ def test_the_start_shift_is_the_rewarded_mean_less_the_mean():
 
 
 def test_a_flat_bank_says_nothing_and_an_empty_one_says_so():
-    flat = posteriors.bank(BANK).tilted(torch.full((1000,), 0.3), 0.5, torch.float32)
+    flat = posteriors.bank(BANK).tilted(torch.full((1000,), 0.3), HALF, torch.float32)
     assert flat.flat
     assert not flat.no_hit
     assert bool((flat.start_shift() == 0).all())
     assert flat.effective_size == pytest.approx(1000, rel=1e-4)
-    blind = posteriors.bank(BANK).tilted(torch.full((1000,), -math.inf), 0.5, torch.float32)
+    blind = posteriors.bank(BANK).tilted(torch.full((1000,), -math.inf), HALF, torch.float32)
     assert blind.no_hit
     assert blind.effective_size == 0
     assert bool((blind.start_shift() == 0).all())
 
 
 def test_near_the_data_one_sample_has_all_the_weight_and_far_away_all_have_the_same():
-    tilted = posteriors.bank(BANK).tilted(torch.zeros(1000), 1.0, torch.float64)
+    tilted = posteriors.bank(BANK).tilted(torch.zeros(1000), HALF, torch.float64)
     near, far = node(0.005), node(PATH.t_max)
     assert float(tilted.correction(noised(BANK[:5], near), near)[1].max()) < 1.1
     assert float(tilted.correction(noised(BANK[:5], far), far)[1].min()) > 900
