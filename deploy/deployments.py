@@ -64,6 +64,10 @@ class ReplicaDeployment:
             max_bucket=settings.max_bucket,
             max_queue_rows=settings.max_queue_rows,
             drain_s=settings.drain_seconds,
+            rewards=settings.rewards,
+            reward_s=settings.reward_seconds,
+            remembered_s=settings.reward_memory_seconds,
+            answer_s=settings.answer_seconds,
         )
         await self._replica.start()
 

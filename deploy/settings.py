@@ -13,6 +13,7 @@ from protos.complaint import complaint, shorten, unknown
 
 PREFIX = "TILTSERVE_"
 CONFIG = PREFIX + "CONFIG"  # names the file, as --config does
+_FLAGS = {"rewards": "--reward"}  # given once for each
 
 
 class SettingsError(ValueError):
@@ -40,6 +41,35 @@ def _range(value: Any) -> Any:
     return value
 
 
+def _addresses(value: Any) -> Any:
+    """`NAME=HOST:PORT` from flags, or several with commas from the environment; a file may also write a mapping."""
+    if isinstance(value, str):
+        value = [each for each in value.split(",") if each.strip()]
+    if not isinstance(value, list):
+        return value
+    pairs = {}
+    for each in value:
+        name, equals, address = each.partition("=") if isinstance(each, str) else ("", "", "")
+        if not equals:
+            raise ValueError(f"expected NAME=HOST:PORT, got {each!r}")
+        if name.strip() in pairs:
+            raise ValueError(f"expected each name once, got {name.strip()!r} twice")
+        pairs[name.strip()] = address.strip()
+    return pairs
+
+
+def _reachable(addresses: dict[str, str]) -> dict[str, str]:
+    for name, address in addresses.items():
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) or name == "client":
+            raise ValueError(f"expected a name of letters, digits and _, and not client, got {name!r}")
+        host, _, port = address.rpartition(":")
+        if not re.fullmatch(r"[^\s:/\[\]]+|\[[0-9A-Fa-f:.]+\]", host) or not (
+            port.isdecimal() and 0 < int(port) < 65536
+        ):
+            raise ValueError(f"{name}: expected HOST:PORT, got {address!r}")
+    return addresses
+
+
 def _ordered(ports: tuple[int, int]) -> tuple[int, int]:
     if ports[0] > ports[1] or (ports[0] == 0) != (ports[1] == 0):
         raise ValueError(f"expected LOW-HIGH with LOW <= HIGH, or 0-0 for any free port, got {ports[0]}-{ports[1]}")
@@ -47,6 +77,7 @@ def _ordered(ports: tuple[int, int]) -> tuple[int, int]:
 
 
 Port = Annotated[int, Field(ge=0, le=65535)]
+Addresses = Annotated[dict[str, str], BeforeValidator(_addresses), AfterValidator(_reachable)]
 PortRange = Annotated[tuple[Port, Port], BeforeValidator(_range), AfterValidator(_ordered)]
 
 
@@ -74,6 +105,14 @@ class Settings(BaseModel):
     """Whether clients may load and unload models."""
     replica_ports: PortRange = (0, 0)
     """Ports of the replicas' own servers, both ends included."""
+    rewards: Addresses = Field(default_factory=dict)
+    """host:port by name of rewards that their owners serve (tiltserve.v1.Reward): requests name no addresses."""
+    reward_seconds: float = Field(default=30.0, gt=0)
+    """How long one call to such a reward may take, retries included."""
+    reward_memory_seconds: float = Field(default=600.0, ge=0)
+    """How long such a reward's scores of a model's bank may be used again; 0 for never."""
+    answer_seconds: float = Field(default=60.0, gt=0)
+    """How long a client that scores candidates itself may take for one batch."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @property
@@ -116,7 +155,7 @@ def load_settings(
             values[key], origins[key] = value, variable
     for key, value in flags.items():
         if value is not None:
-            values[key], origins[key] = value, "--" + key.replace("_", "-")
+            values[key], origins[key] = value, _FLAGS.get(key, "--" + key.replace("_", "-"))
 
     if "models" not in values:
         raise SettingsError(

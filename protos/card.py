@@ -80,6 +80,27 @@ class Condition(_Strict):
         return self
 
 
+class Range(_Strict):
+    """What an input of a plain network may be, ends included; None is no bound."""
+
+    min: float | None = None
+    max: float | None = None
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"expected min <= max, got {self.min:g} and {self.max:g}")
+        return self
+
+    def fault(self, values: "np.ndarray[tuple[int, ...], np.dtype[np.generic]]") -> str:
+        """What was expected and what came, empty where all values are inside."""
+        for value in np.atleast_1d(values).flat:
+            if (self.min is not None and value < self.min) or (self.max is not None and value > self.max):
+                low, high = ("" if bound is None else f"{bound:g}" for bound in (self.min, self.max))
+                return f"expected {low}..{high}, got {value:g}"
+        return ""
+
+
 class Calibration(_Strict):
     """The denoiser's error: `mse[i]` is the mean over dimensions of E|x_0 - D(x_t)|^2 at time t[i], t ascending."""
 
@@ -105,6 +126,8 @@ class Card(_Strict):
     path: the name of a path under `kind`, the other keys are its constructor's arguments.
     t_range: path times that may be asked of the network. event_shape: the shape of one sample, without the batch axis.
     posterior: the local posterior of steering; None means `neighbours` for events of 2 and more axes, else `gaussian`.
+    arguments: ranges of a plain network's inputs by name; what is outside is refused before the graph sees it. (ONNX
+        counts negative indices from the end, so that a label of -1 would be taken for the last one.)
     """
 
     format: Literal[1] = 1
@@ -120,6 +143,7 @@ class Card(_Strict):
     conditions: dict[str, Condition] = {}
     calibration: Calibration | None = None
     posterior: LocalPosterior | None = None
+    arguments: dict[str, Range] = {}
 
     @property
     def is_sampler(self) -> bool:
@@ -163,6 +187,8 @@ class Card(_Strict):
                 raise ValueError("prediction: expected one of eps, x0, v, velocity, score beside a path, got none")
             if not self.event_shape:
                 raise ValueError("event_shape: expected the shape of one sample beside a path, got none")
+            if self.arguments:
+                raise ValueError("arguments: expected none beside a path, got some")
         else:
             for key in ("prediction", "t_range", "calibration"):
                 if getattr(self, key) is not None:

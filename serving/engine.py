@@ -2,7 +2,8 @@
 
 A task is a generator of evaluations. Each tick takes the rows of one network that were waiting longest for a turn,
 runs them in one bucket, and resumes the tasks whose evaluation is complete. So any mixture of solvers, step counts and
-steering shares calls, and a task joins or leaves between two of them.
+steering shares calls, and a task joins or leaves between two of them. Rows that are evaluated elsewhere, by a service
+or by the client, park their task until the reply is there; the thread goes on with the others.
 """
 
 import contextlib
@@ -10,8 +11,8 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Generator, Mapping, Sequence
-from concurrent.futures import Future, InvalidStateError
+from collections.abc import Callable, Generator, Mapping, Sequence
+from concurrent.futures import CancelledError, Future, InvalidStateError
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -43,7 +44,22 @@ class Evaluation:
     kind: Literal["network", "reward"] = "network"
 
 
-Program = Generator[Evaluation, list[Array], Any]
+@dataclass(frozen=True)
+class External:
+    """Rows that are evaluated elsewhere, counted under `name`.
+
+    `start` begins and returns at once; it runs on the engine's thread. Its future gives the reply, and cancelling the
+    future must end the work, at any time.
+    """
+
+    name: str
+    rows: int
+    start: "Callable[[], Future[list[Array]]]"
+    kind: Literal["network", "reward"] = "reward"
+
+
+Step = Evaluation | External
+Program = Generator[Step, list[Array], Any]
 Key = tuple[bool, Network, tuple[str, ...]]
 """Rows that may share a call: of one class (background or not), one network, and the same outputs."""
 
@@ -52,7 +68,8 @@ Key = tuple[bool, Network, tuple[str, ...]]
 class Task:
     """A running program. `network_rows` is how many network rows it will ask for (exact for tables, else a bound).
 
-    Background tasks are served only when no other rows wait.
+    Background tasks are served only when no other rows wait. While a task is parked, `external` is what it waits for;
+    `since` is when it last was parked, or came to the engine.
     """
 
     model: str
@@ -62,6 +79,8 @@ class Task:
     future: "Future[Any]" = field(default_factory=Future)
     submitted: float = field(default_factory=time.monotonic)
     evaluation: Evaluation | None = None
+    external: "Future[list[Array]] | None" = None
+    since: float = field(default_factory=time.monotonic)
     replies: list[Array] = field(default_factory=list)
     done_rows: int = 0
     missing: int = 0
@@ -89,6 +108,7 @@ class Engine:
         self._condition = threading.Condition()
         self._inbox: deque[Task] = deque()
         self._cancelled: set[Task] = set()
+        self._replied: deque[tuple[Task, External, Future[list[Array]]]] = deque()
         self._tasks: dict[Task, None] = {}
         self._stopping = False
         self._queues: dict[Key, deque[Waiting[Task]]] = {}  # only the engine's thread touches them
@@ -108,11 +128,13 @@ class Engine:
         return self._thread.is_alive()
 
     def stalled_for(self) -> float:
-        """Seconds since the last network call ended or the oldest task came, whichever is later; 0 when idle."""
+        """Seconds that a task has waited for the engine without a network call ending; 0 when none waits.
+
+        A parked task waits for somebody else, whose slowness is not the engine's.
+        """
         with self._condition:
-            if not self._tasks:
-                return 0.0
-            return time.monotonic() - max(self._last_call, min(task.submitted for task in self._tasks))
+            waiting = [task.since for task in self._tasks if task.external is None]
+            return time.monotonic() - max(self._last_call, min(waiting)) if waiting else 0.0
 
     def submit(self, task: Task) -> "Future[Any]":
         """Start a task; the future gives its program's result. Cancelling it takes its rows out before the next call.
@@ -159,12 +181,13 @@ class Engine:
             self._fail(task, QueueFullError("the engine has stopped"))
 
     def _take_in(self) -> bool:
-        """Admit and cancel tasks, waiting while there is nothing to do; False once stopping."""
+        """Admit, cancel and wake tasks, waiting while there is nothing to do; False once stopping."""
         with self._condition:
-            while not (self._inbox or self._cancelled or self._stopping or any(self._queues.values())):
+            while not (self._inbox or self._cancelled or self._replied or self._stopping or any(self._queues.values())):
                 self._condition.wait()
             arrived, self._inbox = list(self._inbox), deque()
             cancelled, self._cancelled = self._cancelled, set()
+            replied, self._replied = list(self._replied), deque()
             stopping = self._stopping
         if cancelled:
             for queue in self._queues.values():
@@ -175,8 +198,11 @@ class Engine:
             if task not in cancelled:
                 self._resume(task, None)
         for task in cancelled:
-            task.program.close()
             self._forget(task)
+            task.program.close()
+        for task, external, reply in replied:
+            if task.external is reply:  # not so if the task has ended
+                self._wake(task, external, reply)
         return not stopping
 
     def _next_queue(self) -> Key | None:
@@ -262,9 +288,12 @@ class Engine:
             self._resume(task, task.replies)
 
     def _resume(self, task: Task, reply: list[Array] | None) -> None:
-        """Advance a task's program to its next evaluation, or to its end."""
+        """Advance a task's program to its next step, or to its end."""
         try:
-            evaluation = next(task.program) if reply is None else task.program.send(reply)
+            step = next(task.program) if reply is None else task.program.send(reply)
+            if isinstance(step, External):
+                self._park(task, step)
+                return
         except StopIteration as stop:
             self._forget(task)
             with contextlib.suppress(InvalidStateError):  # the caller left meanwhile
@@ -273,9 +302,35 @@ class Engine:
         except Exception as error:
             self._fail(task, error)
             return
-        task.evaluation, task.replies, task.missing = evaluation, [], evaluation.rows
-        key = (task.background, evaluation.network, tuple(evaluation.outputs))
-        self._queues.setdefault(key, deque()).append(Waiting(task, evaluation.rows))
+        task.evaluation, task.replies, task.missing = step, [], step.rows
+        key = (task.background, step.network, tuple(step.outputs))
+        self._queues.setdefault(key, deque()).append(Waiting(task, step.rows))
+
+    def _park(self, task: Task, external: External) -> None:
+        """Start what is evaluated elsewhere; whoever finishes it rings."""
+
+        def ring(future: "Future[list[Array]]") -> None:
+            with self._condition:
+                self._replied.append((task, external, future))
+                self._condition.notify()
+
+        task.since = time.monotonic()
+        task.external = external.start()
+        task.external.add_done_callback(ring)
+
+    def _wake(self, task: Task, external: External, reply: "Future[list[Array]]") -> None:
+        """Resume a parked task with its reply, or fail it with the reason why there is none."""
+        parked, task.since, task.external = task.since, time.monotonic(), None
+        try:
+            outputs = reply.result()
+        except CancelledError:
+            self._fail(task, ExternalError(f"{external.kind} {external.name!r}: its evaluation was cancelled"))
+        except Exception as error:
+            self._fail(task, error)
+        else:
+            self._metrics.rows_total.labels(external.name, external.kind).inc(external.rows)
+            self._metrics.external_seconds.labels(external.name).observe(task.since - parked)
+            self._resume(task, outputs)
 
     def _fail(self, task: Task, error: Exception) -> None:
         self._forget(task)
@@ -286,10 +341,17 @@ class Engine:
     def _forget(self, task: Task) -> None:
         with self._condition:
             self._tasks.pop(task, None)
+            external, task.external = task.external, None
+        if external is not None:
+            external.cancel()
 
 
 class NetworkFailedError(Exception):
     """A network call raised; the rows in it are lost."""
+
+
+class ExternalError(Exception):
+    """An evaluation elsewhere ended without a reply and without a reason."""
 
 
 def _evaluation(task: Task) -> Evaluation:

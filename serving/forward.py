@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TypeVar
 
 import grpc
 from tritonclient.grpc import service_pb2 as pb
@@ -10,10 +12,12 @@ from tritonclient.grpc import service_pb2 as pb
 from serving import errors, kserve, router
 from serving.deadline import Deadline
 from serving.directory import ModelState
-from serving.links import Links
+from serving.links import Link, Links
 from serving.metrics import FrontMetrics
 from serving.roster import Roster
 from serving.router import Target
+
+Reply = TypeVar("Reply")
 
 REPLAYS = 2
 """A request that kills its replica must not walk through the fleet."""
@@ -23,7 +27,7 @@ _BROKEN = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCo
 
 
 class Forwarder:
-    """Sends ModelInfer requests to replicas.
+    """Sends requests for inference to replicas.
 
     A sample is a pure function of the request, its seed and the replica's fingerprint. So a seed is drawn here, before
     the first try, and a request whose replica is lost is repeated on one with the same fingerprint: the client gets the
@@ -43,20 +47,60 @@ class Forwarder:
         target = self._choose(request.model_name, request.model_version)
         if target.model.kind == "sampler" and "seed" not in request.parameters:
             data = kserve.with_seed(data, secrets.randbelow(2**63))
+        return await self._send(target, deadline, lambda link: link.infer(data, deadline.left()))
+
+    async def interact(
+        self,
+        request: pb.ModelInferRequest,
+        first: bytes,
+        requests: AsyncIterator[bytes],
+        write: Callable[[bytes], Awaitable[None]],
+        deadline: Deadline,
+    ) -> None:
+        """A stream of candidates and scores, begun by `first`: what `request` asks for, with a seed.
+
+        Repeated on another replica only while nothing was written: the client's scores are not asked for twice.
+
+        Raises:
+            RequestError: as `infer`.
+        """
+        written = False
+
+        async def note(reply: bytes) -> None:
+            nonlocal written
+            written = True
+            await write(reply)
+
+        target = self._choose(request.model_name, request.model_version)
+        await self._send(
+            target, deadline, lambda link: link.interact(first, requests, note, deadline.left()), lambda: not written
+        )
+
+    async def _send(
+        self,
+        target: Target,
+        deadline: Deadline,
+        send: Callable[[Link], Awaitable[Reply]],
+        repeatable: Callable[[], bool] = lambda: True,
+    ) -> Reply:
+        """What comes of `send` to the target, or to an equal replica if that one is lost while it is `repeatable`."""
+        name = target.model.name
         tried: set[str] = set()
         for replay in range(REPLAYS + 1):
             if replay:
                 target = await self._another(target.model, tried, deadline)
-                self._metrics.replays.labels(request.model_name).inc()
+                self._metrics.replays.labels(name).inc()
             try:
-                return await self._links.to(target.replica).infer(data, deadline.left())
+                return await send(self._links.to(target.replica))
             except grpc.aio.AioRpcError as error:
                 if errors.answered(error) or error.code() not in _BROKEN:
-                    raise _as_answered(error, request.model_name) from None
+                    raise _as_answered(error, name) from None
                 cause = error.details()
             self._roster.lose(target.replica.id)
             tried.add(target.replica.id)
-        raise errors.unavailable(f"model {request.model_name!r}: lost {REPLAYS + 1} replicas under it: {cause}")
+            if not repeatable():
+                raise errors.unavailable(f"model {name!r}: its replica was lost between two batches of candidates")
+        raise errors.unavailable(f"model {name!r}: lost {REPLAYS + 1} replicas under it: {cause}")
 
     async def _another(self, model: ModelState, tried: set[str], deadline: Deadline) -> Target:
         """A replica of the same fingerprint: rather one that was not tried, else one that came back."""

@@ -18,9 +18,10 @@ from serving.fleet import Fleet
 from serving.forward import Forwarder
 from serving.health import Health
 from serving.inference import Inference
-from serving.links import INFERENCE, Links
+from serving.links import INFERENCE, SAMPLING, Links
 from serving.metrics import FrontMetrics
 from serving.roster import Roster
+from serving.sampling import Sampling
 
 _FLEET = fleet_pb2.DESCRIPTOR.services_by_name["Fleet"].full_name
 _HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
@@ -59,7 +60,7 @@ class Front:
         self.metrics = FrontMetrics(self._replica_pages)
         self._roster = Roster(directory, poll_s)
         self._links = Links()
-        self._health = Health([INFERENCE.full_name, _FLEET])
+        self._health = Health([INFERENCE.full_name, SAMPLING.full_name, _FLEET])
         self._forwarder = Forwarder(self._roster, self._links, self.metrics, replay_wait_s)
         self._server: grpc.aio.Server | None = None
         self._page: tuple[Any, threading.Thread] | None = None
@@ -108,10 +109,12 @@ class Front:
 
     def _listen_grpc(self) -> grpc.aio.Server:
         server = grpc.aio.server(options=wire.SERVER)
-        server.add_generic_rpc_handlers([Inference(self._roster, self._forwarder, self.metrics).handler()])
+        parts = self._roster, self._forwarder, self.metrics
+        server.add_generic_rpc_handlers([Inference(*parts).handler(), Sampling(*parts).handler()])
         fleet_pb2_grpc.add_FleetServicer_to_server(Fleet(self._roster), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        reflection.enable_server_reflection([INFERENCE.full_name, _FLEET, _HEALTH, reflection.SERVICE_NAME], server)
+        services = (INFERENCE.full_name, SAMPLING.full_name, _FLEET, _HEALTH, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(services, server)
         try:
             self._grpc_port = server.add_insecure_port(self.grpc_address)
         except RuntimeError:

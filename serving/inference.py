@@ -1,11 +1,8 @@
 """KServe v2 on the front: what the directory knows is answered here, the rest is forwarded."""
 
-import asyncio
-import logging
-import time
 from collections.abc import Awaitable, Callable
 from importlib import metadata
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import grpc
 from google.protobuf.descriptor import MethodDescriptor
@@ -16,12 +13,11 @@ from tritonclient.grpc import service_pb2 as pb
 
 from serving import errors, kserve, router
 from serving.deadline import Deadline
+from serving.ending import Ending
 from serving.forward import Forwarder
 from serving.links import INFERENCE
 from serving.metrics import FrontMetrics
 from serving.roster import Roster
-
-_log = logging.getLogger(__name__)
 
 
 class Call(NamedTuple):
@@ -33,6 +29,7 @@ class Call(NamedTuple):
 
 
 Answer = Callable[[Call], Awaitable[Message | bytes]]
+Parsed = TypeVar("Parsed", bound=Message)
 
 
 class Inference:
@@ -76,7 +73,7 @@ class Inference:
         return kserve.model_metadata(model.name, versions, model.inputs, model.outputs)
 
     async def _model_infer(self, call: Call) -> bytes:
-        deadline = Deadline(call.seconds, _timeout_parameter(call.request))
+        deadline = Deadline(call.seconds, timeout_parameter(call.request))
         return await self._forwarder.infer(call.request, call.data, deadline)
 
     def _method(self, method: MethodDescriptor) -> grpc.RpcMethodHandler:
@@ -97,41 +94,22 @@ class Inference:
         self, method: str, parse: Callable[[bytes], Message], answer: Answer, data: bytes, context: ServicerContext
     ) -> bytes:
         """Answers one call, turning errors into statuses and counting how it ended."""
-        began, model = time.perf_counter(), ""
-
-        def count(code: grpc.StatusCode) -> None:
-            # before the status is sent: whoever has seen it finds it counted
-            known = model if router.knows(self._roster.replicas, model) else ""
-            self._metrics.finished(known, method, code, time.perf_counter() - began)
-
-        try:
-            request = _parse(parse, data)
-            model = getattr(request, "model_name", "") or getattr(request, "name", "")
+        async with Ending(method, context, self._roster, self._metrics) as call:
+            request = parsed(parse, data)
+            call.model = getattr(request, "model_name", "") or getattr(request, "name", "")
             reply = await answer(Call(request, data, context.time_remaining()))
-            result = reply if isinstance(reply, bytes) else reply.SerializeToString()
-        except errors.RequestError as error:
-            count(error.code)
-            await errors.abort(context, error)
-        except asyncio.CancelledError:
-            past = context.time_remaining() == 0
-            count(grpc.StatusCode.DEADLINE_EXCEEDED if past else grpc.StatusCode.CANCELLED)
-            raise
-        except Exception:
-            count(grpc.StatusCode.INTERNAL)
-            _log.exception("%s failed", method)
-            await errors.abort(context, errors.internal(f"{method} failed inside the front; its log says why"))
-        count(grpc.StatusCode.OK)
-        return result
+            return reply if isinstance(reply, bytes) else reply.SerializeToString()
 
 
-def _parse(parse: Callable[[bytes], Message], data: bytes) -> Message:
+def parsed(parse: Callable[[bytes], Parsed], data: bytes) -> Parsed:
+    """The message in the bytes; INVALID_ARGUMENT if there is none."""
     try:
         return parse(data)
     except DecodeError:
         raise errors.invalid(f"expected a protocol buffer message, got {len(data)} bytes that do not parse") from None
 
 
-def _timeout_parameter(request: pb.ModelInferRequest) -> float | None:
+def timeout_parameter(request: pb.ModelInferRequest) -> float | None:
     """The `timeout` parameter (microseconds, 0 for none) in seconds."""
     if "timeout" not in request.parameters:
         return None

@@ -10,15 +10,15 @@ import steering
 from serving import errors, likelihood, rewards
 from serving.answer import Answer
 from serving.backends import Array, InputError
-from serving.engine import NetworkFailedError, Program, QueueFullError, Task
+from serving.engine import ExternalError, NetworkFailedError, Program, QueueFullError, Task
 from serving.kserve import InferRequest, Parameter
 from serving.parameters import Parameters
 from serving.parameters import parse as parameters_of
 from serving.plain import plain_task
 from serving.plans import plan_for
-from serving.programs import evaluations, scored
+from serving.programs import evaluations
 from serving.repository import Model, PlainModel, Sampler
-from serving.rewards import Reward
+from serving.rewards import Definition, Reward
 from serving.steer import Method, steering_for
 from serving.tensors import Tensors, tensors_of
 from steering.posteriors import Bank
@@ -39,11 +39,14 @@ def output_names(model: Model) -> list[str]:
     return ["samples", "rewards", *likelihood.OUTPUTS]
 
 
-def task_for(request: InferRequest, model: Model, models: Mapping[str, Model]) -> Task:
+def task_for(
+    request: InferRequest, model: Model, models: Mapping[str, Model], remotes: Mapping[str, Definition] | None = None
+) -> Task:
     """The task that answers a request; its future gives an `Answer`.
 
     Args:
         models: every model of the replica by name; rewards are found there.
+        remotes: rewards that are scored elsewhere, by name.
 
     Raises:
         RequestError: INVALID_ARGUMENT with what was expected and what came.
@@ -70,7 +73,7 @@ def task_for(request: InferRequest, model: Model, models: Mapping[str, Model]) -
         raise errors.invalid(f"output {absent[0]!r}: expected a parameter likelihood beside it, got none")
     reward = None
     if parameters.reward is not None:
-        reward = rewards.bind(parameters.reward, models, card.event_shape, reward_arguments, tensors.reward)
+        reward = rewards.bind(parameters.reward, models, card.event_shape, reward_arguments, tensors.reward, remotes)
     elif reward_arguments or tensors.reward:
         raise errors.invalid(
             f"{[*reward_arguments, *tensors.reward][0]}: expected a parameter reward beside it, got none"
@@ -79,10 +82,22 @@ def task_for(request: InferRequest, model: Model, models: Mapping[str, Model]) -
         raise errors.invalid("steering 'doob': expected a parameter reward beside it, got none")
     elif "rewards" in request.outputs:
         raise errors.invalid("output 'rewards': expected a parameter reward beside it, got none")
+    if parameters.threshold is not None:
+        _check_threshold(parameters, reward)
     known = model.known  # one state of it from here to the answer's fingerprint
     steer, notes = steering_for(model, known, plan, parameters, reward, tensors)
     fingerprint = known.fingerprint if reward is None else f"{known.fingerprint}-{reward.fingerprint}"
     return Task(model.name, _sample(model, problem, parameters, reward, steer, tensors, notes, fingerprint), rows)
+
+
+def _check_threshold(parameters: Parameters, reward: Reward | None) -> None:
+    """Refuse a threshold of nothing, or beside another meaning of the reward."""
+    if reward is None:
+        raise errors.invalid("threshold: expected a parameter reward beside it, got none")
+    if "beta" in parameters.model_fields_set:
+        raise errors.invalid("threshold: expected no beta beside it (an event has no temperature), got both")
+    if reward.threshold is not None:
+        raise errors.invalid(f"threshold: expected none beside reward {reward.name!r}, which has its own, got one")
 
 
 def request_error(error: BaseException) -> errors.RequestError:
@@ -95,6 +110,8 @@ def request_error(error: BaseException) -> errors.RequestError:
         return errors.invalid(f"expected inputs the network accepts, got: {error}")
     if isinstance(error, QueueFullError):
         return errors.exhausted(str(error))
+    if isinstance(error, ExternalError):
+        return errors.unavailable(str(error))
     if isinstance(error, NetworkFailedError | steering.NetworkError):
         return errors.internal(str(error))
     return errors.internal(f"{type(error).__name__}: {error}")
@@ -126,7 +143,7 @@ def _sample(
         parts.append((yield from evaluations(sampler, model, reward)))
     x, report = torch.cat([part for part, _ in parts]), merged([r for _, r in parts])
     if reward is not None and steer is None:  # asked for scores without steering
-        report.rewards = checked_rewards((yield from scored(x, reward)), n, reward.name)
+        report.rewards = checked_rewards((yield from reward.scores(x)), n, reward.name)
         report.reward_rows += n
     outputs: dict[str, Array] = {"samples": x.numpy()}
     if report.rewards is not None:

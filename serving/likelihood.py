@@ -21,7 +21,9 @@ GROUP = 16
 """Most samples at once."""
 NUMBERS = 2**20
 """Most numbers in the probes of a group: bounds a request's memory, and its turns on the engine's thread."""
-USELESS = ("solver", "eta", "reverse", "steering", "reward", "beta", "particles", "posterior", "reward_budget")
+USELESS = (
+    "solver", "eta", "reverse", "steering", "reward", "beta", "threshold", "particles", "posterior", "reward_budget"
+)  # fmt: skip
 """Parameters of sampling; the integrator of a likelihood is its own."""
 
 

@@ -1,16 +1,19 @@
 """Open channels from a front to its replicas, one each."""
 
-from collections.abc import Collection
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 
 import grpc
 from google.protobuf.descriptor import ServiceDescriptor
 from tritonclient.grpc import service_pb2
 
-from protos.tiltserve.v1 import fleet_pb2, fleet_pb2_grpc
+from protos.tiltserve.v1 import fleet_pb2, fleet_pb2_grpc, sampling_pb2
 from serving import wire
 from serving.directory import ReplicaState
 
 INFERENCE: ServiceDescriptor = service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
+SAMPLING: ServiceDescriptor = sampling_pb2.DESCRIPTOR.services_by_name["Sampling"]
 
 
 class Link:
@@ -21,6 +24,7 @@ class Link:
         self.in_flight = 0
         # Without serialisers gRPC passes bytes through: the front never rebuilds a message.
         self._infer = self.channel.unary_unary(f"/{INFERENCE.full_name}/ModelInfer")
+        self._interact = self.channel.stream_stream(f"/{SAMPLING.full_name}/SampleInteractive")
         self._metrics = fleet_pb2_grpc.ReplicaInternalStub(self.channel).Metrics
 
     async def infer(self, request: bytes, timeout: float | None) -> bytes:
@@ -31,10 +35,43 @@ class Link:
         finally:
             self.in_flight -= 1
 
+    async def interact(
+        self,
+        first: bytes,
+        requests: AsyncIterator[bytes],
+        deliver: Callable[[bytes], Awaitable[None]],
+        timeout: float | None,
+    ) -> None:
+        """Passes messages between a client and the replica until the replica ends the stream; raises AioRpcError.
+
+        `requests` is not read before a reply was delivered: until then the stream can be begun anew elsewhere.
+        """
+        self.in_flight += 1
+        call = self._interact(timeout=timeout)
+        passing: asyncio.Task[None] | None = None
+        try:
+            await call.write(first)
+            async for reply in call:
+                await deliver(reply)
+                passing = passing or asyncio.create_task(_pass_on(requests, call))
+        finally:
+            self.in_flight -= 1
+            if passing is not None:
+                passing.cancel()
+            call.cancel()
+
     async def metrics(self, timeout: float) -> str:
         """The replica's metrics as Prometheus text; raises AioRpcError."""
         reply: fleet_pb2.MetricsReply = await self._metrics(fleet_pb2.MetricsRequest(), timeout=timeout)
         return reply.text
+
+
+async def _pass_on(requests: AsyncIterator[bytes], call: grpc.aio.StreamStreamCall) -> None:
+    # where the call is over its reader says why
+    with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+        async for request in requests:
+            await call.write(request)
+        await call.done_writing()
 
 
 class Links:

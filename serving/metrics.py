@@ -89,6 +89,13 @@ class ReplicaMetrics:
             buckets=_REQUEST_SECONDS,
             registry=registry,
         )
+        self.external_seconds = Histogram(
+            "tiltserve_external_seconds",
+            "Seconds a request waits for one reply of a reward outside of the server",
+            ["model"],
+            buckets=_REQUEST_SECONDS,
+            registry=registry,
+        )
         self.ess = Histogram(
             "tiltserve_ess",
             "Mean effective sample size of a steered request's weights",

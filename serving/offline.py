@@ -10,6 +10,7 @@ from torch import Tensor
 import steering
 from serving.backends import LoadError
 from serving.backends.ort import OrtNetwork
+from serving.engine import Evaluation
 from serving.programs import evaluations
 from serving.repository import Sampler, load, scan
 
@@ -39,6 +40,7 @@ def solve(generator: Generator[steering.Rows, Tensor, Result], model: Sampler) -
     try:
         evaluation = next(program)
         while True:
+            assert isinstance(evaluation, Evaluation)  # a network's rows go nowhere else
             parts = []
             for first in range(0, evaluation.rows, BATCH):
                 feeds = {name: value[first : first + BATCH] for name, value in evaluation.feeds.items()}

@@ -34,6 +34,7 @@ class Parameters(BaseModel):
     probes: Annotated[int, Field(ge=2, le=256)] = 4
     reward: str | None = None
     beta: Annotated[float, Field(gt=0)] = 1.0
+    threshold: float | None = None
     particles: Annotated[int, Field(ge=2, le=1024, multiple_of=2)] = 32
     steering: Literal["doob", "none"] | None = None
     posterior: Literal["bank", "gaussian", "neighbours"] | None = None

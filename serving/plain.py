@@ -28,6 +28,8 @@ def plain_task(request: InferRequest, model: PlainModel) -> Task:
         )
         if value.dtype != tensor.dtype or not fits or len(value) < 1:
             raise errors.invalid(f"input {name!r}: expected {tensor.dtype} {batched(tensor)}, got {came(value)}")
+        if why := model.out_of_range(name, value):
+            raise errors.invalid(f"input {name!r}: {why}")
     sizes = {name: len(value) for name, value in request.inputs.items()}
     if len(set(sizes.values())) != 1:
         raise errors.invalid(f"inputs: expected one batch size, got {sizes}")

@@ -1,7 +1,7 @@
 """Samplers as programs for the engine: rows in the terms of a graph, its input names, types and time input."""
 
 from collections.abc import Generator
-from typing import Any
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -9,37 +9,39 @@ from torch import Tensor
 
 import steering
 from serving.backends import Array
-from serving.engine import Evaluation
+from serving.engine import Evaluation, Step
 from serving.repository import Sampler
-from serving.rewards import BuiltInReward, Reward
+
+if TYPE_CHECKING:
+    from serving.rewards import Reward  # some rewards run samplers themselves
+
+Result = TypeVar("Result")
 
 
 def evaluations(
-    sampler: Generator[steering.Rows, Tensor, Any], model: Sampler, reward: Reward | None
-) -> Generator[Evaluation, list[Array], Any]:
-    """A sampler's rows as evaluations: network rows for the model, reward rows for the reward's own network."""
+    sampler: Generator[steering.Rows, Tensor, Result],
+    model: Sampler,
+    reward: "Reward | None",
+    kind: Literal["network", "reward"] = "network",
+) -> Generator[Step, list[Array], Result]:
+    """A sampler's rows as evaluations: network rows, counted as `kind`, for the model, and what the reward asks for."""
     try:
         rows = next(sampler)
         while True:
             if rows.kind == "reward":
                 assert reward is not None
-                reply = yield from scored(rows.x, reward)
+                reply = yield from reward.scores(rows.x)
             else:
-                (output,) = yield network_evaluation(model, rows)
+                (output,) = yield network_evaluation(model, rows, kind)
                 reply = torch.from_numpy(output)
             rows = sampler.send(reply)
     except StopIteration as stop:
         return stop.value
 
 
-def scored(x: Tensor, reward: Reward) -> Generator[Evaluation, list[Array], Tensor]:
-    if isinstance(reward, BuiltInReward):
-        return reward.score(x)
-    (scores,) = yield reward.evaluation(x)
-    return torch.from_numpy(scores)
-
-
-def network_evaluation(model: Sampler, rows: steering.Rows) -> Evaluation:
+def network_evaluation(
+    model: Sampler, rows: steering.Rows, kind: Literal["network", "reward"] = "network"
+) -> Evaluation:
     """Rows of a sampler in the terms of its graph: input names and types, and what the time input is fed."""
     card = model.card
     inputs = {each.name: each for each in model.network.backend.inputs}
@@ -52,4 +54,4 @@ def network_evaluation(model: Sampler, rows: steering.Rows) -> Evaluation:
         card.inputs.t: time.astype(t.dtype).reshape(-1, *(1 for _ in t.row)),
         **{name: value.contiguous().numpy() for name, value in rows.condition.items()},
     }
-    return Evaluation(model.network, feeds, (card.output,), len(rows))
+    return Evaluation(model.network, feeds, (card.output,), len(rows), kind)

@@ -5,6 +5,7 @@ import contextlib
 import logging
 import os
 import uuid
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 import grpc
@@ -13,14 +14,19 @@ from grpc.aio import ServicerContext
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
 
-from protos.tiltserve.v1 import fleet_pb2, fleet_pb2_grpc
-from serving import errors, job, kserve, wire
+from protos.tiltserve.v1 import fleet_pb2, fleet_pb2_grpc, sampling_pb2, sampling_pb2_grpc
+from serving import errors, interactive, job, kserve, wire
 from serving.answer import Answer
 from serving.directory import DirectoryClient, ReplicaState
 from serving.engine import Engine
+from serving.interactive import CLIENT, ClientDefinition
+from serving.kserve import InferRequest
 from serving.metrics import ReplicaMetrics
-from serving.repository import Model
+from serving.remote_reward import RemoteRewards
+from serving.repository import Model, Sampler
+from serving.rewards import Definition
 from serving.shelf import Shelf
+from steering.rewards import BUILT_IN
 
 _log = logging.getLogger(__name__)
 HEARTBEAT_S = 1.0
@@ -28,6 +34,11 @@ HEARTBEAT_S = 1.0
 
 class Replica:
     """Serves the models under `models` on `host`, on the first free port of `ports` ((0, 0): any).
+
+    Args:
+        rewards: host:port by name of rewards that their owners serve.
+        reward_s, remembered_s: how long a call to one may take; how long its scores of a bank are used again.
+        answer_s: how long a client that scores candidates itself may take for one batch.
 
     Ray Serve sees none of its requests, so it drains by itself: `stop` leaves the directory, refuses new requests so
     that fronts take them elsewhere, and finishes the running ones.
@@ -44,6 +55,10 @@ class Replica:
         max_bucket: int = 32,
         max_queue_rows: int = 2**24,
         drain_s: float = 30.0,
+        rewards: Mapping[str, str] | None = None,
+        reward_s: float = 30.0,
+        remembered_s: float = 600.0,
+        answer_s: float = 60.0,
     ) -> None:
         self.id = uuid.uuid4().hex[:12]
         self._directory, self._host, self._ports, self._drain_s = directory, host, ports, drain_s
@@ -51,6 +66,8 @@ class Replica:
         self._engine = Engine(self._metrics, max_bucket=max_bucket, max_queue_rows=max_queue_rows)
         self._metrics.backlog_rows.set_function(lambda: self._engine.backlog_rows)
         self._shelf = Shelf(models, threads)
+        self._rewards = RemoteRewards(rewards or {}, seconds=reward_s, remembered_s=remembered_s)
+        self._answer_s = answer_s
         self._draining = False
         self._address = ""
         self._server: grpc.aio.Server | None = None
@@ -63,6 +80,9 @@ class Replica:
         await self._server.start()
         self._beating = asyncio.create_task(self._beat())
         await asyncio.to_thread(self._shelf.load_all)
+        for name in self._rewards.definitions:
+            if name in self._shelf.models or name in BUILT_IN:
+                _log.warning("reward %r: a model or a built-in of that name hides the configured service", name)
         self._shelf.prepare(self._engine)
         await self._tell()
 
@@ -76,6 +96,7 @@ class Replica:
         if self._server is not None:
             await self._server.stop(self._drain_s)
         await asyncio.to_thread(self._engine.stop)
+        await self._rewards.close()
 
     def check_health(self, hung_s: float) -> None:
         """Raises RuntimeError when requests wait and no network call has ended for `hung_s` seconds."""
@@ -92,28 +113,41 @@ class Replica:
 
     async def infer(self, message: pb.ModelInferRequest, context: ServicerContext) -> pb.ModelInferResponse:
         """ModelInfer: decode, run, encode; a caller that leaves takes its rows out of the engine."""
-        try:
-            if self._draining:
-                raise errors.draining("the replica is stopping")
+        async with _Statuses("ModelInfer", context):
             request = kserve.decode_request(message)
-            model = self._model(request.model)
-            kserve.check_outputs(request.outputs, job.output_names(model))
-            task = job.task_for(request, model, self._shelf.models)
-            try:
-                answer: Answer = await asyncio.wrap_future(self._engine.submit(task))
-            except Exception as error:
-                raise job.request_error(error) from error
-            if answer.mean_ess is not None:
-                self._metrics.ess.labels(model.name).observe(answer.mean_ess)
+            model, answer = await self._answer(request, self._rewards.definitions)
             requested = [name for name in request.outputs if name in answer.outputs]
             return kserve.encode_response(
                 model.name, model.version, request.id, answer.outputs, answer.parameters, requested
             )
-        except errors.RequestError as error:
-            await errors.abort(context, error)
-        except Exception:
-            _log.exception("ModelInfer")
-            await errors.abort(context, errors.internal("an unexpected error, see the replica's log"))
+
+    async def interact(
+        self, messages: AsyncIterator[sampling_pb2.InteractiveRequest], context: ServicerContext
+    ) -> None:
+        """SampleInteractive: as ModelInfer, with the client as one more reward."""
+        async with _Statuses("SampleInteractive", context):
+            first = await anext(messages, sampling_pb2.InteractiveRequest())
+            request = kserve.decode_request(interactive.infer_request(first))
+            client = ClientDefinition(messages.__anext__, context.write, self._answer_s)
+            if not isinstance(self._model(request.model), Sampler):
+                raise errors.invalid(f"model {request.model!r}: expected a sampler, got a plain network")
+            model, answer = await self._answer(request, {**self._rewards.definitions, CLIENT: client})
+            await context.write(interactive.last_reply(model, request.id, answer))
+
+    async def _answer(self, request: InferRequest, remotes: Mapping[str, Definition]) -> tuple[Model, Answer]:
+        """Run a request; a caller that leaves takes its rows out of the engine."""
+        if self._draining:
+            raise errors.draining("the replica is stopping")
+        model = self._model(request.model)
+        kserve.check_outputs(request.outputs, job.output_names(model))
+        task = job.task_for(request, model, self._shelf.models, remotes)
+        try:
+            answer: Answer = await asyncio.wrap_future(self._engine.submit(task))
+        except Exception as error:
+            raise job.request_error(error) from error
+        if answer.mean_ess is not None:
+            self._metrics.ess.labels(model.name).observe(answer.mean_ess)
+        return model, answer
 
     def _model(self, name: str) -> Model:
         if name in self._shelf.models:
@@ -129,6 +163,7 @@ class Replica:
         for port in range(low, high + 1):
             server = grpc.aio.server(options=wire.SERVER)
             service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(_Inference(self), server)
+            sampling_pb2_grpc.add_SamplingServicer_to_server(_Sampling(self), server)
             fleet_pb2_grpc.add_ReplicaInternalServicer_to_server(_Internal(self._metrics), server)
             with contextlib.suppress(RuntimeError):
                 bound = server.add_insecure_port(wire.address(self._host, port))
@@ -153,6 +188,32 @@ class _Inference(service_pb2_grpc.GRPCInferenceServiceServicer):
 
     async def ModelInfer(self, request: pb.ModelInferRequest, context: ServicerContext) -> pb.ModelInferResponse:
         return await self._replica.infer(request, context)
+
+
+class _Sampling(sampling_pb2_grpc.SamplingServicer):
+    def __init__(self, replica: Replica) -> None:
+        self._replica = replica
+
+    async def SampleInteractive(
+        self, request_iterator: AsyncIterator[sampling_pb2.InteractiveRequest], context: ServicerContext
+    ) -> None:
+        await self._replica.interact(request_iterator, context)
+
+
+class _Statuses:
+    """Around the body of a call: its errors become statuses."""
+
+    def __init__(self, method: str, context: ServicerContext) -> None:
+        self._method, self._context = method, context
+
+    async def __aenter__(self) -> None: ...
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, errors.RequestError):
+            await errors.abort(self._context, error)
+        if isinstance(error, Exception):
+            _log.error("%s", self._method, exc_info=error)
+            await errors.abort(self._context, errors.internal("an unexpected error, see the replica's log"))
 
 
 class _Internal(fleet_pb2_grpc.ReplicaInternalServicer):

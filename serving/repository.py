@@ -4,7 +4,7 @@ import hashlib
 import zipfile
 import zlib
 from collections.abc import Callable, Hashable, Mapping, MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,9 @@ import torch
 from cachetools import LRUCache
 
 import steering
-from protos.card import Card, CardError, dump_text, load_card
+from protos.card import Card, CardError, Range, dump_text, load_card
 from protos.programs import ProgramsError, load_programs
-from serving.backends import Backend, GraphTensor, LoadError
+from serving.backends import Array, Backend, GraphTensor, LoadError
 from serving.engine import Network
 from steering.posteriors import Cloud, Gaussian, Local, Neighbours, Variance
 from steering.program import Choice
@@ -56,12 +56,21 @@ class Folder:
 
 @dataclass(frozen=True, eq=False)
 class PlainModel:
-    """A network without a path: a classifier, a critic, or a sampler's raw network."""
+    """A network without a path: a classifier, a critic, or a sampler's raw network.
+
+    Attributes:
+        ranges: what some of its inputs may be, by name.
+    """
 
     name: str
     version: str
     network: Network
     fingerprint: str
+    ranges: Mapping[str, Range] = field(default_factory=dict)
+
+    def out_of_range(self, name: str, value: Array) -> str:
+        """Why an input's values are refused; empty where they are not."""
+        return self.ranges[name].fault(value) if name in self.ranges else ""
 
 
 class Knowledge:
@@ -169,7 +178,12 @@ def load(folder: Folder, opener: Open) -> Model:
         raise LoadError(f"{folder.card}: name: expected {folder.name!r}, its folder's name, got {card.name!r}")
     digest.update(dump_text(card).encode())
     if not card.is_sampler:
-        return PlainModel(folder.name, folder.version, network, digest.hexdigest()[:16])
+        if unknown := {*card.arguments} - (names := {each.name for each in backend.inputs}):
+            raise LoadError(
+                f"{folder.card}: arguments: expected inputs of the graph ({', '.join(sorted(names))}), "
+                f"got {min(unknown)!r}"
+            )
+        return PlainModel(folder.name, folder.version, network, digest.hexdigest()[:16], card.arguments)
     assert card.path is not None
     assert card.prediction is not None
     try:

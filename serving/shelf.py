@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 import steering
-from serving.backends import Array, LoadError
+from serving.backends import LoadError
 from serving.backends.ort import OrtNetwork
 from serving.directory import ModelState, State, TensorSpec
-from serving.engine import Engine, Evaluation, Network, Task
+from serving.engine import Engine, Network, Program, Task
 from serving.kserve import datatype
 from serving.programs import evaluations
 from serving.repository import RAW, Folder, Model, PlainModel, Sampler, load, scan
@@ -108,7 +108,7 @@ def _plain_state(model: PlainModel) -> ModelState:
     )
 
 
-def _prepared(model: Sampler) -> Generator[Evaluation, list[Array], None]:
+def _prepared(model: Sampler) -> Program:
     """Draw the model's bank and measure its calibration, as far as they are missing; a pure function of the model."""
     card = model.card
     assert card.prediction is not None

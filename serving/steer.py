@@ -4,6 +4,7 @@ from torch import Tensor
 
 import steering
 from serving import errors
+from serving.outside import lasting
 from serving.parameters import Parameters
 from serving.repository import Knowledge, Sampler
 from serving.rewards import Reward
@@ -65,7 +66,7 @@ def _doob(
         notes.append("neighbours need a bank; gaussian was used instead")
     posterior: Bank | Local = local
     if cloud is not None and parameters.posterior in (None, "bank"):
-        posterior = Bank(cloud, local, known.scored)
+        posterior = Bank(cloud, local, known.scored if lasting(reward.key) else {})
 
     def score(x: Tensor) -> Tensor:
         raise AssertionError("the engine answers reward rows itself")
@@ -73,6 +74,7 @@ def _doob(
     score.__name__ = reward.name
     steer = steering.Doob(
         score, parameters.beta, parameters.particles, posterior,
+        threshold=reward.threshold if parameters.threshold is None else parameters.threshold,
         reward_budget=parameters.reward_budget, key=reward.key,
     )  # fmt: skip
     return steer, notes

@@ -10,19 +10,19 @@ _PING_EVERY_MS, _PONG_WITHIN_MS = 10_000, 10_000
 
 Options = Sequence[tuple[str, int]]
 
-_MESSAGES: Options = (
+MESSAGES: Options = (
     ("grpc.max_receive_message_length", LONGEST_MESSAGE),
     ("grpc.max_send_message_length", LONGEST_MESSAGE),
 )
 
 SERVER: Options = (
-    *_MESSAGES,
+    *MESSAGES,
     ("grpc.so_reuseport", 0),  # otherwise a taken port is shared silently
     ("grpc.http2.min_recv_ping_interval_without_data_ms", _PING_EVERY_MS // 2),
 )
 
 CHANNEL: Options = (
-    *_MESSAGES,
+    *MESSAGES,
     ("grpc.keepalive_time_ms", _PING_EVERY_MS),
     ("grpc.keepalive_timeout_ms", _PONG_WITHIN_MS),
     ("grpc.http2.ping_timeout_ms", _PONG_WITHIN_MS),  # the longer of both counts, and this one's default is a minute

@@ -15,7 +15,7 @@ FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 
 def bench(
     name: Annotated[str | None, typer.Argument(help="Which one; none lists them.")] = None,
-    arguments: Annotated[list[str] | None, typer.Argument(help="Passed on to it (after --).")] = None,
+    arguments: Annotated[list[str] | None, typer.Argument(help="Passed on to it.")] = None,
 ) -> None:
     """Run a benchmark, or list them: each is one script for one performance claim."""
     scripts = {file.stem: file for file in sorted(FOLDER.glob("*.py")) if not file.stem.startswith("_")}
@@ -27,7 +27,9 @@ def bench(
         return
     if name not in scripts:
         fail(unknown("benchmark", name, scripts) if scripts else f"expected benchmarks in {FOLDER}, got none")
-    raise typer.Exit(subprocess.run([sys.executable, str(scripts[name]), *(arguments or [])], check=False).returncode)
+    # -P: a script's own folder is not searched for modules, so that one may be called what it measures
+    command = [sys.executable, "-P", str(scripts[name]), *(arguments or [])]
+    raise typer.Exit(subprocess.run(command, check=False).returncode)
 
 
 def _headline(file: Path) -> str:

@@ -62,8 +62,14 @@ def sample(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="The sampler's name, such as digits.")],
     samples: Annotated[int, typer.Option("--samples", "-n", min=1, help="How many to draw.")] = 1,
     seed: Annotated[int | None, typer.Option(min=0, help="The same seed gives the same bytes. [drawn]")] = None,
-    reward: Annotated[str | None, typer.Option(help="A reward model or a built-in to steer toward.")] = None,
+    reward: Annotated[
+        str | None,
+        typer.Option(help="A reward model or a built-in to steer toward, or an expression: 'a(x=1) + 2 * b'."),
+    ] = None,
     beta: Annotated[float | None, typer.Option(help="Temperature of the reward: smaller is stronger.")] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="Condition on a reward of at least this instead; takes no beta.")
+    ] = None,
     particles: Annotated[int | None, typer.Option(help="Posterior draws for one sample and stage.")] = None,
     posterior: Annotated[str | None, typer.Option(help="bank, gaussian, neighbours, ...")] = None,
     solver: Annotated[str | None, typer.Option(help="See `tiltserve solvers`.")] = None,
@@ -98,6 +104,7 @@ def sample(
         "seed": seed,
         "reward": reward,
         "beta": beta,
+        "threshold": threshold,
         "particles": particles,
         "posterior": posterior,
         "solver": solver,

@@ -31,6 +31,23 @@ def serve(
     replica_ports: Annotated[
         str | None, typer.Option(metavar="LOW-HIGH", help="Ports of the replicas' own servers. [any free]")
     ] = None,
+    rewards: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--reward",
+            metavar="NAME=HOST:PORT",
+            help="A reward that its owner serves as tiltserve.v1.Reward; may be repeated.",
+        ),
+    ] = None,
+    reward_seconds: Annotated[
+        float | None, typer.Option(metavar="S", help="How long a call to such a reward may take. [30]")
+    ] = None,
+    reward_memory_seconds: Annotated[
+        float | None, typer.Option(metavar="S", help="How long its scores of a bank are used again, 0: never. [600]")
+    ] = None,
+    answer_seconds: Annotated[
+        float | None, typer.Option(metavar="S", help="How long a client may take to score candidates itself. [60]")
+    ] = None,
     allow_model_control: Annotated[
         bool | None,
         typer.Option(
@@ -48,7 +65,7 @@ def serve(
     """
     from deploy.settings import SettingsError, load_settings
 
-    flags = {name: value for name, value in locals().items() if name in SETTINGS}
+    flags = {name: value for name, value in locals().items() if name in SETTINGS and value != []}
     try:
         settings = load_settings(config, **flags)
 

@@ -26,7 +26,7 @@ from exporters.digits import data, judging, train
 from exporters.digits.networks import DigitClassifier, DigitDenoiser, DigitJudge
 from exporters.export import export_model
 from exporters.network import OnnxNetwork, path_of
-from protos.card import Card, dump_card
+from protos.card import Card, Range, dump_card
 
 log = logging.getLogger("exporters.digits")
 Net = TypeVar("Net", bound=nn.Module)
@@ -39,6 +39,7 @@ CARD = Card(
     event_shape=(1, 28, 28),
     output="v",
 )
+CLASSIFIER = Card(name="classifier", arguments={"label": Range(min=0, max=9)})
 STEPS = 5000
 EPOCHS = 100
 EXAMPLES = 64
@@ -121,7 +122,7 @@ def export_all(
         "classifier": export_model(
             classifier,
             out / "classifier",
-            None,
+            CLASSIFIER,
             examples={"x": x, "label": label},
             outputs=["reward", "log_probabilities"],
         ),

@@ -48,6 +48,23 @@ def test_port_ranges(tmp_path: Path, written: Any) -> None:
     assert load_settings(models=tmp_path, environment={}, replica_ports=written).replica_ports == (8100, 8199)
 
 
+@pytest.mark.parametrize(
+    "written",
+    [
+        ["taste=10.0.0.1:9001", "smell=[::1]:9002"],
+        "taste=10.0.0.1:9001, smell=[::1]:9002",
+        {"taste": "10.0.0.1:9001", "smell": "[::1]:9002"},
+    ],
+)
+def test_addresses_of_rewards(tmp_path: Path, written: Any) -> None:
+    settings = load_settings(models=tmp_path, environment={}, rewards=written)
+    assert settings.rewards == {"taste": "10.0.0.1:9001", "smell": "[::1]:9002"}
+    assert load_settings(models=tmp_path, environment={"TILTSERVE_REWARDS": "a=b:1"}).rewards == {"a": "b:1"}
+    config = file(tmp_path, f"models: {tmp_path}\nrewards: {{taste: 'food.svc:9001'}}\n")
+    assert load_settings(config, environment={}).rewards == {"taste": "food.svc:9001"}
+    assert load_settings(models=tmp_path, environment={}).rewards == {}
+
+
 def test_typed_text_from_the_environment(tmp_path: Path) -> None:
     environment = {
         "TILTSERVE_ALLOW_MODEL_CONTROL": "true",
@@ -108,6 +125,20 @@ def test_frozen_and_picklable(tmp_path: Path) -> None:
             {"models": "/no/such/place"},
             "--models: expected a folder of models, got '/no/such/place', which does not exist",
         ),
+        ("", {}, {"rewards": ["taste"]}, "--reward: expected NAME=HOST:PORT, got 'taste'"),
+        ("", {}, {"rewards": ["a=b:1", "a=b:2"]}, "--reward: expected each name once, got 'a' twice"),
+        ("", {}, {"rewards": ["a=http://b:1"]}, "--reward: a: expected HOST:PORT, got 'http://b:1'"),
+        ("", {}, {"rewards": ["a=b:99999"]}, "--reward: a: expected HOST:PORT, got 'b:99999'"),
+        ("", {}, {"rewards": ["client=b:1"]}, "--reward: expected a name of letters, digits and _, and not client"),
+        (
+            "rewards: {a b: 'c:1'}",
+            {},
+            {},
+            "{config}: rewards: expected a name of letters, digits and _, and not client",
+        ),
+        ("rewards: 7", {}, {}, "{config}: rewards: expected a valid dictionary, got 7"),
+        ("", {"TILTSERVE_REWARDS": "a"}, {}, "TILTSERVE_REWARDS: expected NAME=HOST:PORT, got 'a'"),
+        ("", {}, {"answer_seconds": 0}, "--answer-seconds: expected greater than 0, got 0"),
         ("drain_seconds: .nan", {}, {}, "{config}: drain_seconds: expected a finite number, got nan"),
         ("log_level: loud", {}, {}, "{config}: log_level: expected 'debug', 'info', 'warning' or 'error', got 'loud'"),
         ("[1]", {}, {}, "{config}: expected keys and values, got [1]"),

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -52,6 +53,8 @@ class Server:
     lines: list[str] = field(default_factory=list)
     grpc: str = ""
     metrics: str = ""
+    reward: str = ""
+    """Where it looks for the reward `brightness`, which nobody serves but the tests that want to."""
     models: list[str] = field(default_factory=list)
 
     def listen(self) -> None:
@@ -114,15 +117,19 @@ def server(small_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     """The server; that it ends cleanly is asserted when the last test is over."""
     folder = tmp_path_factory.mktemp("server")
     write_models(small_models, folder / "models")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        reward = f"127.0.0.1:{probe.getsockname()[1]}"
     command = [
         TILTSERVE, "serve", "--models", str(folder / "models"), "--grpc-port", "0", "--metrics-port", "0",
         "--replicas", "2", "--threads-per-replica", "1", "--max-queue-rows", str(QUEUE_ROWS),
+        "--reward", f"brightness={reward}",
     ]  # fmt: skip
     with (folder / "stderr").open("w") as errors:
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=errors, text=True, env=ENVIRONMENT, start_new_session=True
         )
-    server = Server(process, folder / "models", folder / "stderr")
+    server = Server(process, folder / "models", folder / "stderr", reward=reward)
     try:
         server.listen()
         yield server

@@ -229,6 +229,59 @@ def test_a_built_in_reward_takes_a_tensor(client: Client):
     assert np.allclose(outputs["rewards"], 10 * outputs["samples"][:, 0], rtol=1e-5)
 
 
+def test_rewards_put_together(client: Client):
+    """Two modes by one expression, as often as each other: the rings' components have equal weights."""
+    text = "logsumexp(nearness(mode=1), nearness)"
+    request: dict[str, Any] = {"samples": 200, "seed": 4, "beta": 0.2, "reward": text, "reward_mode": 5}
+    outputs, parameters = infer(client, "rings", **request)
+    shares = [near(outputs["samples"], mode) for mode in (1, 5)]
+    assert sum(shares) > 0.95
+    assert 0.36 < shares[0] < 0.64  # 4 standard deviations of a fair coin
+    assert parameters["fingerprint"] != infer(client, "rings", **(request | {"reward": "nearness"}))[1]["fingerprint"]
+    for _ in range(4):  # two replicas take turns
+        assert infer(client, "rings", **request)[0]["samples"].tobytes() == outputs["samples"].tobytes()
+
+
+def test_conditioning_on_an_event(client: Client):
+    """A half-space through the middle of a mode, by its name and as the threshold of a linear reward: the same law."""
+    request: dict[str, Any] = {"samples": 64, "seed": 2}
+    direction = {"reward_direction": np.array([1, 0], F)}
+    named, _ = infer(client, "rings", direction, reward="half_space", reward_threshold=2.0, **request)
+    by_hand, _ = infer(client, "rings", direction, reward="linear", threshold=2.0, **request)
+    assert named["samples"].tobytes() == by_hand["samples"].tobytes()
+    assert np.array_equal(named["rewards"], named["samples"][:, 0])
+    assert np.mean(named["rewards"] >= 2) > 0.85
+    assert np.mean(infer(client, "rings", **request)[0]["samples"][:, 0] >= 2) < 0.2
+
+
+def test_a_bad_reward_hurts_only_its_own_request(client: Client):
+    """Good and bad ones at once, over the same networks; the good ones' bytes are those of a quiet server."""
+    request: dict[str, Any] = {"samples": 4, "steps": 10, "reward": "nearness + linear", "reward_mode": 2}
+    up = {"reward_direction": np.array([0, 1], F)}
+    quiet = [infer(client, "rings", up, seed=k, **request)[0]["samples"].tobytes() for k in range(6)]
+    answers: dict[tuple[str, int], Any] = {}
+    done = threading.Semaphore(0)
+
+    def arrived(key: tuple[str, int], result: triton.InferResult, error: InferenceServerException | None) -> None:
+        answers[key] = error or result.as_numpy("samples").tobytes()
+        done.release()
+
+    for k in range(6):
+        for kind, other in (("good", {}), ("nan", {"reward": "nearness + nan"}), ("index", {"reward_mode": 9})):
+            client.async_infer(
+                "rings", tensors({} if kind == "nan" else up), partial(arrived, (kind, k)),
+                parameters={"seed": k, **request, **other},
+            )  # fmt: skip
+    for _ in range(18):
+        assert done.acquire(timeout=60)
+    assert [answers["good", k] for k in range(6)] == quiet
+    for k in range(6):
+        nan, index = answers["nan", k], answers["index", k]
+        assert nan.status() == "StatusCode.FAILED_PRECONDITION"
+        assert nan.message() == "reward 'nan': expected finite values or -inf, got NaN"
+        assert index.status() == "StatusCode.INVALID_ARGUMENT"
+
+
 def test_conditions_and_guidance(client: Client):
     request: dict[str, Any] = {"samples": 3, "seed": 5, "steps": 6}
     label = {"label": np.array([2])}
@@ -326,8 +379,11 @@ def test_a_strangers_network_is_served_by_its_card_alone(server: Server, client:
         ("rings", {}, {"seed": -1}, INVALID, "parameter seed: expected greater than or equal to 0, got -1"),
         ("rings", {}, {"beta": float("nan")}, INVALID, "parameter 'beta': expected a finite number, got nan"),
         ("rings", {}, {"guidance": float("inf")}, INVALID, "parameter 'guidance': expected a finite number"),
-        ("rings", {}, {"reward": "far"}, INVALID, "unknown reward 'far', expected one of half_space, linear"),
+        ("rings", {}, {"reward": "far"}, INVALID, "unknown reward 'far', expected one of "),
         ("rings", {}, {"reward": "nearness"}, INVALID, "reward 'nearness': expected argument 'reward_mode'"),
+        ("rings", {}, {"reward": "nearness + far"}, INVALID, "unknown reward 'far', expected one of "),
+        ("rings", {}, {"reward": "nearness +"}, INVALID, "reward 'nearness +': expected a reward's name or an expr"),
+        ("rings", {}, {"reward": "nan", "threshold": 1.0, "beta": 2.0}, INVALID, "threshold: expected no beta"),
         ("rings", {}, {"reward": "nearness", "reward_mode": 9}, INVALID, "expected inputs the network accept"),
         ("rings", {"y": np.ones(1, F)}, {}, INVALID, "unknown input 'y', expected one of known, mask, x_init"),
         ("rings", {"x_init": np.ones((1, 3), F)}, {}, INVALID, "input 'x_init': expected FP32 [1, 2] "),
@@ -434,11 +490,11 @@ def test_models_as_json_and_as_a_table(server: Server):
 def test_the_sample_command_writes_what_the_client_gets(server: Server, client: Client, tmp_path: Path):
     file = tmp_path / "out.npz"
     drawn = tiltserve(
-        "sample", "rings", "--address", server.grpc, "--reward", "nearness", "--reward-mode", "4", "--seed", "6",
-        "-n", "5", "-o", str(file),
+        "sample", "rings", "--address", server.grpc, "--reward", "2 * nearness", "--reward-mode", "4",
+        "--threshold", "-0.1", "--seed", "6", "-n", "5", "-o", str(file),
     )  # fmt: skip
     assert drawn.returncode == 0, drawn.stderr
-    outputs, _ = infer(client, "rings", samples=5, seed=6, reward="nearness", reward_mode=4)
+    outputs, _ = infer(client, "rings", samples=5, seed=6, reward="2 * nearness", reward_mode=4, threshold=-0.1)
     with np.load(file) as archive:
         assert archive["samples"].tobytes() == outputs["samples"].tobytes()
     refused = tiltserve("sample", "rings", "--address", server.grpc, "--reward", "nearness", "--reward-mode", "99")

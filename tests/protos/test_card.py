@@ -122,6 +122,8 @@ SAMPLER = "name: m\npath: {kind: vp_cosine}\nprediction: eps\nevent_shape: [2]\n
             "conditions.c.dtype: expected 'int64' or 'float32', got 'float64'",
         ),
         (SAMPLER + "conditions: {c: {dtype: int64, null: none}}", "conditions.c.null: expected a number"),
+        ("name: m\narguments: {label: {min: 3, max: 2}}", "arguments.label: expected min <= max, got 3 and 2"),
+        (SAMPLER + "arguments: {label: {min: 0}}", "arguments: expected none beside a path, got some"),
         (SAMPLER + "format: 2", "format: expected 1, got 2"),
         ("just text", "expected keys and values, got 'just text'"),
         ("", "expected keys and values, got None"),

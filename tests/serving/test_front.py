@@ -459,6 +459,7 @@ def test_reflection_describes_every_service():
             assert services == {
                 "inference.GRPCInferenceService",
                 "tiltserve.v1.Fleet",
+                "tiltserve.v1.Sampling",
                 "grpc.health.v1.Health",
                 "grpc.reflection.v1alpha.ServerReflection",
             }

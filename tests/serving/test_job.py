@@ -78,7 +78,8 @@ def refusal(models: dict[str, Model], model: str, inputs: dict[str, Any] | None 
         ({"reward": 7}, "parameter reward: expected a valid string, got 7"),
         (
             {"reward": "nearest"},
-            "unknown reward 'nearest', expected one of half_space, linear, nan, nearness, quadratic$",
+            "unknown reward 'nearest', expected one of half_space, linear, log_density, masked_match, nan, nearness, "
+            "norm_band, quadratic$",
         ),
         ({"reward": "rings.network"}, "unknown reward 'rings.network', expected one of half_space, linear, "),
         ({"reward": "rings"}, "unknown reward 'rings', expected one of half_space, linear, "),

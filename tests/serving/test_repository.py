@@ -369,6 +369,19 @@ def test_a_card_without_a_path_is_a_plain_network(root: Path):
     assert isinstance(load(folder, lambda file: OrtNetwork(file, 1)), PlainModel)
 
 
+def test_a_plain_networks_card_gives_ranges_of_its_inputs(root: Path):
+    card = root / "nearness" / "card.yaml"
+    (folder,) = [each for each in scan(root) if each.name == "nearness"]
+    card.write_text("name: nearness\narguments: {mode: {min: 0, max: 7}}\n")
+    model = load(folder, lambda file: OrtNetwork(file, 1))
+    assert isinstance(model, PlainModel)
+    assert model.out_of_range("mode", np.array([0, 7])) == model.out_of_range("x", np.array([-1.0])) == ""
+    assert model.out_of_range("mode", np.array([3, 8])) == "expected 0..7, got 8"
+    card.write_text("name: nearness\narguments: {mood: {min: 0}}\n")
+    with pytest.raises(LoadError, match=r"arguments: expected inputs of the graph \(mode, x\), got 'mood'"):
+        load(folder, lambda file: OrtNetwork(file, 1))
+
+
 def test_load_raises_one_class_for_all(root: Path):
     truncate(root)
     with pytest.raises(LoadError):

@@ -1,0 +1,6 @@
+"""Rewards as a request names them: one of them, or an expression of several, with the caller's arguments bound."""
+
+from serving.rewards.bind import bind
+from serving.rewards.reward import PREFIX, Definition, Given, Reward, Scoring
+
+__all__ = ["PREFIX", "Definition", "Given", "Reward", "Scoring", "bind"]

@@ -1,0 +1,68 @@
+"""An expression of rewards as one reward."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from serving.rewards.expressions import Apply, Expression, Term, evaluate
+from serving.rewards.reward import Reward, Scoring
+from steering.rewards import event
+from steering.weights import checked_rewards
+
+
+@dataclass(frozen=True)
+class Compound:
+    """The expression's value; a reward that is an event counts 0 inside it and -inf outside.
+
+    Attributes:
+        name: the expression as it was written.
+        rewards: what each of its terms is; equal ones are scored once.
+    """
+
+    name: str
+    expression: Expression
+    rewards: Mapping[Term, Reward]
+    threshold: float | None = None
+
+    @cached_property
+    def identities(self) -> Mapping[Term, tuple[object, ...]]:
+        """What tells the terms' rewards apart."""
+        return {term: (reward.threshold, *reward.key) for term, reward in self.rewards.items()}
+
+    @cached_property
+    def scored(self) -> Mapping[tuple[object, ...], Reward]:
+        """What is scored, once each."""
+        return {self.identities[term]: reward for term, reward in self.rewards.items()}
+
+    @cached_property
+    def structure(self) -> object:
+        """The expression with places in `scored` for its terms."""
+        places = {identity: place for place, identity in enumerate(self.scored)}
+
+        def of(expression: Expression) -> object:
+            if isinstance(expression, Apply):
+                return (expression.function, *map(of, expression.parts))
+            return (places[self.identities[expression]],) if isinstance(expression, Term) else expression
+
+        return of(self.expression)
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        return ("expression", self.structure, *self.scored)
+
+    @property
+    def fingerprint(self) -> str:
+        parts = "+".join(reward.fingerprint for reward in self.scored.values())
+        return f"{parts}-{hashlib.sha256(repr(self.structure).encode()).hexdigest()[:8]}"
+
+    def scores(self, x: Tensor) -> Scoring:
+        """Implements `Reward.scores`, each term's checked under its own name."""
+        found: dict[tuple[object, ...], Tensor] = {}
+        for identity, reward in self.scored.items():
+            scores = checked_rewards((yield from reward.scores(x)), len(x), reward.name, torch.float32)
+            found[identity] = scores if reward.threshold is None else event(scores, reward.threshold)
+        return evaluate(self.expression, {term: found[identity] for term, identity in self.identities.items()})

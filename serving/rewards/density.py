@@ -1,0 +1,121 @@
+"""The log-density of another served sampler as a reward: a product of experts."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import steering
+from protos.complaint import unknown
+from serving import errors
+from serving.backends import Array
+from serving.programs import evaluations
+from serving.repository import Model, Sampler
+from serving.rewards.network import exact, tensor_argument
+from serving.rewards.reward import PREFIX, Given, Scoring, check_names
+from steering.paths import MeanReverting
+
+NAME = "log_density"
+STEPS, PROBES = 8, 2
+NUMBERS = 2**20
+"""Most numbers in the states of a group: bounds the memory, and the turns on the engine's thread."""
+
+
+@dataclass(frozen=True)
+class LogDensity:
+    """log p of a sampler's law of data, by its probability flow: about 4 steps (1 + 2 probes) rows a candidate.
+
+    Every candidate has the same probes, so that the score is a function of the candidate alone; with as many probes as
+    dimensions the trace is exact.
+    """
+
+    model: Sampler
+    condition: Mapping[str, Array]
+    steps: int
+    probes: int
+    threshold: float | None = None
+    name: str = NAME
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        return (self.name, self.model.digest, self.steps, self.probes, exact(self.condition))
+
+    @property
+    def fingerprint(self) -> str:
+        return f"{self.name}-{self.model.digest[:16]}"
+
+    def scores(self, x: Tensor) -> Scoring:
+        """Implements `Reward.scores`."""
+        event, plan = tuple(x.shape[1:]), self.model.plan("ddim", self.steps, grid="logsnr")
+        dimension = math.prod(event)
+        found = []
+        for part in x.split(max(1, NUMBERS // ((1 + 2 * self.probes) * dimension))):
+            n = len(part)
+            condition = {k: torch.from_numpy(v).expand(n, *v.shape) for k, v in self.condition.items()}
+            problem = steering.Problem(plan, event, torch.float32, condition)
+            judging = steering.log_likelihood(
+                problem, part, steering.Noise(0, [0] * n), probes=self.probes, exact=dimension <= self.probes
+            )
+            try:
+                likelihood = yield from evaluations(judging, self.model, None, kind="reward")
+            except steering.NetworkError as error:
+                raise steering.SteeringError(f"reward {self.name!r}: {error}") from None
+            found.append(likelihood.log_density)
+        return torch.cat(found).to(x.dtype)
+
+
+@dataclass(frozen=True)
+class LogDensityDefinition:
+    """The log-density of whichever of `models`, samplers of one event shape, the argument `model` names."""
+
+    models: Mapping[str, Sampler]
+    name: str = NAME
+
+    @classmethod
+    def of(cls, models: Mapping[str, Model], event: tuple[int, ...]) -> "LogDensityDefinition":
+        """Those of the models that have a density of such samples."""
+        return cls(
+            {
+                name: model
+                for name, model in models.items()
+                if isinstance(model, Sampler)
+                and model.card.event_shape == event
+                and not isinstance(model.path, MeanReverting)  # its law is another one for each mean
+            }
+        )
+
+    def takes(self, given: Mapping[str, Given]) -> Sequence[str]:
+        """Implements `Definition.takes`: a conditional model's conditions are arguments too."""
+        name = given.get("model")
+        model = self.models.get(name) if isinstance(name, str) else None
+        return ["model", "steps", "probes", *(model.card.conditions if model is not None else ())]
+
+    def bind(self, given: Mapping[str, Given]) -> LogDensity:
+        """Implements `Definition.bind`."""
+        check_names(self.name, given, ["model"], [*given] if "model" not in given else self.takes(given))
+        name = given["model"]
+        if not isinstance(name, str) or name not in self.models:
+            raise errors.invalid(f"{PREFIX}model of reward {self.name!r}: " + unknown("sampler", name, self.models))
+        model = self.models[name]
+        inputs = {each.name: each for each in model.network.backend.inputs}
+        condition = {}
+        for key, spec in model.card.conditions.items():
+            if key in given:
+                condition[key] = tensor_argument(self.name, inputs[key], given[key])
+            elif (null := spec.null_rows) is not None:
+                condition[key] = np.asarray(null[0])
+            else:
+                raise errors.invalid(f"reward {self.name!r}: expected argument {PREFIX + key!r}, got none")
+        steps, probes = self._count(given, "steps", STEPS, 1000), self._count(given, "probes", PROBES, 256)
+        return LogDensity(model, condition, steps, probes)
+
+    def _count(self, given: Mapping[str, Given], name: str, default: int, most: int) -> int:
+        value = given.get(name, default)
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+            raise errors.invalid(
+                f"{PREFIX}{name} of reward {self.name!r}: expected an integer in 1..{most}, got {value!r}"
+            )
+        return value

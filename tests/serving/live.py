@@ -1,0 +1,167 @@
+"""A whole server in this process: a real front and real replicas on one event loop, and a reward service beside it."""
+
+import asyncio
+import contextlib
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import tritonclient.grpc as triton
+from numpy.typing import NDArray
+from prometheus_client.parser import text_string_to_metric_families
+from tritonclient.utils import InferenceServerException
+
+from protos.tiltserve.v1 import reward_pb2, reward_pb2_grpc
+from serving.directory import LocalDirectory
+from serving.front import Front
+from serving.replica import Replica
+from tests import networks
+
+Floats = NDArray[np.float32]
+MODE = 3
+CENTRE = networks.modes()[MODE].numpy()
+
+
+def nearness(x: Floats) -> Floats:
+    """-|x - m|^2 to a mode of the rings."""
+    return -((x - CENTRE) ** 2).sum(axis=1)
+
+
+def near(samples: Floats) -> float:
+    """The share of samples at that mode."""
+    return float(np.mean(np.linalg.norm(samples - CENTRE, axis=1) < 1))
+
+
+def until(true: Callable[[], object], seconds: float = 10.0) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.01)
+
+
+class Service(reward_pb2_grpc.RewardServicer):
+    """A reward service that notes its calls; `answer` may be replaced."""
+
+    def __init__(self) -> None:
+        self.answer: Callable[[Floats], Any] = nearness
+        self.requests: list[reward_pb2.ScoreRequest] = []
+        self.left = threading.Event()
+        """Set when a caller hung up on a call."""
+        self.port = 0
+        self.start()
+
+    def start(self) -> None:
+        """On the port it had, if it had one."""
+        self.server = grpc.server(ThreadPoolExecutor(8), options=[("grpc.so_reuseport", 0)])
+        reward_pb2_grpc.add_RewardServicer_to_server(self, self.server)
+        self.port = self.server.add_insecure_port(f"127.0.0.1:{self.port}")
+        self.server.start()
+
+    def stop(self) -> None:
+        self.server.stop(None).wait()
+
+    def reset(self) -> None:
+        self.answer = nearness
+        self.requests.clear()
+        self.left.clear()
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def rows(self) -> list[int]:
+        return [request.candidates.shape[0] for request in self.requests]
+
+    def Score(self, request: reward_pb2.ScoreRequest, context: grpc.ServicerContext) -> reward_pb2.ScoreReply:
+        self.requests.append(request)
+        done = threading.Event()
+        context.add_callback(lambda: None if done.is_set() else self.left.set())
+        x = np.frombuffer(request.candidates.data, "<f4").reshape(request.candidates.shape)
+        scores = self.answer(x)
+        done.set()
+        return reward_pb2.ScoreReply(scores=scores)
+
+
+class Live:
+    """The server; `replicas` may be looked into."""
+
+    def __init__(self, models: Path, count: int = 1, poll_s: float = 0.1, **settings: Any) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+
+        async def start() -> None:
+            directory = LocalDirectory()
+            self.replicas = [Replica(models, directory, drain_s=0.5, **settings) for _ in range(count)]
+            for replica in self.replicas:
+                await replica.start()
+            self.front = Front(directory, drain_s=0.5, poll_s=poll_s)
+            await self.front.start()
+
+        self.on_loop(start())
+        self.address = self.front.grpc_address
+
+    def on_loop(self, coroutine: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(60)
+
+    def stop(self) -> None:
+        """Ends everything; no task of the event loop must be left."""
+
+        async def stop() -> None:
+            await self.front.stop()
+            for replica in self.replicas:
+                await replica.stop()
+            async with asyncio.timeout(5):
+                while len(asyncio.all_tasks()) > 1:  # noqa: ASYNC110 - what is waited for has no event
+                    await asyncio.sleep(0.01)
+
+        self.on_loop(stop())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+        self._loop.close()
+
+    def infer(
+        self, inputs: dict[str, Floats] | None = None, within: float = 60, **parameters: Any
+    ) -> tuple[dict[str, Floats], Any]:
+        """Outputs and parameters of a request to the rings, which must come within so many seconds."""
+        tensors = []
+        for name, value in (inputs or {}).items():
+            tensors.append(triton.InferInput(name, list(value.shape), "FP32"))
+            tensors[-1].set_data_from_numpy(value)
+        with triton.InferenceServerClient(self.address) as client:
+            result = client.infer("rings", tensors, parameters=parameters, client_timeout=within)
+        response = result.get_response()
+        return {each.name: result.as_numpy(each.name) for each in response.outputs}, {
+            name: getattr(value, value.WhichOneof("parameter_choice")) for name, value in response.parameters.items()
+        }
+
+    def refusal(self, **parameters: Any) -> tuple[str, str]:
+        """The status and the text of a request that must fail."""
+        try:
+            self.infer(**parameters)
+        except InferenceServerException as error:
+            return error.status().removeprefix("StatusCode."), error.message()
+        raise AssertionError("expected a refusal, got an answer")
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of a metric's samples on the front's page."""
+        with urllib.request.urlopen(f"http://{self.front.metrics_address}/metrics", timeout=20) as page:
+            families = text_string_to_metric_families(page.read().decode())
+        samples = [sample for family in families for sample in family.samples]
+        return sum(each.value for each in samples if each.name == name and labels.items() <= each.labels.items())
+
+
+@contextlib.contextmanager
+def running(models: Path, **settings: Any) -> Iterator[Live]:
+    live = Live(models, **settings)
+    try:
+        yield live
+    finally:
+        live.stop()
