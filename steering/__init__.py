@@ -10,7 +10,7 @@ Torch tensors in, torch tensors out; no sockets, clocks, files or global state.
 from collections.abc import Sequence
 from functools import lru_cache, partial
 
-from steering import grids, interpolants, paths, posteriors, predictions, reversible, rewards
+from steering import baselines, grids, interpolants, paths, posteriors, predictions, reversible, rewards
 from steering.calibration import Calibration, Uncalibrated, calibrate
 from steering.doob import BANK_SIZE, Doob, draw_bank
 from steering.errors import BudgetError, NetworkError, PlanError, SteeringError
@@ -26,6 +26,7 @@ from steering.reflow import couple
 from steering.rows import Rows
 from steering.run import run, solve
 from steering.sampler import Problem, Report, sample
+from steering.smc import Smc
 from steering.solvers import SOLVERS as solvers
 
 # typed: 20.0 and True are no step counts, though equal to some
@@ -77,8 +78,8 @@ def plan(
 
 __all__ = [
     "BANK_SIZE", "BudgetError", "Calibration", "Doob", "NetworkError", "Noise", "Path", "Plan", "PlanError",
-    "Problem", "Program", "Project", "Report", "Rows", "Solver", "SteeringError", "Uncalibrated",
-    "bits_per_dimension", "calibrate", "couple", "decode", "draw_bank", "encode", "grids", "inpaint", "interpolants",
-    "interpolate", "linear", "log_likelihood", "paths", "plan", "posteriors", "predictions", "reversible", "rewards",
-    "round_trip", "run", "sample", "solve", "solvers",
+    "Problem", "Program", "Project", "Report", "Rows", "Smc", "Solver", "SteeringError", "Uncalibrated",
+    "baselines", "bits_per_dimension", "calibrate", "couple", "decode", "draw_bank", "encode", "grids", "inpaint",
+    "interpolants", "interpolate", "linear", "log_likelihood", "paths", "plan", "posteriors", "predictions",
+    "reversible", "rewards", "round_trip", "run", "sample", "solve", "solvers",
 ]  # fmt: skip

@@ -22,7 +22,10 @@ Word = Int64[Tensor, "..."]
 
 
 class Draw(IntEnum):
-    """What a draw is for; stages of a solver that need several use SOLVER, SOLVER + 1, ..."""
+    """What a draw is for; stages of a solver that need several use SOLVER, SOLVER + 1, ...
+
+    Candidates for these are CANDIDATES, CANDIDATES + 1, ...
+    """
 
     SOLVER = 0
     PARTICLES = 64
@@ -31,6 +34,11 @@ class Draw(IntEnum):
     SELECT = 67
     CALIBRATION = 68
     PROBES = 69
+    RESAMPLE = 80
+    PICK = 81
+    LOOK_AHEAD = 82
+    BANK = 83
+    CANDIDATES = 90
 
 
 def philox(counter: tuple[Word, Word, Word, Word], seed: int) -> tuple[Word, Word, Word, Word]:

@@ -18,12 +18,17 @@ class Rows:
 
     For kind "network": x [B, *event], path times t [B] in float64, condition tensors [B, ...]; the reply is the raw
     output [B, *event]. For kind "reward": x [B, *event] alone; the reply is [B].
+
+    Two kinds need a network or a reward that can be differentiated. "pullback": beside what "network" has, a cotangent
+    v [B, *event]; the reply is J^T v [B, *event], J the Jacobian of the raw output in x. "reward_gradient": x alone;
+    the reply is [B, 1 + d], the reward and then its gradient in the flattened event.
     """
 
-    kind: Literal["network", "reward"]
+    kind: Literal["network", "reward", "pullback", "reward_gradient"]
     x: Tensor
     t: Tensor
     condition: Condition = field(default_factory=dict)
+    cotangent: Tensor | None = None
 
     @classmethod
     def network(cls, x: Tensor, t: float | Tensor, condition: Condition | None = None) -> "Rows":
@@ -34,6 +39,16 @@ class Rows:
     @classmethod
     def reward(cls, x: Tensor) -> "Rows":
         return cls("reward", x, torch.empty(0, dtype=torch.float64))
+
+    @classmethod
+    def pullback(cls, x: Tensor, t: float | Tensor, cotangent: Tensor, condition: Condition | None = None) -> "Rows":
+        """Rows of J^T `cotangent` at one time, or at a time each [B]."""
+        times = torch.as_tensor(t, dtype=torch.float64).expand(len(x))
+        return cls("pullback", x, times, condition or {}, cotangent)
+
+    @classmethod
+    def reward_gradient(cls, x: Tensor) -> "Rows":
+        return cls("reward_gradient", x, torch.empty(0, dtype=torch.float64))
 
     def __len__(self) -> int:
         return len(self.x)

@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping
+from functools import partial
 from typing import Literal, overload
 
 import torch
@@ -17,6 +18,8 @@ from steering.sampler import Problem, Report, Steering, sample
 Network = Callable[..., Tensor]
 TILE = 16
 GROUP_ELEMENTS = 2**25
+COTANGENT = "cotangent of the output"
+"""Its key beside the conditions, which are identifiers and so never called this."""
 
 
 @overload
@@ -85,7 +88,8 @@ def run(
     group = n
     if steer is not None:
         elements = steer.width * math.prod(event)
-        group = max(TILE, GROUP_ELEMENTS // elements // TILE * TILE)
+        unit = math.lcm(TILE, getattr(steer, "together", 1))
+        group = max(unit, GROUP_ELEMENTS // elements // unit * unit)
     whole = Problem(plan, event, dtype, conditions, guidance, nulls, model=network, mean=means)
     parts = []
     for first in range(0, n, group):
@@ -126,30 +130,78 @@ def merged(reports: list[Report]) -> Report:
     return Report(
         network_rows=sum(r.network_rows for r in reports),
         reward_rows=sum(r.reward_rows for r in reports),
+        gradient_rows=sum(r.gradient_rows for r in reports),
+        reward_gradient_rows=sum(r.reward_gradient_rows for r in reports),
         setup_rows=sum(r.setup_rows for r in reports),
         setup_reward_rows=sum(r.setup_reward_rows for r in reports),
         ess=torch.cat([r.ess for r in reports], dim=-1),
         methods=sum((r.methods for r in reports), Counter[str]()),
         no_hit=sum(r.no_hit for r in reports),
         rewards=torch.cat(rewards) if rewards else None,
+        # a bank's is the same for all groups, populations have one each
+        log_z=first.log_z if first.population_ess is None else _joined([r.log_z for r in reports]),
+        population_ess=_joined([r.population_ess for r in reports]),
+        ancestry=_joined([r.ancestry for r in reports]),
+        choices=list(dict.fromkeys(c for r in reports for c in r.choices)),
         warnings=list(dict.fromkeys(w for r in reports for w in r.warnings)) or first.warnings,
     )
 
 
+def _joined(parts: list[Tensor | None]) -> Tensor | None:
+    """Groups side by side."""
+    there = [part for part in parts if part is not None]
+    return torch.cat(there, dim=-1) if there else None
+
+
 @torch.no_grad()
 def _answer(request: Rows, network: Network, steer: Steering | None, tile: int | None) -> Tensor:
-    if request.kind == "network":
+    if request.kind in ("network", "pullback"):
         tensors = {"x": request.x, "t": request.t.to(request.x.dtype), **request.condition}
-        return _tiled(lambda x, t, **c: network(x, t, **c), tensors, tile)
+        if request.cotangent is None:
+            return _tiled(lambda x, t, **c: network(x, t, **c), tensors, tile)
+        return _tiled(partial(_pullback, network), {**tensors, COTANGENT: request.cotangent}, tile)
     assert steer is not None
     assert steer.reward is not None
     reward, per_call = steer.reward, None if tile is None else tile * steer.width
+    if request.kind == "reward_gradient":
+        reward = partial(_with_gradient, reward, steer.name)
     try:
         return _tiled(lambda x: reward(x), {"x": request.x}, per_call)
     except SteeringError:
         raise
     except Exception as error:
         raise SteeringError(f"reward {steer.name!r} raised {type(error).__name__}: {error}") from error
+
+
+@torch.enable_grad()
+def _pullback(network: Network, /, x: Tensor, t: Tensor, **tensors: Tensor) -> Tensor:
+    """J^T v [B, *event], J the Jacobian in x of the network's output."""
+    cotangent = tensors.pop(COTANGENT)
+    x = x.detach().requires_grad_()
+    output = network(x, t, **tensors)
+    if not isinstance(output, Tensor) or output.shape != x.shape:
+        raise SteeringError(f"network: expected a tensor of shape {list(x.shape)} to differentiate, got another")
+    return _differentiated("network", output, x, cotangent)
+
+
+@torch.enable_grad()
+def _with_gradient(reward: Callable[[Tensor], Tensor], name: str, x: Tensor) -> Tensor:
+    """Rewards and their gradients [B, 1 + d]; a wrong reply of the reward itself is judged where it is used."""
+    x = x.detach().requires_grad_()
+    scores = reward(x)
+    if not isinstance(scores, Tensor) or scores.shape != (len(x),):
+        return scores
+    gradient = _differentiated(f"reward {name!r}", scores, x, torch.ones_like(scores))
+    return torch.cat([scores.detach().to(x.dtype)[:, None], gradient.flatten(1)], dim=1)
+
+
+def _differentiated(what: str, output: Tensor, x: Tensor, cotangent: Tensor) -> Tensor:
+    """The cotangent pulled back to x; `SteeringError` where the output does not depend on x differentiably."""
+    if output.requires_grad:
+        (gradient,) = torch.autograd.grad(output, x, cotangent.to(output.dtype), allow_unused=True)
+        if gradient is not None:
+            return gradient
+    raise SteeringError(f"{what}: expected a differentiable function of x for a gradient method, got none")
 
 
 def _tiled(function: Callable[..., Tensor], tensors: Mapping[str, Tensor], tile: int | None) -> Tensor:

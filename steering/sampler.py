@@ -22,7 +22,8 @@ class Guided:
     Attributes:
         denoised: [n, *event], the estimate to go on with.
         noises: the solver's noise, where steering chose it.
-        log_h: [n], estimates of log E[w(x_0) | x_t], where the method makes them.
+        log_h: [n], estimates of log E[w(x_0) | x_t], where the method makes them: -inf where nothing it tried had any
+            weight, NaN for samples it tried nothing for at this stage.
     """
 
     denoised: Tensor
@@ -36,6 +37,9 @@ class Report:
 
     Attributes:
         network_rows, reward_rows: rows evaluated while sampling.
+        gradient_rows: vector-Jacobian products of the network, of about twice a network row's cost each, which they
+            do not count as.
+        reward_gradient_rows: rewards evaluated together with their gradients, not counted as reward rows.
         setup_rows, setup_reward_rows: rows spent once to draw, calibrate and score a bank, and reused afterwards.
         ess: [stages, n] effective sample size of the rewarded weights behind each correction.
         methods: how many (stage, sample) corrections came from "bank", "average", "select" or "none".
@@ -43,13 +47,16 @@ class Report:
         rewards: [n] rewards of the finished samples, when steered.
         log_z: log E_p[w], the log normalising constant of the tilted law, where the method estimates it: [1] from a
             bank, [populations] from sequential Monte Carlo.
-        population_ess: [stages, populations] effective sizes of the chains' own weights, sequential Monte Carlo only.
-        ancestry: [resamplings, chains]: which chain each one continued at every resampling.
+        population_ess: [stages + 1, populations] effective sizes of the chains' own weights, the last of the finished
+            chains; sequential Monte Carlo only.
+        ancestry: [stages, chains]: which chain each one went on from, itself where its population was not resampled.
         choices: which methods were chosen automatically, and why.
     """
 
     network_rows: int = 0
     reward_rows: int = 0
+    gradient_rows: int = 0
+    reward_gradient_rows: int = 0
     setup_rows: int = 0
     setup_reward_rows: int = 0
     ess: Tensor = field(default_factory=lambda: torch.empty(0, 0))
@@ -61,6 +68,13 @@ class Report:
     ancestry: Tensor | None = None
     choices: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+
+    def count(self, meter: Counter[str]) -> None:
+        """Add the rows of a meter that ran while sampling."""
+        self.network_rows += meter["network"]
+        self.reward_rows += meter["reward"]
+        self.gradient_rows += meter["pullback"]
+        self.reward_gradient_rows += meter["reward_gradient"]
 
 
 @dataclass(frozen=True)
@@ -117,6 +131,9 @@ class Steering(Protocol):
         reward: scores samples [B, *event] -> [B]; None for methods that ask for no reward rows.
         name: the reward's name in errors.
         width: states or candidates of one sample held at a time: bounds how many samples are drawn together.
+
+    Some also have `together`, how many neighbouring samples make up a unit that must not be divided (1), and
+    `needs_gradients`, whether they ask for rows of kind "pullback" or "reward_gradient" (no).
     """
 
     @property
@@ -198,7 +215,7 @@ def guided(
     x = x if problem.mean is None else x + problem.mean
     if tilt is not None:
         yield from metered(tilt.finish(x, report), meter)
-    report.network_rows, report.reward_rows = meter["network"], meter["reward"]
+    report.count(meter)
     return x, report
 
 

@@ -60,6 +60,10 @@ class Target:
         values = rewards / self.beta if self.threshold is None else self._indicator(rewards)
         return values.max(dim=-1).values.nan_to_num(neginf=0.0)
 
+    def log_weight(self, rewards: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """log w of each candidate as it is, -inf where it has none."""
+        return rewards / self.beta if self.threshold is None else self._indicator(rewards)
+
     def hit(self, rewards: Float[Tensor, "... m"]) -> Tensor:
         """Rows in which some candidate has weight."""
         values = rewards if self.threshold is None else self._indicator(rewards)

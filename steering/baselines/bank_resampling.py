@@ -1,0 +1,89 @@
+"""Importance resampling: samples of the model, drawn once, are drawn again with probability exp(r / beta).
+
+No network rows while sampling and, at most as many as the bank's effective size, no new samples either.
+"""
+
+import math
+from collections.abc import Generator, Hashable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from steering.doob import BANK_SIZE, draw_bank
+from steering.errors import SteeringError
+from steering.noise import START, Draw, Noise
+from steering.rows import Rows
+from steering.sampler import Drawing, Problem, Report, prepared
+from steering.targets import Reward, Target
+from steering.weights import effective_size, softmax
+
+
+class BankResampling:
+    """Steering toward p(x_0) exp(reward(x_0) / beta) among stored samples.
+
+    Args:
+        reward: scores samples, [B, *event] -> [B].
+        beta: temperature > 0; smaller is stronger.
+        samples: the model's own [K, *event]; 4,096 are drawn from the network on first use, and kept, when absent.
+        threshold: condition on reward >= threshold instead; beta is then not used.
+        key: identifies the reward, see `Target`.
+    """
+
+    width = 1
+
+    def __init__(
+        self,
+        reward: Reward,
+        beta: float = 1.0,
+        samples: Float[Tensor, "k *event"] | None = None,
+        *,
+        threshold: float | None = None,
+        key: Hashable = None,
+    ) -> None:
+        self.target = Target(reward, beta, threshold, key)
+        self._given = samples
+        self._scored: dict[Hashable, tuple[Tensor, Tensor]] = {}
+
+    @property
+    def reward(self) -> Reward:
+        """Implements `Steering.reward`."""
+        return self.target.reward
+
+    @property
+    def name(self) -> str:
+        """Implements `Steering.name`."""
+        return self.target.name
+
+    def draw(self, problem: Problem, noise: Noise, x_init: Tensor | None) -> Drawing:
+        """Implements `Steering.draw`: each sample is a draw of its own."""
+        if problem.condition or problem.mean is not None:
+            raise SteeringError("bank resampling: expected no conditions, a bank is of one law")
+        if x_init is not None:
+            raise SteeringError("bank resampling: expected no x_init, stored samples start nowhere")
+        report = Report()
+        samples, rewards = yield from prepared(self._bank(problem), report)
+        weights = softmax(self.target.log_weights(rewards.to(torch.float64)))
+        cumulative = weights.cumsum(dim=0)
+        uniform = noise.uniform(START, Draw.BANK, 1).squeeze(1)
+        picked = torch.searchsorted(cumulative, uniform * cumulative[-1]).clamp(max=len(rewards) - 1)
+        size = float(effective_size(weights)) if bool(self.target.hit(rewards)) else 0.0
+        report.ess = torch.full((1, len(picked)), size, dtype=problem.dtype)
+        log_w = self.target.log_weight(rewards.to(torch.float64))
+        report.log_z = torch.logsumexp(log_w, 0, keepdim=True) - math.log(len(rewards))
+        report.rewards = rewards[picked]
+        if size < len(picked):
+            report.warnings.append(
+                f"reward {self.name!r} leaves {size:.0f} effective samples of {len(rewards)}, fewer than are drawn"
+            )
+        return samples[picked].to(problem.dtype), report
+
+    def _bank(self, problem: Problem) -> Generator[Rows, Tensor, tuple[Tensor, Tensor]]:
+        """The samples and their rewards, both made once."""
+        where = None if self._given is not None else (problem.model, problem.event, problem.plan.path)
+        if where not in self._scored:
+            samples = self._given if self._given is not None else (yield from draw_bank(problem, BANK_SIZE))
+            if tuple(samples.shape[1:]) != problem.event or not len(samples):
+                raise SteeringError(f"samples: expected [K, {problem.event}], got {list(samples.shape)}")
+            self._scored[where] = samples, (yield from self.target.score(samples))
+        return self._scored[where]

@@ -1,0 +1,73 @@
+"""Best of N: of n independent chains a sample, the one of the highest reward. KL to the model <= log n - (n - 1) / n.
+
+The reward of what it returns is the largest of n draws: its distribution function is F^n. That is no tilted law.
+"""
+
+import math
+from collections.abc import Hashable
+
+import torch
+from torch import Tensor
+
+from steering.errors import SteeringError
+from steering.noise import Noise
+from steering.sampler import Drawing, Problem, Steering, sample
+from steering.targets import Reward, Target
+
+
+class BestOf:
+    """Chain j of sample i has the noise of index i * n + j.
+
+    Args:
+        reward: ranks finished samples, [B, *event] -> [B].
+        n: chains a sample, at least 1.
+        inner: draws the chains; plain ones when absent. Its reward, if it has one, must be this one.
+        key: identifies the reward, see `Target`.
+    """
+
+    def __init__(self, reward: Reward, n: int, inner: Steering | None = None, *, key: Hashable = None) -> None:
+        if not isinstance(n, int) or n < 1:
+            raise SteeringError(f"n: expected an integer >= 1, got {n!r}")
+        if inner is not None and inner.reward not in (None, reward):
+            raise SteeringError("inner: expected a method toward the same reward, got one toward another")
+        self.target, self.n, self.inner = Target(reward, key=key), n, inner
+
+    @property
+    def reward(self) -> Reward:
+        """Implements `Steering.reward`."""
+        return self.target.reward
+
+    @property
+    def name(self) -> str:
+        """Implements `Steering.name`."""
+        return self.target.name
+
+    @property
+    def width(self) -> int:
+        """Implements `Steering.width`."""
+        return self.n * (1 if self.inner is None else self.inner.width)
+
+    @property
+    def together(self) -> int:
+        """Samples whose chains make up whole populations of `inner`."""
+        united = int(getattr(self.inner, "together", 1))
+        return united // math.gcd(united, self.n)
+
+    @property
+    def needs_gradients(self) -> bool:
+        return bool(getattr(self.inner, "needs_gradients", False))
+
+    def draw(self, problem: Problem, noise: Noise, x_init: Tensor | None) -> Drawing:
+        """Implements `Steering.draw`."""
+        samples = len(noise.indices)
+        whose = torch.arange(samples).repeat_interleave(self.n)
+        chains = Noise(noise.seed, (noise.indices[:, None] * self.n + torch.arange(self.n)).flatten().tolist())
+        start = None if x_init is None else x_init[whose]
+        x, report = yield from sample(problem.rows(whose), chains, self.inner, start)
+        if report.rewards is None:
+            report.rewards = yield from self.target.score(x)
+            report.reward_rows += len(x)
+        best = report.rewards.reshape(samples, self.n).argmax(dim=1) + torch.arange(samples) * self.n
+        report.rewards = report.rewards[best]
+        report.ess = report.ess[:, best] if report.ess.numel() else report.ess
+        return x[best], report
