@@ -66,7 +66,7 @@ def _doob(
         notes.append("neighbours need a bank; gaussian was used instead")
     posterior: Bank | Local = local
     if cloud is not None and parameters.posterior in (None, "bank"):
-        posterior = Bank(cloud, local, known.scored if lasting(reward.key) else {})
+        posterior = Bank(cloud, local, None, known.scored if lasting(reward.key) else {})
 
     def score(x: Tensor) -> Tensor:
         raise AssertionError("the engine answers reward rows itself")

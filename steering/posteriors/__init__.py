@@ -1,26 +1,23 @@
-"""Approximations q(x_0 | x_t) that need no network call.
+"""Approximations q(x_0 | x_t), most of them without a network call.
 
-`bank(samples)` uses stored samples of the model while the posterior is wide and hands over to a local posterior,
-`gaussian` or `neighbours`, when too few of them are near.
+`bank(samples)` uses stored samples of the model while the posterior is wide and hands over to a local posterior when
+too few of them are near: `mixture` (vectors), `neighbours` (images) or `gaussian`. `rollout` asks the network.
 """
 
-from steering.posteriors.bank import Bank, bank
+from steering.posteriors.automatic import automatic
+from steering.posteriors.bank import Bank, TiltedBank, bank
 from steering.posteriors.gaussian import Gaussian, gaussian
-from steering.posteriors.local import Local, Variance
+from steering.posteriors.local import Candidates, Local, Variance
+from steering.posteriors.mixture import Mixture, mixture
 from steering.posteriors.neighbours import Neighbours, neighbours
 from steering.posteriors.points import Cloud
+from steering.posteriors.rollout import Rollout, rollout
+from steering.posteriors.union import Union
 
-POSTERIORS = ("bank", "gaussian", "neighbours")
+POSTERIORS = ("bank", "gaussian", "mixture", "neighbours")
+"""Those a request may ask for by name."""
 
 __all__ = [
-    "POSTERIORS",
-    "Bank",
-    "Cloud",
-    "Gaussian",
-    "Local",
-    "Neighbours",
-    "Variance",
-    "bank",
-    "gaussian",
-    "neighbours",
-]
+    "POSTERIORS", "Bank", "Candidates", "Cloud", "Gaussian", "Local", "Mixture", "Neighbours", "Rollout", "TiltedBank",
+    "Union", "Variance", "automatic", "bank", "gaussian", "mixture", "neighbours", "rollout",
+]  # fmt: skip

@@ -5,7 +5,7 @@ must be the model's own: with model error, a bank of training data is far from t
 """
 
 from collections.abc import Hashable, MutableMapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -16,8 +16,10 @@ from steering.calibration import Calibration
 from steering.plan import Node
 from steering.posteriors.gaussian import Gaussian
 from steering.posteriors.local import Local, Variance
+from steering.posteriors.mixture import mixture
 from steering.posteriors.neighbours import Neighbours
 from steering.posteriors.points import Cloud, Points
+from steering.posteriors.union import Union
 from steering.targets import Target
 from steering.tiles import by_tiles
 from steering.weights import effective_size, flat, softmax
@@ -28,52 +30,81 @@ HAND_OVER = 5.0
 
 @dataclass(frozen=True, eq=False)
 class Bank:
-    """K samples [K, *event] of a model, the rewards already scored on them, and the local posterior that takes over."""
+    """K samples [K, *event] of a model, what is remembered of rewards, and the local posterior that takes over.
+
+    Attributes:
+        local: None until one has been chosen, on first use.
+        measured: V(t) for the choice; measured then when absent.
+        scored: rewards of the samples by a reward's key.
+        refreshed: the samples with steered ones beside them, by target, for targets too rare for the samples alone.
+    """
 
     cloud: Cloud
-    local: Local
+    local: Local | None = None
+    measured: Calibration | None = None
     scored: MutableMapping[Hashable, Float[Tensor, " k"]] = field(default_factory=dict)
+    refreshed: MutableMapping[Hashable, Union] = field(default_factory=dict)
 
     @property
     def samples(self) -> Float[Tensor, "k *event"]:
         return self.cloud.samples
 
-    def calibrated(self, calibration: Variance) -> "Bank":
-        """The same bank, and the scores it remembers, with this V(t) for the local posterior."""
-        return Bank(self.cloud, self.local.calibrated(calibration), self.scored)
+    @property
+    def calibration(self) -> Variance | None:
+        return None if self.local is None else self.local.calibration
 
-    def tilted(self, rewards: Float[Tensor, " k"], target: Target, dtype: torch.dtype) -> "TiltedBank":
-        """The bank with a target's weights beside it."""
-        rewards = rewards.to(dtype)
-        logs = target.log_weights(rewards)
-        return TiltedBank(
-            self.cloud.points(dtype), logs, float(target.log_scale(rewards)), bool(flat(logs)),
-            not bool(target.hit(rewards)),
-        )  # fmt: skip
+    def with_local(self, local: Local) -> "Bank":
+        """The same bank, and what it remembers, with this local posterior."""
+        return replace(self, local=local)
 
 
 @dataclass(frozen=True, eq=False)
 class TiltedBank:
-    """Bank points with log-weights [K], the largest of them 0 after `log_scale` was taken off.
+    """A bank's samples, or a union's, with a target's weights.
 
-    `flat` when the reward tells nothing apart, `no_hit` when none has weight (then it is flat too).
+    Attributes:
+        log_prior: log-weights [K] that make the samples those of the model.
+        log_weights: log w [K], the largest of them 0 after `log_scale` was taken off.
+        flat: the reward tells nothing apart.
+        no_hit: no sample has weight; then it is flat too.
     """
 
     points: Points
+    log_prior: Float[Tensor, " k"]
     log_weights: Float[Tensor, " k"]
     log_scale: float
     flat: bool
-    no_hit: bool = False
+    no_hit: bool
+
+    @classmethod
+    def of(cls, union: Union, target: Target, dtype: torch.dtype) -> "TiltedBank":
+        """With the target's weights, computed in float64."""
+        logs = target.log_weights(union.rewards)
+        return cls(
+            union.cloud.points(dtype), union.log_prior.to(dtype), logs.to(dtype),
+            float(target.log_scale(union.rewards)), bool(flat(logs)), not bool(target.hit(union.rewards)),
+        )  # fmt: skip
+
+    @property
+    def weights(self) -> Float[Tensor, " k"]:
+        """Normalised weights that make the samples those of the tilted law."""
+        return softmax(self.log_prior + self.log_weights)
 
     @property
     def effective_size(self) -> float:
-        """How many of the K samples the reward leaves: 200 is safe, 40 up to 5% off, under 25 useless."""
-        return 0.0 if self.no_hit else float(effective_size(softmax(self.log_weights)))
+        """How many samples the reward leaves: 200 is safe, 40 up to 5% off, under 25 useless."""
+        return 0.0 if self.no_hit else float(effective_size(self.weights))
+
+    @property
+    def log_z(self) -> float:
+        """log E_p[w]; -inf where no sample has weight."""
+        prior = torch.log_softmax(self.log_prior.to(torch.float64), dim=0)
+        return -torch.inf if self.no_hit else float(torch.logsumexp(prior + self.log_weights, dim=0)) + self.log_scale
 
     def start_shift(self) -> Float[Tensor, " d"]:
         """E_w[x_0] - E[x_0]: where the tilted law's mean lies, seen from the model's; exactly 0 for a flat reward."""
-        weights = softmax(self.log_weights)
-        excess = torch.zeros_like(weights) if self.flat else weights - 1 / len(weights)
+        prior = softmax(self.log_prior)
+        excess = torch.zeros_like(prior) if self.flat else self.weights - prior
         return excess @ self.points.x
 
     def correction(
@@ -85,7 +116,7 @@ class TiltedBank:
         """
 
         def one_tile(tile: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-            logits = self.points.logits(tile, at)
+            logits = self.points.logits(tile, at) + self.log_prior
             prior, rewarded = softmax(logits), softmax(logits + self.log_weights)
             log_h = torch.logsumexp(logits + self.log_weights, dim=1) - torch.logsumexp(logits, dim=1)
             shift = (rewarded - prior) @ self.points.x
@@ -97,25 +128,25 @@ class TiltedBank:
 
 def bank(
     samples: Float[Tensor, "k *event"],
-    local: Literal["gaussian", "neighbours"] | Local | None = None,
+    local: Literal["gaussian", "mixture", "neighbours"] | Local | None = None,
     calibration: Calibration | None = None,
 ) -> Bank:
     """A bank from the model's own samples [K, *event].
 
     Args:
-        local: what takes over when too few samples are near; by default `neighbours` for images (events of two or
-            more axes) and `gaussian` for vectors.
+        local: what takes over when too few samples are near; when absent, the one that fits is chosen on first use
+            (see `posteriors.automatic`).
         calibration: V(t) for the local posterior; measured on first use when absent.
     """
     if samples.ndim < 2 or len(samples) < 2 or not bool(samples.isfinite().all()):
         raise ValueError(f"a bank needs finite samples [K, *event] with K >= 2, got shape {list(samples.shape)}")
     cloud = Cloud(samples)
-    if local is None:
-        local = "neighbours" if samples.ndim > 2 else "gaussian"
     if local == "gaussian":
         local = Gaussian(calibration)
     elif local == "neighbours":
         local = Neighbours(cloud, calibration)
+    elif local == "mixture":
+        local = mixture(samples, calibration)
     elif isinstance(local, str):
-        raise ValueError(f"local: expected 'gaussian' or 'neighbours', got {local!r}")
-    return Bank(cloud, local)
+        raise ValueError(f"local: expected 'gaussian', 'mixture' or 'neighbours', got {local!r}")
+    return Bank(cloud, local, calibration)

@@ -1,5 +1,6 @@
 """q(x_0 | x_t) = N(D, V(t) I), V the calibrated mean squared error of D."""
 
+from collections.abc import Generator
 from dataclasses import dataclass
 
 from jaxtyping import Float
@@ -7,9 +8,10 @@ from torch import Tensor
 
 from steering.calibration import Calibration
 from steering.noise import Draw, Noise
-from steering.paths import Path
-from steering.plan import Node
-from steering.posteriors.local import Variance
+from steering.plan import Stage
+from steering.posteriors.local import Candidates, Variance
+from steering.rows import Rows
+from steering.sampler import Problem
 
 
 @dataclass(frozen=True)
@@ -22,13 +24,14 @@ class Gaussian:
         """Implements `Local.calibrated`."""
         return Gaussian(calibration)
 
-    def deviations(
-        self, x: Float[Tensor, "n d"], path: Path, at: Node, stage: int, pairs: int, noise: Noise
-    ) -> Float[Tensor, "n pairs d"]:
-        """Implements `Local.deviations`."""
+    def draw(
+        self, problem: Problem, stage: Stage, x: Float[Tensor, "n d"], pairs: int, noise: Noise
+    ) -> Generator[Rows, Tensor, Candidates]:
+        """Implements `Local.draw`."""
+        yield from ()
         assert self.calibration is not None, "a Gaussian posterior is calibrated before sampling"
-        scale = self.calibration.variance(path, at.t) ** 0.5
-        return noise.normal(stage, Draw.PARTICLES, (pairs, x.shape[1]), x.dtype) * scale
+        scale = self.calibration.variance(problem.plan.path, stage.t) ** 0.5
+        return Candidates.pairs(noise.normal(stage.index, Draw.PARTICLES, (pairs, x.shape[1]), x.dtype) * scale)
 
 
 def gaussian(calibration: Calibration | None = None) -> Gaussian:

@@ -1,12 +1,18 @@
-"""The interface of local posteriors: deviations from the denoised estimate."""
+"""The interface of local posteriors: candidates for x_0 around the denoised estimate."""
 
-from typing import Protocol
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Protocol, Self
 
+import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from steering.noise import Noise
 from steering.paths import Path
-from steering.plan import Node
+from steering.plan import Stage
+from steering.rows import Rows
+from steering.sampler import Problem
 
 
 class Variance(Protocol):
@@ -15,8 +21,27 @@ class Variance(Protocol):
     def variance(self, path: Path, t: float) -> float: ...
 
 
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """Draws of x_0 - D, given x_t.
+
+    Attributes:
+        deviations: [n, m, d].
+        log_ratio: [n, m], log q(x_0 | x_t) less the log density each was drawn with, up to a constant of each row; None
+            for draws of q itself whose second half is minus the first.
+    """
+
+    deviations: Float[Tensor, "n m d"]
+    log_ratio: Float[Tensor, "n m"] | None = None
+
+    @classmethod
+    def pairs(cls, deviations: Float[Tensor, "n p d"]) -> Self:
+        """Antithetic pairs, all of the + before all of the -."""
+        return cls(torch.cat([deviations, -deviations], dim=1))
+
+
 class Local(Protocol):
-    """Draws of x_0 - D given x_t, symmetric about 0: each is used with both signs."""
+    """An approximation of q(x_0 | x_t) about D."""
 
     @property
     def calibration(self) -> Variance | None:
@@ -27,6 +52,8 @@ class Local(Protocol):
         """The same posterior with this V(t)."""
         ...
 
-    def deviations(self, x: Tensor, path: Path, at: Node, stage: int, pairs: int, noise: Noise) -> Tensor:
-        """[n, pairs, d] deviations for states x [n, d] at node `at`."""
+    def draw(
+        self, problem: Problem, stage: Stage, x: Tensor, pairs: int, noise: Noise
+    ) -> Generator[Rows, Tensor, Candidates]:
+        """2 * pairs candidates for each of the states x [n, d] at a stage; may yield network rows of its own."""
         ...

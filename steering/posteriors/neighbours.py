@@ -5,6 +5,7 @@ samples share them; drawn samples are centred, scaled to a multiple of the calib
 both signs.
 """
 
+from collections.abc import Generator
 from dataclasses import dataclass
 
 import torch
@@ -13,10 +14,11 @@ from torch import Tensor
 
 from steering.calibration import Calibration
 from steering.noise import Draw, Noise
-from steering.paths import Path
-from steering.plan import Node
-from steering.posteriors.local import Variance
+from steering.plan import Stage
+from steering.posteriors.local import Candidates, Variance
 from steering.posteriors.points import Cloud
+from steering.rows import Rows
+from steering.sampler import Problem
 from steering.tiles import by_tiles
 from steering.weights import effective_size, softmax
 
@@ -39,24 +41,25 @@ class Neighbours:
         """Implements `Local.calibrated`."""
         return Neighbours(self.cloud, calibration)
 
-    def deviations(
-        self, x: Float[Tensor, "n d"], path: Path, at: Node, stage: int, pairs: int, noise: Noise
-    ) -> Float[Tensor, "n pairs d"]:
-        """Implements `Local.deviations`."""
+    def draw(
+        self, problem: Problem, stage: Stage, x: Float[Tensor, "n d"], pairs: int, noise: Noise
+    ) -> Generator[Rows, Tensor, Candidates]:
+        """Implements `Local.draw`."""
+        yield from ()
         assert self.calibration is not None, "a neighbours posterior is calibrated before sampling"
         points = self.cloud.points(x.dtype)
 
         def neighbourhood(tile: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            weights = tempered(points.logits(tile, at), NEIGHBOURHOOD)
+            weights = tempered(points.logits(tile, stage.update.at), NEIGHBOURHOOD)
             mean = weights @ points.x
             spread = ((weights * points.norms).sum(dim=1) - (mean * mean).sum(dim=1)) / mean.shape[1]
             return weights, mean, spread
 
         weights, mean, spread = by_tiles(neighbourhood, x)
-        wanted = WIDENING * self.calibration.variance(path, at.t)
+        wanted = WIDENING * self.calibration.variance(problem.plan.path, stage.t)
         scale = torch.sqrt(torch.clamp(wanted / torch.clamp(spread, min=1e-12), max=1.0))
-        chosen = draw_indices(weights, noise.uniform(stage, Draw.NEIGHBOURS, pairs))
-        return (points.x[chosen] - mean[:, None]) * scale[:, None, None]
+        chosen = draw_indices(weights, noise.uniform(stage.index, Draw.NEIGHBOURS, pairs))
+        return Candidates.pairs((points.x[chosen] - mean[:, None]) * scale[:, None, None])
 
 
 def tempered(logits: Float[Tensor, "n k"], size: float) -> Float[Tensor, "n k"]:

@@ -11,9 +11,10 @@ from scipy.stats import wasserstein_distance
 from torch import Tensor
 
 import steering
-from steering import Doob, paths, posteriors
+from steering import paths, posteriors
 from steering.calibration import Calibration, Uncalibrated
-from steering.doob import BANK_SIZE, DoobTilt
+from steering.correction import DoobTilt
+from steering.doob import BANK_SIZE
 from steering.errors import SteeringError
 from steering.noise import Noise
 from steering.paths import Path
@@ -27,6 +28,7 @@ from steering.targets import Target
 from .conftest import PATHS
 
 Result = TypeVar("Result")
+Doob = partial(steering.Doob, refresh=False)  # most banks here are small; growing them has tests of its own
 PATH = paths.vp_cosine()
 CURVE = Calibration((0.001, 0.5, 0.99), (0.0001, 0.1, 0.4))
 PLANS = [("ddim", 0.0), ("ddim", 1.0), ("euler", 0.0), ("heun", 0.0), ("dpmpp_2m", 0.0), ("dpmpp_2m", 1.0)]
@@ -34,6 +36,9 @@ SAMPLES = GaussianMixture.random(2, 3, seed=0).sample(300, 9)
 POSTERIORS: dict[str, Callable[[], posteriors.Bank | posteriors.Local]] = {
     "bank": lambda: posteriors.bank(SAMPLES.float(), calibration=CURVE),
     "gaussian": lambda: posteriors.gaussian(CURVE),
+    "mixture": lambda: posteriors.mixture(SAMPLES.float(), CURVE),
+    "bank of a mixture": lambda: posteriors.bank(SAMPLES.float(), "mixture", CURVE),
+    "rollout": lambda: posteriors.rollout(2),
     "neighbours": lambda: posteriors.neighbours(SAMPLES.float(), CURVE),
     "bank of events": lambda: posteriors.bank(SAMPLES.float(), "neighbours", CURVE),
 }
@@ -81,7 +86,8 @@ def test_the_weighted_posterior_mean_is_doobs_transform_on_a_mixture(mixture: Ga
 def test_the_banks_correction_is_doobs_transform_on_its_samples(path: Path):
     """On the law that is the bank itself, log h is a difference of two log-sums, and autograd gives its gradient."""
     scores = skewed(SAMPLES)
-    tilted = posteriors.bank(SAMPLES, calibration=CURVE).tilted(scores, Target(skewed, beta=0.8), torch.float64)
+    union = posteriors.Union(posteriors.Cloud(SAMPLES), scores, len(SAMPLES))
+    tilted = posteriors.TiltedBank.of(union, Target(skewed, beta=0.8), torch.float64)
     for stage in compiled(steps=10, path=path).stages:
         at = stage.update.at
         x = (at.alpha * SAMPLES[:20] + at.sigma * torch.randn(20, 2, dtype=torch.float64)).requires_grad_()
@@ -94,7 +100,7 @@ def test_the_banks_correction_is_doobs_transform_on_its_samples(path: Path):
             assert bool(((sizes > 0.999) & (sizes < len(SAMPLES) * 1.001)).all())
 
 
-def answered(rows: Generator[Rows, Tensor, Result], doob: Doob) -> Result:
+def answered(rows: Generator[Rows, Tensor, Result], doob: steering.Doob) -> Result:
     """What a generator that asks for rewards alone returns."""
     try:
         request = next(rows)
@@ -104,11 +110,11 @@ def answered(rows: Generator[Rows, Tensor, Result], doob: Doob) -> Result:
         return stop.value
 
 
-def prepared(doob: Doob, plan: Plan, x: Tensor) -> DoobTilt:
+def prepared(doob: steering.Doob, plan: Plan, x: Tensor) -> DoobTilt:
     return answered(doob.prepare(Problem(plan, tuple(x.shape[1:]), x.dtype)), doob)
 
 
-def steered_once(doob: Doob, plan: Plan, index: int, x: Tensor, denoised: Tensor) -> Tensor:
+def steered_once(doob: steering.Doob, plan: Plan, index: int, x: Tensor, denoised: Tensor) -> Tensor:
     """What steering makes of the denoised estimate at one stage."""
     rows = prepared(doob, plan, x).steer(plan.stages[index], x, denoised, Noise(0, range(len(x))))
     return answered(rows, doob).denoised
@@ -208,7 +214,9 @@ def figures(x: Tensor, exact: Tensor, direction: Tensor) -> tuple[float, float]:
 
 
 @cache
-def random_problem(dimension: int, reward: str) -> tuple[Callable[[Tensor, Tensor], Tensor], Tensor, Doob, Tensor]:
+def random_problem(
+    dimension: int, reward: str
+) -> tuple[Callable[[Tensor, Tensor], Tensor], Tensor, steering.Doob, Tensor]:
     """A network, a direction, steering with a bank of the network's samples, and samples of the exact tilted law."""
     seed = 10 * dimension + len(reward)
     law = GaussianMixture.random(dimension, 4, seed)
@@ -256,6 +264,67 @@ def test_a_smaller_beta_tilts_more(mixture: GaussianMixture):
         means.append(float(steering.run(compiled(), mixture.network(PATH), (200, 2), steer=doob)[:, 0].mean()))
     plain = float(steering.run(compiled(), mixture.network(PATH), (200, 2))[:, 0].mean())
     assert plain < means[0] < means[1] < means[2]
+
+
+# Rare targets.
+
+
+@cache
+def rare_event(dimension: int, share: float) -> tuple[GaussianMixture, Tensor, float]:
+    """A mixture, a direction, and the threshold which that share of it exceeds along it."""
+    law = GaussianMixture.random(dimension, 4, seed=3 + dimension, spread=3.0)
+    direction = torch.randn(dimension, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    direction /= direction.norm()
+    projected = law.sample(400_000, 6) @ direction
+    return (
+        law,
+        direction,
+        float(projected.quantile(1 - share))
+        if share > 1e-2
+        else float(projected.topk(int(share * len(projected))).values[-1]),
+    )
+
+
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_a_rare_event_is_met_and_its_law_is_right(eta: float):
+    law, direction, threshold = rare_event(8, 1e-3)
+
+    def reward(x: Tensor) -> Tensor:
+        return x @ direction.to(x.dtype)
+
+    n = 500
+    doob = steering.Doob(reward, threshold=threshold, posterior=posteriors.bank(law.sample(4096, 1).float()))
+    draw = partial(steering.run, compiled(eta=eta), law.network(PATH), (n, 8), steer=doob, tile=None, report=True)
+    x, report = draw()
+    assert report.rewards is not None
+    assert float((report.rewards >= threshold).double().mean()) > 0.93
+    assert report.setup_rows == 3 * 1024 * 20 + 256 * 16
+    assert any("grown by 3 levels" in choice for choice in report.choices)
+    assert not report.warnings or "effective bank samples" not in report.warnings[0]
+    assert report.log_z is not None
+    assert float(report.log_z) == pytest.approx(math.log(1e-3), abs=0.3)
+    exact = law.sample(2_000_000, 8)
+    exact = exact[exact @ direction >= threshold]
+    plain = energy_distance(law.sample(n, 9), exact)
+    assert energy_distance(x.to(torch.float64), exact) < 0.02 * plain
+    above = (x.to(torch.float64) @ direction - threshold).clamp(min=0)
+    assert wasserstein_distance(above.numpy(), (exact @ direction - threshold).numpy()) < 0.04
+    again, second = draw()
+    assert torch.equal(again, x)
+    assert (second.setup_rows, second.setup_reward_rows) == (0, 0)
+
+
+def test_a_strong_tilt_is_reached_by_levels_too():
+    law, direction, _ = rare_event(8, 1e-3)
+    a = 6 * direction
+    doob = steering.Doob(lambda x: x @ a.to(x.dtype), posterior=posteriors.bank(law.sample(4096, 1).float()))
+    x, report = steering.run(compiled(), law.network(PATH), (400, 8), steer=doob, tile=None, report=True)
+    assert any("levels" in choice for choice in report.choices)
+    exact = law.tilted(a).sample(4000, 2)
+    assert energy_distance(x.to(torch.float64), exact) < 0.02 * energy_distance(law.sample(400, 9), exact)
+    assert report.rewards is not None
+    plain, reached, wanted = (float(each.mean()) for each in (law.sample(4000, 9) @ a, report.rewards, exact @ a))
+    assert 0.95 < (reached - plain) / (wanted - plain) < 1.02
 
 
 # Purity.
@@ -315,7 +384,7 @@ def test_a_conditional_sample_does_not_feel_its_neighbours_conditions(posterior:
         )  # fmt: skip
 
     large, report = draw(20)
-    assert report.network_rows == plan.rows * 20 * (1 if guidance == 1 else 2)
+    assert report.network_rows == plan.rows * 20 * (1 if guidance == 1 else 2) * (1 + (posterior == "rollout") * 2 * 8)
     assert report.setup_rows == 0
     for n in (1, 7):
         assert torch.equal(draw(n)[0], large[:n])
@@ -326,7 +395,7 @@ def test_a_conditional_sample_does_not_feel_its_neighbours_conditions(posterior:
 
 @pytest.mark.parametrize("posterior", POSTERIORS)
 @pytest.mark.parametrize(("solver", "eta"), PLANS)
-def test_steering_costs_no_network_row(solver: str, eta: float, posterior: str):
+def test_steering_costs_no_network_row_but_those_of_roll_outs(solver: str, eta: float, posterior: str):
     plan = compiled(solver, eta, steps=7)
     seen = {"network": 0, "reward": 0}
 
@@ -340,7 +409,8 @@ def test_steering_costs_no_network_row(solver: str, eta: float, posterior: str):
 
     doob = Doob(reward, 2.0, 8, POSTERIORS[posterior]())
     x, report = steering.run(plan, network, (9, 2), steer=doob, report=True, tile=None)
-    assert report.network_rows == seen["network"] == plan.rows * 9
+    own = 2 * 8 if posterior == "rollout" else 0
+    assert report.network_rows == seen["network"] == plan.rows * 9 * (1 + own)
     assert report.setup_rows == 0
     assert report.setup_reward_rows == (300 if "bank" in posterior else 0)
     assert report.reward_rows + report.setup_reward_rows == seen["reward"]
@@ -539,7 +609,10 @@ def test_impossible_arguments_are_refused(arguments: dict[str, Any], complaint: 
         (lambda: posteriors.bank(torch.zeros(5)), r"K >= 2, got shape \[5\]"),
         (lambda: posteriors.bank(torch.zeros(1, 5)), r"K >= 2, got shape \[1, 5\]"),
         (lambda: posteriors.bank(torch.full((3, 2), math.nan)), "finite samples"),
-        (lambda: posteriors.bank(torch.zeros(3, 2), "nearest"), "expected 'gaussian' or 'neighbours', got 'nearest'"),  # type: ignore[arg-type]
+        (
+            lambda: posteriors.bank(torch.zeros(3, 2), "nearest"),  # type: ignore[arg-type]
+            "expected 'gaussian', 'mixture' or 'neighbours', got 'nearest'",
+        ),
     ],
 )
 def test_impossible_banks_are_refused(make, complaint: str):
@@ -547,6 +620,7 @@ def test_impossible_banks_are_refused(make, complaint: str):
         make()
 
 
-def test_images_get_neighbours_and_vectors_a_gaussian():
-    assert isinstance(posteriors.bank(torch.randn(8, 1, 4, 4)).local, posteriors.Neighbours)
-    assert isinstance(posteriors.bank(torch.randn(8, 16)).local, posteriors.Gaussian)
+def test_small_banks_of_images_get_neighbours_and_of_vectors_a_gaussian():
+    for shape, kind in (((8, 1, 4, 4), posteriors.Neighbours), ((8, 16), posteriors.Gaussian)):
+        local, _ = posteriors.automatic(posteriors.Cloud(torch.randn(shape)), PATH, CURVE)
+        assert isinstance(local, kind)

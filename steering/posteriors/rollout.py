@@ -1,0 +1,67 @@
+"""q(x_0 | x_t) by the network itself: the rest of the time-reversed process, in a few steps, for every candidate.
+
+Exact as the steps grow (the posterior of DOIT's algorithm 1), and as dear: steps * candidates network rows a stage. The
+roll-outs draw noise (eta = 1): a deterministic one would end where the flow ends, which is no draw of the posterior.
+"""
+
+from collections.abc import Generator
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from steering.calibration import Uncalibrated
+from steering.noise import Noise
+from steering.plan import Stage, compile_plan
+from steering.posteriors.local import Candidates, Variance
+from steering.rows import Rows
+from steering.sampler import Problem, sample
+from steering.solvers import SOLVERS
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """`steps` network rows a candidate."""
+
+    steps: int
+    calibration: Variance | None = None
+
+    def calibrated(self, calibration: Variance) -> "Rollout":
+        """Implements `Local.calibrated`; its draws do not depend on it."""
+        return replace(self, calibration=calibration)
+
+    def draw(
+        self, problem: Problem, stage: Stage, x: Float[Tensor, "n d"], pairs: int, noise: Noise
+    ) -> Generator[Rows, Tensor, Candidates]:
+        """Implements `Local.draw`: independent draws, centred, since D is known better than their mean."""
+        plan, n, m = problem.plan, len(x), 2 * pairs
+        if stage.t <= plan.path.t_min:  # correctors look at the end itself
+            return Candidates.pairs(torch.zeros(n, pairs, x.shape[1], dtype=x.dtype))
+        ends = torch.tensor([stage.t, plan.path.t_min], dtype=torch.float64)
+        first, last = plan.path.log_snr(ends).tolist()
+        between = torch.linspace(first, last, self.steps + 1, dtype=torch.float64)[1:-1]
+        times = [stage.t, *plan.path.time_of_log_snr(between).tolist(), plan.path.t_min]
+        rest = compile_plan(
+            SOLVERS, "ddim", path=plan.path, steps=self.steps, prediction=plan.prediction, grid=tuple(times), eta=1.0,
+            preconditioning=plan.preconditioning, sigma_data=plan.sigma_data, trained=plan.trained,
+        )  # fmt: skip
+        rows = torch.arange(n).repeat_interleave(m)
+        inner = Noise(noise.seed ^ (stage.index + 1) << 40, [])
+        inner.indices = noise.indices[rows] * m + torch.arange(m).repeat(n)
+        start = x[rows].reshape(n * m, *problem.event)
+        whole = replace(problem.rows(rows), plan=rest)
+        ends_at, _ = yield from sample(whole, inner, None, start)
+        drawn = ends_at.reshape(n, m, -1)
+        mean = drawn[:, 0]
+        for k in range(1, m):  # one after another: a reduction's bits would depend on the batch
+            mean = mean + drawn[:, k]
+        deviations = drawn - (mean / m)[:, None]
+        return Candidates(deviations, torch.zeros(n, m, dtype=x.dtype))
+
+
+def rollout(steps: int = 4) -> Rollout:
+    """The roll-out posterior; `steps` in 2..100."""
+    if not 2 <= steps <= 100:
+        raise ValueError(f"rollout: expected steps in 2..100, got {steps}")
+    return Rollout(steps, Uncalibrated())

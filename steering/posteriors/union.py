@@ -1,0 +1,68 @@
+"""A bank grown toward a rare target, level by level, and the weights that keep it a sample of the model.
+
+Part i holds N_i samples of p(x) exp(u_i(x)) / Z_i: part 0 the model's own (u_0 = 0), the others steered toward targets
+no stronger than the samples before them could bear. By the balance heuristic (Veach & Guibas 1995; in multistate form
+Shirts & Chodera 2008, arXiv:0801.1426) a sample of any part has weight
+
+    v(x) = 1 / sum_i N_i exp(u_i(x)) / Z_i
+
+as a sample of p, and log Z of the next level is log sum v exp(u).
+"""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+from steering.posteriors.points import Cloud
+from steering.targets import Target
+from steering.weights import effective_size, softmax
+
+
+@dataclass(frozen=True, eq=False)
+class Level:
+    """A part drawn toward `target`: its size N and log Z."""
+
+    target: Target
+    size: int
+    log_z: float
+
+
+@dataclass(frozen=True, eq=False)
+class Union:
+    """The samples of all parts [K, *event] with their rewards [K] in float64; `own` of them are the model's."""
+
+    cloud: Cloud
+    rewards: Float64[Tensor, " k"]
+    own: int
+    levels: tuple[Level, ...] = ()
+
+    @cached_property
+    def log_prior(self) -> Float64[Tensor, " k"]:
+        """Normalised log v."""
+        parts = [torch.full_like(self.rewards, math.log(self.own))]
+        parts += [math.log(part.size) + part.target.log_weight(self.rewards) - part.log_z for part in self.levels]
+        return torch.log_softmax(-torch.logsumexp(torch.stack(parts), dim=0), dim=0)
+
+    def effective_size(self, target: Target) -> float:
+        """How many samples a target leaves."""
+        if not bool(target.hit(self.rewards)):
+            return 0.0
+        return float(effective_size(softmax(self.log_prior + target.log_weights(self.rewards))))
+
+    def next_level(self, target: Target, size: float) -> Target:
+        """The strongest target no stronger than `target` that leaves `size` effective samples."""
+        return target.eased(self.rewards, self.log_prior, size)
+
+    def grown(self, samples: Float[Tensor, "m *event"], rewards: Float[Tensor, " m"], target: Target) -> "Union":
+        """With steered samples of `target` beside the others."""
+        log_z = float(torch.logsumexp(self.log_prior + target.log_weight(self.rewards), dim=0))
+        return Union(
+            Cloud(torch.cat([self.cloud.samples, samples.to(self.cloud.samples.dtype)])),
+            torch.cat([self.rewards, rewards.to(torch.float64)]),
+            self.own,
+            (*self.levels, Level(target, len(samples), log_z)),
+        )
