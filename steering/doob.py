@@ -32,6 +32,7 @@ BANK_SIZE = 4096
 CALIBRATION_SIZE = 256
 SAFE_BANK = 200
 """Effective samples a target must leave: 40 were up to 5% off, under 25 useless."""
+UNRELIABLE = 50
 LEVEL_SIZE, LEVEL_PARTICLES, MAX_LEVELS = 1024, 16, 8
 GROUP_NUMBERS = 2**24
 """Most numbers in the candidates of a group of a level's samples."""
@@ -110,6 +111,11 @@ class Doob:
             warnings.append(
                 f"reward {self.name!r} leaves {size:.0f} effective bank samples of {len(union.rewards)}; "
                 f"under {SAFE_BANK} the tilt is biased, under 25 unreliable"
+            )
+        elif union.support < UNRELIABLE:
+            warnings.append(
+                f"reward {self.name!r}: the bank was grown from {union.support:.0f} effective samples; expected a "
+                "score and a threshold, which give levels on the way, not an indicator of 0 and -inf"
             )
         return self._tilt(problem, tilted, _leaning(posterior.local, union, tilted), choices, warnings)
 

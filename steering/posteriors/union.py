@@ -24,11 +24,12 @@ from steering.weights import effective_size, softmax
 
 @dataclass(frozen=True, eq=False)
 class Level:
-    """A part drawn toward `target`: its size N and log Z."""
+    """A part drawn toward `target`: its size N, log Z, and how many effective samples it was drawn by."""
 
     target: Target
     size: int
     log_z: float
+    support: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +54,11 @@ class Union:
             return 0.0
         return float(effective_size(softmax(self.log_prior + target.log_weights(self.rewards))))
 
+    @property
+    def support(self) -> float:
+        """Effective samples of the level that rests on the fewest."""
+        return min((level.support for level in self.levels), default=math.inf)
+
     def next_level(self, target: Target, size: float) -> Target:
         """The strongest target no stronger than `target` that leaves `size` effective samples."""
         return target.eased(self.rewards, self.log_prior, size)
@@ -64,5 +70,5 @@ class Union:
             Cloud(torch.cat([self.cloud.samples, samples.to(self.cloud.samples.dtype)])),
             torch.cat([self.rewards, rewards.to(torch.float64)]),
             self.own,
-            (*self.levels, Level(target, len(samples), log_z)),
+            (*self.levels, Level(target, len(samples), log_z, self.effective_size(target))),
         )

@@ -94,10 +94,14 @@ def quadratic(m: GaussianMixture, g: torch.Generator) -> Law:
 
 
 def ring(m: GaussianMixture, g: torch.Generator) -> Law:
-    """-| |s - centre| - radius |: a kinked ridge on a circle through the model."""
+    """-| |s - centre| - radius |: a kinked ridge on a circle.
+
+    Off centre: on a ring about the model's middle the tilted law is hardly another than the model's.
+    """
     p, mean, deviation = plane(m, g)
-    radius = float(deviation.norm())
-    return Projected(m, p, lambda s: -((s - mean).norm(dim=-1) - radius).abs())
+    centre = mean + 1.5 * deviation * unit(torch.randn(2, generator=g, dtype=torch.float64))
+    radius = 0.7 * float(deviation.norm())
+    return Projected(m, p, lambda s: -((s - centre).norm(dim=-1) - radius).abs())
 
 
 def staircase(m: GaussianMixture, g: torch.Generator) -> Law:

@@ -314,6 +314,18 @@ def test_a_rare_event_is_met_and_its_law_is_right(eta: float):
     assert (second.setup_rows, second.setup_reward_rows) == (0, 0)
 
 
+def test_an_indicator_gives_no_levels_and_is_warned_of():
+    law, direction, threshold = rare_event(8, 1e-3)
+
+    def indicator(x: Tensor) -> Tensor:
+        return torch.where(x @ direction.to(x.dtype) >= threshold, 0.0, -torch.inf)
+
+    doob = steering.Doob(indicator, posterior=posteriors.bank(law.sample(4096, 1).float()))
+    x, report = steering.run(compiled(), law.network(PATH), (100, 8), steer=doob, tile=None, report=True)
+    assert float((x.double() @ direction >= threshold).double().mean()) > 0.9
+    assert any("grown from 4 effective samples; expected a score and a threshold" in w for w in report.warnings)
+
+
 def test_a_strong_tilt_is_reached_by_levels_too():
     law, direction, _ = rare_event(8, 1e-3)
     a = 6 * direction
