@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Generator
 from functools import cache, partial
+from itertools import pairwise
 from typing import Any, TypeVar
 
 import pytest
@@ -158,6 +159,27 @@ def test_many_gaussian_particles_find_the_exact_transform_of_a_gaussian(index: i
     correction = steered_once(doob, plan, index, x, denoised) - denoised
     exact = Uncalibrated(v).variance(PATH, at.t) * a / beta
     assert float((correction - exact).norm(dim=1).max() / exact.norm()) < 0.08
+
+
+def test_the_corrections_error_falls_with_the_square_root_of_the_particles():
+    """On N(0, v I) and a staircase, D_h is known through the one projection that the reward sees."""
+    v, plan, index = 0.5, compiled(), 8
+    at = plan.stages[index].update.at
+    x = torch.randn(400, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    denoised = at.alpha * v / (at.alpha**2 * v + at.sigma**2) * x
+    spread = Uncalibrated(v).variance(PATH, at.t) ** 0.5
+    z = torch.linspace(-8, 8, 20_001, dtype=torch.float64)
+    logs = (2 * (denoised[:, :1] + spread * z)).floor() / 2 - z**2 / 2
+    exact = denoised.clone()
+    exact[:, 0] += spread * (torch.softmax(logs, dim=1) * z).sum(dim=1)
+    errors = []
+    for particles in (64, 256, 1024):
+        posterior = posteriors.Gaussian(Uncalibrated(v))
+        doob = Doob(lambda y: (2 * y[:, 0]).floor() / 2, particles=particles, posterior=posterior)
+        found = steered_once(doob, plan, index, x, denoised)
+        errors.append(float((found - exact).square().mean().sqrt()))
+    slopes = [math.log(b / a) / math.log(4) for a, b in pairwise(errors)]
+    assert slopes == pytest.approx([-0.5, -0.5], abs=0.06)
 
 
 # What a reward that says nothing must leave alone.
