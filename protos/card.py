@@ -13,7 +13,7 @@ from protos.complaint import complaint, read_text, shorten
 Prediction = Literal["eps", "x0", "v", "velocity", "score"]
 Preconditioning = Literal["none", "edm"]
 TimeInput = Literal["t", "1000*t", "sigma", "log(sigma)/4", "N*t-1"]
-LocalPosterior = Literal["gaussian", "neighbours"]
+LocalPosterior = Literal["gaussian", "mixture", "neighbours"]
 
 
 class CardError(ValueError):
@@ -125,7 +125,7 @@ class Card(_Strict):
 
     path: the name of a path under `kind`, the other keys are its constructor's arguments.
     t_range: path times that may be asked of the network. event_shape: the shape of one sample, without the batch axis.
-    posterior: the local posterior of steering; None means `neighbours` for events of 2 and more axes, else `gaussian`.
+    posterior: the local posterior of steering; None means the one that fits the bank, see `posteriors.automatic`.
     arguments: ranges of a plain network's inputs by name; what is outside is refused before the graph sees it. (ONNX
         counts negative indices from the end, so that a label of -1 would be taken for the last one.)
     """

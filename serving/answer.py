@@ -8,8 +8,9 @@ from serving.kserve import Parameter
 
 @dataclass(frozen=True)
 class Answer:
-    """Output tensors and response parameters by name; `mean_ess` is for the metrics, None without steering."""
+    """Output tensors and response parameters by name; `steering` names the method that drew samples, for the metrics,
+    "" where none were drawn."""
 
     outputs: dict[str, Array]
     parameters: dict[str, Parameter]
-    mean_ess: float | None = None
+    steering: str = ""

@@ -35,18 +35,22 @@ class Network:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Rows for one network: `feeds` [rows, ...] by input name; the reply is the named outputs, [rows, ...] each."""
+    """Rows for one network: `feeds` [rows, ...] by input name; the reply is the named outputs, [rows, ...] each.
+
+    `announced`: whether its task's `network_rows` counted them from the start.
+    """
 
     network: Network
     feeds: Mapping[str, Array]
     outputs: Sequence[str]
     rows: int
     kind: Literal["network", "reward"] = "network"
+    announced: bool = True
 
 
 @dataclass(frozen=True)
 class External:
-    """Rows that are evaluated elsewhere, counted under `name`.
+    """Rows that are evaluated elsewhere, counted under `name`; no rows: something else is waited for.
 
     `start` begins and returns at once; it runs on the engine's thread. Its future gives the reply, and cancelling the
     future must end the work, at any time.
@@ -66,7 +70,8 @@ Key = tuple[bool, Network, tuple[str, ...]]
 
 @dataclass(eq=False)
 class Task:
-    """A running program. `network_rows` is how many network rows it will ask for (exact for tables, else a bound).
+    """A running program. `network_rows` is how many network rows it will ask for (exact for tables, else a bound);
+    what it could not know beforehand joins them when it is asked for.
 
     Background tasks are served only when no other rows wait. While a task is parked, `external` is what it waits for;
     `since` is when it last was parked, or came to the engine.
@@ -302,6 +307,8 @@ class Engine:
         except Exception as error:
             self._fail(task, error)
             return
+        if step.kind == "network" and not step.announced:
+            task.network_rows += step.rows
         task.evaluation, task.replies, task.missing = step, [], step.rows
         key = (task.background, step.network, tuple(step.outputs))
         self._queues.setdefault(key, deque()).append(Waiting(task, step.rows))
@@ -328,8 +335,9 @@ class Engine:
         except Exception as error:
             self._fail(task, error)
         else:
-            self._metrics.rows_total.labels(external.name, external.kind).inc(external.rows)
-            self._metrics.external_seconds.labels(external.name).observe(task.since - parked)
+            if external.rows:
+                self._metrics.rows_total.labels(external.name, external.kind).inc(external.rows)
+                self._metrics.external_seconds.labels(external.name).observe(task.since - parked)
             self._resume(task, outputs)
 
     def _fail(self, task: Task, error: Exception) -> None:

@@ -1,6 +1,5 @@
 """From a request to a program for the engine, and from its result to a response."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -17,19 +16,14 @@ from serving.parameters import parse as parameters_of
 from serving.plain import plain_task
 from serving.plans import plan_for
 from serving.programs import evaluations
-from serving.repository import Model, PlainModel, Sampler
+from serving.report import echoed
+from serving.repository import Knowledge, Model, PlainModel, Sampler
 from serving.rewards import Definition, Reward
-from serving.steer import Method, steering_for
+from serving.setup import once
+from serving.steer import Steered, completed, group_size, method_of, steering_for
 from serving.tensors import Tensors, tensors_of
-from steering.posteriors import Bank
 from steering.run import merged
-from steering.tiles import ROWS
 from steering.weights import checked_rewards
-
-GROUP = 64
-"""Most samples of one sampler, and a multiple of steering's tile."""
-CANDIDATES = 2**22
-"""Most numbers in the candidates of a stage: bounds a request's memory, and its turn on the engine's thread."""
 
 
 def output_names(model: Model) -> list[str]:
@@ -57,18 +51,20 @@ def task_for(
     if parameters.likelihood is not None:
         parameters = likelihood.checked(parameters, request.parameters)
     n, card = parameters.samples, model.card
+    parameters = completed(parameters)
     tensors = tensors_of(request, model, n, parameters.guidance)
     plan = plan_for(model, parameters, options)
     problem = steering.Problem(
         plan, card.event_shape, torch.float32, tensors.condition, parameters.guidance, tensors.null, model.digest,
         tensors.mean,
     )  # fmt: skip
-    rows = n * plan.most_rows * (2 if tensors.condition and parameters.guidance != 1 else 1)
+    doubled = 2 if tensors.condition and parameters.guidance != 1 else 1
     if plan.reverse and tensors.x_init is None:
         raise errors.invalid("reverse: expected the data to start from in an input x_init, got none")
     if parameters.likelihood is not None:
         program = likelihood.program(model, problem, parameters, tensors, request.outputs)
-        return Task(model.name, program, rows * likelihood.rows_per_step(parameters.probes))
+        rows = n * plan.most_rows * doubled * likelihood.rows_per_step(parameters.probes)
+        return Task(model.name, program, rows)
     if absent := [name for name in request.outputs if name in likelihood.OUTPUTS]:
         raise errors.invalid(f"output {absent[0]!r}: expected a parameter likelihood beside it, got none")
     reward = None
@@ -78,16 +74,17 @@ def task_for(
         raise errors.invalid(
             f"{[*reward_arguments, *tensors.reward][0]}: expected a parameter reward beside it, got none"
         )
-    elif parameters.steering == "doob":
-        raise errors.invalid("steering 'doob': expected a parameter reward beside it, got none")
+    elif (method := method_of(parameters)) != "none":
+        raise errors.invalid(f"steering {method!r}: expected a parameter reward beside it, got none")
     elif "rewards" in request.outputs:
         raise errors.invalid("output 'rewards': expected a parameter reward beside it, got none")
     if parameters.threshold is not None:
         _check_threshold(parameters, reward)
     known = model.known  # one state of it from here to the answer's fingerprint
-    steer, notes = steering_for(model, known, plan, parameters, reward, tensors)
-    fingerprint = known.fingerprint if reward is None else f"{known.fingerprint}-{reward.fingerprint}"
-    return Task(model.name, _sample(model, problem, parameters, reward, steer, tensors, notes, fingerprint), rows)
+    steered = steering_for(model, known, plan, parameters, reward, tensors)
+    group_size(steered.steer, card.event_shape)
+    rows = steering.most_network_rows(steered.steer, plan, n) * doubled
+    return Task(model.name, _sample(model, known, problem, parameters, reward, steered, tensors), rows)
 
 
 def _check_threshold(parameters: Parameters, reward: Reward | None) -> None:
@@ -104,6 +101,8 @@ def request_error(error: BaseException) -> errors.RequestError:
     """What a caller is told when a task failed."""
     if isinstance(error, errors.RequestError):
         return error
+    if isinstance(error, steering.UnsuitableError):
+        return errors.invalid(str(error))
     if isinstance(error, steering.SteeringError | steering.BudgetError):
         return errors.failed_precondition(str(error))
     if isinstance(error, InputError):
@@ -119,19 +118,20 @@ def request_error(error: BaseException) -> errors.RequestError:
 
 def _sample(
     model: Sampler,
+    known: Knowledge,
     problem: steering.Problem,
     parameters: Parameters,
     reward: Reward | None,
-    steer: Method | None,
+    steered: Steered,
     tensors: Tensors,
-    notes: list[str],
-    fingerprint: str,
 ) -> Program:
     """Run the samplers of a request, group after group, and put the answer together."""
-    parts = []
-    n = parameters.samples
-    fitting = CANDIDATES // (parameters.particles * math.prod(problem.event)) // ROWS * ROWS
-    group = GROUP if not isinstance(steer, steering.Doob) else min(GROUP, max(ROWS, fitting))
+    n, steer, setup, parts = parameters.samples, steered.steer, steered.setup, []
+    if setup is not None:
+        target = setup.target
+        key = (type(setup), target.key, target.beta, target.threshold, problem.plan.path)
+        yield from once(known.underway, key, evaluations(setup.prepare(problem), model, reward, announced=False))
+    group = group_size(steer, problem.event)
     for first in range(0, n, group):
         rows = slice(first, min(first + group, n))
         sampler = steering.sample(
@@ -142,30 +142,12 @@ def _sample(
         )
         parts.append((yield from evaluations(sampler, model, reward)))
     x, report = torch.cat([part for part, _ in parts]), merged([r for _, r in parts])
-    if reward is not None and steer is None:  # asked for scores without steering
+    if reward is not None and report.rewards is None:  # asked for scores without steering
         report.rewards = checked_rewards((yield from reward.scores(x)), n, reward.name)
         report.reward_rows += n
     outputs: dict[str, Array] = {"samples": x.numpy()}
     if report.rewards is not None:
         outputs["rewards"] = report.rewards.to(torch.float32).numpy()
-    ess = float(report.ess.mean()) if report.ess.numel() else None
-    echoed: dict[str, Parameter] = {
-        "seed": parameters.seed,
-        "network_rows": report.network_rows,
-        "reward_rows": report.reward_rows,
-        # once per reward and replica; said every time, since equal requests have equal answers
-        "bank_reward_rows": _bank_rows(steer),
-        "solver": parameters.solver,
-        "steering": "none" if steer is None else "doob" if isinstance(steer, steering.Doob) else "project",
-        "fingerprint": fingerprint,
-        "warnings": "; ".join([*notes, *report.warnings]),
-    }
-    if ess is not None:
-        echoed["ess"] = ess
-    return Answer(outputs, echoed, ess)
-
-
-def _bank_rows(steer: Method | None) -> int:
-    if isinstance(steer, steering.Doob) and isinstance(steer.posterior, Bank):
-        return len(steer.posterior.samples)
-    return 0
+    fingerprint = known.fingerprint if reward is None else f"{known.fingerprint}-{reward.fingerprint}"
+    said: dict[str, Parameter] = {"seed": parameters.seed, "solver": parameters.solver, "fingerprint": fingerprint}
+    return Answer(outputs, {**said, **echoed(report, steered, x)}, steered.method)

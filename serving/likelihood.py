@@ -10,7 +10,7 @@ from serving import errors
 from serving.answer import Answer
 from serving.engine import Program
 from serving.kserve import Parameter
-from serving.parameters import OPTIONS, Parameters
+from serving.parameters import OPTIONS, STEERING, Parameters
 from serving.programs import evaluations
 from serving.repository import Sampler
 from serving.rewards import PREFIX
@@ -21,9 +21,7 @@ GROUP = 16
 """Most samples at once."""
 NUMBERS = 2**20
 """Most numbers in the probes of a group: bounds a request's memory, and its turns on the engine's thread."""
-USELESS = (
-    "solver", "eta", "reverse", "steering", "reward", "beta", "threshold", "particles", "posterior", "reward_budget"
-)  # fmt: skip
+USELESS = ("solver", "eta", "reverse", *STEERING)
 """Parameters of sampling; the integrator of a likelihood is its own."""
 
 

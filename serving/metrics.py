@@ -15,6 +15,8 @@ from prometheus_client import (
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
+from serving.answer import Answer
+
 # A creation time beside every counter and histogram doubles the page, and nobody reads it.
 disable_created_metrics()
 
@@ -103,6 +105,18 @@ class ReplicaMetrics:
             buckets=_ESS,
             registry=registry,
         )
+
+        self.steering = Counter(
+            "tiltserve_steering", "Requests for samples answered, by steering method", ["model", "method"],
+            registry=registry,
+        )  # fmt: skip
+
+    def answered(self, model: str, answer: Answer) -> None:
+        """Counts how samples were drawn."""
+        if answer.steering:
+            self.steering.labels(model, answer.steering).inc()
+        if isinstance(ess := answer.parameters.get("ess"), float):
+            self.ess.labels(model).observe(ess)
 
     def text(self) -> str:
         """Prometheus text exposition, what `ReplicaInternal.Metrics` answers."""

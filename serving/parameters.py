@@ -16,6 +16,13 @@ OPTIONS = frozenset(name for solver in steering.solvers.values() for name in sol
 """Parameters that only some solvers take; steering knows their ranges."""
 
 
+STEERING = (
+    "steering", "reward", "beta", "threshold", "particles", "posterior", "rollout_steps", "refresh", "reward_budget",
+    "population", "keep", "inner", "potential", "chains", "candidates", "preset",
+)  # fmt: skip
+"""Parameters of how samples are steered, and toward what."""
+
+
 class Parameters(BaseModel):
     """The parameters of a request for samples, with their ranges (the wire contract)."""
 
@@ -36,9 +43,18 @@ class Parameters(BaseModel):
     beta: Annotated[float, Field(gt=0)] = 1.0
     threshold: float | None = None
     particles: Annotated[int, Field(ge=2, le=1024, multiple_of=2)] = 32
-    steering: Literal["doob", "none"] | None = None
-    posterior: Literal["bank", "gaussian", "neighbours"] | None = None
+    steering: str | None = None
+    posterior: Literal["bank", "gaussian", "mixture", "neighbours", "rollout"] | None = None
+    rollout_steps: Annotated[int, Field(ge=2, le=100)] = 4
+    refresh: bool | None = None
     reward_budget: Annotated[int, Field(ge=1, lt=2**31)] | None = None
+    population: Annotated[int, Field(ge=2, le=256)] | None = None
+    keep: Annotated[int, Field(ge=1, le=256)] | None = None
+    inner: Literal["doob", "none"] = "doob"
+    potential: Literal["twisted", "difference", "max", "sum"] | None = None
+    chains: Annotated[int, Field(ge=1, le=1024)] = 8
+    candidates: Annotated[int, Field(ge=1, le=256)] = 8
+    preset: str | None = None
 
 
 def parse(request: InferRequest) -> tuple[Parameters, dict[str, Parameter], dict[str, Parameter]]:

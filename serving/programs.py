@@ -23,6 +23,7 @@ def evaluations(
     model: Sampler,
     reward: "Reward | None",
     kind: Literal["network", "reward"] = "network",
+    announced: bool = True,
 ) -> Generator[Step, list[Array], Result]:
     """A sampler's rows as evaluations: network rows, counted as `kind`, for the model, and what the reward asks for."""
     try:
@@ -32,7 +33,7 @@ def evaluations(
                 assert reward is not None
                 reply = yield from reward.scores(rows.x)
             else:
-                (output,) = yield network_evaluation(model, rows, kind)
+                (output,) = yield network_evaluation(model, rows, kind, announced)
                 reply = torch.from_numpy(output)
             rows = sampler.send(reply)
     except StopIteration as stop:
@@ -40,7 +41,7 @@ def evaluations(
 
 
 def network_evaluation(
-    model: Sampler, rows: steering.Rows, kind: Literal["network", "reward"] = "network"
+    model: Sampler, rows: steering.Rows, kind: Literal["network", "reward"] = "network", announced: bool = True
 ) -> Evaluation:
     """Rows of a sampler in the terms of its graph: input names and types, and what the time input is fed."""
     card = model.card
@@ -54,4 +55,4 @@ def network_evaluation(
         card.inputs.t: time.astype(t.dtype).reshape(-1, *(1 for _ in t.row)),
         **{name: value.contiguous().numpy() for name, value in rows.condition.items()},
     }
-    return Evaluation(model.network, feeds, (card.output,), len(rows), kind)
+    return Evaluation(model.network, feeds, (card.output,), len(rows), kind, announced)

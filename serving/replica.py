@@ -145,8 +145,7 @@ class Replica:
             answer: Answer = await asyncio.wrap_future(self._engine.submit(task))
         except Exception as error:
             raise job.request_error(error) from error
-        if answer.mean_ess is not None:
-            self._metrics.ess.labels(model.name).observe(answer.mean_ess)
+        self._metrics.answered(model.name, answer)
         return model, answer
 
     def _model(self, name: str) -> Model:

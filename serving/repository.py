@@ -1,9 +1,11 @@
 """A model repository on disk: Triton's layout plus a card. Finds the models, and loads one into memory."""
 
+import dataclasses
 import hashlib
 import zipfile
 import zlib
 from collections.abc import Callable, Hashable, Mapping, MutableMapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from protos.card import Card, CardError, Range, dump_text, load_card
 from protos.programs import ProgramsError, load_programs
 from serving.backends import Array, Backend, GraphTensor, LoadError
 from serving.engine import Network
-from steering.posteriors import Cloud, Gaussian, Local, Neighbours, Variance
+from steering.posteriors import Chosen, Cloud, Gaussian, Local, Neighbours, Union, Variance
 from steering.program import Choice
 
 GRAPH, CARD, BANK, PROGRAMS = "model.onnx", "card.yaml", "bank.npz", "searched.json"
@@ -25,6 +27,8 @@ RAW = ".network"  # digits.network is the raw network of the sampler digits
 
 REMEMBERED = 256
 """Rewards whose scores on a bank are kept."""
+GROWN = 8
+"""Targets whose grown banks are kept: some 12,000 samples each."""
 
 Open = Callable[[Path], Backend]
 
@@ -79,29 +83,52 @@ class Knowledge:
     Attributes:
         cloud: the bank's samples, None while there are none.
         calibration: V(t), None before it was measured.
-        scored: rewards of the bank by reward; a client chooses them, so their number is bounded.
-        fingerprint: graph, card and backend with bank and calibration; replicas with equal ones give equal bytes.
+        choice: the local posterior that fits the bank, None before it was sought.
+        scored: rewards of the bank by reward; clients choose them, so their number is bounded.
+        refreshed: banks grown toward rare targets; bounded likewise.
+        underway: for targets that a request prepares right now, what ends when it has; only the engine's thread
+            looks into it.
+        fingerprint: graph, card and backend with bank, calibration and choice; replicas with equal ones give equal
+            bytes.
     """
 
     def __init__(
-        self, card: Card, digest: str, samples: torch.Tensor | None, calibration: steering.Calibration | None
+        self,
+        card: Card,
+        digest: str,
+        samples: torch.Tensor | None,
+        calibration: steering.Calibration | None,
+        choice: Chosen | None = None,
     ) -> None:
         self._card = card
         self.cloud = None if samples is None else Cloud(samples)
-        self.calibration = calibration
+        self.calibration, self.choice = calibration, choice
         self.scored: MutableMapping[Hashable, torch.Tensor] = LRUCache(REMEMBERED)
+        self.refreshed: MutableMapping[Hashable, Union] = LRUCache(GROWN)
+        self.underway: dict[Hashable, Future[None]] = {}
         whole = hashlib.sha256(digest.encode())
         whole.update(b"" if samples is None else samples.numpy().tobytes())
         whole.update(repr(calibration).encode())
+        if choice is not None:
+            whole.update(choice.why.encode())
+            parts = () if choice.mixture is None else dataclasses.astuple(choice.mixture.components)
+            for part in parts:
+                whole.update(part.numpy().tobytes())
         self.fingerprint = whole.hexdigest()[:16]
 
     def local(self, kind: str | None) -> Local:
-        """The local posterior of the given kind, or of the card's, or of the event's shape."""
+        """The local posterior of the given kind, or of the card's, or the one that fits the bank; where there is not
+        yet what it needs, neighbours for images and a Gaussian for vectors, as far as there is a bank."""
         calibration: Variance | None = self.calibration
         if calibration is None:
             calibration = steering.Uncalibrated(self.cloud.variance if self.cloud is not None else 1.0)
-        kind = kind or self._card.posterior or ("neighbours" if len(self._card.event_shape) > 1 else "gaussian")
-        if kind == "neighbours" and self.cloud is not None:
+        kind = kind or self._card.posterior
+        if self.choice is not None and kind is None:
+            return self.choice.local
+        if self.choice is not None and self.choice.mixture is not None and kind == "mixture":
+            return self.choice.mixture
+        image = len(self._card.event_shape) > 1
+        if self.cloud is not None and (kind == "neighbours" or (kind != "gaussian" and image)):
             return Neighbours(self.cloud, calibration)
         return Gaussian(calibration)
 
@@ -135,9 +162,18 @@ class Sampler:
             preconditioning=self.card.preconditioning, sigma_data=self.card.sigma_data, **other,
         )  # fmt: skip
 
-    def learn(self, samples: torch.Tensor | None, calibration: steering.Calibration | None) -> None:
-        """Take on a bank's samples [K, *event] and a calibration, as far as there are any."""
-        self.known = Knowledge(self.card, self.digest, samples, calibration)
+    def learn(
+        self, samples: torch.Tensor | None, calibration: steering.Calibration | None, *, choose: bool = False
+    ) -> None:
+        """Take on a bank's samples [K, *event] and a calibration, as far as there are any.
+
+        Args:
+            choose: also find the local posterior that fits them, where both are there: takes up to some seconds.
+        """
+        choice = None
+        if choose and samples is not None and calibration is not None and not self.card.conditions:
+            choice = Chosen.of(Cloud(samples), self.path, calibration)
+        self.known = Knowledge(self.card, self.digest, samples, calibration, choice)
 
 
 Model = PlainModel | Sampler

@@ -2,11 +2,13 @@
 
 import logging
 from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 import steering
 from serving.backends import LoadError
@@ -28,12 +30,16 @@ class Shelf:
         self.folders = scan(root)
         self.models: dict[str, Model] = {}
         self._faults: dict[str, str] = {}
+        self._chooser = ThreadPoolExecutor(1, "chooser")
 
     def load_all(self) -> None:
         """Load every model; one that cannot be loaded is remembered with the reason, and the others go on."""
         for folder in self.folders:
             try:
-                self._add(load(folder, lambda file: OrtNetwork(file, self._threads)))
+                model = load(folder, lambda file: OrtNetwork(file, self._threads))
+                if isinstance(model, Sampler) and model.known.cloud is not None:
+                    _learn(model, model.known.cloud.samples, model.known.calibration)
+                self._add(model)
             except LoadError as error:
                 self._faults[folder.name] = str(error)
             except Exception as error:
@@ -53,7 +59,14 @@ class Shelf:
                 continue  # a bank belongs to one law, and conditions and means make many
             if model.known.cloud is None or model.known.calibration is None:
                 task = Task(model.name, _prepared(model), 0, background=True)
-                engine.submit(task).add_done_callback(partial(_report, model.name))
+                engine.submit(task).add_done_callback(partial(self._made, model))
+
+    def _made(self, model: Sampler, future: Any) -> None:
+        """Off the engine's thread, which this is called on: choosing a local posterior takes time."""
+        if not future.cancelled() and (error := future.exception()) is not None:
+            _log.error("model %s: its bank and calibration could not be made: %s", model.name, error)
+        elif not future.cancelled():
+            self._chooser.submit(_learn, model, *future.result())
 
     def _add(self, model: Model) -> None:
         self.models[model.name] = model
@@ -122,13 +135,14 @@ def _prepared(model: Sampler) -> Program:
     if calibration is None:
         measuring = steering.calibrate(samples, model.path, card.prediction, card.preconditioning, card.sigma_data)
         calibration = yield from evaluations(measuring, model, None)
-    model.learn(samples, calibration)
+    return samples, calibration
 
 
-def _report(name: str, future: Any) -> None:
-    if future.cancelled():
-        return
-    if (error := future.exception()) is not None:
-        _log.error("model %s: its bank and calibration could not be made: %s", name, error)
-    else:
-        _log.info("model %s: bank and calibration made", name)
+def _learn(model: Sampler, samples: Tensor, calibration: steering.Calibration | None) -> None:
+    """Take on a bank and a calibration, with the local posterior that fits them."""
+    try:
+        model.learn(samples, calibration, choose=True)
+    except Exception:
+        _log.exception("model %s: no local posterior could be chosen", model.name)
+        model.learn(samples, calibration)
+    _log.info("model %s: %s", model.name, model.known.choice.why if model.known.choice else "bank taken on")

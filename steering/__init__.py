@@ -13,7 +13,7 @@ from functools import lru_cache, partial
 from steering import baselines, grids, interpolants, paths, posteriors, predictions, reversible, rewards
 from steering.calibration import Calibration, Uncalibrated, calibrate
 from steering.doob import BANK_SIZE, Doob, draw_bank
-from steering.errors import BudgetError, NetworkError, PlanError, SteeringError
+from steering.errors import BudgetError, NetworkError, PlanError, SteeringError, UnsuitableError
 from steering.interpolate import interpolate
 from steering.inverse_problems import Project, inpaint, linear
 from steering.invert import decode, encode, round_trip
@@ -25,7 +25,7 @@ from steering.program import Program
 from steering.reflow import couple
 from steering.rows import Rows
 from steering.run import run, solve
-from steering.sampler import Problem, Report, sample
+from steering.sampler import Problem, Report, most_network_rows, sample
 from steering.smc import Smc
 from steering.solvers import SOLVERS as solvers
 
@@ -79,7 +79,7 @@ def plan(
 __all__ = [
     "BANK_SIZE", "BudgetError", "Calibration", "Doob", "NetworkError", "Noise", "Path", "Plan", "PlanError",
     "Problem", "Program", "Project", "Report", "Rows", "Smc", "Solver", "SteeringError", "Uncalibrated",
-    "baselines", "bits_per_dimension", "calibrate", "couple", "decode", "draw_bank", "encode", "grids", "inpaint",
-    "interpolants", "interpolate", "linear", "log_likelihood", "paths", "plan", "posteriors", "predictions",
-    "reversible", "rewards", "round_trip", "run", "sample", "solve", "solvers",
+    "UnsuitableError", "baselines", "bits_per_dimension", "calibrate", "couple", "decode", "draw_bank", "encode",
+    "grids", "inpaint", "interpolants", "interpolate", "linear", "log_likelihood", "most_network_rows", "paths",
+    "plan", "posteriors", "predictions", "reversible", "rewards", "round_trip", "run", "sample", "solve", "solvers",
 ]  # fmt: skip

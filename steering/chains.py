@@ -205,14 +205,14 @@ class Populations:
         weights = softmax(torch.where(hit[:, None], self._rows(log_w), 0.0))
         self.sizes.append(torch.where(hit, effective_size(weights), 0.0))
         report.population_ess, report.ancestry = torch.stack(self.sizes), torch.stack(self.ancestry)
-        if missed := int((~hit).sum()):
-            report.no_hit += missed * settings.population
-            report.warnings.append(f"reward {name!r}: no chain had weight in {missed} of {len(hit)} populations")
-        if collapsed := int(((report.population_ess < COLLAPSED).any(dim=0) & hit).sum()):
-            report.warnings.append(
-                f"{collapsed} of {len(hit)} populations of {settings.population} chains fell to fewer than "
-                f"{COLLAPSED:g} effective chains: their samples are alike, and rare ones are missing"
-            )
+        missed = int((~hit).sum())
+        report.no_hit += missed * settings.population
+        collapsed = int(((report.population_ess < COLLAPSED).any(dim=0) & hit).sum())
+        fell = f"populations of {settings.population} chains fell to fewer than {COLLAPSED:g} effective chains"
+        report.tallies |= {
+            f"populations: no chain had weight, reward {name!r}": (missed, len(hit)),
+            f"{fell}: their samples are alike, and rare ones are missing": (collapsed, len(hit)),
+        }
         uniform = self.own.uniform(len(self.sizes) - 1, Draw.RESAMPLE, 1)
         return self._global(systematic(weights, uniform, settings.keep))
 

@@ -208,7 +208,5 @@ class DoobTilt:
         report.choices, report.warnings = self.choices, list(self.warnings)
         if self.tilted is not None:
             report.log_z = torch.tensor([self.tilted.log_z], dtype=torch.float64)
-        if self.no_hit:
-            report.warnings.append(
-                f"reward {self.target.name!r}: no candidate had weight in {self.no_hit} (stage, sample) pairs"
-            )
+        missed = f"(stage, sample) pairs: no candidate had weight, reward {self.target.name!r}"
+        report.tallies[missed] = self.no_hit, report.ess.numel()

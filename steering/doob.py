@@ -22,6 +22,8 @@ from steering.errors import SteeringError
 from steering.noise import Noise
 from steering.plan import Plan, compile_plan
 from steering.posteriors import Bank, Gaussian, Local, Mixture, Neighbours, TiltedBank, Union, automatic, bank
+from steering.posteriors.mixture import MOST_DIMENSIONS
+from steering.posteriors.rollout import Rollout
 from steering.rows import Rows
 from steering.sampler import Drawing, Problem, guided, sample
 from steering.solvers import SOLVERS
@@ -34,7 +36,7 @@ SAFE_BANK = 200
 """Effective samples a target must leave: 40 were up to 5% off, under 25 useless."""
 UNRELIABLE = 50
 LEVEL_SIZE, LEVEL_PARTICLES, MAX_LEVELS = 1024, 16, 8
-GROUP_NUMBERS = 2**24
+GROUP_NUMBERS = 2**22
 """Most numbers in the candidates of a group of a level's samples."""
 
 
@@ -50,7 +52,8 @@ class Doob:
             under conditions, whose laws have no bank in common, a Gaussian of uncalibrated variance is used.
         threshold: condition on reward >= threshold instead; beta is then not used.
         refresh: grow a bank on which the target leaves fewer than 200 effective samples, level by level, once per
-            target: up to 8 levels of 1,024 samples each. Not under conditions.
+            target: up to 8 levels of 1,024 samples each. Not under conditions. When absent, for events of up to 256
+            numbers: a level of images costs minutes, and changed little there.
         reward_budget: most reward rows per sample, the final scoring included; particles shrink to fit. None: no bound.
         key: identifies the reward among those a bank remembers scores of; the reward itself by default.
     """
@@ -63,7 +66,7 @@ class Doob:
         posterior: Bank | Local | None = None,
         *,
         threshold: float | None = None,
-        refresh: bool = True,
+        refresh: bool | None = None,
         reward_budget: int | None = None,
         key: Hashable = None,
     ) -> None:
@@ -75,6 +78,7 @@ class Doob:
         self.particles, self.posterior, self.reward_budget = particles, posterior, reward_budget
         self.refresh = refresh
         self._posteriors: dict[Hashable, tuple[Bank | Local, list[str]]] = {}
+        self._tilted: dict[Hashable, tuple[Union, TiltedBank, Local]] = {}
 
     @property
     def reward(self) -> Reward:
@@ -91,6 +95,11 @@ class Doob:
         """Implements `Steering.width`."""
         return self.particles
 
+    @property
+    def stage_rows(self) -> int:
+        """Network rows of a sample at a stage, at most: roll-outs take some."""
+        return 1 + self.particles * self.posterior.steps if isinstance(self.posterior, Rollout) else 1
+
     def draw(self, problem: Problem, noise: Noise, x_init: Tensor | None) -> Drawing:
         """Implements `Steering.draw`."""
         return guided(problem, noise, self.prepare(problem), x_init)
@@ -101,9 +110,13 @@ class Doob:
         if not isinstance(posterior, Bank):
             return self._tilt(problem, None, posterior, choices, [])
         warnings: list[str] = []
-        assert posterior.local is not None
-        union = yield from self._union(problem, posterior, warnings)
-        tilted = TiltedBank.of(union, self.target, problem.dtype)
+        where = (*_law(problem), problem.dtype, bool(problem.condition), self._grows(problem))
+        if where not in self._tilted:
+            assert posterior.local is not None
+            union = yield from self._union(problem, posterior)
+            tilted = TiltedBank.of(union, self.target, problem.dtype)
+            self._tilted[where] = union, tilted, _leaning(posterior.local, union, tilted)
+        union, tilted, local = self._tilted[where]
         size = union.effective_size(self.target)
         if union.levels:
             choices = [*choices, f"bank grown by {len(union.levels)} levels to {size:.0f} effective samples"]
@@ -117,7 +130,7 @@ class Doob:
                 f"reward {self.name!r}: the bank was grown from {union.support:.0f} effective samples; expected a "
                 "score and a threshold, which give levels on the way, not an indicator of 0 and -inf"
             )
-        return self._tilt(problem, tilted, _leaning(posterior.local, union, tilted), choices, warnings)
+        return self._tilt(problem, tilted, local, choices, warnings)
 
     def _tilt(
         self, problem: Problem, tilted: TiltedBank | None, local: Local, choices: list[str], warnings: list[str]
@@ -126,43 +139,49 @@ class Doob:
         tilt.choices, tilt.warnings = choices, warnings
         return tilt
 
-    def _union(self, problem: Problem, bank: Bank, warnings: list[str]) -> Generator[Rows, Tensor, Union]:
+    def _grows(self, problem: Problem) -> bool:
+        """Whether a bank may be grown: it belongs to one law."""
+        wanted = prod(problem.event) <= MOST_DIMENSIONS if self.refresh is None else self.refresh
+        return wanted and not problem.condition and problem.guidance == 1 and problem.mean is None
+
+    def _union(self, problem: Problem, bank: Bank) -> Generator[Rows, Tensor, Union]:
         """The bank's samples with their rewards; grown where the target leaves too few."""
         key, target = self.target.key, self.target
         if key not in bank.scored:
             bank.scored[key] = yield from target.score(bank.samples, problem.dtype)
         union = Union(bank.cloud, bank.scored[key].to(torch.float64), len(bank.samples))
-        if not self.refresh or problem.condition or problem.guidance != 1 or problem.mean is not None:
-            return union
-        if union.effective_size(target) >= SAFE_BANK or len(bank.samples) <= SAFE_BANK:
+        if not self._grows(problem) or len(bank.samples) <= SAFE_BANK or union.effective_size(target) >= SAFE_BANK:
             return union
         where = (problem.model, problem.plan.path, problem.plan.trained, key, target.beta, target.threshold)
-        if where not in bank.refreshed:
-            bank.refreshed[where] = yield from self._grown(problem, bank, union)
-        return bank.refreshed[where]
+        # level by level, so that one who is interrupted leaves the others what there is
+        while (larger := (yield from self._grown(problem, bank, bank.refreshed.get(where, union)))) is not None:
+            bank.refreshed[where] = larger
+        return bank.refreshed.get(where, union)
 
-    def _grown(self, problem: Problem, bank: Bank, union: Union) -> Generator[Rows, Tensor, Union]:
-        """The union after as many levels as the target needs; a level draws toward what the last one can bear."""
+    def _grown(self, problem: Problem, bank: Bank, union: Union) -> Generator[Rows, Tensor, Union | None]:
+        """The union with one more level, drawn toward the strongest target that it can bear; None where the target
+        needs no more, or more would be of no use."""
+        if union.effective_size(self.target) >= SAFE_BANK or len(union.levels) >= MAX_LEVELS:
+            return None
+        level = union.next_level(self.target, SAFE_BANK)
+        last = union.levels[-1].target if union.levels else None
+        stuck = last is not None and (level.beta, level.threshold) == (last.beta, last.threshold)
+        if stuck or union.effective_size(level) < 2:
+            return None  # no sample shows where to go on
         assert bank.local is not None
         setup = replace(problem, plan=_setup_plan(problem.plan), dtype=torch.float32)
-        last: Target | None = None
-        while union.effective_size(self.target) < SAFE_BANK and len(union.levels) < MAX_LEVELS:
-            level = union.next_level(self.target, SAFE_BANK)
-            stronger = last is None or (level.beta, level.threshold) != (last.beta, last.threshold)
-            if not stronger or union.effective_size(level) < 2:
-                break  # no sample shows where to go on
-            tilted = TiltedBank.of(union, level, setup.dtype)
-            local = _leaning(bank.local, union, tilted)
-            drawn, rewards = [], []
-            group = max(ROWS, GROUP_NUMBERS // (LEVEL_PARTICLES * prod(problem.event)) // ROWS * ROWS)
-            for first in range(0, LEVEL_SIZE, group):
-                noise = Noise(SEED + 1 + len(union.levels), range(first, min(first + group, LEVEL_SIZE)))
-                x, report = yield from guided(setup, noise, _ready(setup, level, tilted, local), None)
-                assert report.rewards is not None
-                drawn.append(x)
-                rewards.append(report.rewards)
-            union, last = union.grown(torch.cat(drawn), torch.cat(rewards), level), level
-        return union
+        tilted = TiltedBank.of(union, level, setup.dtype)
+        local = _leaning(bank.local, union, tilted)
+        drawn, reports = [], []
+        group = max(ROWS, GROUP_NUMBERS // (LEVEL_PARTICLES * prod(problem.event)) // ROWS * ROWS)
+        for first in range(0, LEVEL_SIZE, group):
+            noise = Noise(SEED + 1 + len(union.levels), range(first, min(first + group, LEVEL_SIZE)))
+            x, report = yield from guided(setup, noise, _ready(setup, level, tilted, local), None)
+            drawn.append(x)
+            reports.append(report)
+        rewards = torch.cat([each.rewards for each in reports if each.rewards is not None])
+        rows = (sum(each.network_rows for each in reports), sum(each.reward_rows for each in reports))
+        return union.grown(torch.cat(drawn), rewards, level, *rows)
 
     def _posterior(self, problem: Problem) -> Generator[Rows, Tensor, tuple[Bank | Local, list[str]]]:
         given = self.posterior
@@ -176,8 +195,7 @@ class Doob:
                 local = given.local or (Neighbours(given.cloud) if image else Gaussian())
                 return given.with_local(local.calibrated(spread)), []
             return (Gaussian() if given is None else given).calibrated(Uncalibrated()), []
-        plan = problem.plan
-        where = (problem.model, problem.event, plan.path, plan.trained, plan.prediction, plan.preconditioning)
+        where = _law(problem)
         if where not in self._posteriors:
             self._posteriors[where] = yield from self._make_posterior(problem)
         return self._posteriors[where]
@@ -202,6 +220,12 @@ class Doob:
             return posterior.with_local(posterior.local.calibrated(calibration)), []
         local, why = automatic(posterior.cloud, plan.path, calibration)
         return posterior.with_local(local), [why]
+
+
+def _law(problem: Problem) -> tuple[Hashable, ...]:
+    """Whose samples they are, and on which path."""
+    plan = problem.plan
+    return problem.model, problem.event, plan.path, plan.trained, plan.prediction, plan.preconditioning
 
 
 def _leaning(local: Local, union: Union, tilted: TiltedBank) -> Local:

@@ -9,6 +9,10 @@ class SteeringError(ValueError):
     """A reward that raised, or returned the wrong shape, NaN or +inf."""
 
 
+class UnsuitableError(SteeringError):
+    """A method that cannot draw what is asked for: its plan, conditions or first states are none it can use."""
+
+
 class NetworkError(ValueError):
     """A network that returned the wrong shape or NaN."""
 

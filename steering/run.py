@@ -127,6 +127,8 @@ def merged(reports: list[Report]) -> Report:
     """One report for groups of samples that ran one after another."""
     first = reports[0]
     rewards = [r.rewards for r in reports if r.rewards is not None]
+    tallies = _added([r.tallies for r in reports])
+    counted = [f"{count} of {of} {what}" for what, (count, of) in tallies.items() if count]
     return Report(
         network_rows=sum(r.network_rows for r in reports),
         reward_rows=sum(r.reward_rows for r in reports),
@@ -143,8 +145,18 @@ def merged(reports: list[Report]) -> Report:
         population_ess=_joined([r.population_ess for r in reports]),
         ancestry=_joined([r.ancestry for r in reports]),
         choices=list(dict.fromkeys(c for r in reports for c in r.choices)),
-        warnings=list(dict.fromkeys(w for r in reports for w in r.warnings)) or first.warnings,
+        warnings=[*dict.fromkeys(w for r in reports for w in r.warnings), *counted],
+        tallies=tallies,
     )
+
+
+def _added(parts: list[dict[str, tuple[int, int]]]) -> dict[str, tuple[int, int]]:
+    """Tallies of all groups."""
+    whole: dict[str, tuple[int, int]] = {}
+    for what, (count, of) in (each for part in parts for each in part.items()):
+        counted, seen = whole.get(what, (0, 0))
+        whole[what] = counted + count, seen + of
+    return whole
 
 
 def _joined(parts: list[Tensor | None]) -> Tensor | None:

@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from steering.errors import NetworkError, PlanError, SteeringError
+from steering.errors import NetworkError, PlanError, SteeringError, UnsuitableError
 from steering.noise import START, Draw, Noise
 from steering.plan import Plan, Stage
 from steering.predictions import Denoise
@@ -51,6 +51,7 @@ class Report:
             chains; sequential Monte Carlo only.
         ancestry: [stages, chains]: which chain each one went on from, itself where its population was not resampled.
         choices: which methods were chosen automatically, and why.
+        tallies: further warnings, as what happened to how many of how many; groups of samples add up in them.
     """
 
     network_rows: int = 0
@@ -68,6 +69,7 @@ class Report:
     ancestry: Tensor | None = None
     choices: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    tallies: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def count(self, meter: Counter[str]) -> None:
         """Add the rows of a meter that ran while sampling."""
@@ -132,8 +134,9 @@ class Steering(Protocol):
         name: the reward's name in errors.
         width: states or candidates of one sample held at a time: bounds how many samples are drawn together.
 
-    Some also have `together`, how many neighbouring samples make up a unit that must not be divided (1), and
-    `needs_gradients`, whether they ask for rows of kind "pullback" or "reward_gradient" (no).
+    Some also have `together`, how many neighbouring samples make up a unit that must not be divided (1), `stage_rows`,
+    how many network rows such a unit takes at a stage at most (1), `unsuitable(plan)`, why they cannot draw by a plan
+    (empty), and `needs_gradients`, whether they ask for rows of kind "pullback" or "reward_gradient" (no).
     """
 
     @property
@@ -148,6 +151,12 @@ class Steering(Protocol):
     def draw(self, problem: Problem, noise: Noise, x_init: Tensor | None) -> Drawing:
         """One sample per index of `noise`, with a report."""
         ...
+
+
+def most_network_rows(steering: Steering | None, plan: Plan, samples: int) -> int:
+    """What so many samples take at most, setup and the doubling of classifier-free guidance aside."""
+    units = -(-samples // getattr(steering, "together", 1))
+    return units * getattr(steering, "stage_rows", 1) * plan.most_rows
 
 
 def evaluate(problem: Problem, rule: Denoise, x: Tensor) -> Generator[Rows, Tensor, Tensor]:
@@ -206,7 +215,7 @@ def guided(
     tilt: Tilt | None = None
     if preparing is not None:
         if why := unsteerable(plan, problem.mean is not None):
-            raise SteeringError(why)
+            raise UnsuitableError(why)
         tilt = yield from prepared(preparing, report)
     meter: Counter[str] = Counter()
     x = first_state(problem, noise, tilt.start_shift() if tilt is not None else None, x_init)

@@ -23,8 +23,9 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from steering.chains import ACCUMULATE, Populations, Potential, Settings
-from steering.errors import SteeringError, choose
+from steering.errors import SteeringError, UnsuitableError, choose
 from steering.noise import Noise
+from steering.plan import Plan
 from steering.rows import Condition, Rows, metered
 from steering.sampler import Drawing, Problem, Report, Tilt, prepared, unsteerable
 from steering.targets import Reward, Target
@@ -125,19 +126,29 @@ class Smc:
         return self.settings.keep
 
     @property
+    def stage_rows(self) -> int:
+        """Network rows of a population at a stage, at most."""
+        each = getattr(self.inner, "stage_rows", 1)
+        return self.settings.population * int(each)
+
+    @property
     def needs_gradients(self) -> bool:
         return bool(getattr(self.inner, "needs_gradients", False))
+
+    def unsuitable(self, plan: Plan) -> str:
+        """Why it cannot draw by a plan; empty if it can."""
+        if plan.uses_noise:
+            return ""
+        return (
+            f"solver {plan.solver!r} with eta {plan.eta:g} draws no noise, without which resampled chains stay copies: "
+            "expected eta above 0, such as sde_dpmpp_2m or ddim with eta 1"
+        )
 
     def draw(self, problem: Problem, noise: Noise, x_init: Tensor | None) -> Drawing:
         """Implements `Steering.draw`: sample i is one of population i // keep, whose chain j has the noise of index
         population * (i // keep) + j."""
-        if why := unsteerable(problem.plan, problem.mean is not None):
-            raise SteeringError(why)
-        if not problem.plan.uses_noise:
-            raise SteeringError(
-                f"solver {problem.plan.solver!r} with eta {problem.plan.eta:g} draws no noise, without which resampled "
-                "chains stay copies: expected eta above 0, such as sde_dpmpp_2m or ddim with eta 1"
-            )
+        if why := unsteerable(problem.plan, problem.mean is not None) or self.unsuitable(problem.plan):
+            raise UnsuitableError(why)
         population, keep = self.settings.population, self.settings.keep
         numbers, home = torch.unique(noise.indices // keep, return_inverse=True)
         first = torch.stack([(home == p).nonzero()[0, 0] for p in range(len(numbers))])
@@ -165,7 +176,7 @@ def _check_shared(tensors: Condition, leader: Int64[Tensor, " n"], keep: int) ->
     """Weights compare chains of one law: a population has one condition, and one start where it is given."""
     for name, tensor in tensors.items():
         if not torch.equal(tensor, tensor[leader]):
-            raise SteeringError(
+            raise UnsuitableError(
                 f"{name}: expected the same for all samples of a population, every {keep} in a row, got several; "
                 "keep=1 gives each sample a population of its own"
             )

@@ -80,7 +80,7 @@ RINGS = Card(
     name="rings",
     path={"kind": "rectified_flow"},
     prediction="x0",
-    t_range=(0.005, 0.995),
+    t_range=(0.001, 0.999),
     event_shape=(2,),
     output="x0",
 )

@@ -71,7 +71,10 @@ def sample(
         float | None, typer.Option(help="Condition on a reward of at least this instead; takes no beta.")
     ] = None,
     particles: Annotated[int | None, typer.Option(help="Posterior draws for one sample and stage.")] = None,
-    posterior: Annotated[str | None, typer.Option(help="bank, gaussian, neighbours, ...")] = None,
+    posterior: Annotated[
+        str | None, typer.Option(help="Where candidates come from: bank, gaussian, mixture, neighbours or rollout.")
+    ] = None,
+    steering: Annotated[str | None, typer.Option(help="doob, smc, best_of, svdd, ... or none.")] = None,
     solver: Annotated[str | None, typer.Option(help="See `tiltserve solvers`.")] = None,
     steps: Annotated[int | None, typer.Option(help="Intervals of the time grid.")] = None,
     grid: Annotated[str | None, typer.Option(help="uniform, logsnr, karras(5), ... [the solver's own]")] = None,
@@ -79,9 +82,16 @@ def sample(
         float | None, typer.Option(help="Noise: 0 none, 1 the time-reversed SDE. [the solver's own]")
     ] = None,
     path: Annotated[str | None, typer.Option(help="Sample on another path than the model's own: edm, ...")] = None,
-    option: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=VALUE", help="An option of the solver, such as churn=40; repeat.")
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--parameter",
+            "--option",
+            metavar="NAME=VALUE",
+            help="Any other parameter, of the solver or of steering: churn=40, population=128, refresh=false; repeat.",
+        ),
     ] = None,
+    report: Annotated[bool, typer.Option("--report", help="Say how steering went, stage by stage.")] = False,
     guidance: Annotated[float | None, typer.Option(help="Scale of classifier-free guidance.")] = None,
     address: Annotated[str, typer.Option(metavar="HOST:PORT", help="The server.")] = "127.0.0.1:8001",
     timeout: Annotated[float | None, typer.Option(metavar="S", help="Give up after so many seconds.")] = None,
@@ -107,6 +117,7 @@ def sample(
         "threshold": threshold,
         "particles": particles,
         "posterior": posterior,
+        "steering": steering,
         "solver": solver,
         "steps": steps,
         "grid": grid,
@@ -114,7 +125,7 @@ def sample(
         "path": path,
         "guidance": guidance,
     } | {name: values[0] for name, values in rewards.items() if len(values) == 1}
-    chosen |= dict(_named(text) for text in option or [])
+    chosen |= dict(_named(text) for text in parameter or [])
     vectors = {name: values for name, values in rewards.items() if len(values) > 1}
     for name, values in vectors.items():
         if not all(isinstance(value, int | float) for value in values):
@@ -135,13 +146,15 @@ def sample(
     if out is not None:
         _write(drawn, out)
     _show(drawn, out)
+    if report:
+        _show_report(drawn)
 
 
 def _named(text: str) -> tuple[str, bool | int | float | str]:
     """`churn=40` as a name and a value."""
     name, equals, value = text.partition("=")
     if not (name and equals and value):
-        fail(f"--option: expected NAME=VALUE, got {text!r}")
+        fail(f"--parameter: expected NAME=VALUE, got {text!r}")
     return name, parse_value(value)
 
 
@@ -184,9 +197,36 @@ def _show(drawn: "Drawn", out: Path | None) -> None:
     if drawn.rewards is not None:
         table.add_row("mean reward", f"{drawn.rewards.mean():.4g}")
     for name, value in sorted(drawn.parameters.items()):
-        if value != "":
+        if value != "" and name not in ("warnings", "report"):
             table.add_row(name, f"{value:.4g}" if isinstance(value, float) else str(value))
+    for warning in filter(None, str(drawn.parameters.get("warnings", "")).split("; ")):
+        table.add_row("warning", warning)
     table.add_row("seconds", f"{drawn.seconds:.2f}")
     if out is not None:
         table.add_row("written to", str(out))
+    Console(highlight=False, markup=False).print(table)
+
+
+def _show_report(drawn: "Drawn") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    content = drawn.parameters.get("report")
+    if not isinstance(content, str):
+        fail("--report: expected a steered request, got plain samples", code=1)
+    report = json.loads(content)
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for choice in report["choices"]:
+        table.add_row("chosen", choice)
+    if report["methods"]:
+        table.add_row("corrections", ", ".join(f"{share:.1%} {name}" for name, share in report["methods"].items()))
+    table.add_row("no candidate had weight", f"{report['no_hit']} times")
+    if "log_z" in report:
+        table.add_row("log Z", "-inf" if report["log_z"] is None else f"{report['log_z']:.4g}")
+    for name, what in (("distinct", "distinct samples"), ("hits", "share at the threshold")):
+        if name in report:
+            table.add_row(what, f"{report[name]:.4g}")
+    for name, what in (("ess", "effective candidates by stage"), ("population_ess", "effective chains by stage")):
+        if report.get(name):
+            table.add_row(what, " ".join(f"{size:.3g}" for size in report[name]))
     Console(highlight=False, markup=False).print(table)

@@ -4,14 +4,14 @@ No network rows while sampling and, at most as many as the bank's effective size
 """
 
 import math
-from collections.abc import Generator, Hashable
+from collections.abc import Generator, Hashable, MutableMapping
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from steering.doob import BANK_SIZE, draw_bank
-from steering.errors import SteeringError
+from steering.errors import SteeringError, UnsuitableError
 from steering.noise import START, Draw, Noise
 from steering.rows import Rows
 from steering.sampler import Drawing, Problem, Report, prepared
@@ -27,10 +27,12 @@ class BankResampling:
         beta: temperature > 0; smaller is stronger.
         samples: the model's own [K, *event]; 4,096 are drawn from the network on first use, and kept, when absent.
         threshold: condition on reward >= threshold instead; beta is then not used.
+        scored: rewards of the given samples by a reward's key, for others to share.
         key: identifies the reward, see `Target`.
     """
 
     width = 1
+    stage_rows = 0
 
     def __init__(
         self,
@@ -39,11 +41,12 @@ class BankResampling:
         samples: Float[Tensor, "k *event"] | None = None,
         *,
         threshold: float | None = None,
+        scored: MutableMapping[Hashable, Float[Tensor, " k"]] | None = None,
         key: Hashable = None,
     ) -> None:
         self.target = Target(reward, beta, threshold, key)
-        self._given = samples
-        self._scored: dict[Hashable, tuple[Tensor, Tensor]] = {}
+        self._given, self._scored_given = samples, {} if scored is None else scored
+        self._drawn: dict[Hashable, tuple[Tensor, Tensor]] = {}
 
     @property
     def reward(self) -> Reward:
@@ -58,11 +61,11 @@ class BankResampling:
     def draw(self, problem: Problem, noise: Noise, x_init: Tensor | None) -> Drawing:
         """Implements `Steering.draw`: each sample is a draw of its own."""
         if problem.condition or problem.mean is not None:
-            raise SteeringError("bank resampling: expected no conditions, a bank is of one law")
+            raise UnsuitableError("bank resampling: expected no conditions, a bank is of one law")
         if x_init is not None:
-            raise SteeringError("bank resampling: expected no x_init, stored samples start nowhere")
+            raise UnsuitableError("bank resampling: expected no x_init, stored samples start nowhere")
         report = Report()
-        samples, rewards = yield from prepared(self._bank(problem), report)
+        samples, rewards = yield from prepared(self.prepare(problem), report)
         weights = softmax(self.target.log_weights(rewards.to(torch.float64)))
         cumulative = weights.cumsum(dim=0)
         uniform = noise.uniform(START, Draw.BANK, 1).squeeze(1)
@@ -78,12 +81,17 @@ class BankResampling:
             )
         return samples[picked].to(problem.dtype), report
 
-    def _bank(self, problem: Problem) -> Generator[Rows, Tensor, tuple[Tensor, Tensor]]:
+    def prepare(self, problem: Problem) -> Generator[Rows, Tensor, tuple[Tensor, Tensor]]:
         """The samples and their rewards, both made once."""
-        where = None if self._given is not None else (problem.model, problem.event, problem.plan.path)
-        if where not in self._scored:
-            samples = self._given if self._given is not None else (yield from draw_bank(problem, BANK_SIZE))
+        if self._given is not None:
+            samples, key = self._given, self.target.key
             if tuple(samples.shape[1:]) != problem.event or not len(samples):
                 raise SteeringError(f"samples: expected [K, {problem.event}], got {list(samples.shape)}")
-            self._scored[where] = samples, (yield from self.target.score(samples))
-        return self._scored[where]
+            if key not in self._scored_given:
+                self._scored_given[key] = yield from self.target.score(samples)
+            return samples, self._scored_given[key]
+        where = (problem.model, problem.event, problem.plan.path)
+        if where not in self._drawn:
+            samples = yield from draw_bank(problem, BANK_SIZE)
+            self._drawn[where] = samples, (yield from self.target.score(samples))
+        return self._drawn[where]

@@ -54,6 +54,12 @@ class BestOf:
         return united // math.gcd(united, self.n)
 
     @property
+    def stage_rows(self) -> int:
+        """Network rows at a stage of the samples that are drawn together, at most."""
+        units = self.together * self.n // int(getattr(self.inner, "together", 1))
+        return units * int(getattr(self.inner, "stage_rows", 1))
+
+    @property
     def needs_gradients(self) -> bool:
         return bool(getattr(self.inner, "needs_gradients", False))
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from steering.baselines.best_of import BestOf
 from steering.baselines.guidance import Correction, Guidance
-from steering.errors import SteeringError
+from steering.errors import SteeringError, UnsuitableError
 from steering.gradients import pullback
 from steering.noise import Draw, Noise
 from steering.paths import vp_linear
@@ -80,12 +80,21 @@ class Doit(Guidance):
         """Implements `Steering.width`."""
         return self.probes * self.particles
 
+    @property
+    def stage_rows(self) -> int:
+        """Network rows of a sample at a stage."""
+        return self.particles
+
+    def unsuitable(self, plan: Plan) -> str:
+        """Why it cannot draw by a plan; empty if it can."""
+        if plan.solver == "ddim" and plan.eta > 0:
+            return ""
+        return f"doit: expected solver 'ddim' with eta above 0, got {plan.solver!r} with {plan.eta:g}"
+
     def draw(self, problem: Problem, noise: Noise, x_init: Tensor | None) -> Drawing:
         """Implements `Steering.draw`."""
-        if problem.plan.solver != "ddim" or problem.plan.eta <= 0:
-            raise SteeringError(
-                f"doit: expected solver 'ddim' with eta above 0, got {problem.plan.solver!r} with {problem.plan.eta:g}"
-            )
+        if why := self.unsuitable(problem.plan):
+            raise UnsuitableError(why)
         if self.particles == 1:
             return guided(problem, noise, self.prepare(problem), x_init)
         chains = Doit(

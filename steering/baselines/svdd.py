@@ -13,8 +13,9 @@ from collections.abc import Generator, Hashable
 import torch
 from torch import Tensor
 
-from steering.errors import SteeringError
+from steering.errors import SteeringError, UnsuitableError
 from steering.noise import Draw, Noise
+from steering.plan import Plan
 from steering.resampling import systematic
 from steering.rows import Rows, metered
 from steering.sampler import Drawing, Problem, Report, evaluate, first_state, unsteerable
@@ -61,15 +62,24 @@ class Svdd:
         """Implements `Steering.width`."""
         return self.candidates
 
+    @property
+    def stage_rows(self) -> int:
+        """Network rows of a sample at a stage, at most."""
+        return self.candidates
+
+    def unsuitable(self, plan: Plan) -> str:
+        """Why it cannot draw by a plan; empty if it can."""
+        if plan.uses_noise:
+            return ""
+        return (
+            f"solver {plan.solver!r} with eta {plan.eta:g} draws no noise to choose among: "
+            "expected eta above 0, such as sde_dpmpp_2m or ddim with eta 1"
+        )
+
     def draw(self, problem: Problem, noise: Noise, x_init: Tensor | None) -> Drawing:
         """Implements `Steering.draw`."""
-        if why := unsteerable(problem.plan, problem.mean is not None):
-            raise SteeringError(why)
-        if not problem.plan.uses_noise:
-            raise SteeringError(
-                f"solver {problem.plan.solver!r} with eta {problem.plan.eta:g} draws no noise to choose among: "
-                "expected eta above 0, such as sde_dpmpp_2m or ddim with eta 1"
-            )
+        if why := unsteerable(problem.plan, problem.mean is not None) or self.unsuitable(problem.plan):
+            raise UnsuitableError(why)
         report, meter = Report(), Counter[str]()
         x = yield from metered(self._march(problem, noise, first_state(problem, noise, None, x_init), report), meter)
         report.count(meter)

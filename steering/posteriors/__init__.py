@@ -4,7 +4,7 @@
 too few of them are near: `mixture` (vectors), `neighbours` (images) or `gaussian`. `rollout` asks the network.
 """
 
-from steering.posteriors.automatic import automatic
+from steering.posteriors.automatic import Chosen, automatic
 from steering.posteriors.bank import Bank, TiltedBank, bank
 from steering.posteriors.gaussian import Gaussian, gaussian
 from steering.posteriors.local import Candidates, Local, Variance
@@ -14,10 +14,10 @@ from steering.posteriors.points import Cloud
 from steering.posteriors.rollout import Rollout, rollout
 from steering.posteriors.union import Union
 
-POSTERIORS = ("bank", "gaussian", "mixture", "neighbours")
-"""Those a request may ask for by name."""
+POSTERIORS = ("bank", "gaussian", "mixture", "neighbours", "rollout")
+"""By name."""
 
 __all__ = [
-    "POSTERIORS", "Bank", "Candidates", "Cloud", "Gaussian", "Local", "Mixture", "Neighbours", "Rollout", "TiltedBank",
-    "Union", "Variance", "automatic", "bank", "gaussian", "mixture", "neighbours", "rollout",
+    "POSTERIORS", "Bank", "Candidates", "Chosen", "Cloud", "Gaussian", "Local", "Mixture", "Neighbours", "Rollout",
+    "TiltedBank", "Union", "Variance", "automatic", "bank", "gaussian", "mixture", "neighbours", "rollout",
 ]  # fmt: skip

@@ -1,10 +1,12 @@
 """Which local posterior fits a bank: measured, not asked."""
 
+from dataclasses import dataclass
+
 from steering.calibration import Calibration
 from steering.paths import Path
 from steering.posteriors.gaussian import Gaussian
 from steering.posteriors.local import Local
-from steering.posteriors.mixture import HELD_OUT, MOST_DIMENSIONS, mixture
+from steering.posteriors.mixture import HELD_OUT, MOST_DIMENSIONS, Mixture, mixture
 from steering.posteriors.neighbours import Neighbours
 from steering.posteriors.points import Cloud
 
@@ -12,26 +14,39 @@ FAITHFUL = 1.5
 """A fit's error may exceed the network's by this factor at any noise level, and its shape still be trusted."""
 
 
-def automatic(cloud: Cloud, path: Path, calibration: Calibration) -> tuple[Local, str]:
-    """The local posterior for a bank's samples, and why.
+@dataclass(frozen=True, eq=False)
+class Chosen:
+    """The local posterior for a bank and why it was chosen, with the mixture it was or might have been."""
 
-    A mixture of Gaussians where one denoises held-out samples nearly as well as the network at every noise level;
-    otherwise neighbours for images (events of two or more axes) and a Gaussian for vectors.
-    """
-    samples = cloud.samples
-    plain: Local = Neighbours(cloud, calibration) if samples.ndim > 2 else Gaussian(calibration)
-    name = "neighbours" if samples.ndim > 2 else "gaussian"
-    d = samples[0].numel()
-    if d > MOST_DIMENSIONS or len(samples) < 2 * HELD_OUT:
-        return plain, f"local posterior {name}: {d} dimensions are too many for a mixture of {len(samples)} samples"
-    fitted = mixture(samples, calibration)
-    held_out = samples[::HELD_OUT]
-    worst = max(
-        fitted.error(held_out, path, t) / max(mse, 1e-12)
-        for t, mse in zip(calibration.t, calibration.mse, strict=True)
-        if mse > 0
-    )
-    said = f"a mixture's error is {worst:.2f} times the network's where it is worst"
-    if worst > FAITHFUL:
-        return plain, f"local posterior {name}: {said}, more than {FAITHFUL:g}"
-    return fitted, f"local posterior mixture: {said}"
+    local: Local
+    why: str
+    mixture: Mixture | None = None
+
+    @classmethod
+    def of(cls, cloud: Cloud, path: Path, calibration: Calibration) -> "Chosen":
+        """A mixture of Gaussians where one denoises held-out samples nearly as well as the network at every noise
+        level; otherwise neighbours for images (events of two or more axes) and a Gaussian for vectors."""
+        samples = cloud.samples
+        plain: Local = Neighbours(cloud, calibration) if samples.ndim > 2 else Gaussian(calibration)
+        name = "neighbours" if samples.ndim > 2 else "gaussian"
+        d = samples[0].numel()
+        if d > MOST_DIMENSIONS or len(samples) < 2 * HELD_OUT:
+            why = f"local posterior {name}: {d} dimensions are too many for a mixture of {len(samples)} samples"
+            return cls(plain, why)
+        fitted = mixture(samples, calibration)
+        held_out = samples[::HELD_OUT]
+        worst = max(
+            fitted.error(held_out, path, t) / max(mse, 1e-12)
+            for t, mse in zip(calibration.t, calibration.mse, strict=True)
+            if mse > 0
+        )
+        said = f"a mixture's error is {worst:.2f} times the network's where it is worst"
+        if worst > FAITHFUL:
+            return cls(plain, f"local posterior {name}: {said}, more than {FAITHFUL:g}", fitted)
+        return cls(fitted, f"local posterior mixture: {said}", fitted)
+
+
+def automatic(cloud: Cloud, path: Path, calibration: Calibration) -> tuple[Local, str]:
+    """The local posterior for a bank's samples, and why; see `Chosen.of`."""
+    choice = Chosen.of(cloud, path, calibration)
+    return choice.local, choice.why

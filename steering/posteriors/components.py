@@ -86,7 +86,13 @@ class Components:
     def responsibilities(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
         """How likely each sample is of each component."""
         data = Node(0.0, 1.0, 0.0, math.inf)
-        return torch.softmax(self.posterior(x, data)[1], dim=1)
+
+        def one_tile(tile: Tensor) -> tuple[Tensor]:
+            y = (tile @ self._flat).reshape(len(tile), *self.means.shape) - self._mean_coordinates
+            return (torch.softmax(self.log_weights + self.evidence(y, data), dim=1),)
+
+        (shares,) = by_tiles(one_tile, x)
+        return shares
 
     @classmethod
     def fit(cls, samples: Float[Tensor, "n d"], seed: int) -> "Components":

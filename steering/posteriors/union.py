@@ -24,12 +24,14 @@ from steering.weights import effective_size, softmax
 
 @dataclass(frozen=True, eq=False)
 class Level:
-    """A part drawn toward `target`: its size N, log Z, and how many effective samples it was drawn by."""
+    """A part drawn toward `target`: its size N, log Z, how many effective samples it was drawn by, and its rows."""
 
     target: Target
     size: int
     log_z: float
     support: float
+    network_rows: int = 0
+    reward_rows: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,12 +65,19 @@ class Union:
         """The strongest target no stronger than `target` that leaves `size` effective samples."""
         return target.eased(self.rewards, self.log_prior, size)
 
-    def grown(self, samples: Float[Tensor, "m *event"], rewards: Float[Tensor, " m"], target: Target) -> "Union":
-        """With steered samples of `target` beside the others."""
+    def grown(
+        self,
+        samples: Float[Tensor, "m *event"],
+        rewards: Float[Tensor, " m"],
+        target: Target,
+        network_rows: int = 0,
+        reward_rows: int = 0,
+    ) -> "Union":
+        """With steered samples of `target` beside the others, drawn by so many rows."""
         log_z = float(torch.logsumexp(self.log_prior + target.log_weight(self.rewards), dim=0))
         return Union(
             Cloud(torch.cat([self.cloud.samples, samples.to(self.cloud.samples.dtype)])),
             torch.cat([self.rewards, rewards.to(torch.float64)]),
             self.own,
-            (*self.levels, Level(target, len(samples), log_z, self.effective_size(target))),
+            (*self.levels, Level(target, len(samples), log_z, self.effective_size(target), network_rows, reward_rows)),
         )

@@ -4,6 +4,7 @@ The tests that hurt the server come last.
 """
 
 import json
+import math
 import os
 import signal
 import threading
@@ -254,6 +255,85 @@ def test_conditioning_on_an_event(client: Client):
     assert np.mean(infer(client, "rings", **request)[0]["samples"][:, 0] >= 2) < 0.2
 
 
+@pytest.mark.parametrize(
+    ("method", "parameters", "rows", "least"),
+    [
+        ("doob", {"particles": 8}, 20, 0.95),
+        ("doob", {"posterior": "mixture"}, 20, 0.8),
+        ("doob", {"posterior": "rollout", "particles": 8, "rollout_steps": 8}, 20 * 65, 0.5),
+        ("smc", {"population": 32, "solver": "sde_dpmpp_2m"}, 20, 0.95),
+        ("smc", {"population": 32, "inner": "none", "solver": "ddim", "eta": 1.0, "keep": 8}, 80, 0.8),
+        ("best_of", {"chains": 12}, 240, 0.5),  # 1 - (7/8)^12 is 0.8
+        ("svdd", {"candidates": 6, "solver": "ddim", "eta": 1.0}, 120, 0.4),
+        ("fk_steering", {"population": 12, "solver": "sde_dpmpp_2m"}, 240, 0.4),
+        ("doit", {"solver": "ddim", "eta": 1.0, "chains": 8}, 160, 0.4),
+        ("bank_resampling", {}, 0, 0.95),
+    ],
+)
+def test_every_steering_method(
+    server: Server, client: Client, method: str, parameters: dict[str, Any], rows: int, least: float
+):
+    """It comes closer to a mode, costs what it says, and is the same on both replicas."""
+    request: dict[str, Any] = {"samples": 32, "seed": 7, "steering": method, "reward": "nearness", "reward_mode": 5}
+    request |= parameters | ({} if method in ("best_of", "doit") else {"beta": 0.2})
+
+    def asked() -> tuple[dict[str, Array], dict[str, Any], list[float]]:
+        before = page(server)
+        outputs, said = infer(client, "rings", **request)
+        after = page(server)
+        kinds = (("rings", "network"), ("nearness", "reward"))
+        counts = [[total(each, "tiltserve_rows_total", model=m, kind=k) for m, k in kinds] for each in (before, after)]
+        steered = [total(each, "tiltserve_steering_total", model="rings", method=method) for each in (before, after)]
+        assert steered[1] - steered[0] == 1
+        return outputs, said, [b - a for a, b in zip(*counts, strict=True)]
+
+    answers = [asked() for _ in range(4)]  # two replicas take turns
+    outputs, said, _ = answers[0]
+    assert near(outputs["samples"], 5) > least
+    for other, same, counted in answers:
+        assert same == said
+        assert {k: v.tobytes() for k, v in other.items()} == {k: v.tobytes() for k, v in outputs.items()}
+        setup = [each - said[name] for each, name in zip(counted, ("network_rows", "reward_rows"), strict=True)]
+        # whoever is first on a replica pays for the target
+        assert setup in ([0, 0], [said["setup_rows"], said["setup_reward_rows"]])
+    assert said["steering"] == method
+    assert said["network_rows"] <= 32 * rows
+    assert said["network_rows"] > 0.6 * 32 * rows or rows == 0
+    report = json.loads(said["report"])
+    assert report["distinct"] == len(np.unique(outputs["samples"], axis=0))
+    assert (report["distinct"] < 32) == ("samples are distinct" in said["warnings"])
+
+
+def test_a_population_is_one_unit(client: Client):
+    """Whole populations are the same in a smaller request; samples that share one lean on each other."""
+    request: dict[str, Any] = {"seed": 3, "steering": "smc", "reward": "nearness", "reward_mode": 4, "beta": 0.5}
+    request |= {"solver": "sde_dpmpp_2m", "steps": 10, "population": 24, "keep": 12}
+    whole, said = infer(client, "rings", samples=36, **request)
+    for samples in (12, 24, 30):
+        part, _ = infer(client, "rings", samples=samples, **request)
+        assert part["samples"].tobytes() == whole["samples"][:samples].tobytes()
+    assert said["network_rows"] == 3 * 24 * 10
+    assert len(json.loads(said["report"])["population_ess"]) == 11
+    assert np.isfinite(said["log_z"])
+
+
+def test_a_rare_event_is_reached(client: Client):
+    """None of 512 stored samples is in the event, of probability 1/8 P(N(0, 1) > 8/3); a grown bank knows its odds."""
+    request: dict[str, Any] = {"samples": 64, "seed": 1, "reward": "linear", "threshold": 2.4}
+    direction = {"reward_direction": np.array([1, 0], F)}
+    shares = []
+    for refresh in (False, True):
+        outputs, said = infer(client, "rings", direction, refresh=refresh, **request)
+        shares.append(float(np.mean(outputs["rewards"] >= 2.4)))
+        assert json.loads(said["report"])["hits"] == pytest.approx(shares[-1], abs=1e-3)
+    assert shares[0] < 0.5
+    assert shares[1] > 0.9
+    assert said["log_z"] == pytest.approx(math.log(math.erfc(8 / 3 / math.sqrt(2)) / 16), abs=0.2)
+    assert said["warnings"] == ""
+    assert said["setup_rows"] >= 20 * 1024
+    assert near(outputs["samples"], 0) == 1
+
+
 def test_a_bad_reward_hurts_only_its_own_request(client: Client):
     """Good and bad ones at once, over the same networks; the good ones' bytes are those of a quiet server."""
     request: dict[str, Any] = {"samples": 4, "steps": 10, "reward": "nearness + linear", "reward_mode": 2}
@@ -385,6 +465,20 @@ def test_a_strangers_network_is_served_by_its_card_alone(server: Server, client:
         ("rings", {}, {"reward": "nearness +"}, INVALID, "reward 'nearness +': expected a reward's name or an expr"),
         ("rings", {}, {"reward": "nan", "threshold": 1.0, "beta": 2.0}, INVALID, "threshold: expected no beta"),
         ("rings", {}, {"reward": "nearness", "reward_mode": 9}, INVALID, "expected inputs the network accept"),
+        ("rings", {}, {"reward": "nan", "steering": "dps"}, INVALID, "steering 'dps' needs gradients, and engines"),
+        ("rings", {}, {"reward": "nan", "steering": "up"}, INVALID, "unknown steering 'up', expected one of doob, "),
+        ("rings", {}, {"reward": "nan", "steering": "smc"}, INVALID, "solver 'dpmpp_2m' with eta 0 draws no noise"),
+        ("rings", {}, {"reward": "nan", "chains": 4}, INVALID, "chains: steering 'doob' does not take it; those that"),
+        ("rings", {}, {"steering": "svdd"}, INVALID, "steering 'svdd': expected a parameter reward beside it"),
+        (
+            "stripes", {"label": np.arange(2), "reward_direction": np.ones((1, 4, 4), F)},
+            {"samples": 2, "reward": "linear", "steering": "smc", "solver": "sde_dpmpp_2m"}, INVALID,
+            "label: expected the same for all samples of a population",
+        ),
+        (
+            "stripes", {"reward_direction": np.ones((1, 4, 4), F)}, {"reward": "linear", "steering": "bank_resampling"},
+            INVALID, "bank_resampling: expected a model without conditions, got 'stripes'",
+        ),
         ("rings", {"y": np.ones(1, F)}, {}, INVALID, "unknown input 'y', expected one of known, mask, x_init"),
         ("rings", {"x_init": np.ones((1, 3), F)}, {}, INVALID, "input 'x_init': expected FP32 [1, 2] "),
         ("rings", {"x_init": np.ones((1, 2))}, {}, INVALID, "input 'x_init': expected FP32 [1, 2] "),
@@ -497,6 +591,16 @@ def test_the_sample_command_writes_what_the_client_gets(server: Server, client: 
     outputs, _ = infer(client, "rings", samples=5, seed=6, reward="2 * nearness", reward_mode=4, threshold=-0.1)
     with np.load(file) as archive:
         assert archive["samples"].tobytes() == outputs["samples"].tobytes()
+    told = tiltserve(
+        "sample", "rings", "--address", server.grpc, "--reward", "nearness", "--reward-mode", "4", "--seed", "6",
+        "-n", "8", "--steering", "smc", "--solver", "sde_dpmpp_2m", "--parameter", "population=8", "--parameter",
+        "particles=4", "--report",
+    )  # fmt: skip
+    assert told.returncode == 0, told.stderr
+    lines = {line.split("  ")[0]: line for line in told.stdout.splitlines()}
+    assert lines["steering"].split() == ["steering", "smc"]
+    assert "local posterior mixture: a mixture's error is " in told.stdout
+    assert {"log Z", "corrections", "distinct samples", "effective chains by stage"} <= set(lines)
     refused = tiltserve("sample", "rings", "--address", server.grpc, "--reward", "nearness", "--reward-mode", "99")
     assert refused.returncode == 2
     assert refused.stderr.startswith("error: INVALID_ARGUMENT: ")

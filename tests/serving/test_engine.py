@@ -78,7 +78,7 @@ def crowd() -> list[InferRequest]:
         ask("rings", samples=3, seed=3, solver="heun", steps=7),
         ask("rings", samples=1, seed=4, solver="ddim", steps=12, eta=1.0),
         ask("rings", {"x_init": X[:4]}, samples=4, seed=5, solver="euler", steps=9),
-        ask("rings", samples=6, seed=6, reward="nearness", reward_mode=2),
+        ask("rings", samples=6, seed=6, reward="nearness", reward_mode=2, refresh=False),
         ask("rings", samples=2, seed=7, reward="nearness", reward_mode=5, posterior="gaussian", particles=8),
         ask("rings", samples=3, seed=8, reward="nearness", reward_mode=5, posterior="neighbours", beta=0.1, steps=8),
         ask("rings", {"reward_direction": X[7]}, samples=4, seed=9, reward="linear", solver="ddim", eta=0.5, steps=10),
@@ -92,7 +92,15 @@ def crowd() -> list[InferRequest]:
     requests += [
         ask("rings", samples=1 + i % 6, seed=100 + i, solver=solvers[i % 4], steps=3 + i)
         if i % 3
-        else ask("rings", samples=1 + i % 4, seed=100 + i, solver=solvers[i % 4], reward="nearness", reward_mode=i % 8)
+        else ask(
+            "rings",
+            samples=1 + i % 4,
+            seed=100 + i,
+            solver=solvers[i % 4],
+            reward="nearness",
+            reward_mode=i % 8,
+            refresh=False,  # its network calls would drown those that are to be shared
+        )
         for i in range(19)
     ]
     assert len(requests) == 33
@@ -384,7 +392,8 @@ def test_stopping_fails_what_still_runs(make_engine, gated: Gated):
 
 def test_rows_are_counted_by_kind(make_engine, models):
     made = make_engine()
-    answer = start(made.engine, models, ask("rings", samples=3, steps=5, reward="nearness", reward_mode=1)).result(20)
+    asked = ask("rings", samples=3, steps=5, reward="nearness", reward_mode=1, refresh=False)
+    answer = start(made.engine, models, asked).result(20)
     sample = made.metrics.registry.get_sample_value
     assert sample("tiltserve_rows_total", {"model": "rings", "kind": "network"}) == 15
     assert sample("tiltserve_rows_total", {"model": "nearness", "kind": "reward"}) >= answer.parameters["reward_rows"]

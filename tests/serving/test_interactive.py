@@ -105,7 +105,7 @@ def test_the_clients_scores_steer(live: Live, stub: SamplingStub):
     assert [each.batch for each in seen] == list(range(1, len(seen) + 1))
     assert [each.tensor.shape[0] for each in seen[:2]] == [1024, BANK - 1024]  # the bank first
     rows = sum(each.tensor.shape[0] for each in seen)
-    assert rows == BANK + said["reward_rows"].integer
+    assert rows == said["setup_reward_rows"].integer + said["reward_rows"].integer
     assert live.metric("tiltserve_rows_total", model="client", kind="reward") == before + rows
     assert live.metric("tiltserve_requests_total", model="rings", method="SampleInteractive", code="OK") == 1
 

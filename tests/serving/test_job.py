@@ -67,8 +67,59 @@ def refusal(models: dict[str, Model], model: str, inputs: dict[str, Any] | None 
         ({"guidance": 2.0}, "guidance: model 'rings' has no conditions, expected 1.0, got 2.0"),
         ({"guidance": "2"}, "parameter guidance: expected a valid number, got '2'"),
         ({"steering": "doob"}, "steering 'doob': expected a parameter reward beside it, got none"),
-        ({"steering": "dps", "reward": "nan"}, "parameter steering: expected 'doob' or 'none', got 'dps'"),
-        ({"posterior": "rollout"}, "parameter posterior: expected 'bank', 'gaussian' or 'neighbours', got 'rollout'"),
+        ({"steering": "smc"}, "steering 'smc': expected a parameter reward beside it, got none"),
+        (
+            {"steering": "dps", "reward": "nan"},
+            "steering 'dps' needs gradients, and engines here only run forwards: expected one of doob, smc, .*; in a "
+            "notebook, steering.baselines has it",
+        ),
+        ({"steering": "smk", "reward": "nan"}, "unknown steering 'smk', expected one of doob, smc, .*, none"),
+        ({"posterior": "bnk"}, "parameter posterior: expected 'bank', .*, 'neighbours' or 'rollout', got 'bnk'"),
+        ({"reward": "nan", "rollout_steps": 1}, "parameter rollout_steps: expected greater than or equal to 2, got 1"),
+        ({"reward": "nan", "refresh": 1}, "parameter refresh: expected a valid boolean, got 1"),
+        (
+            {"reward": "nan", "population": 8},
+            "population: steering 'doob' does not take it; those that do: smc, fk_steering$",
+        ),
+        ({"reward": "nan", "candidates": 8}, "candidates: steering 'doob' does not take it; those that do: svdd$"),
+        (
+            {"reward": "nan", "steering": "best_of", "beta": 2.0},
+            "beta: steering 'best_of' does not take it; those that do: doob, smc, svdd, fk_steering, bank_resampling$",
+        ),
+        (
+            {"reward": "nan", "steering": "svdd", "reward_budget": 99},
+            "reward_budget: steering 'svdd' does not take it; those that do: doob$",
+        ),
+        (
+            {"reward": "nan", "steering": "smc", "inner": "none", "posterior": "gaussian"},
+            "posterior: steering 'smc' with inner 'none' does not take it; those that do: doob, smc$",
+        ),
+        (
+            {"reward": "nan", "steering": "smc"},
+            "solver 'dpmpp_2m' with eta 0 draws no noise, without which .*: expected eta above 0, such as sde_dpmpp_2m",
+        ),
+        (
+            {"reward": "nan", "steering": "smc", "solver": "ddim", "eta": 1.0, "population": 4, "keep": 8},
+            r"keep: expected an integer in 1..4, got 8",
+        ),
+        (
+            {"reward": "nan", "steering": "smc", "population": 1},
+            "parameter population: expected greater than or equal to 2, got 1",
+        ),
+        (
+            {"reward": "nan", "steering": "smc", "inner": "none", "potential": "twisted"},
+            "potential 'twisted': expected an inner method to take log h from, got none",
+        ),
+        (
+            {"reward": "nan", "steering": "fk_steering", "potential": "twisted"},
+            "potential 'twisted': expected an inner method to take log h from, got none",
+        ),
+        (
+            {"reward": "nan", "steering": "doit"},
+            "doit: expected solver 'ddim' with eta above 0, got 'dpmpp_2m' with 0",
+        ),
+        ({"reward": "nan", "steering": "doit", "preset": "ant"}, "unknown preset 'ant', expected one of halfcheetah-"),
+        ({"reward": "nan", "steering": "svdd", "solver": "rk45"}, "solver 'rk45' cannot be steered: expected no steer"),
         ({"reward": "nan", "beta": 0.0}, "parameter beta: expected greater than 0, got 0.0"),
         ({"reward": "nan", "beta": -1}, "parameter beta: expected greater than 0, got -1"),
         ({"reward": "nan", "particles": 3}, "parameter particles: expected a multiple of 2, got 3"),

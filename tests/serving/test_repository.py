@@ -19,6 +19,7 @@ from serving.kserve import InferRequest
 from serving.metrics import ReplicaMetrics
 from serving.repository import PlainModel, Sampler, load, scan
 from serving.shelf import Shelf
+from steering.posteriors import Gaussian, Mixture, Neighbours
 from tests import networks
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
@@ -87,6 +88,50 @@ def test_whole_models_load(small_models: Path):
     again = Shelf(small_models, 1)
     again.load_all()
     assert {s.name: s.fingerprint for s in again.states()} == {s.name: s.fingerprint for s in shelf.states()}
+
+
+def test_the_local_posterior_is_the_one_that_fits_the_bank_unless_the_card_names_one(root: Path):
+    def rings() -> Sampler:
+        shelf = Shelf(root, 1)
+        shelf.load_all()
+        model = shelf.models["rings"]
+        assert isinstance(model, Sampler)
+        return model
+
+    chosen, again = rings(), rings()
+    (folder,) = [each for each in scan(root) if each.name == "rings"]
+    bare = load(folder, lambda file: OrtNetwork(file, 1))
+    assert isinstance(bare, Sampler)
+    assert isinstance(chosen.known.local(None), Mixture)  # rings are one
+    assert isinstance(chosen.known.local("gaussian"), Gaussian)
+    assert isinstance(bare.known.local(None), Gaussian)
+    assert chosen.known.fingerprint == again.known.fingerprint != bare.known.fingerprint
+    networks.edit_card(root / "rings", posterior="neighbours")
+    named = rings().known
+    assert isinstance(named.local(None), Neighbours)
+    assert isinstance(named.local("mixture"), Mixture)
+    with np.load(root / "rings" / "1" / "bank.npz") as archive:
+        x = archive["x"]
+    bank(x=x[:15])(root)  # too few for a mixture
+    networks.edit_card(root / "rings", posterior=None)
+    few = rings().known
+    assert few.choice is not None
+    assert few.choice.why == "local posterior gaussian: 2 dimensions are too many for a mixture of 15 samples"
+    assert isinstance(few.local(None), Gaussian)
+
+
+def test_a_bank_that_no_posterior_can_be_chosen_for_is_still_served(root: Path, monkeypatch: pytest.MonkeyPatch):
+    def fail(*_: object) -> None:
+        raise RuntimeError("no fit")
+
+    monkeypatch.setattr("serving.repository.Chosen.of", fail)
+    shelf = Shelf(root, 1)
+    shelf.load_all()
+    engine = Engine(ReplicaMetrics())
+    request = InferRequest("rings", parameters={"samples": 2, "seed": 1, "reward": "nearness", "reward_mode": 2})
+    answer = engine.submit(task_for(request, shelf.models["rings"], shelf.models)).result(60)
+    engine.stop()
+    assert "its local posterior was not chosen yet; gaussian was used" in answer.parameters["warnings"]
 
 
 @pytest.mark.parametrize(
@@ -353,6 +398,7 @@ def test_missing_banks_are_made_in_the_background_and_are_the_same_everywhere(ro
         assert "calibrated" not in later.parameters["warnings"]
         assert rings.known.cloud is not None
         assert len(rings.known.cloud.samples) == 4096
+        assert rings.known.choice is not None  # with the bank, not after it: one change of the fingerprint
         fingerprints.append(rings.known.fingerprint)
         distances = np.linalg.norm(rings.known.cloud.samples.numpy()[:, None] - networks.modes().numpy(), axis=2).min(
             axis=1

@@ -265,7 +265,7 @@ def test_without_any_hit_the_report_says_so():
     assert report.no_hit == 16
     assert report.log_z is not None
     assert report.log_z.tolist() == [-math.inf] * 2
-    assert report.warnings == ["reward 'never': no chain had weight in 2 of 2 populations"]
+    assert report.warnings == ["2 of 2 populations: no chain had weight, reward 'never'"]
 
 
 def test_a_population_that_collapses_is_warned_of():
