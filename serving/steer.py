@@ -136,7 +136,7 @@ def steering_for(
         raise errors.invalid(str(error)) from None
     whole_chains = method in ("best_of", "bank_resampling")  # these leave the plan alone
     why = "" if whole_chains and not plan.reverse else unsteerable(plan, tensors.mean is not None)
-    if why := why or getattr(made.steer, "unsuitable", lambda _: "")(plan):
+    if why := why or ("" if made.steer is None else made.steer.unsuitable(plan)):
         raise errors.invalid(why)
     return made
 
@@ -149,7 +149,7 @@ def group_size(steer: Steering | None, event: Sequence[int]) -> int:
     """
     if steer is None:
         return GROUP
-    together, each = getattr(steer, "together", 1), steer.width * math.prod(event)
+    together, each = steer.together, steer.width * math.prod(event)
     if together * each > MOST_CANDIDATES:
         raise errors.invalid(
             f"steering: expected at most {MOST_CANDIDATES} numbers in the candidates of what is drawn together, "

@@ -96,10 +96,8 @@ class Populations:
                 log_w = torch.where(due.repeat_interleave(settings.population), 0.0, log_w)
                 steered, plain = ([each[ancestors] for each in registers] for registers in (steered, plain))
                 denoised, towards, running, total = (each[ancestors] for each in (denoised, towards, running, total))
-                # a tilt that keeps something for each chain has to know which one each goes on from
-                continued = getattr(self.tilt, "continued", None)
-                if continued is not None:
-                    continued(ancestors)
+                if self.tilt is not None:
+                    self.tilt.continued(ancestors)
             steered, plain, ratio = self._move(stage, steered, plain, towards, denoised)
             log_w = log_w + ratio
         x = steered[0]

@@ -14,7 +14,7 @@ from steering.plan import Stage
 from steering.posteriors import Candidates, Local, TiltedBank
 from steering.posteriors.bank import HAND_OVER
 from steering.rows import Rows
-from steering.sampler import Guided, Problem, Report
+from steering.sampler import Guided, Problem, Report, Tilt
 from steering.select import Kernel, select
 from steering.targets import Target
 from steering.weights import effective_size, flat, softmax
@@ -52,7 +52,7 @@ class Averaged:
     drowned: Bool[Tensor, " m"]
 
 
-class DoobTilt:
+class DoobTilt(Tilt):
     """`Doob`, prepared for one problem."""
 
     def __init__(
@@ -78,7 +78,7 @@ class DoobTilt:
         return None if self.tilted is None else self.tilted.start_shift().reshape(self.problem.event)
 
     def continued(self, ancestors: Int64[Tensor, " n"]) -> None:
-        """Samples go on from where others are: see `smc.Inner`."""
+        """Implements `Tilt.continued`."""
         if self.progress is not None:
             each = self.progress
             self.progress = Progress(each.on_bank[ancestors], each.drowned[ancestors], each.spent[ancestors])

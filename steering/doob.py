@@ -16,6 +16,7 @@ from math import prod
 import torch
 from torch import Tensor
 
+from steering.aimed import Aimed
 from steering.calibration import SEED, Calibration, Uncalibrated, calibrate
 from steering.correction import DoobTilt
 from steering.errors import SteeringError
@@ -25,7 +26,7 @@ from steering.posteriors import Bank, Gaussian, Local, Mixture, Neighbours, Tilt
 from steering.posteriors.mixture import MOST_DIMENSIONS
 from steering.posteriors.rollout import Rollout
 from steering.rows import Rows
-from steering.sampler import Drawing, Problem, guided, sample
+from steering.sampler import Problem, Tilting, guided, sample
 from steering.solvers import SOLVERS
 from steering.targets import Reward, Target
 from steering.tiles import ROWS
@@ -40,7 +41,7 @@ GROUP_NUMBERS = 2**22
 """Most numbers in the candidates of a group of a level's samples."""
 
 
-class Doob:
+class Doob(Aimed, Tilting):
     """Steering toward p(x_0) exp(reward(x_0) / beta).
 
     Args:
@@ -74,21 +75,11 @@ class Doob:
             raise SteeringError(f"particles: expected an even number >= 2, got {particles!r}")
         if reward_budget is not None and reward_budget < 1:
             raise SteeringError(f"reward_budget: expected at least 1 reward row per sample, got {reward_budget!r}")
-        self.target = Target(reward, beta, threshold, key)
+        super().__init__(Target(reward, beta, threshold, key))
         self.particles, self.posterior, self.reward_budget = particles, posterior, reward_budget
         self.refresh = refresh
         self._posteriors: dict[Hashable, tuple[Bank | Local, list[str]]] = {}
         self._tilted: dict[Hashable, tuple[Union, TiltedBank, Local]] = {}
-
-    @property
-    def reward(self) -> Reward:
-        """Implements `Steering.reward`."""
-        return self.target.reward
-
-    @property
-    def name(self) -> str:
-        """Implements `Steering.name`."""
-        return self.target.name
 
     @property
     def width(self) -> int:
@@ -99,10 +90,6 @@ class Doob:
     def stage_rows(self) -> int:
         """Network rows of a sample at a stage, at most: roll-outs take some."""
         return 1 + self.particles * self.posterior.steps if isinstance(self.posterior, Rollout) else 1
-
-    def draw(self, problem: Problem, noise: Noise, x_init: Tensor | None) -> Drawing:
-        """Implements `Steering.draw`."""
-        return guided(problem, noise, self.prepare(problem), x_init)
 
     def prepare(self, problem: Problem) -> Generator[Rows, Tensor, DoobTilt]:
         """Draw, calibrate, score and grow what is missing, for one problem."""

@@ -29,7 +29,7 @@ from steering.errors import SteeringError
 from steering.noise import Noise
 from steering.plan import Stage
 from steering.rows import Rows
-from steering.sampler import Drawing, Guided, Problem, Report, guided
+from steering.sampler import Guided, Problem, Tilt, Tilting
 from steering.tiles import by_tiles
 
 Linear = Callable[[Tensor], Tensor]
@@ -38,7 +38,7 @@ ROUNDING = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
-class Project:
+class Project(Tilting):
     """Steering toward samples with A x = y.
 
     Attributes:
@@ -50,13 +50,6 @@ class Project:
     values: Tensor
     apply: Linear
     pseudo_inverse: Linear
-    reward: None = None
-    name: str = "project"
-    width: int = 1
-
-    def draw(self, problem: Problem, noise: Noise, x_init: Tensor | None) -> Drawing:
-        """Implements `Steering.draw`."""
-        return guided(problem, noise, self.prepare(problem), x_init)
 
     def prepare(self, problem: Problem) -> Generator[Rows, Tensor, "Projected"]:
         """Refuses values no x explains, and so most wrong pseudo-inverses."""
@@ -74,7 +67,7 @@ class Project:
 
 
 @dataclass(frozen=True, eq=False)
-class Projected:
+class Projected(Tilt):
     """`Project`, prepared: y and A^+ y in the problem's dtype."""
 
     project: Project
@@ -92,10 +85,6 @@ class Projected:
             raise SteeringError(f"steering: expected values for 1 or {len(x)} samples, got {len(self.values)}")
         residual = self.values - self.project.apply(denoised)
         return Guided(denoised + self.project.pseudo_inverse(residual))
-
-    def finish(self, x: Tensor, report: Report) -> Generator[Rows, Tensor, None]:
-        """Implements `Tilt.finish`: nothing is scored."""
-        yield from ()
 
 
 def inpaint(mask: Tensor, values: Tensor) -> Project:

@@ -29,7 +29,7 @@ from steering.invert import directed
 from steering.noise import START, Draw, Noise
 from steering.plan import Node, Stage
 from steering.rows import Rows
-from steering.sampler import Drawing, Guided, Problem, Report, evaluate, guided, sample
+from steering.sampler import Guided, Problem, Report, Tilt, Tilting, evaluate, sample
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,25 +81,16 @@ def couple(problem: Problem, noise: Noise) -> Generator[Rows, Tensor, Coupling]:
 
 
 @dataclass(frozen=True, eq=False)
-class _Watch:
+class _Watch(Tilting, Tilt):
     """Steers nothing: keeps the velocity at every tau, the last one where a plan corrects an estimate it made there."""
 
     problem: Problem
     velocities: dict[float, Float64[Tensor, "n d"]]
-    reward: None = None
-    name: str = "watch"
-    width: int = 1
 
-    def draw(self, problem: Problem, noise: Noise, x_init: Tensor | None) -> Drawing:
-        """Implements `Steering.draw`."""
-        return guided(problem, noise, self._prepare(), x_init)
-
-    def _prepare(self) -> Generator[Rows, Tensor, "_Watch"]:
+    def prepare(self, problem: Problem) -> Generator[Rows, Tensor, "_Watch"]:
+        """Implements `Tilting.prepare`."""
         yield from ()
         return self
-
-    def start_shift(self) -> None:
-        """Implements `Tilt.start_shift`: none."""
 
     def steer(self, stage: Stage, x: Tensor, denoised: Tensor, noise: Noise) -> Generator[Rows, Tensor, Guided]:
         """Implements `Tilt.steer`."""

@@ -88,7 +88,7 @@ def run(
     group = n
     if steer is not None:
         elements = steer.width * math.prod(event)
-        unit = math.lcm(TILE, getattr(steer, "together", 1))
+        unit = math.lcm(TILE, steer.together)
         group = max(unit, GROUP_ELEMENTS // elements // unit * unit)
     whole = Problem(plan, event, dtype, conditions, guidance, nulls, model=network, mean=means)
     parts = []

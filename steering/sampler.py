@@ -1,9 +1,9 @@
 """The sampler: a generator that runs a plan and meets the outside world only by yielding rows."""
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Generator, Hashable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -110,53 +110,73 @@ Drawing = Generator[Rows, Tensor, tuple[Tensor, Report]]
 """Draws samples [n, *event] and says how it went."""
 
 
-class Tilt(Protocol):
+class Tilt(ABC):
     """A method that replaces denoised estimates, prepared for one problem."""
 
     def start_shift(self) -> Tensor | None:
         """[*event], or [n, *event], to add to x_0's mean in the first state, or None."""
-        ...
+        return None
 
+    @abstractmethod
     def steer(self, stage: Stage, x: Tensor, denoised: Tensor, noise: Noise) -> Generator[Rows, Tensor, Guided]:
-        """Steer one stage; may yield rows of its own."""
-        ...
+        """Steer one stage, x and denoised [n, *event]; may yield rows of its own."""
+
+    def continued(self, ancestors: Tensor) -> None:
+        """After a stage's `steer`, resampled: sample i goes on from where sample ancestors[i] is."""
+        return
 
     def finish(self, x: Tensor, report: Report) -> Generator[Rows, Tensor, None]:
         """Score the finished samples and fill in the report."""
-        ...
+        yield from ()
 
 
-class Steering(Protocol):
-    """A steering method: how to draw samples of a problem so that they follow another law.
-
-    Attributes:
-        reward: scores samples [B, *event] -> [B]; None for methods that ask for no reward rows.
-        name: the reward's name in errors.
-        width: states or candidates of one sample held at a time: bounds how many samples are drawn together.
-
-    Some also have `together`, how many neighbouring samples make up a unit that must not be divided (1), `stage_rows`,
-    how many network rows such a unit takes at a stage at most (1), `unsuitable(plan)`, why they cannot draw by a plan
-    (empty), and `needs_gradients`, whether they ask for rows of kind "pullback" or "reward_gradient" (no).
-    """
+class Steering(ABC):
+    """A steering method: how to draw samples of a problem so that they follow another law."""
 
     @property
-    def reward(self) -> Callable[[Tensor], Tensor] | None: ...
+    def reward(self) -> Callable[[Tensor], Tensor] | None:
+        """Scores samples [B, *event] -> [B]; None for methods that ask for no reward rows."""
+        return None
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """What errors call it."""
+        return type(self).__name__
 
     @property
-    def width(self) -> int: ...
+    def width(self) -> int:
+        """States or candidates of one sample held at a time: bounds how many samples are drawn together."""
+        return 1
 
+    @property
+    def together(self) -> int:
+        """How many neighbouring samples make up a unit that must not be divided."""
+        return 1
+
+    @property
+    def stage_rows(self) -> int:
+        """Network rows that such a unit takes at a stage, at most."""
+        return 1
+
+    @property
+    def needs_gradients(self) -> bool:
+        """Whether it asks for rows of kind "pullback" or "reward_gradient"."""
+        return False
+
+    def unsuitable(self, plan: Plan) -> str:
+        """Why it cannot draw by a plan; empty if it can."""
+        return ""
+
+    @abstractmethod
     def draw(self, problem: Problem, noise: Noise, x_init: Tensor | None) -> Drawing:
         """One sample per index of `noise`, with a report."""
-        ...
 
 
 def most_network_rows(steering: Steering | None, plan: Plan, samples: int) -> int:
     """What so many samples take at most, setup and the doubling of classifier-free guidance aside."""
-    units = -(-samples // getattr(steering, "together", 1))
-    return units * getattr(steering, "stage_rows", 1) * plan.most_rows
+    if steering is None:
+        return samples * plan.most_rows
+    return -(-samples // steering.together) * steering.stage_rows * plan.most_rows
 
 
 def evaluate(problem: Problem, rule: Denoise, x: Tensor) -> Generator[Rows, Tensor, Tensor]:
@@ -226,6 +246,18 @@ def guided(
         yield from metered(tilt.finish(x, report), meter)
     report.count(meter)
     return x, report
+
+
+class Tilting(Steering):
+    """A steering method that only replaces denoised estimates."""
+
+    @abstractmethod
+    def prepare(self, problem: Problem) -> Generator[Rows, Tensor, Tilt]:
+        """What to do once per problem."""
+
+    def draw(self, problem: Problem, noise: Noise, x_init: Tensor | None) -> Drawing:
+        """Implements `Steering.draw`."""
+        return guided(problem, noise, self.prepare(problem), x_init)
 
 
 def prepared(preparing: Generator[Rows, Tensor, Result], report: Report) -> Generator[Rows, Tensor, Result]:

@@ -15,39 +15,23 @@ What p is, the plan decides: few steps of `ddim` sample a narrower law than the 
 """
 
 from collections import Counter
-from collections.abc import Generator, Hashable
-from typing import Protocol
+from collections.abc import Hashable
 
 import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from steering.aimed import Aimed
 from steering.chains import ACCUMULATE, Populations, Potential, Settings
 from steering.errors import SteeringError, UnsuitableError, choose
 from steering.noise import Noise
 from steering.plan import Plan
-from steering.rows import Condition, Rows, metered
-from steering.sampler import Drawing, Problem, Report, Tilt, prepared, unsteerable
+from steering.rows import Condition, metered
+from steering.sampler import Drawing, Problem, Report, Tilting, prepared, unsteerable
 from steering.targets import Reward, Target
 
 
-class Inner(Protocol):
-    """A method whose tilt makes the proposals, such as `Doob` or a `baselines.Dps`.
-
-    A tilt that keeps something for each sample between stages also has `continued(ancestors [n])`, called after a
-    stage's `steer`: sample i goes on from where sample ancestors[i] is.
-    """
-
-    @property
-    def reward(self) -> Reward | None: ...
-
-    @property
-    def width(self) -> int: ...
-
-    def prepare(self, problem: Problem) -> Generator[Rows, Tensor, Tilt]: ...
-
-
-class Smc:
+class Smc(Aimed):
     """Steering toward p(x_0) exp(reward(x_0) / beta) by populations of chains. The plan must draw noise.
 
     Args:
@@ -74,7 +58,7 @@ class Smc:
         beta: float = 1.0,
         *,
         threshold: float | None = None,
-        inner: Inner | None = None,
+        inner: Tilting | None = None,
         population: int = 64,
         keep: int | None = None,
         potential: Potential | None = None,
@@ -101,19 +85,8 @@ class Smc:
         if not isinstance(every, int) or every < 1:
             raise SteeringError(f"every: expected an integer >= 1, got {every!r}")
         self.inner = inner
-        self.settings = Settings(
-            Target(reward, beta, threshold, key), population, keep, potential, resample_at, tempering, every
-        )
-
-    @property
-    def reward(self) -> Reward:
-        """Implements `Steering.reward`."""
-        return self.settings.target.reward
-
-    @property
-    def name(self) -> str:
-        """Implements `Steering.name`."""
-        return self.settings.target.name
+        super().__init__(Target(reward, beta, threshold, key))
+        self.settings = Settings(self.target, population, keep, potential, resample_at, tempering, every)
 
     @property
     def width(self) -> int:
@@ -128,12 +101,12 @@ class Smc:
     @property
     def stage_rows(self) -> int:
         """Network rows of a population at a stage, at most."""
-        each = getattr(self.inner, "stage_rows", 1)
-        return self.settings.population * int(each)
+        return self.settings.population * (1 if self.inner is None else self.inner.stage_rows)
 
     @property
     def needs_gradients(self) -> bool:
-        return bool(getattr(self.inner, "needs_gradients", False))
+        """Implements `Steering.needs_gradients`."""
+        return self.inner is not None and self.inner.needs_gradients
 
     def unsuitable(self, plan: Plan) -> str:
         """Why it cannot draw by a plan; empty if it can."""

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from steering.aimed import Aimed
 from steering.doob import BANK_SIZE, draw_bank
 from steering.errors import SteeringError, UnsuitableError
 from steering.noise import START, Draw, Noise
@@ -19,7 +20,7 @@ from steering.targets import Reward, Target
 from steering.weights import effective_size, softmax
 
 
-class BankResampling:
+class BankResampling(Aimed):
     """Steering toward p(x_0) exp(reward(x_0) / beta) among stored samples.
 
     Args:
@@ -44,19 +45,9 @@ class BankResampling:
         scored: MutableMapping[Hashable, Float[Tensor, " k"]] | None = None,
         key: Hashable = None,
     ) -> None:
-        self.target = Target(reward, beta, threshold, key)
+        super().__init__(Target(reward, beta, threshold, key))
         self._given, self._scored_given = samples, {} if scored is None else scored
         self._drawn: dict[Hashable, tuple[Tensor, Tensor]] = {}
-
-    @property
-    def reward(self) -> Reward:
-        """Implements `Steering.reward`."""
-        return self.target.reward
-
-    @property
-    def name(self) -> str:
-        """Implements `Steering.name`."""
-        return self.target.name
 
     def draw(self, problem: Problem, noise: Noise, x_init: Tensor | None) -> Drawing:
         """Implements `Steering.draw`: each sample is a draw of its own."""

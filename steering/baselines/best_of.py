@@ -9,13 +9,14 @@ from collections.abc import Hashable
 import torch
 from torch import Tensor
 
+from steering.aimed import Aimed
 from steering.errors import SteeringError
 from steering.noise import Noise
 from steering.sampler import Drawing, Problem, Steering, sample
 from steering.targets import Reward, Target
 
 
-class BestOf:
+class BestOf(Aimed):
     """Chain j of sample i has the noise of index i * n + j.
 
     Args:
@@ -30,17 +31,8 @@ class BestOf:
             raise SteeringError(f"n: expected an integer >= 1, got {n!r}")
         if inner is not None and inner.reward not in (None, reward):
             raise SteeringError("inner: expected a method toward the same reward, got one toward another")
-        self.target, self.n, self.inner = Target(reward, key=key), n, inner
-
-    @property
-    def reward(self) -> Reward:
-        """Implements `Steering.reward`."""
-        return self.target.reward
-
-    @property
-    def name(self) -> str:
-        """Implements `Steering.name`."""
-        return self.target.name
+        super().__init__(Target(reward, key=key))
+        self.n, self.inner = n, inner
 
     @property
     def width(self) -> int:
@@ -50,18 +42,19 @@ class BestOf:
     @property
     def together(self) -> int:
         """Samples whose chains make up whole populations of `inner`."""
-        united = int(getattr(self.inner, "together", 1))
+        united = 1 if self.inner is None else self.inner.together
         return united // math.gcd(united, self.n)
 
     @property
     def stage_rows(self) -> int:
         """Network rows at a stage of the samples that are drawn together, at most."""
-        units = self.together * self.n // int(getattr(self.inner, "together", 1))
-        return units * int(getattr(self.inner, "stage_rows", 1))
+        chains = self.together * self.n
+        return chains if self.inner is None else chains // self.inner.together * self.inner.stage_rows
 
     @property
     def needs_gradients(self) -> bool:
-        return bool(getattr(self.inner, "needs_gradients", False))
+        """Implements `Steering.needs_gradients`."""
+        return self.inner is not None and self.inner.needs_gradients
 
     def draw(self, problem: Problem, noise: Noise, x_init: Tensor | None) -> Drawing:
         """Implements `Steering.draw`."""

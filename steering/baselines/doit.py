@@ -73,7 +73,12 @@ class Doit(Guidance):
             raise SteeringError(f"particles: expected an integer >= 1, got {particles!r}")
         self.tau, self.relative = tau, beta is None
         self.gamma, self.t_star, self.probes, self.particles = gamma, t_star, probes, particles
-        self.needs_gradients = jacobian
+        self.jacobian = jacobian
+
+    @property
+    def needs_gradients(self) -> bool:
+        """Implements `Steering.needs_gradients`."""
+        return self.jacobian
 
     @property
     def width(self) -> int:

@@ -1,6 +1,6 @@
 """What the methods share that add a correction to every denoised estimate, and so work with any solver."""
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Generator, Hashable
 from dataclasses import dataclass
 
@@ -8,17 +8,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from steering.aimed import Aimed
 from steering.noise import Noise
 from steering.plan import Stage
 from steering.rows import Rows
-from steering.sampler import Drawing, Guided, Problem, Report, guided
+from steering.sampler import Guided, Problem, Report, Tilt, Tilting
 from steering.targets import Reward, Target
 
 Correction = tuple[Tensor, Tensor | None]
 """What to add to D [n, *event], and estimates of log E[exp(r(x_0) / beta) | x_t] [n], where the method has any."""
 
 
-class Guidance(ABC):
+class Guidance(Aimed, Tilting):
     """Steering toward p(x_0) exp(reward(x_0) / beta) by a correction of D, of (sigma^2 / alpha) times a score.
 
     Args:
@@ -27,29 +28,13 @@ class Guidance(ABC):
         key: identifies the reward, see `Target`.
     """
 
-    needs_gradients = True
-
     def __init__(self, reward: Reward, beta: float = 1.0, *, key: Hashable = None) -> None:
-        self.target = Target(reward, beta, key=key)
+        super().__init__(Target(reward, beta, key=key))
 
     @property
-    def reward(self) -> Reward:
-        """Implements `Steering.reward`."""
-        return self.target.reward
-
-    @property
-    def name(self) -> str:
-        """Implements `Steering.name`."""
-        return self.target.name
-
-    @property
-    def width(self) -> int:
-        """Implements `Steering.width`."""
-        return 1
-
-    def draw(self, problem: Problem, noise: Noise, x_init: Tensor | None) -> Drawing:
-        """Implements `Steering.draw`."""
-        return guided(problem, noise, self.prepare(problem), x_init)
+    def needs_gradients(self) -> bool:
+        """Implements `Steering.needs_gradients`."""
+        return True
 
     def prepare(self, problem: Problem) -> Generator[Rows, Tensor, "Corrected"]:
         """The tilt for one problem; nothing is measured."""
@@ -69,14 +54,11 @@ class Guidance(ABC):
 
 
 @dataclass
-class Corrected:
-    """A `Guidance`, prepared: implements `Tilt`."""
+class Corrected(Tilt):
+    """A `Guidance`, prepared."""
 
     method: Guidance
     problem: Problem
-
-    def start_shift(self) -> None:
-        return None
 
     def steer(self, stage: Stage, x: Tensor, denoised: Tensor, noise: Noise) -> Generator[Rows, Tensor, Guided]:
         correction, log_h = yield from self.method.correct(self.problem, stage, x, denoised, noise)

@@ -13,6 +13,7 @@ from collections.abc import Generator, Hashable
 import torch
 from torch import Tensor
 
+from steering.aimed import Aimed
 from steering.errors import SteeringError, UnsuitableError
 from steering.noise import Draw, Noise
 from steering.plan import Plan
@@ -23,7 +24,7 @@ from steering.targets import Reward, Target
 from steering.weights import effective_size, softmax
 
 
-class Svdd:
+class Svdd(Aimed):
     """Steering toward p(x_0) exp(reward(x_0) / beta) by choice among candidates. The plan must draw noise.
 
     Args:
@@ -45,17 +46,8 @@ class Svdd:
     ) -> None:
         if not isinstance(candidates, int) or candidates < 1:
             raise SteeringError(f"candidates: expected an integer >= 1, got {candidates!r}")
-        self.target, self.candidates = Target(reward, beta, threshold, key), candidates
-
-    @property
-    def reward(self) -> Reward:
-        """Implements `Steering.reward`."""
-        return self.target.reward
-
-    @property
-    def name(self) -> str:
-        """Implements `Steering.name`."""
-        return self.target.name
+        super().__init__(Target(reward, beta, threshold, key))
+        self.candidates = candidates
 
     @property
     def width(self) -> int:

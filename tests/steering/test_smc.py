@@ -22,7 +22,7 @@ from steering.problems import GaussianMixture, energy_distance
 from steering.resampling import systematic
 from steering.rewards import half_space
 from steering.rows import Rows
-from steering.sampler import Guided, Problem, Report
+from steering.sampler import Guided, Problem, Report, Tilt, Tilting
 
 PATH = paths.vp_cosine()
 CURVE = Calibration((0.001, 0.5, 0.99), (0.0001, 0.1, 0.4))
@@ -77,15 +77,12 @@ def test_equal_weights_leave_everyone_and_no_weight_nobody():
 
 
 @dataclass
-class Following:
+class Following(Tilt):
     """A tilt that carries each chain's first state along, moves nothing, and says nothing of some chains."""
 
     silent: int = 0
     first: Tensor = field(default_factory=lambda: torch.empty(0))
     seen: list[Tensor] = field(default_factory=list)
-
-    def start_shift(self) -> None:
-        return None
 
     def steer(self, stage: Stage, x: Tensor, denoised: Tensor, noise: Noise) -> Generator[Rows, Tensor, Guided]:
         self.first = x if stage.index == 0 else self.first
@@ -104,10 +101,8 @@ class Following:
 
 
 @dataclass
-class Follow:
+class Follow(Tilting):
     tilt: Following
-    reward: Callable[[Tensor], Tensor] = slope
-    width: int = 1
 
     def prepare(self, problem: Problem) -> Generator[Rows, Tensor, Following]:
         yield from ()
