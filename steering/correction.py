@@ -66,6 +66,7 @@ class DoobTilt(Tilt):
     ) -> None:
         self.problem, self.target, self.tilted, self.local = problem, target, tilted, local
         self.particles, self.reward_budget = particles, reward_budget
+        self.log_z = None if tilted is None else tilted.log_z
         self.choices: list[str] = []
         self.warnings: list[str] = []
         self.ess: list[Tensor] = []
@@ -203,10 +204,10 @@ class DoobTilt(Tilt):
 
     def finish(self, x: Tensor, report: Report) -> Generator[Rows, Tensor, None]:
         """Implements `Tilt.finish`."""
-        report.rewards = yield from self.target.score(x)
+        report.rewards = yield from self.target.score(x, x.dtype)
         report.ess, report.methods, report.no_hit = torch.stack(self.ess), self.methods, self.no_hit
         report.choices, report.warnings = self.choices, list(self.warnings)
-        if self.tilted is not None:
-            report.log_z = torch.tensor([self.tilted.log_z], dtype=torch.float64)
+        if self.log_z is not None:
+            report.log_z = torch.tensor([self.log_z], dtype=torch.float64)
         missed = f"(stage, sample) pairs: no candidate had weight, reward {self.target.name!r}"
         report.tallies[missed] = self.no_hit, report.ess.numel()

@@ -20,25 +20,18 @@ from steering.aimed import Aimed
 from steering.calibration import SEED, Calibration, Uncalibrated, calibrate
 from steering.correction import DoobTilt
 from steering.errors import SteeringError
+from steering.growth import SAFE_BANK, grown, law, leaning, setup_plan
 from steering.noise import Noise
-from steering.plan import Plan, compile_plan
 from steering.posteriors import Bank, Gaussian, Local, Mixture, Neighbours, TiltedBank, Union, automatic, bank
 from steering.posteriors.mixture import MOST_DIMENSIONS
 from steering.posteriors.rollout import Rollout
 from steering.rows import Rows
-from steering.sampler import Problem, Tilting, guided, sample
-from steering.solvers import SOLVERS
+from steering.sampler import Problem, Tilting, sample
 from steering.targets import Reward, Target
-from steering.tiles import ROWS
 
 BANK_SIZE = 4096
+UNMEASURED = "under conditions: the variance of Gaussian data instead of a measured one, and no bank but a given one"
 CALIBRATION_SIZE = 256
-SAFE_BANK = 200
-"""Effective samples a target must leave: 40 were up to 5% off, under 25 useless."""
-UNRELIABLE = 50
-LEVEL_SIZE, LEVEL_PARTICLES, MAX_LEVELS = 1024, 16, 8
-GROUP_NUMBERS = 2**22
-"""Most numbers in the candidates of a group of a level's samples."""
 
 
 class Doob(Aimed, Tilting):
@@ -73,7 +66,7 @@ class Doob(Aimed, Tilting):
     ) -> None:
         if not isinstance(particles, int) or particles < 2 or particles % 2:
             raise SteeringError(f"particles: expected an even number >= 2, got {particles!r}")
-        if reward_budget is not None and reward_budget < 1:
+        if reward_budget is not None and (not isinstance(reward_budget, int) or reward_budget < 1):
             raise SteeringError(f"reward_budget: expected at least 1 reward row per sample, got {reward_budget!r}")
         super().__init__(Target(reward, beta, threshold, key))
         self.particles, self.posterior, self.reward_budget = particles, posterior, reward_budget
@@ -89,35 +82,51 @@ class Doob(Aimed, Tilting):
     @property
     def stage_rows(self) -> int:
         """Network rows of a sample at a stage, at most: roll-outs take some."""
-        return 1 + self.particles * self.posterior.steps if isinstance(self.posterior, Rollout) else 1
+        local = self.posterior.local if isinstance(self.posterior, Bank) else self.posterior
+        return 1 + self.particles * local.steps if isinstance(local, Rollout) else 1
 
     def prepare(self, problem: Problem) -> Generator[Rows, Tensor, DoobTilt]:
         """Draw, calibrate, score and grow what is missing, for one problem."""
+        self._check_event(problem.event)
         posterior, choices = yield from self._posterior(problem)
         if not isinstance(posterior, Bank):
             return self._tilt(problem, None, posterior, choices, [])
         warnings: list[str] = []
-        where = (*_law(problem), problem.dtype, bool(problem.condition), self._grows(problem))
+        where = (*law(problem), problem.dtype, bool(problem.condition), self._grows(problem))
         if where not in self._tilted:
             assert posterior.local is not None
             union = yield from self._union(problem, posterior)
-            tilted = TiltedBank.of(union, self.target, problem.dtype)
-            self._tilted[where] = union, tilted, _leaning(posterior.local, union, tilted)
+            tilted = TiltedBank.of(union, union.reachable(self.target), problem.dtype)
+            self._tilted[where] = union, tilted, leaning(posterior.local, union, tilted)
         union, tilted, local = self._tilted[where]
         size = union.effective_size(self.target)
         if union.levels:
             choices = [*choices, f"bank grown by {len(union.levels)} levels to {size:.0f} effective samples"]
         if size < SAFE_BANK:
             warnings.append(
-                f"reward {self.name!r} leaves {size:.0f} effective bank samples of {len(union.rewards)}; "
-                f"under {SAFE_BANK} the tilt is biased, under 25 unreliable"
+                f"reward {self.name!r} leaves {size:.0f} effective bank samples of {len(union.rewards)}, and under "
+                f"{SAFE_BANK} the tilt is biased, under 25 unreliable"
             )
-        elif union.support < UNRELIABLE:
+        if (nearest := union.reachable(self.target)) is not self.target:
             warnings.append(
-                f"reward {self.name!r}: the bank was grown from {union.support:.0f} effective samples; expected a "
-                "score and a threshold, which give levels on the way, not an indicator of 0 and -inf"
+                f"no bank sample meets {self.name!r} >= {self.target.threshold:g}: it steers toward "
+                f">= {nearest.threshold:g}, the candidates of the last stages further"
             )
-        return self._tilt(problem, tilted, local, choices, warnings)
+        tilt = self._tilt(problem, tilted, local, choices, warnings)
+        tilt.log_z = TiltedBank.of(union, self.target, problem.dtype).log_z
+        return tilt
+
+    def _check_event(self, event: tuple[int, ...]) -> None:
+        """Refuse a posterior of samples of another shape."""
+        given = self.posterior
+        if isinstance(given, Bank | Neighbours) and tuple(given.cloud.samples.shape[1:]) != event:
+            raise SteeringError(
+                f"posterior: expected samples of shape {list(event)}, got {list(given.cloud.samples.shape[1:])}"
+            )
+        if isinstance(given, Mixture) and given.components.means.shape[1] != prod(event):
+            raise SteeringError(
+                f"posterior: expected samples of {prod(event)} numbers, got {given.components.means.shape[1]}"
+            )
 
     def _tilt(
         self, problem: Problem, tilted: TiltedBank | None, local: Local, choices: list[str], warnings: list[str]
@@ -135,40 +144,16 @@ class Doob(Aimed, Tilting):
         """The bank's samples with their rewards; grown where the target leaves too few."""
         key, target = self.target.key, self.target
         if key not in bank.scored:
-            bank.scored[key] = yield from target.score(bank.samples, problem.dtype)
+            bank.scored[key] = yield from target.score(bank.samples, torch.float64)
         union = Union(bank.cloud, bank.scored[key].to(torch.float64), len(bank.samples))
         if not self._grows(problem) or len(bank.samples) <= SAFE_BANK or union.effective_size(target) >= SAFE_BANK:
             return union
-        where = (problem.model, problem.plan.path, problem.plan.trained, key, target.beta, target.threshold)
+        where = (*law(problem), type(bank.local), key, target.beta, target.threshold)
         # level by level, so that one who is interrupted leaves the others what there is
-        while (larger := (yield from self._grown(problem, bank, bank.refreshed.get(where, union)))) is not None:
-            bank.refreshed[where] = larger
+        while (larger := (yield from grown(problem, target, bank, bank.refreshed.get(where, union)))) is not None:
+            if len(larger.levels) > len(bank.refreshed.get(where, union).levels):
+                bank.refreshed[where] = larger
         return bank.refreshed.get(where, union)
-
-    def _grown(self, problem: Problem, bank: Bank, union: Union) -> Generator[Rows, Tensor, Union | None]:
-        """The union with one more level, drawn toward the strongest target that it can bear; None where the target
-        needs no more, or more would be of no use."""
-        if union.effective_size(self.target) >= SAFE_BANK or len(union.levels) >= MAX_LEVELS:
-            return None
-        level = union.next_level(self.target, SAFE_BANK)
-        last = union.levels[-1].target if union.levels else None
-        stuck = last is not None and (level.beta, level.threshold) == (last.beta, last.threshold)
-        if stuck or union.effective_size(level) < 2:
-            return None  # no sample shows where to go on
-        assert bank.local is not None
-        setup = replace(problem, plan=_setup_plan(problem.plan), dtype=torch.float32)
-        tilted = TiltedBank.of(union, level, setup.dtype)
-        local = _leaning(bank.local, union, tilted)
-        drawn, reports = [], []
-        group = max(ROWS, GROUP_NUMBERS // (LEVEL_PARTICLES * prod(problem.event)) // ROWS * ROWS)
-        for first in range(0, LEVEL_SIZE, group):
-            noise = Noise(SEED + 1 + len(union.levels), range(first, min(first + group, LEVEL_SIZE)))
-            x, report = yield from guided(setup, noise, _ready(setup, level, tilted, local), None)
-            drawn.append(x)
-            reports.append(report)
-        rewards = torch.cat([each.rewards for each in reports if each.rewards is not None])
-        rows = (sum(each.network_rows for each in reports), sum(each.reward_rows for each in reports))
-        return union.grown(torch.cat(drawn), rewards, level, *rows)
 
     def _posterior(self, problem: Problem) -> Generator[Rows, Tensor, tuple[Bank | Local, list[str]]]:
         given = self.posterior
@@ -180,9 +165,9 @@ class Doob(Aimed, Tilting):
                 spread = Uncalibrated(given.cloud.variance)
                 image = len(problem.event) > 1
                 local = given.local or (Neighbours(given.cloud) if image else Gaussian())
-                return given.with_local(local.calibrated(spread)), []
-            return (Gaussian() if given is None else given).calibrated(Uncalibrated()), []
-        where = _law(problem)
+                return given.with_local(local.calibrated(spread)), [UNMEASURED]
+            return (Gaussian() if given is None else given).calibrated(Uncalibrated()), [UNMEASURED]
+        where = law(problem)
         if where not in self._posteriors:
             self._posteriors[where] = yield from self._make_posterior(problem)
         return self._posteriors[where]
@@ -209,33 +194,7 @@ class Doob(Aimed, Tilting):
         return posterior.with_local(local), [why]
 
 
-def _law(problem: Problem) -> tuple[Hashable, ...]:
-    """Whose samples they are, and on which path."""
-    plan = problem.plan
-    return problem.model, problem.event, plan.path, plan.trained, plan.prediction, plan.preconditioning
-
-
-def _leaning(local: Local, union: Union, tilted: TiltedBank) -> Local:
-    """A mixture whose candidates follow the rewarded bank; other posteriors as they are."""
-    if not isinstance(local, Mixture) or tilted.flat:
-        return local
-    return local.leaning(union.cloud.samples.flatten(1), tilted.weights)
-
-
-def _ready(problem: Problem, target: Target, tilted: TiltedBank, local: Local) -> Generator[Rows, Tensor, DoobTilt]:
-    yield from ()
-    return DoobTilt(problem, target, tilted, local, LEVEL_PARTICLES)
-
-
-def _setup_plan(plan: Plan) -> Plan:
-    """How banks and levels are drawn: deterministically, in 20 steps."""
-    return compile_plan(
-        SOLVERS, "dpmpp_2m", path=plan.path, steps=20, prediction=plan.prediction,
-        preconditioning=plan.preconditioning, sigma_data=plan.sigma_data, trained=plan.trained,
-    )  # fmt: skip
-
-
 def draw_bank(problem: Problem, size: int) -> Generator[Rows, Tensor, Tensor]:
     """`size` samples [size, *event] of an unconditional model itself, by a deterministic solver."""
-    samples, _ = yield from sample(replace(problem, plan=_setup_plan(problem.plan)), Noise(SEED, range(size)))
+    samples, _ = yield from sample(replace(problem, plan=setup_plan(problem.plan)), Noise(SEED, range(size)))
     return samples

@@ -1,5 +1,6 @@
 """What steering aims at: p(x) exp(r(x) / beta), or p(x) given r(x) >= threshold; r is only called forwards."""
 
+import math
 from collections.abc import Callable, Generator, Hashable
 from dataclasses import dataclass, field, replace
 from typing import Self
@@ -34,12 +35,13 @@ class Target:
     name: str = field(init=False)
 
     def __post_init__(self) -> None:
-        if isinstance(self.beta, bool | str) or not 0 < self.beta < float("inf"):
+        if not _number(self.beta) or not 0 < self.beta < float("inf"):
             raise SteeringError(f"beta: expected a finite number > 0, got {self.beta!r}")
-        if self.threshold is not None and not -float("inf") < self.threshold < float("inf"):
+        if self.threshold is not None and not (_number(self.threshold) and math.isfinite(self.threshold)):
             raise SteeringError(f"threshold: expected a finite number, got {self.threshold!r}")
         if self.key is None:
-            object.__setattr__(self, "key", self.reward)
+            hashable = isinstance(self.reward, Hashable)  # a dataclass that can be called need not be
+            object.__setattr__(self, "key", self.reward if hashable else id(self.reward))
         object.__setattr__(self, "name", getattr(self.reward, "__name__", type(self.reward).__name__))
 
     def score(
@@ -69,8 +71,8 @@ class Target:
         values = rewards if self.threshold is None else self._indicator(rewards)
         return (values > -torch.inf).any(dim=-1)
 
-    def eased(self, rewards: Float[Tensor, " m"], prior: Float[Tensor, " m"], size: float) -> Self:
-        """The strongest target no stronger than this that leaves `size` effective candidates, else the weakest found.
+    def eased(self, rewards: Float[Tensor, " m"], prior: Float[Tensor, " m"], size: float) -> Self | None:
+        """The strongest target no stronger than this that leaves `size` effective candidates; None if there is none.
 
         Args:
             prior: log-weights of the candidates as samples of the model.
@@ -83,17 +85,23 @@ class Target:
         if enough(self):
             return self
         if self.threshold is not None:
-            levels = rewards[rewards < self.threshold].unique()  # the reward's own values are the levels there are
+            # the reward's own values are the levels there are
+            levels = rewards[(rewards < self.threshold) & rewards.isfinite()].unique()
             first, last = 0, len(levels)
             while first < last:
                 half = (first + last) // 2
                 first, last = (half + 1, last) if enough(self.at(levels[half])) else (first, half)
-            return self.at(levels[max(first - 1, 0)])
+            return self.at(levels[first - 1]) if first else None
         weak, strong = 0.0, 1 / self.beta
         for _ in range(BISECTIONS):
             middle = (weak + strong) / 2
             weak, strong = (middle, strong) if enough(replace(self, beta=1 / middle)) else (weak, middle)
-        return replace(self, beta=1 / max(weak, 1e-300))
+        return replace(self, beta=1 / weak) if weak else None
+
+    @property
+    def strength(self) -> float:
+        """What grows from level to level: the threshold, or 1 / beta."""
+        return 1 / self.beta if self.threshold is None else self.threshold
 
     def at(self, threshold: float | Tensor) -> Self:
         """The same event with another threshold."""
@@ -102,3 +110,7 @@ class Target:
     def _indicator(self, rewards: Tensor) -> Tensor:
         assert self.threshold is not None
         return torch.where(rewards >= self.threshold, 0.0, -torch.inf).to(rewards.dtype)
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

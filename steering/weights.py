@@ -12,6 +12,8 @@ from steering.errors import SteeringError
 
 def checked_rewards(rewards: object, rows: int, name: str, dtype: torch.dtype | None = None) -> Float[Tensor, " rows"]:
     """Rewards of `rows` candidates in `dtype`: [rows], -inf allowed, NaN and +inf not. Raises `SteeringError`."""
+    if isinstance(rewards, Tensor) and rewards.is_complex():
+        raise SteeringError(f"reward {name!r}: expected real values, got {rewards.dtype}")
     if not isinstance(rewards, Tensor):
         raise SteeringError(f"reward {name!r}: expected a tensor of shape [{rows}], got {type(rewards).__name__}")
     if rewards.shape != (rows,):

@@ -31,15 +31,12 @@ class Chosen:
         name = "neighbours" if samples.ndim > 2 else "gaussian"
         d = samples[0].numel()
         if d > MOST_DIMENSIONS or len(samples) < 2 * HELD_OUT:
-            why = f"local posterior {name}: {d} dimensions are too many for a mixture of {len(samples)} samples"
-            return cls(plain, why)
+            few = f"{len(samples)} samples are too few" if d <= MOST_DIMENSIONS else f"{d} dimensions are too many"
+            return cls(plain, f"local posterior {name}: {few} for a mixture")
         fitted = mixture(samples, calibration)
         held_out = samples[::HELD_OUT]
-        worst = max(
-            fitted.error(held_out, path, t) / max(mse, 1e-12)
-            for t, mse in zip(calibration.t, calibration.mse, strict=True)
-            if mse > 0
-        )
+        curve = zip(calibration.t, calibration.mse, strict=True)
+        worst = max((fitted.error(held_out, path, t) / mse for t, mse in curve if mse > 0), default=1.0)
         said = f"a mixture's error is {worst:.2f} times the network's where it is worst"
         if worst > FAITHFUL:
             return cls(plain, f"local posterior {name}: {said}, more than {FAITHFUL:g}", fitted)

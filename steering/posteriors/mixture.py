@@ -84,7 +84,7 @@ class Mixture:
         deviations = torch.cat([middle + step, middle - step], dim=1)
         if self.lean is None:
             return Candidates(deviations, torch.zeros(deviations.shape[:2], dtype=x.dtype))
-        ratio = torch.log(shares / drawn_from).gather(1, chosen)
+        ratio = (torch.log_softmax(logits, dim=1) - torch.log(drawn_from)).gather(1, chosen)
         # log N(y +- s z; 0, s^2) - log N(s z; 0, s^2), in the component's axes
         scaled = offset[chosen] / spread[chosen].sqrt()
         ratio = ratio - 0.5 * (scaled * scaled).sum(dim=-1)
@@ -121,8 +121,8 @@ class Mixture:
 def mixture(samples: Float[Tensor, "k *event"], calibration: Variance | None = None) -> Mixture:
     """The mixture posterior of the model's own samples [K, *event], at most `MOST_DIMENSIONS` numbers each."""
     x = samples.flatten(1)
-    if x.shape[1] > MOST_DIMENSIONS or len(x) < 2 * HELD_OUT:
-        wanted = f"at least {2 * HELD_OUT} samples of at most {MOST_DIMENSIONS} numbers"
+    if x.shape[1] > MOST_DIMENSIONS or len(x) < 2 * HELD_OUT or not bool(x.isfinite().all()):
+        wanted = f"at least {2 * HELD_OUT} finite samples of at most {MOST_DIMENSIONS} numbers"
         raise ValueError(f"mixture: expected {wanted}, got {list(samples.shape)}")
     fitted = torch.arange(len(x)) % HELD_OUT != 0
     return Mixture(Components.fit(x[fitted], SEED), calibration)

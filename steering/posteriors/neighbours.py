@@ -81,5 +81,7 @@ def draw_indices(weights: Float[Tensor, "n k"], uniform: Float[Tensor, "n m"]) -
 
 
 def neighbours(samples: Float[Tensor, "k *event"], calibration: Calibration | None = None) -> Neighbours:
-    """The neighbours posterior; see `Neighbours`."""
+    """The neighbours posterior of at least two samples; see `Neighbours`."""
+    if len(samples) < 2 or not bool(samples.isfinite().all()):
+        raise ValueError(f"neighbours: expected two or more finite samples, got {list(samples.shape)}")
     return Neighbours(Cloud(samples), calibration)

@@ -21,15 +21,17 @@ from steering.posteriors.points import Cloud
 from steering.targets import Target
 from steering.weights import effective_size, softmax
 
+FEW = 25.0
+"""Effective samples that can still say where to go."""
+
 
 @dataclass(frozen=True, eq=False)
 class Level:
-    """A part drawn toward `target`: its size N, log Z, how many effective samples it was drawn by, and its rows."""
+    """A part drawn toward `target`: its size N, log Z, and the rows it took."""
 
     target: Target
     size: int
     log_z: float
-    support: float
     network_rows: int = 0
     reward_rows: int = 0
 
@@ -56,13 +58,14 @@ class Union:
             return 0.0
         return float(effective_size(softmax(self.log_prior + target.log_weights(self.rewards))))
 
-    @property
-    def support(self) -> float:
-        """Effective samples of the level that rests on the fewest."""
-        return min((level.support for level in self.levels), default=math.inf)
+    def reachable(self, target: Target) -> Target:
+        """The target; for an event that no sample meets, the nearest one of the same reward that some do."""
+        if target.threshold is None or bool(target.hit(self.rewards)):
+            return target
+        return self.next_level(target, FEW) or target
 
-    def next_level(self, target: Target, size: float) -> Target:
-        """The strongest target no stronger than `target` that leaves `size` effective samples."""
+    def next_level(self, target: Target, size: float) -> Target | None:
+        """The strongest target no stronger than `target` that leaves `size` effective samples, if there is one."""
         return target.eased(self.rewards, self.log_prior, size)
 
     def grown(
@@ -79,5 +82,5 @@ class Union:
             Cloud(torch.cat([self.cloud.samples, samples.to(self.cloud.samples.dtype)])),
             torch.cat([self.rewards, rewards.to(torch.float64)]),
             self.own,
-            (*self.levels, Level(target, len(samples), log_z, self.effective_size(target), network_rows, reward_rows)),
+            (*self.levels, Level(target, len(samples), log_z, network_rows, reward_rows)),
         )

@@ -304,7 +304,7 @@ def test_copies_among_the_samples_are_said(models: dict[str, Model], make_engine
 
 
 def test_what_was_never_reached_is_said(models: dict[str, Model], make_engine, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("steering.doob.MAX_LEVELS", 1)
+    monkeypatch.setattr("steering.growth.MAX_LEVELS", 1)
     engine = make_engine().engine
     asked: dict[str, Any] = {"samples": 70, "seed": 1, "steps": 6, "reward": "linear", "threshold": 50.0}
     said = start(engine, models, DIRECTION, **asked).result(60).parameters

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Generator
+from dataclasses import dataclass
 from functools import cache, partial
 from itertools import pairwise
 from typing import Any, TypeVar
@@ -345,7 +346,40 @@ def test_an_indicator_gives_no_levels_and_is_warned_of():
     doob = steering.Doob(indicator, posterior=posteriors.bank(law.sample(4096, 1).float()))
     x, report = steering.run(compiled(), law.network(PATH), (100, 8), steer=doob, tile=None, report=True)
     assert float((x.double() @ direction >= threshold).double().mean()) > 0.9
-    assert any("grown from 4 effective samples; expected a score and a threshold" in w for w in report.warnings)
+    assert report.setup_rows == 256 * 16
+    assert any("leaves 4 effective bank samples" in warning for warning in report.warnings)
+
+
+def test_forbidden_samples_are_no_levels():
+    """-inf is legal beside a threshold too."""
+    law, direction, threshold = rare_event(8, 1e-3)
+
+    def reward(x: Tensor) -> Tensor:
+        return torch.where(x[:, 0] > 0, x @ direction.to(x.dtype), -torch.inf)
+
+    doob = steering.Doob(reward, threshold=threshold, posterior=posteriors.bank(law.sample(4096, 1).float()))
+    _, report = steering.run(compiled(), law.network(PATH), (100, 8), steer=doob, tile=None, report=True)
+    assert report.rewards is not None
+    assert float((report.rewards >= threshold).double().mean()) > 0.6
+    nothing = steering.Doob(partial(constant, -math.inf), threshold=0.0, posterior=POSTERIORS["bank"]())
+    plain = steering.run(compiled(steps=5), perceptron, (3, 2))
+    assert torch.equal(steering.run(compiled(steps=5), perceptron, (3, 2), steer=nothing), plain)
+
+
+def test_an_event_out_of_reach_is_approached_and_said_to_be_and_soon_given_up():
+    law, direction, threshold = rare_event(8, 1e-3)
+
+    def reward(x: Tensor) -> Tensor:
+        return x @ direction.to(x.dtype)
+
+    doob = steering.Doob(reward, threshold=100.0, posterior=posteriors.bank(law.sample(4096, 1).float()))
+    _, report = steering.run(compiled(), law.network(PATH), (100, 8), steer=doob, tile=None, report=True)
+    assert report.rewards is not None
+    assert float(report.rewards.mean()) > threshold - 1
+    assert report.setup_rows <= 256 * 16 + 2 * 1024 * 20
+    assert any("no bank sample meets 'reward' >= 100: it steers toward >= " in each for each in report.warnings)
+    assert report.log_z is not None
+    assert float(report.log_z) == -math.inf
 
 
 def test_a_strong_tilt_is_reached_by_levels_too():
@@ -630,6 +664,9 @@ def test_no_temperature_breaks_a_run(posterior: str, beta: float):
         ({"particles": 7}, "particles: .* got 7"),
         ({"particles": 8.0}, "particles: .* got 8.0"),
         ({"reward_budget": 0}, "reward_budget: expected at least 1 reward row per sample, got 0"),
+        ({"reward_budget": 1.5}, "reward_budget: .* got 1.5"),
+        ({"beta": None}, "beta: expected a finite number > 0, got None"),
+        ({"threshold": "1"}, "threshold: expected a finite number, got '1'"),
     ],
 )
 def test_impossible_arguments_are_refused(arguments: dict[str, Any], complaint: str):
@@ -652,6 +689,25 @@ def test_impossible_arguments_are_refused(arguments: dict[str, Any], complaint: 
 def test_impossible_banks_are_refused(make, complaint: str):
     with pytest.raises(ValueError, match=complaint):
         make()
+
+
+@pytest.mark.parametrize("posterior", ["bank", "mixture", "neighbours"])
+def test_samples_of_another_shape_are_refused(posterior: str):
+    doob = Doob(skewed, posterior=POSTERIORS[posterior]())
+    with pytest.raises(SteeringError, match=r"posterior: expected samples of .*3"):
+        steering.run(compiled(steps=2), lambda x, t: x, (4, 3), steer=doob)
+
+
+def test_rewards_need_not_be_hashable():
+    @dataclass
+    class Slope:
+        by: float
+
+        def __call__(self, x: Tensor) -> Tensor:
+            return self.by * x[:, 0]
+
+    doob = Doob(Slope(2.0), posterior=POSTERIORS["bank"]())
+    assert steering.run(compiled(steps=2), perceptron, (4, 2), steer=doob).shape == (4, 2)
 
 
 def test_small_banks_of_images_get_neighbours_and_of_vectors_a_gaussian():
