@@ -27,10 +27,11 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """A backend under the name its rows are counted by."""
+    """A backend under the name its rows are counted by, and the sizes of calls to keep from (see `evenness`)."""
 
     name: str
     backend: Backend
+    uneven: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -261,7 +262,7 @@ class Engine:
         _, network, outputs = key
         evaluations = [_evaluation(each.owner) for each in slices]
         rows = sum(each.stop - each.first for each in slices)
-        size = bucket(rows, self._max_bucket)
+        size = bucket(rows, self._max_bucket, network.uneven)
         feeds = {}
         for name in evaluations[0].feeds:
             parts = [e.feeds[name][s.first : s.stop] for e, s in zip(evaluations, slices, strict=True)]

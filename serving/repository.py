@@ -19,6 +19,7 @@ from protos.card import Card, CardError, Range, dump_text, load_card
 from protos.programs import ProgramsError, load_programs
 from serving.backends import Array, Backend, GraphTensor, LoadError
 from serving.engine import Network
+from serving.evenness import uneven_sizes
 from steering.posteriors import Chosen, Cloud, Gaussian, Local, Neighbours, Union, Variance
 from steering.program import Choice
 
@@ -198,7 +199,7 @@ def load(folder: Folder, opener: Open) -> Model:
     if not folder.graph.is_file():
         raise LoadError(f"{folder.graph}: expected an ONNX graph, got no such file")
     backend = opener(folder.graph)
-    network = Network(folder.name, backend)
+    network = Network(folder.name, backend, uneven_sizes(backend))
     graph_sha256 = _sha256(folder.graph)
     digest = hashlib.sha256(f"{graph_sha256} {backend.kind}".encode())
     for file in sorted(folder.graph.parent.iterdir()):  # weights may lie in files beside the graph

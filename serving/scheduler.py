@@ -1,7 +1,7 @@
 """Whose rows go into the next network call: pure, so that its promises can be tested."""
 
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Hashable, Set
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -53,8 +53,9 @@ def pack(queue: deque[Waiting[Owner]], capacity: int) -> list[Slice[Owner]]:
     return [Slice(each.owner, first, each.first) for each, first in zip(chosen, starts, strict=True)]
 
 
-def bucket(rows: int, largest: int) -> int:
-    """The batch size a call of `rows` rows is filled up to: 2, 3, 4, 6, 8, 12, 16, 24, ... and `largest`.
+def bucket(rows: int, largest: int, uneven: Set[int] = frozenset()) -> int:
+    """The batch size a call of `rows` rows is filled up to: 2, 3, 4, 6, 8, 12, 16, 24, ... and `largest`, without those
+    in `uneven`, at which the network gives rows other bits.
 
     Two sizes per doubling waste at most a third of a call and keep the sizes a backend must be ready for few. A row
     never runs alone: runtimes have shortcuts for a batch of one (ONNX Runtime's sums over a middle axis) that round
@@ -62,4 +63,5 @@ def bucket(rows: int, largest: int) -> int:
     """
     power = max(2, 1 << (rows - 1).bit_length())
     between = 3 * power // 4
-    return min(largest, between if between >= rows and power >= 4 else power)
+    size = min(largest, between if between >= rows and power >= 4 else power)
+    return bucket(size + 1, largest, uneven) if size in uneven and size < largest else size

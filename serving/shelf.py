@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import steering
 from serving.backends import LoadError
 from serving.backends.ort import OrtNetwork
 from serving.directory import ModelState, State, TensorSpec
-from serving.engine import Engine, Network, Program, Task
+from serving.engine import Engine, Program, Task
 from serving.kserve import datatype
 from serving.programs import evaluations
 from serving.repository import RAW, Folder, Model, PlainModel, Sampler, load, scan
@@ -72,7 +73,7 @@ class Shelf:
         self.models[model.name] = model
         if isinstance(model, Sampler):
             name = model.name + RAW
-            raw = PlainModel(name, model.version, Network(name, model.network.backend), model.digest[:16])
+            raw = PlainModel(name, model.version, replace(model.network, name=name), model.digest[:16])
             self.models[name] = raw
 
     def _states(self, folder: Folder) -> Generator[ModelState, None, None]:

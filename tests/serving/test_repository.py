@@ -116,7 +116,7 @@ def test_the_local_posterior_is_the_one_that_fits_the_bank_unless_the_card_names
     networks.edit_card(root / "rings", posterior=None)
     few = rings().known
     assert few.choice is not None
-    assert few.choice.why == "local posterior gaussian: 2 dimensions are too many for a mixture of 15 samples"
+    assert few.choice.why == "local posterior gaussian: 15 samples are too few for a mixture"
     assert isinstance(few.local(None), Gaussian)
 
 
