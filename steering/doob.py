@@ -72,7 +72,7 @@ class Doob(Aimed, Tilting):
         self.particles, self.posterior, self.reward_budget = particles, posterior, reward_budget
         self.refresh = refresh
         self._posteriors: dict[Hashable, tuple[Bank | Local, list[str]]] = {}
-        self._tilted: dict[Hashable, tuple[Union, TiltedBank, Local]] = {}
+        self._tilted: dict[Hashable, tuple[Union, Target, TiltedBank, Local]] = {}
 
     @property
     def width(self) -> int:
@@ -96,9 +96,10 @@ class Doob(Aimed, Tilting):
         if where not in self._tilted:
             assert posterior.local is not None
             union = yield from self._union(problem, posterior)
-            tilted = TiltedBank.of(union, union.reachable(self.target), problem.dtype)
-            self._tilted[where] = union, tilted, leaning(posterior.local, union, tilted)
-        union, tilted, local = self._tilted[where]
+            nearest = union.reachable(self.target)
+            tilted = TiltedBank.of(union, nearest, problem.dtype)
+            self._tilted[where] = union, nearest, tilted, leaning(posterior.local, union, tilted)
+        union, nearest, tilted, local = self._tilted[where]
         size = union.effective_size(self.target)
         if union.levels:
             choices = [*choices, f"bank grown by {len(union.levels)} levels to {size:.0f} effective samples"]
@@ -107,13 +108,13 @@ class Doob(Aimed, Tilting):
                 f"reward {self.name!r} leaves {size:.0f} effective bank samples of {len(union.rewards)}, and under "
                 f"{SAFE_BANK} the tilt is biased, under 25 unreliable"
             )
-        if (nearest := union.reachable(self.target)) is not self.target:
+        if nearest is not self.target:
             warnings.append(
                 f"no bank sample meets {self.name!r} >= {self.target.threshold:g}: it steers toward "
                 f">= {nearest.threshold:g}, the candidates of the last stages further"
             )
         tilt = self._tilt(problem, tilted, local, choices, warnings)
-        tilt.log_z = TiltedBank.of(union, self.target, problem.dtype).log_z
+        tilt.log_z = tilted.log_z if nearest is self.target else -torch.inf
         return tilt
 
     def _check_event(self, event: tuple[int, ...]) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 from steering.errors import SteeringError
 from steering.predictions import Denoise
 from steering.rows import Rows
-from steering.sampler import Problem
+from steering.sampler import Problem, beside_null, extrapolated
 from steering.targets import Target
 from steering.weights import checked_rewards
 
@@ -21,14 +21,13 @@ def pullback(
 
     D = state x + output F(scale x, t), so J^T v = state v + output scale J_F^T v.
     """
-    scaled, n = rule.scaled(x), len(x)
+    scaled = rule.scaled(x)
     if problem.guidance == 1 or not problem.condition:
         back = yield Rows.pullback(scaled, rule.t, cotangent, problem.condition)
     else:
-        both = {k: torch.cat([c, problem.null[k].expand_as(c)]) for k, c in problem.condition.items()}
-        t = torch.cat([rule.t, rule.t]) if isinstance(rule.t, Tensor) else rule.t
+        t, both = beside_null(problem, rule.t)
         pair = yield Rows.pullback(torch.cat([scaled, scaled]), t, torch.cat([cotangent, cotangent]), both)
-        back = pair[n:] + (pair[:n] - pair[n:]) * problem.guidance
+        back = extrapolated(problem, pair)
     if not bool(back.isfinite().all()):
         raise SteeringError("network: expected finite gradients, got NaN or infinity")
     return rule(cotangent, rule.scaled(back.to(x.dtype)))

@@ -187,18 +187,26 @@ def evaluate(problem: Problem, rule: Denoise, x: Tensor) -> Generator[Rows, Tens
     """
     scaled, mean = rule.scaled(x), problem.mean
     scaled = scaled if mean is None else scaled + mean
-    n = len(x)
     if problem.guidance == 1 or not problem.condition:
         rows = Rows.network(scaled, rule.t, problem.condition)
         output = checked((yield rows), rows)
     else:
-        both = {k: torch.cat([c, problem.null[k].expand_as(c)]) for k, c in problem.condition.items()}
-        t = torch.cat([rule.t, rule.t]) if isinstance(rule.t, Tensor) else rule.t
-        rows = Rows.network(torch.cat([scaled, scaled]), t, both)
-        outputs = checked((yield rows), rows)
-        output = outputs[n:] + (outputs[:n] - outputs[n:]) * problem.guidance
+        rows = Rows.network(torch.cat([scaled, scaled]), *beside_null(problem, rule.t))
+        output = extrapolated(problem, checked((yield rows), rows))
     denoised = rule(x, output.to(x.dtype))
     return denoised - mean if mean is not None and problem.plan.prediction == "x0" else denoised
+
+
+def beside_null(problem: Problem, t: float | Tensor) -> tuple[float | Tensor, Condition]:
+    """Times and conditions of a problem's rows, and of the same rows under the null condition after them."""
+    both = {k: torch.cat([c, problem.null[k].expand_as(c)]) for k, c in problem.condition.items()}
+    return torch.cat([t, t]) if isinstance(t, Tensor) else t, both
+
+
+def extrapolated(problem: Problem, outputs: Tensor) -> Tensor:
+    """Classifier-free guidance on the reply to rows `beside_null`: null + w (condition - null)."""
+    conditional, null = outputs.tensor_split(2)
+    return null + (conditional - null) * problem.guidance
 
 
 def checked(output: object, rows: Rows) -> Tensor:

@@ -19,6 +19,7 @@ from torch import Tensor
 from steering.noise import Draw, Noise
 from steering.plan import Plan, Stage
 from steering.posteriors.local import Local
+from steering.weights import draw_indices
 
 # 4 is the first of 1, 2, 4 at which choosing is as good as always averaging in nearly all cells (47 of 48)
 DROWNING = 4.0
@@ -67,8 +68,7 @@ def select(
     weights: Float[Tensor, "m 2*p"], z: Float[Tensor, "m p d"], uniform: Float[Tensor, "m 1"]
 ) -> Float[Tensor, "m d"]:
     """One of the candidates +z_p, -z_p with the probabilities of `weights` (all + first)."""
-    cumulative = weights.to(torch.float64).cumsum(dim=1)
-    index = torch.searchsorted(cumulative, uniform * cumulative[:, -1:]).squeeze(1).clamp(max=weights.shape[1] - 1)
+    index = draw_indices(weights, uniform).squeeze(1)
     pairs = z.shape[1]
     sign = 1 - 2 * (index >= pairs).to(z.dtype)
     return z[torch.arange(len(z)), index % pairs] * sign[:, None]

@@ -4,7 +4,7 @@ Reductions run over the last, contiguous dimension only, so a row's bits do not 
 """
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from steering.errors import SteeringError
@@ -46,3 +46,9 @@ def effective_size(weights: Float[Tensor, "... m"]) -> Float[Tensor, "..."]:
 def flat(rewards: Float[Tensor, "... m"]) -> Bool[Tensor, "..."]:
     """Rows whose rewards are all equal, and so say nothing."""
     return (rewards == rewards[..., :1]).all(dim=-1)
+
+
+def draw_indices(weights: Float[Tensor, "n k"], uniform: Float[Tensor, "n m"]) -> Int64[Tensor, "n m"]:
+    """m independent draws a row from its weights, which need not sum to 1, by inversion."""
+    cumulative = weights.to(torch.float64).cumsum(dim=1)
+    return torch.searchsorted(cumulative, uniform * cumulative[:, -1:]).clamp(max=weights.shape[1] - 1)

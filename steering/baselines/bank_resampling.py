@@ -17,7 +17,7 @@ from steering.noise import START, Draw, Noise
 from steering.rows import Rows
 from steering.sampler import Drawing, Problem, Report, prepared
 from steering.targets import Reward, Target
-from steering.weights import effective_size, softmax
+from steering.weights import draw_indices, effective_size, softmax
 
 
 class BankResampling(Aimed):
@@ -58,9 +58,7 @@ class BankResampling(Aimed):
         report = Report()
         samples, rewards = yield from prepared(self.prepare(problem), report)
         weights = softmax(self.target.log_weights(rewards.to(torch.float64)))
-        cumulative = weights.cumsum(dim=0)
-        uniform = noise.uniform(START, Draw.BANK, 1).squeeze(1)
-        picked = torch.searchsorted(cumulative, uniform * cumulative[-1]).clamp(max=len(rewards) - 1)
+        picked = draw_indices(weights[None], noise.uniform(START, Draw.BANK, 1).T).squeeze(0)
         size = float(effective_size(weights)) if bool(self.target.hit(rewards)) else 0.0
         report.ess = torch.full((1, len(picked)), size, dtype=problem.dtype)
         log_w = self.target.log_weight(rewards.to(torch.float64))

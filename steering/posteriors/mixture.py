@@ -23,9 +23,9 @@ from steering.paths import Path
 from steering.plan import Node, Stage
 from steering.posteriors.components import Components
 from steering.posteriors.local import Candidates, Variance
-from steering.posteriors.neighbours import draw_indices
 from steering.rows import Rows
 from steering.sampler import Problem
+from steering.weights import draw_indices
 
 MOST_DIMENSIONS = 256
 """Above it, fits of a few thousand samples say too little: use `neighbours`."""

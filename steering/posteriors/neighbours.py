@@ -9,7 +9,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor
 
 from steering.calibration import Calibration
@@ -20,7 +20,7 @@ from steering.posteriors.points import Cloud
 from steering.rows import Rows
 from steering.sampler import Problem
 from steering.tiles import by_tiles
-from steering.weights import effective_size, softmax
+from steering.weights import draw_indices, effective_size, softmax
 
 NEIGHBOURHOOD = 40.0
 # The calibrated variance is a mean over states: where the reward still has something to decide, the posterior is wider.
@@ -72,12 +72,6 @@ def tempered(logits: Float[Tensor, "n k"], size: float) -> Float[Tensor, "n k"]:
         enough = effective_size(softmax(logits * torch.exp2(middle)))[:, None] >= size
         low, high = torch.where(enough, middle, low), torch.where(enough, high, middle)
     return softmax(logits * torch.exp2(torch.where(wide, torch.zeros_like(low), low)))
-
-
-def draw_indices(weights: Float[Tensor, "n k"], uniform: Float[Tensor, "n m"]) -> Int64[Tensor, "n m"]:
-    """m independent draws a row from its weights, by inversion."""
-    cumulative = weights.to(torch.float64).cumsum(dim=1)
-    return torch.searchsorted(cumulative, uniform * cumulative[:, -1:]).clamp(max=weights.shape[1] - 1)
 
 
 def neighbours(samples: Float[Tensor, "k *event"], calibration: Calibration | None = None) -> Neighbours:

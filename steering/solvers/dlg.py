@@ -30,6 +30,7 @@ from steering.rows import Rows
 from steering.sampler import Problem
 from steering.solvers.dpm_solver_adaptive import attempt_12
 from steering.solvers.levels import Level, along
+from steering.weights import draw_indices
 
 LEVELS = 1000
 LEVEL = Draw.SOLVER + 1
@@ -108,8 +109,7 @@ def reflected(level: Tensor, low: float, high: float) -> Tensor:
 
 def categorical(log_weights: Float64[Tensor, "n k"], uniform: Float64[Tensor, "n 1"]) -> Tensor:
     """Indices [n], drawn by the inverse of the distribution function."""
-    cumulated = torch.softmax(log_weights, dim=1).cumsum(dim=1)
-    return torch.searchsorted(cumulated, uniform * cumulated[:, -1:])[:, 0].clamp(max=log_weights.shape[1] - 1)
+    return draw_indices(torch.softmax(log_weights, dim=1), uniform)[:, 0]
 
 
 SOLVER = Solver(

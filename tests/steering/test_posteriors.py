@@ -15,12 +15,12 @@ from steering.calibration import Calibration, Uncalibrated
 from steering.noise import Noise
 from steering.plan import Node
 from steering.posteriors import Candidates
-from steering.posteriors.neighbours import NEIGHBOURHOOD, WIDENING, draw_indices, tempered
+from steering.posteriors.neighbours import NEIGHBOURHOOD, WIDENING, tempered
 from steering.problems import GaussianMixture
 from steering.sampler import Problem
 from steering.targets import Target
 from steering.tiles import by_tiles
-from steering.weights import effective_size
+from steering.weights import draw_indices, effective_size
 
 PATH = paths.vp_cosine()
 CURVE = Calibration((0.001, 0.5, 0.99), (0.0001, 0.1, 0.4))
