@@ -620,7 +620,7 @@ def test_every_listener_is_on_loopback(server: Server):
 
 def test_metrics(server: Server, client: Client):
     before = page(server)
-    infer(client, "rings", samples=3, steps=10, seed=1, reward="nearness", reward_mode=0)
+    infer(client, "rings", samples=3, steps=10, seed=1, reward="nearness", reward_mode=0, posterior="gaussian")
     refusal(lambda: infer(client, "rings", steps=0))
     refusal(lambda: infer(client, "made-up"))
     after = page(server)
