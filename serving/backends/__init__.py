@@ -26,8 +26,16 @@ class InputError(Exception):
     """Inputs that a graph refuses, such as an index out of bounds; one line."""
 
 
+class OutOfMemoryError(Exception):
+    """A call that needed more memory than there was; one of fewer rows may pass. One line."""
+
+
+class UnavailableError(Exception):
+    """A network that did not answer, elsewhere; asked again later it may. One line."""
+
+
 class Backend(Protocol):
-    """A loaded graph whose first axis is the batch."""
+    """A loaded graph whose first axis is the batch. Its calls are made one at a time, from any thread."""
 
     @property
     def inputs(self) -> tuple[GraphTensor, ...]: ...
@@ -40,6 +48,25 @@ class Backend(Protocol):
         """What computes: part of the fingerprint, since another kind rounds differently."""
         ...
 
+    @property
+    def invariant(self) -> bool:
+        """Whether a row's bits are the same in calls of every size, but for those that `evenness` finds."""
+        ...
+
+    def sizes(self, most: int) -> tuple[int, ...]:
+        """Sizes of calls it is good at, ascending, the last of them `most` or the largest it takes."""
+        ...
+
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
-        """The named outputs for `feeds`, all of one batch size; raises InputError where the values are to blame."""
+        """The named outputs for `feeds`, all of one batch size.
+
+        Raises:
+            InputError: the values are to blame.
+            OutOfMemoryError: fewer rows may pass.
+            UnavailableError: the network is elsewhere and did not answer.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give back what it holds: memory, threads, connections. No call comes after it."""
         ...

@@ -1,0 +1,103 @@
+"""ONNX Runtime sessions: how they are opened, what their graphs take and give, what their errors mean."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
+
+from serving.backends import GraphTensor, InputError, LoadError, OutOfMemoryError
+
+Providers = Sequence[str | tuple[str, dict[str, Any]]]
+
+_TYPES = {
+    "tensor(float)": np.float32,
+    "tensor(double)": np.float64,
+    "tensor(float16)": np.float16,
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+    "tensor(int8)": np.int8,
+    "tensor(uint8)": np.uint8,
+    "tensor(bool)": np.bool_,
+}
+# Gather and its kin say it in words of their own, and not all with the same status
+_OUT_OF_BOUNDS = re.compile(
+    r"running (\w+) node.*(?:out of (?:data )?bounds|within.*bounds|out of range|invalid index)", re.I
+)
+# the arena, the C++ runtime, CUDA with its libraries, and torch each have words of their own, and no status code
+_OUT_OF_MEMORY = re.compile(
+    r"failed to allocate memory|can't allocate memory|bad_?\s?alloc|out of memory|alloc_failed"
+    r"|available memory of \d+ is smaller than requested",
+    re.I,
+)
+
+
+def open_session(
+    file: Path, threads: int, providers: Providers, *, deterministic: bool = False
+) -> onnxruntime.InferenceSession:
+    """A session on a graph; its first provider is the one asked for.
+
+    Args:
+        deterministic: only kernels that give the same bits in every run, which on GPUs not all do.
+
+    Raises:
+        LoadError: the file, and what ONNX Runtime has to say about it.
+    """
+    if not file.is_file():
+        raise LoadError(f"{file}: expected an ONNX graph, got no such file")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # idle threads that spin would starve the event loop of the same process
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.use_deterministic_compute = deterministic
+    options.log_severity_level = 3
+    try:
+        # without enable_fallback=0 a call that fails is tried again on the CPU, and every call after it goes there
+        session = onnxruntime.InferenceSession(str(file), options, providers=list(providers), enable_fallback=0)
+    except Exception as error:  # onnxruntime has an exception class for each status code
+        raise LoadError(f"{file}: expected a complete ONNX graph, got: {' '.join(str(error).split())}") from None
+    wanted, got = _name(providers[0]), session.get_providers()[0]
+    if got != wanted:  # a provider whose libraries are missing is left out, with a line in a log at most
+        raise LoadError(f"{file}: expected to run on the {wanted}, ONNX Runtime fell back to the {got}")
+    return session
+
+
+def tensors(file: Path, nodes: Sequence[onnxruntime.NodeArg]) -> tuple[GraphTensor, ...]:
+    """A session's inputs or outputs; LoadError where the first is no free axis or a type is not served."""
+    return tuple(_tensor(file, each) for each in nodes)
+
+
+def check_fixed(file: Path, each: GraphTensor) -> None:
+    """LoadError where a tensor's rows have a length that varies, which what is made beforehand cannot have."""
+    if None in each.row:
+        shape = ", ".join("?" if axis is None else str(axis) for axis in each.row)
+        raise LoadError(f"{file}: {each.name}: expected rows of a fixed shape on this provider, got [{shape}]")
+
+
+def reason(error: Exception) -> Exception:
+    """What a failed call of a session raises in a backend's terms; the error itself where those have none for it."""
+    text = " ".join(str(error).split())
+    if isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(text):
+        return OutOfMemoryError(text or "out of memory")
+    if refused := _OUT_OF_BOUNDS.search(text):
+        return InputError(f"an index out of bounds in a {refused[1]} node")
+    return InputError(text) if isinstance(error, InvalidArgument) else error
+
+
+def _name(provider: str | tuple[str, dict[str, Any]]) -> str:
+    return provider if isinstance(provider, str) else provider[0]
+
+
+def _tensor(file: Path, each: onnxruntime.NodeArg) -> GraphTensor:
+    if each.type not in _TYPES:
+        raise LoadError(f"{file}: {each.name}: expected one of {', '.join(_TYPES)}, got {each.type}")
+    if not each.shape:
+        raise LoadError(f"{file}: {each.name}: expected a first axis for the batch, got a scalar")
+    row = tuple(axis if isinstance(axis, int) else None for axis in each.shape[1:])
+    if isinstance(each.shape[0], int):
+        raise LoadError(f"{file}: {each.name}: expected a free first axis for the batch, got length {each.shape[0]}")
+    return GraphTensor(each.name, np.dtype(_TYPES[each.type]), row)

@@ -1,0 +1,102 @@
+"""Torch itself on the CPU: a module, or a program exported to a `.pt2` file. A reference for the other backends."""
+
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from serving.backends import Array, GraphTensor, InputError, LoadError
+from serving.backends.session import reason
+from serving.backends.sizes import dense
+
+OUTPUT = "output"
+"""The name of a program's only output, which in a `.pt2` file has none; outputs in a dictionary keep their keys."""
+
+
+class TorchNetwork:
+    """A module called with its inputs in their order; it returns a tensor, or a dictionary of tensors.
+
+    Args:
+        most: rows it takes in one call at most; None for any number.
+    """
+
+    invariant = False  # matrix products choose their kernels by the number of rows
+
+    def __init__(
+        self,
+        module: nn.Module,
+        inputs: Sequence[GraphTensor],
+        outputs: Sequence[GraphTensor],
+        *,
+        most: int | None = None,
+    ) -> None:
+        self._module, self.inputs, self.outputs, self._most = module, tuple(inputs), tuple(outputs), most
+        capability = torch.backends.cpu.get_cpu_capability()
+        self.kind = f"torch {torch.__version__} CPU {platform.machine()} {capability} threads {torch.get_num_threads()}"
+
+    @classmethod
+    def load(cls, file: Path) -> Self:
+        """A program that `torch.export.save` wrote, with a batch axis that is free.
+
+        A `.pt2` file may hold pickled objects, which run code when they are loaded.
+
+        Raises:
+            LoadError: the file, what was expected and what came.
+        """
+        try:
+            program = torch.export.load(file)
+        except Exception as error:  # from zipfile's to pickle's
+            raise LoadError(f"{file}: expected a program of torch.export, got: {_line(error)}") from None
+        if program.call_spec.in_spec.child(1).num_leaves:
+            raise LoadError(f"{file}: expected a program exported with positional arguments, got some by keyword")
+        nodes = {node.name: node for node in program.graph.nodes}
+        inputs = [_tensor(file, name, nodes[name].meta["val"]) for name in program.graph_signature.user_inputs]
+        returned = torch.utils._pytree.tree_unflatten(
+            [nodes[name].meta["val"] for name in program.graph_signature.user_outputs], program.call_spec.out_spec
+        )
+        outputs = [_tensor(file, name, value) for name, value in _named(returned).items()]
+        first = nodes[program.graph_signature.user_inputs[0]].meta["val"].shape[0]
+        upper = program.range_constraints[first.node.expr].upper
+        return cls(program.module(), inputs, outputs, most=int(upper) if upper.is_Integer else None)
+
+    def sizes(self, most: int) -> tuple[int, ...]:
+        """Implements `Backend.sizes`."""
+        return dense(most if self._most is None else min(most, self._most))
+
+    def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
+        """Implements `Backend.run`."""
+        tensors = [torch.from_numpy(np.require(feeds[each.name], requirements="W")) for each in self.inputs]
+        try:
+            with torch.inference_mode():
+                results = _named(self._module(*tensors))
+        except IndexError as error:  # an embedding's
+            raise InputError(_line(error)) from None
+        except Exception as error:
+            raise reason(error) from None
+        return [results[name].numpy() for name in outputs]
+
+    def close(self) -> None:
+        """Implements `Backend.close`."""
+        del self._module
+
+
+def _named(returned: Any) -> dict[str, Any]:
+    return dict(returned) if isinstance(returned, Mapping) else {OUTPUT: returned}
+
+
+def _tensor(file: Path, name: str, value: Any) -> GraphTensor:
+    if not isinstance(value, Tensor):
+        raise LoadError(f"{file}: {name}: expected a tensor, got {type(value).__name__}")
+    shape: list[Any] = list(value.shape)  # what is not an int is a symbol
+    if not shape or isinstance(shape[0], int):
+        raise LoadError(f"{file}: {name}: expected a free first axis for the batch, got shape {shape}")
+    dtype = torch.empty(0, dtype=value.dtype).numpy().dtype
+    return GraphTensor(name, dtype, tuple(axis if isinstance(axis, int) else None for axis in shape[1:]))
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

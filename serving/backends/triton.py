@@ -1,0 +1,178 @@
+"""A network on another server that speaks KServe v2: Triton, or tiltserve itself, through `tritonclient`."""
+
+import json
+import logging
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import grpc
+import numpy as np
+import tritonclient.grpc as triton
+from tritonclient.grpc import service_pb2
+from tritonclient.utils import InferenceServerException, np_to_triton_dtype, triton_to_np_dtype
+
+from serving import wire
+from serving.backends import Array, GraphTensor, InputError, LoadError, UnavailableError
+from serving.backends.sizes import dense
+
+_log = logging.getLogger(__name__)
+_DATATYPES = ("FP32", "FP64", "FP16", "INT64", "INT32", "INT8", "UINT8", "BOOL")
+_RETRIES = {
+    "methodConfig": [
+        {
+            "name": [{"service": service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name}],
+            # the engine waits meanwhile: long enough for a lost connection, no longer
+            "retryPolicy": {
+                "maxAttempts": 4,
+                "initialBackoff": "0.1s",
+                "maxBackoff": "0.4s",
+                "backoffMultiplier": 2,
+                "retryableStatusCodes": ["UNAVAILABLE"],
+            },
+        }
+    ]
+}
+# No keepalive: a server with gRPC's defaults takes pings during a long call for an attack and hangs up.
+_CHANNEL: Sequence[tuple[str, int | str]] = (
+    *wire.MESSAGES,
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+    ("grpc.service_config", json.dumps(_RETRIES)),
+    ("grpc.per_rpc_retry_buffer_size", wire.LONGEST_MESSAGE),  # larger messages would not be sent again
+)
+POLL_S = 0.2
+
+
+class TritonNetwork:
+    """One version of a model elsewhere, the newest there was when it was loaded.
+
+    Args:
+        name: what complaints call it; they name no address, since clients read them.
+        address: host:port of its server.
+        model: its name there.
+        seconds: how long one call may take, and how long loading waits for the server and the model.
+
+    Raises:
+        LoadError: no such model, or none whose tensors have a free first axis and a type that is served.
+    """
+
+    invariant = False  # whatever runs there
+
+    def __init__(self, name: str, address: str, model: str, *, seconds: float = 30.0) -> None:
+        self._name, self._model, self._seconds = name, model, seconds
+        self._client = triton.InferenceServerClient(address, channel_args=_CHANNEL)
+        try:
+            server, metadata, most = self._wait(time.monotonic() + seconds)
+            self.inputs = tuple(self._tensor("input", each) for each in metadata.inputs)
+            self.outputs = tuple(self._tensor("output", each) for each in metadata.outputs)
+        except BaseException as error:
+            _log.warning("network %r at %s: %s", name, address, error)
+            self._client.close()
+            raise
+        self._most: int | None = most or None
+        self._version = max(metadata.versions, key=_number, default="")
+        self.kind = f"kserve {server.name} {server.version} {model} {self._version}"
+
+    def sizes(self, most: int) -> tuple[int, ...]:
+        """Implements `Backend.sizes`, within the server's `max_batch_size`."""
+        return dense(most if self._most is None else min(most, self._most))
+
+    def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
+        """Implements `Backend.run`; NaN and infinities pass as they are, as far as the server lets them."""
+        tensors = []
+        for name, value in feeds.items():
+            tensors.append(triton.InferInput(name, list(value.shape), np_to_triton_dtype(value.dtype)))
+            tensors[-1].set_data_from_numpy(value)
+        wanted = [triton.InferRequestedOutput(name) for name in outputs]
+        try:
+            result = self._client.infer(
+                self._model, tensors, model_version=self._version, outputs=wanted, client_timeout=self._seconds
+            )
+        except InferenceServerException as error:
+            raise self._told(error) from None
+        rows = len(next(iter(feeds.values())))
+        return [self._output(result, name, rows) for name in outputs]
+
+    def close(self) -> None:
+        """Implements `Backend.close`."""
+        self._client.close()
+
+    def _wait(self, end: float) -> tuple[Any, Any, int]:
+        """The server's and the model's metadata and its `max_batch_size`, once the model is ready."""
+        expected = f"network {self._name!r}: expected model {self._model!r} on its server"
+        while True:
+            left = max(POLL_S, end - time.monotonic())
+            try:
+                if self._client.is_model_ready(self._model, client_timeout=left):
+                    server = self._client.get_server_metadata(client_timeout=left)
+                    return server, self._client.get_model_metadata(self._model, client_timeout=left), self._bound(left)
+                state = "it is not ready"
+            except InferenceServerException as error:
+                if _code(error) not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+                    raise LoadError(f"{expected}, got {error.status()}: {error.message()}") from None
+                state = "the server cannot be reached"
+            if time.monotonic() > end:
+                raise LoadError(f"{expected} within {self._seconds:g} s, {state}")
+            time.sleep(POLL_S)
+
+    def _bound(self, seconds: float) -> int:
+        """Triton's `max_batch_size`, 0 for none; not every server has a configuration to show."""
+        try:
+            return int(self._client.get_model_config(self._model, client_timeout=seconds).config.max_batch_size)
+        except InferenceServerException as error:
+            if _code(error) is grpc.StatusCode.UNIMPLEMENTED:
+                return 0
+            raise
+
+    def _tensor(self, side: str, each: Any) -> GraphTensor:
+        where = f"network {self._name!r}: {side} {each.name!r}"
+        if each.datatype not in _DATATYPES:
+            raise LoadError(f"{where}: expected one of {', '.join(_DATATYPES)}, got {each.datatype}")
+        if not each.shape or each.shape[0] != -1:
+            raise LoadError(f"{where}: expected a free first axis for the batch, got shape {list(each.shape)}")
+        row = tuple(None if axis < 0 else int(axis) for axis in each.shape[1:])
+        return GraphTensor(each.name, np.dtype(triton_to_np_dtype(each.datatype)), row)
+
+    def _output(self, result: triton.InferResult, name: str, rows: int) -> Array:
+        (expected,) = (each for each in self.outputs if each.name == name)
+        shape = (rows, *expected.row)
+        try:
+            value: Array | None = result.as_numpy(name)
+        except ValueError as error:  # fewer bytes than its shape says
+            raise ValueError(f"output {name!r}: expected {expected.dtype} {list(shape)}, got: {error}") from None
+        if value is None or value.dtype != expected.dtype or not _fits(value.shape, shape):
+            came = "none" if value is None else f"{value.dtype} {list(value.shape)}"
+            raise ValueError(f"output {name!r}: expected {expected.dtype} {list(shape)}, got {came}")
+        return value
+
+    def _told(self, error: InferenceServerException) -> Exception:
+        code = _code(error)
+        if code is grpc.StatusCode.INVALID_ARGUMENT:
+            return InputError(" ".join(str(error.message()).split()))
+        _log.warning("network %r: %s: %s", self._name, error.status(), error.message())
+        if code is grpc.StatusCode.UNAVAILABLE:
+            return UnavailableError(f"network {self._name!r}: its server cannot be reached")
+        if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+            return UnavailableError(
+                f"network {self._name!r}: expected an answer of its server within {self._seconds:g} s, got none"
+            )
+        if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+            return UnavailableError(f"network {self._name!r}: its server is too busy: {error.message()}")
+        return RuntimeError(f"{error.status()}: {error.message()}")
+
+
+def _code(error: InferenceServerException) -> grpc.StatusCode | None:
+    """The status of a call; None for what tritonclient itself found wrong."""
+    return grpc.StatusCode.__members__.get(str(error.status()).removeprefix("StatusCode."))
+
+
+def _fits(shape: Iterable[int], expected: Iterable[int | None]) -> bool:
+    mine, wanted = tuple(shape), tuple(expected)
+    return len(mine) == len(wanted) and all(b in (None, a) for a, b in zip(mine, wanted, strict=True))
+
+
+def _number(version: str) -> int:
+    return int(version) if version.isdecimal() else -1
