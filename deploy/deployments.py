@@ -3,12 +3,14 @@
 import logging
 from typing import Any
 
+import ray
 from ray import serve
 from ray._common import tls_utils
 from ray.serve import Application
 from ray.serve._private import replica as serve_replica
 
 from deploy.settings import Settings
+from serving.backends.opening import Opener
 from serving.directory_actor import RayDirectory
 from serving.front import Front
 from serving.replica import Replica
@@ -63,11 +65,13 @@ class ReplicaDeployment:
             threads=settings.threads,
             max_bucket=settings.max_bucket,
             max_queue_rows=settings.max_queue_rows,
+            model_memory=settings.model_memory,
             drain_s=settings.drain_seconds,
             rewards=settings.rewards,
             reward_s=settings.reward_seconds,
             remembered_s=settings.reward_memory_seconds,
             answer_s=settings.answer_seconds,
+            opener=opener(settings),
         )
         await self._replica.start()
 
@@ -79,6 +83,19 @@ class ReplicaDeployment:
         await self._replica.stop()
 
 
+def opener(settings: Settings) -> Opener:
+    """What chooses the backends of a replica's networks."""
+    return Opener(
+        threads=settings.threads,
+        provider=settings.provider,
+        most=settings.max_bucket,
+        cache=settings.tensorrt_cache,
+        half=settings.tensorrt_fp16,
+        remote=settings.networks,
+        remote_s=settings.network_seconds,
+    )
+
+
 def applications(settings: Settings) -> dict[str, Application]:
     """The applications by name, in the order to start them."""
     common: dict[str, Any] = {
@@ -86,10 +103,15 @@ def applications(settings: Settings) -> dict[str, Application]:
         "health_check_timeout_s": 10.0,
         # Serve must not cut a drain short: it sees no requests and would think the replica idle
         "graceful_shutdown_timeout_s": settings.drain_seconds + 10.0,
+        # and must not wait before it tells us: until then new requests would be taken
+        "graceful_shutdown_wait_loop_s": 0.05,
         "max_ongoing_requests": 1000,
     }
-    replicas = serve.deployment(
-        name="replica", num_replicas=settings.replicas, ray_actor_options={"num_cpus": settings.threads}, **common
-    )(ReplicaDeployment)
+    resources: dict[str, Any] = {"num_cpus": settings.threads}
+    if settings.provider != "cpu" and ray.cluster_resources().get("GPU"):
+        resources["num_gpus"] = settings.gpus_per_replica  # where there is none, replicas start and say what is missing
+    replicas = serve.deployment(name="replica", num_replicas=settings.replicas, ray_actor_options=resources, **common)(
+        ReplicaDeployment
+    )
     front = serve.deployment(name="front", num_replicas=1, ray_actor_options={"num_cpus": 0}, **common)(FrontDeployment)
     return {REPLICAS: replicas.bind(settings), FRONT: front.bind(settings)}

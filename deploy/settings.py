@@ -7,13 +7,23 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ByteSize,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from protos.complaint import complaint, shorten, unknown
 
 PREFIX = "TILTSERVE_"
 CONFIG = PREFIX + "CONFIG"  # names the file, as --config does
-_FLAGS = {"rewards": "--reward"}  # given once for each
+_FLAGS = {"rewards": "--reward", "networks": "--network"}  # given once for each
 
 
 class SettingsError(ValueError):
@@ -29,6 +39,10 @@ def _folder(path: Path) -> Path:
             + ("not a folder" if path.exists() else "which does not exist")
         )
     return path
+
+
+def _absolute(path: Path) -> Path:
+    return path.expanduser().resolve()
 
 
 def _range(value: Any) -> Any:
@@ -62,12 +76,31 @@ def _reachable(addresses: dict[str, str]) -> dict[str, str]:
     for name, address in addresses.items():
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) or name == "client":
             raise ValueError(f"expected a name of letters, digits and _, and not client, got {name!r}")
-        host, _, port = address.rpartition(":")
-        if not re.fullmatch(r"[^\s:/\[\]]+|\[[0-9A-Fa-f:.]+\]", host) or not (
-            port.isdecimal() and 0 < int(port) < 65536
-        ):
+        if not _is_address(address):
             raise ValueError(f"{name}: expected HOST:PORT, got {address!r}")
     return addresses
+
+
+def _elsewhere(networks: dict[str, str]) -> dict[str, str]:
+    for name, network in networks.items():
+        address, slash, model = network.partition("/")
+        if not _is_address(address) or bool(slash) != bool(re.fullmatch(r"[^\s/]+", model)):
+            raise ValueError(f"{name}: expected HOST:PORT or HOST:PORT/MODEL, got {network!r}")
+    return networks
+
+
+def _is_address(text: str) -> bool:
+    host, _, port = text.rpartition(":")
+    named = re.fullmatch(r"[^\s:/\[\]]+|\[[0-9A-Fa-f:.]+\]", host) is not None
+    return named and port.isdecimal() and 0 < int(port) < 65536
+
+
+def _bytes(value: Any) -> Any:
+    """`4GiB` or a number of bytes."""
+    try:
+        return TypeAdapter(ByteSize).validate_python(value)
+    except ValidationError:
+        raise ValueError(f"expected a number of bytes, such as 4GiB, got {value!r}") from None
 
 
 def _ordered(ports: tuple[int, int]) -> tuple[int, int]:
@@ -78,6 +111,7 @@ def _ordered(ports: tuple[int, int]) -> tuple[int, int]:
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 Addresses = Annotated[dict[str, str], BeforeValidator(_addresses), AfterValidator(_reachable)]
+Networks = Annotated[dict[str, str], BeforeValidator(_addresses), AfterValidator(_elsewhere)]
 PortRange = Annotated[tuple[Port, Port], BeforeValidator(_range), AfterValidator(_ordered)]
 
 
@@ -99,6 +133,22 @@ class Settings(BaseModel):
     """The most rows in one network call."""
     max_queue_rows: int = Field(default=2**24, ge=1)
     """Network rows a replica takes on; the default is just enough for one request of the largest legal size."""
+    model_memory: Annotated[int, BeforeValidator(_bytes), Field(gt=0)] | None = None
+    """The most bytes of models in one replica's memory, such as 4GiB: graphs, weights and banks. Those used least
+    recently make room, and are loaded again when they are asked for. None: all stay."""
+    provider: Literal["cpu", "cuda", "tensorrt"] = "cpu"
+    """What runs the networks of this server, through ONNX Runtime."""
+    gpus_per_replica: float = Field(default=1.0, gt=0)
+    """GPUs that Ray sets aside for a replica beside the providers that need one; a half lets two share one."""
+    tensorrt_cache: Annotated[Path, AfterValidator(_absolute)] = Path("~/.cache/tiltserve/tensorrt")
+    """Where TensorRT's engines are kept: building one takes minutes."""
+    tensorrt_fp16: bool = False
+    """Whether TensorRT may compute in float16."""
+    networks: Networks = Field(default_factory=dict)
+    """HOST:PORT or HOST:PORT/MODEL by name of models whose network runs on another KServe v2 server; MODEL is its name
+    there, if it is another one. The model's folder holds its card, and may hold its graph."""
+    network_seconds: float = Field(default=30.0, gt=0)
+    """How long one call to such a server may take, and how long loading waits for it."""
     drain_seconds: float = Field(default=30.0, ge=0)
     """How long running requests may take to finish once the server was told to stop."""
     allow_model_control: bool = False

@@ -37,7 +37,7 @@ class ModelState:
 
 @dataclass(frozen=True)
 class ReplicaState:
-    """A replica's heartbeat; `address` is `host:port` of its own gRPC server."""
+    """A replica's heartbeat; `address` is `host:port` of its own gRPC server, `beat` counts its reports."""
 
     id: str
     address: str
@@ -45,6 +45,7 @@ class ReplicaState:
     models: tuple[ModelState, ...] = ()
     backlog_rows: int = 0
     draining: bool = False
+    beat: int = 0
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ or by the client, park their task until the reply is there; the thread goes on w
 
 import contextlib
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -82,6 +83,9 @@ class Task:
     program: Program
     network_rows: int
     background: bool = False
+    priority: int = 5
+    deadline: float = math.inf
+    deterministic: bool = False
     future: "Future[Any]" = field(default_factory=Future)
     submitted: float = field(default_factory=time.monotonic)
     evaluation: Evaluation | None = None
@@ -357,6 +361,10 @@ class Engine:
 
 class NetworkFailedError(Exception):
     """A network call raised; the rows in it are lost."""
+
+
+class DeadlinePassedError(Exception):
+    """A task's deadline passed before it was through."""
 
 
 class ExternalError(Exception):

@@ -11,6 +11,7 @@ from tritonclient.grpc import service_pb2 as pb
 
 from serving import errors, kserve, router
 from serving.deadline import Deadline
+from serving.demand import rows_of
 from serving.directory import ModelState
 from serving.links import Link, Links
 from serving.metrics import FrontMetrics
@@ -21,6 +22,8 @@ Reply = TypeVar("Reply")
 
 REPLAYS = 2
 """A request that kills its replica must not walk through the fleet."""
+CLEARLY_LESS = 0.5
+"""A replica with at most this share of the load of one that refused a request may take it."""
 
 # What gRPC itself reports when the peer's process or connection ends. Not UNKNOWN: that is an exception in a live one.
 _BROKEN = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.INTERNAL}
@@ -45,9 +48,11 @@ class Forwarder:
             RequestError: the replica's own; NOT_FOUND or UNAVAILABLE if no replica can answer; DEADLINE_EXCEEDED.
         """
         target = self._choose(request.model_name, request.model_version)
-        if target.model.kind == "sampler" and "seed" not in request.parameters:
+        sampler = target.model.kind == "sampler"
+        if sampler and "seed" not in request.parameters:
             data = kserve.with_seed(data, secrets.randbelow(2**63))
-        return await self._send(target, deadline, lambda link: link.infer(data, deadline.left()))
+        rows = rows_of(request, sampler=sampler)
+        return await self._send(target, deadline, lambda link: link.infer(data, rows, deadline.left()))
 
     async def interact(
         self,
@@ -72,8 +77,12 @@ class Forwarder:
             await write(reply)
 
         target = self._choose(request.model_name, request.model_version)
+        rows = rows_of(request, sampler=True)
         await self._send(
-            target, deadline, lambda link: link.interact(first, requests, note, deadline.left()), lambda: not written
+            target,
+            deadline,
+            lambda link: link.interact(first, rows, requests, note, deadline.left()),
+            lambda: not written,
         )
 
     async def _send(
@@ -83,15 +92,26 @@ class Forwarder:
         send: Callable[[Link], Awaitable[Reply]],
         repeatable: Callable[[], bool] = lambda: True,
     ) -> Reply:
-        """What comes of `send` to the target, or to an equal replica if that one is lost while it is `repeatable`."""
+        """What comes of `send` to the target, or to an equal replica if that one is lost while it is `repeatable`.
+
+        Where the target has too much to do, an equal one that has clearly less is asked once.
+        """
         name = target.model.name
         tried: set[str] = set()
+        refused = False
         for replay in range(REPLAYS + 1):
             if replay:
                 target = await self._another(target.model, tried, deadline)
                 self._metrics.replays.labels(name).inc()
             try:
-                return await send(self._links.to(target.replica))
+                try:
+                    return await send(self._links.to(target.replica))
+                except grpc.aio.AioRpcError as error:
+                    other = None if refused or not _refused(error) else self._less_loaded(target)
+                    if other is None:
+                        raise
+                    target, refused = other, True
+                    return await send(self._links.to(target.replica))
             except grpc.aio.AioRpcError as error:
                 if errors.answered(error) or error.code() not in _BROKEN:
                     raise _as_answered(error, name) from None
@@ -117,6 +137,16 @@ class Forwarder:
                 raise errors.deadline(f"{lost} before the deadline") from None
             raise errors.unavailable(f"{lost} within {self._replay_wait_s:g} s") from None
 
+    def _less_loaded(self, target: Target) -> Target | None:
+        """An equal replica with clearly less to do, if there is one."""
+        loads = self._links.unreported(self._roster.covered)
+        now = target.replica.backlog_rows + loads.get(target.replica.id, 0)
+        with contextlib.suppress(errors.RequestError):
+            other = self._choose(target.model.name, target.model.version, target.model.fingerprint, {target.replica.id})
+            if other.load < now * CLEARLY_LESS:
+                return other
+        return None
+
     def _choose(
         self, name: str, version: str, fingerprint: str | None = None, exclude: set[str] | None = None
     ) -> Target:
@@ -126,8 +156,13 @@ class Forwarder:
             version,
             fingerprint=fingerprint,
             exclude=exclude or (),
-            in_flight=self._links.in_flight(),
+            unreported=self._links.unreported(self._roster.covered),
         )
+
+
+def _refused(error: grpc.aio.AioRpcError) -> bool:
+    """Whether a replica did not take the request on."""
+    return errors.answered(error) and error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 def _as_answered(error: grpc.aio.AioRpcError, model: str) -> errors.RequestError:

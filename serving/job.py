@@ -1,5 +1,6 @@
 """From a request to a program for the engine, and from its result to a response."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -7,11 +8,12 @@ import torch
 
 import steering
 from serving import errors, likelihood, rewards
+from serving.admission import DeadlineError
 from serving.answer import Answer
-from serving.backends import Array, InputError
-from serving.engine import ExternalError, NetworkFailedError, Program, QueueFullError, Task
+from serving.backends import Array, InputError, UnavailableError
+from serving.engine import DeadlinePassedError, ExternalError, NetworkFailedError, Program, QueueFullError, Task
 from serving.kserve import InferRequest, Parameter
-from serving.parameters import Parameters
+from serving.parameters import Parameters, terms_of
 from serving.parameters import parse as parameters_of
 from serving.plain import plain_task
 from serving.plans import plan_for
@@ -34,19 +36,34 @@ def output_names(model: Model) -> list[str]:
 
 
 def task_for(
-    request: InferRequest, model: Model, models: Mapping[str, Model], remotes: Mapping[str, Definition] | None = None
+    request: InferRequest,
+    model: Model,
+    models: Mapping[str, Model],
+    remotes: Mapping[str, Definition] | None = None,
+    deadline: float = math.inf,
 ) -> Task:
     """The task that answers a request; its future gives an `Answer`.
 
     Args:
         models: every model of the replica by name; rewards are found there.
         remotes: rewards that are scored elsewhere, by name.
+        deadline: when the answer is worth nothing any more, as `time.monotonic` counts.
 
     Raises:
         RequestError: INVALID_ARGUMENT with what was expected and what came.
     """
+    terms = terms_of(request)
     if isinstance(model, PlainModel):
-        return plain_task(request, model)
+        task = plain_task(request, model)
+    else:
+        task = _sampling_task(request, model, models, remotes)
+    task.priority, task.deterministic, task.deadline = terms.priority, terms.deterministic, deadline
+    return task
+
+
+def _sampling_task(
+    request: InferRequest, model: Sampler, models: Mapping[str, Model], remotes: Mapping[str, Definition] | None
+) -> Task:
     parameters, options, reward_arguments = parameters_of(request)
     if parameters.likelihood is not None:
         parameters = likelihood.checked(parameters, request.parameters)
@@ -107,9 +124,11 @@ def request_error(error: BaseException) -> errors.RequestError:
         return errors.failed_precondition(str(error))
     if isinstance(error, InputError):
         return errors.invalid(f"expected inputs the network accepts, got: {error}")
-    if isinstance(error, QueueFullError):
+    if isinstance(error, QueueFullError | DeadlineError):
         return errors.exhausted(str(error))
-    if isinstance(error, ExternalError):
+    if isinstance(error, DeadlinePassedError):
+        return errors.deadline(str(error))
+    if isinstance(error, ExternalError | UnavailableError):
         return errors.unavailable(str(error))
     if isinstance(error, NetworkFailedError | steering.NetworkError):
         return errors.internal(str(error))

@@ -1,5 +1,6 @@
 """The parameters of a request for samples: names, types and ranges, the wire contract."""
 
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -10,8 +11,10 @@ from serving import errors
 from serving.kserve import InferRequest, Parameter
 from serving.rewards import PREFIX
 
-EVERYWHERE = ("timeout", "priority")
-"""Parameters that the front and the scheduler read."""
+EVERYWHERE = ("timeout", "priority", "deterministic")
+"""Parameters of every model: the front and the engine read them."""
+MIDDLE, LAST = 5, 9
+"""The priority of requests that name none, and the lowest; 1 is the highest."""
 OPTIONS = frozenset(name for solver in steering.solvers.values() for name in solver.options)
 """Parameters that only some solvers take; steering knows their ranges."""
 
@@ -55,6 +58,32 @@ class Parameters(BaseModel):
     chains: Annotated[int, Field(ge=1, le=1024)] = 8
     candidates: Annotated[int, Field(ge=1, le=256)] = 8
     preset: str | None = None
+
+
+@dataclass(frozen=True)
+class Terms:
+    """How a request is served, whatever it asks for.
+
+    Attributes:
+        priority: 1 (first) .. 9 (last).
+        deterministic: bytes must not depend on the requests beside it, also where the backend's rows do.
+    """
+
+    priority: int = MIDDLE
+    deterministic: bool = False
+
+
+def terms_of(request: InferRequest) -> Terms:
+    """The terms in a request's parameters; raises INVALID_ARGUMENT, naming the parameter."""
+    priority = request.parameters.get("priority", 0)
+    if isinstance(priority, bool) or not isinstance(priority, int) or not 0 <= priority <= LAST:
+        raise errors.invalid(
+            f"parameter priority: expected an integer in 1..{LAST}, or 0 for {MIDDLE}, got {priority!r}"
+        )
+    deterministic = request.parameters.get("deterministic", False)
+    if not isinstance(deterministic, bool):
+        raise errors.invalid(f"parameter deterministic: expected a valid boolean, got {deterministic!r}")
+    return Terms(priority or MIDDLE, deterministic)
 
 
 def parse(request: InferRequest) -> tuple[Parameters, dict[str, Parameter], dict[str, Parameter]]:

@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 import logging
+import math
 import os
+import time
 import uuid
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
@@ -17,6 +19,7 @@ from tritonclient.grpc import service_pb2_grpc
 from protos.tiltserve.v1 import fleet_pb2, fleet_pb2_grpc, sampling_pb2, sampling_pb2_grpc
 from serving import errors, interactive, job, kserve, wire
 from serving.answer import Answer
+from serving.backends.opening import Opener
 from serving.directory import DirectoryClient, ReplicaState
 from serving.engine import Engine
 from serving.interactive import CLIENT, ClientDefinition
@@ -36,9 +39,11 @@ class Replica:
     """Serves the models under `models` on `host`, on the first free port of `ports` ((0, 0): any).
 
     Args:
+        model_memory: most bytes of models in memory, see `Shelf`; None for no bound.
         rewards: host:port by name of rewards that their owners serve.
         reward_s, remembered_s: how long a call to one may take; how long its scores of a bank are used again.
         answer_s: how long a client that scores candidates itself may take for one batch.
+        opener: chooses what runs a graph; None for ONNX Runtime on so many `threads`.
 
     Ray Serve sees none of its requests, so it drains by itself: `stop` leaves the directory, refuses new requests so
     that fronts take them elsewhere, and finishes the running ones.
@@ -54,43 +59,46 @@ class Replica:
         threads: int = 1,
         max_bucket: int = 32,
         max_queue_rows: int = 2**24,
+        model_memory: int | None = None,
         drain_s: float = 30.0,
         rewards: Mapping[str, str] | None = None,
         reward_s: float = 30.0,
         remembered_s: float = 600.0,
         answer_s: float = 60.0,
+        opener: Opener | None = None,
     ) -> None:
         self.id = uuid.uuid4().hex[:12]
         self._directory, self._host, self._ports, self._drain_s = directory, host, ports, drain_s
         self._metrics = ReplicaMetrics()
         self._engine = Engine(self._metrics, max_bucket=max_bucket, max_queue_rows=max_queue_rows)
         self._metrics.backlog_rows.set_function(lambda: self._engine.backlog_rows)
-        self._shelf = Shelf(models, threads)
+        self._shelf = Shelf(models, threads, model_memory, self._metrics.registry, opener)
         self._rewards = RemoteRewards(rewards or {}, seconds=reward_s, remembered_s=remembered_s)
         self._answer_s = answer_s
         self._draining = False
         self._address = ""
         self._server: grpc.aio.Server | None = None
-        self._beating: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._beats = 0
         torch.set_num_threads(threads)
 
     async def start(self) -> None:
         """Listens, tells the directory, and loads the models; those that lack a bank get it in the background."""
         self._server, self._address = self._listen()
         await self._server.start()
-        self._beating = asyncio.create_task(self._beat())
-        await asyncio.to_thread(self._shelf.load_all)
+        self._tasks.append(asyncio.create_task(self._beat()))
+        await self._shelf.load_all()
         for name in self._rewards.definitions:
             if name in self._shelf.models or name in BUILT_IN:
                 _log.warning("reward %r: a model or a built-in of that name hides the configured service", name)
-        self._shelf.prepare(self._engine)
+        self._tasks.append(asyncio.create_task(self._shelf.prepare(self._engine)))
         await self._tell()
 
     async def stop(self) -> None:
         """Leaves the directory and finishes running requests, for up to `drain_s` seconds."""
         self._draining = True
-        if self._beating is not None:
-            self._beating.cancel()
+        for task in self._tasks:
+            task.cancel()
         with contextlib.suppress(Exception):
             await self._directory.leave(self.id)
         if self._server is not None:
@@ -107,15 +115,22 @@ class Replica:
 
     def state(self) -> ReplicaState:
         """What the next heartbeat says."""
+        self._beats += 1
         return ReplicaState(
-            self.id, self._address, os.getpid(), self._shelf.states(), self._engine.backlog_rows, self._draining
+            self.id,
+            self._address,
+            os.getpid(),
+            self._shelf.states(),
+            self._engine.backlog_rows,
+            self._draining,
+            self._beats,
         )
 
     async def infer(self, message: pb.ModelInferRequest, context: ServicerContext) -> pb.ModelInferResponse:
         """ModelInfer: decode, run, encode; a caller that leaves takes its rows out of the engine."""
         async with _Statuses("ModelInfer", context):
             request = kserve.decode_request(message)
-            model, answer = await self._answer(request, self._rewards.definitions)
+            model, answer = await self._answer(request, context, self._rewards.definitions)
             requested = [name for name in request.outputs if name in answer.outputs]
             return kserve.encode_response(
                 model.name, model.version, request.id, answer.outputs, answer.parameters, requested
@@ -131,20 +146,25 @@ class Replica:
             client = ClientDefinition(messages.__anext__, context.write, self._answer_s)
             if not isinstance(self._model(request.model), Sampler):
                 raise errors.invalid(f"model {request.model!r}: expected a sampler, got a plain network")
-            model, answer = await self._answer(request, {**self._rewards.definitions, CLIENT: client})
+            model, answer = await self._answer(request, context, {**self._rewards.definitions, CLIENT: client})
             await context.write(interactive.last_reply(model, request.id, answer))
 
-    async def _answer(self, request: InferRequest, remotes: Mapping[str, Definition]) -> tuple[Model, Answer]:
+    async def _answer(
+        self, request: InferRequest, context: ServicerContext, remotes: Mapping[str, Definition]
+    ) -> tuple[Model, Answer]:
         """Run a request; a caller that leaves takes its rows out of the engine."""
         if self._draining:
             raise errors.draining("the replica is stopping")
-        model = self._model(request.model)
-        kserve.check_outputs(request.outputs, job.output_names(model))
-        task = job.task_for(request, model, self._shelf.models, remotes)
-        try:
-            answer: Answer = await asyncio.wrap_future(self._engine.submit(task))
-        except Exception as error:
-            raise job.request_error(error) from error
+        left = context.time_remaining()  # the front has made the parameter `timeout` a part of it
+        deadline = math.inf if left is None else time.monotonic() + left
+        async with self._shelf.holding(request):
+            model = self._model(request.model)
+            kserve.check_outputs(request.outputs, job.output_names(model))
+            task = job.task_for(request, model, self._shelf.models, remotes, deadline)
+            try:
+                answer: Answer = await asyncio.wrap_future(self._engine.submit(task))
+            except Exception as error:
+                raise job.request_error(error) from error
         self._metrics.answered(model.name, answer)
         return model, answer
 

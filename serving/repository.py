@@ -23,7 +23,7 @@ from serving.evenness import uneven_sizes
 from steering.posteriors import Chosen, Cloud, Gaussian, Local, Neighbours, Union, Variance
 from steering.program import Choice
 
-GRAPH, CARD, BANK, PROGRAMS = "model.onnx", "card.yaml", "bank.npz", "searched.json"
+GRAPH, TORCH, CARD, BANK, PROGRAMS = "model.onnx", "model.pt2", "card.yaml", "bank.npz", "searched.json"
 RAW = ".network"  # digits.network is the raw network of the sampler digits
 
 REMEMBERED = 256
@@ -36,7 +36,7 @@ Open = Callable[[Path], Backend]
 
 @dataclass(frozen=True)
 class Folder:
-    """The newest version of one model: `<root>/<name>/<version>/model.onnx`."""
+    """The newest version of one model: `<root>/<name>/<version>/model.onnx`, or `model.pt2` where there is no such."""
 
     name: str
     version: str
@@ -44,7 +44,8 @@ class Folder:
 
     @property
     def graph(self) -> Path:
-        return self.root / self.version / GRAPH
+        found, other = (self.root / self.version / name for name in (GRAPH, TORCH))
+        return other if other.is_file() and not found.is_file() else found
 
     @property
     def bank(self) -> Path:
@@ -196,13 +197,11 @@ def load(folder: Folder, opener: Open) -> Model:
     Raises:
         LoadError: one line that names the file, what was expected and what came.
     """
-    if not folder.graph.is_file():
-        raise LoadError(f"{folder.graph}: expected an ONNX graph, got no such file")
     backend = opener(folder.graph)
-    network = Network(folder.name, backend, uneven_sizes(backend))
-    graph_sha256 = _sha256(folder.graph)
+    network = Network(folder.name, backend, uneven_sizes(backend) if backend.invariant else frozenset())
+    graph_sha256 = _sha256(folder.graph) if folder.graph.is_file() else None  # none here: it runs on another server
     digest = hashlib.sha256(f"{graph_sha256} {backend.kind}".encode())
-    for file in sorted(folder.graph.parent.iterdir()):  # weights may lie in files beside the graph
+    for file in sorted(folder.graph.parent.glob("*")):  # weights may lie in files beside the graph
         if file.is_file() and file not in (folder.graph, folder.bank):
             digest.update(_sha256(file).encode())
     if not folder.card.exists():
@@ -273,7 +272,7 @@ def check_graph(file: Path, card: Card, backend: Backend) -> None:
         )
 
 
-def _load_bank(file: Path, event: tuple[int, ...], graph_sha256: str) -> torch.Tensor:
+def _load_bank(file: Path, event: tuple[int, ...], graph_sha256: str | None) -> torch.Tensor:
     try:
         with np.load(file, allow_pickle=False) as archive:
             samples = torch.from_numpy(archive["x"].astype(np.float32))
@@ -284,14 +283,13 @@ def _load_bank(file: Path, event: tuple[int, ...], graph_sha256: str) -> torch.T
         raise LoadError(f"{file}: x: expected [K, {_show(event)[1:]} with K >= 2, got {_show(tuple(samples.shape))}")
     if not bool(samples.isfinite().all()):
         raise LoadError(f"{file}: x: expected finite samples, got NaN or infinity")
-    if owner not in (None, graph_sha256):
-        raise LoadError(
-            f"{file}: drawn from a graph with sha256 {str(owner)[:12]}, the graph beside it has {graph_sha256[:12]}"
-        )
+    if None not in (owner, graph_sha256) and owner != graph_sha256:
+        here, there = str(graph_sha256)[:12], str(owner)[:12]
+        raise LoadError(f"{file}: drawn from a graph with sha256 {there}, the graph beside it has {here}")
     return samples
 
 
-def _load_programs(file: Path, graph_sha256: str) -> dict[int, steering.Program]:
+def _load_programs(file: Path, graph_sha256: str | None) -> dict[int, steering.Program]:
     try:
         content = load_programs(file)
         programs = {
@@ -300,7 +298,7 @@ def _load_programs(file: Path, graph_sha256: str) -> dict[int, steering.Program]
         }
     except ProgramsError as error:
         raise LoadError(str(error)) from None
-    if content.model_sha256 != graph_sha256:
+    if graph_sha256 is not None and content.model_sha256 != graph_sha256:
         raise LoadError(
             f"{file}: searched for a graph with sha256 {content.model_sha256[:12]}, the graph beside it has "
             f"{graph_sha256[:12]}: delete it, or search again with tiltserve search-plan"

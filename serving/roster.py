@@ -3,7 +3,8 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 
 from serving.directory import DirectoryClient, ReplicaState
 
@@ -14,10 +15,16 @@ class Roster:
     """A copy of the directory's list, kept while the directory is down.
 
     `refresh` reads it; `pause` waits until the next read is due, which `lose` makes now; `changed` waits for that read.
+
+    Attributes:
+        replicas: the list.
+        covered: for each replica by id a time (`time.monotonic`): what was sent to it until then is in its backlog.
     """
 
     def __init__(self, directory: DirectoryClient, every_s: float = 0.5) -> None:
         self.replicas: Sequence[ReplicaState] = ()
+        self.covered: Mapping[str, float] = {}
+        self._last_read = 0.0
         self._directory, self._every_s = directory, every_s
         self._lost: set[str] = set()
         self._due = asyncio.Event()
@@ -32,7 +39,7 @@ class Roster:
 
     async def refresh(self) -> None:
         """Reads the list, first telling the directory what was lost; a failure leaves the old list."""
-        lost = self._lost.copy()
+        lost, now = self._lost.copy(), time.monotonic()
         try:
             for replica_id in lost:
                 await self._directory.leave(replica_id)
@@ -45,6 +52,13 @@ class Roster:
         self._down = False
         # What was lost during the two calls may still be in their answer.
         self._lost -= lost
+        # A report that is new in this read was made after the read before it, which did not have it.
+        known = {replica.id: replica.beat for replica in self.replicas}
+        self.covered = {
+            each.id: self.covered.get(each.id, 0.0) if known.get(each.id) == each.beat else self._last_read
+            for each in listed
+        }
+        self._last_read = now
         self.replicas = [replica for replica in listed if replica.id not in self._lost]
         self._read.set()
         self._read = asyncio.Event()

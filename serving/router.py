@@ -7,17 +7,20 @@ from dataclasses import dataclass
 from serving import errors
 from serving.directory import ModelState, ReplicaState
 
-# Rows that a request in flight is taken for: the default 20 steps of one sample.
-_ROWS_IN_FLIGHT = 20
 _RNG = random.Random()
 
 
 @dataclass(frozen=True)
 class Target:
-    """A replica, and the version of the model that it will use."""
+    """A replica, and the version of the model that it will use.
+
+    Attributes:
+        load: network rows that it has to evaluate before it is idle, as far as the caller knows.
+    """
 
     replica: ReplicaState
     model: ModelState
+    load: int = 0
 
 
 def choose(
@@ -27,24 +30,24 @@ def choose(
     *,
     fingerprint: str | None = None,
     exclude: Collection[str] = (),
-    in_flight: Mapping[str, int] | None = None,
+    unreported: Mapping[str, int] | None = None,
     rng: random.Random = _RNG,
 ) -> Target:
     """The less loaded of two random replicas that hold the newest ready version of the model.
 
     The best of two is nearly as even as the best of all, and fronts that share one stale list do not all run to the
-    same replica. Reported backlogs are up to 1.5 s old, so a front adds the requests it has in flight itself.
+    same replica. Reported backlogs are up to 1.5 s old, so a front adds the rows that it has sent since.
 
     Args:
         version: "" for the newest one.
         fingerprint: accept only replicas whose answers have the same bytes.
         exclude: ids of replicas that were tried.
-        in_flight: requests of the caller under way, by replica id.
+        unreported: rows that the caller has sent and no report has yet, by replica id.
 
     Raises:
         RequestError: NOT_FOUND for an unknown model or version, UNAVAILABLE while no replica can take the request.
     """
-    held = _held(list(replicas), name, version)
+    held = _held(list(replicas), name, version, unreported or {})
     ready = [target for target in held if target.model.state == "READY"]
     if not ready:
         raise errors.unavailable(_why_not_ready(held))
@@ -59,9 +62,7 @@ def choose(
         raise errors.unavailable(f"model {name!r}: every replica that holds it is draining, lost or of another kind")
     newest = max(version_order(target.model.version) for target in usable)
     usable = [target for target in usable if version_order(target.model.version) == newest]
-    sent = in_flight or {}
-    pair = rng.sample(usable, min(2, len(usable)))
-    return min(pair, key=lambda each: each.replica.backlog_rows + _ROWS_IN_FLIGHT * sent.get(each.replica.id, 0))
+    return min(rng.sample(usable, min(2, len(usable))), key=lambda each: each.load)
 
 
 def version_order(version: str) -> tuple[int, str]:
@@ -93,11 +94,16 @@ def any_ready(replicas: Iterable[ReplicaState]) -> bool:
     return any(model.state == "READY" for replica in replicas if not replica.draining for model in replica.models)
 
 
-def _held(replicas: list[ReplicaState], name: str, version: str) -> list[Target]:
+def _held(replicas: list[ReplicaState], name: str, version: str, unreported: Mapping[str, int]) -> list[Target]:
     """Where the model is listed, in any state."""
     if not replicas:
         raise errors.unavailable(f"model {name!r}: no replica is up")
-    named = [Target(replica, model) for replica in replicas for model in replica.models if model.name == name]
+    named = [
+        Target(replica, model, replica.backlog_rows + unreported.get(replica.id, 0))
+        for replica in replicas
+        for model in replica.models
+        if model.name == name
+    ]
     if not named:
         raise errors.not_found(f"unknown model {name!r}, expected one of {', '.join(listing(replicas)) or '(none)'}")
     held = [target for target in named if version in ("", target.model.version)]

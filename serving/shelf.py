@@ -1,73 +1,181 @@
 """The models one replica holds: loads them, makes the banks and calibrations they lack, and says how they are."""
 
+import asyncio
+import contextlib
 import logging
-from collections.abc import Generator
-from concurrent.futures import ThreadPoolExecutor
+import re
+from collections import deque
+from collections.abc import AsyncIterator, Generator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from prometheus_client import CollectorRegistry, Counter, Gauge
 from torch import Tensor
 
 import steering
+from serving import errors
 from serving.backends import LoadError
-from serving.backends.ort import OrtNetwork
+from serving.backends.opening import Opener
 from serving.directory import ModelState, State, TensorSpec
 from serving.engine import Engine, Program, Task
-from serving.kserve import datatype
+from serving.kserve import InferRequest, datatype
+from serving.memory import Memory, TooLargeError
 from serving.programs import evaluations
 from serving.repository import RAW, Folder, Model, PlainModel, Sampler, load, scan
+from serving.spine import Kept, spine_of
 
 _log = logging.getLogger(__name__)
+_AGAIN_S = 1.0
 
 
 class Shelf:
-    """Models by name. Each sampler also lends its network to a plain model `<name>.network`."""
+    """Models by name. Each sampler also lends its network to a plain model `<name>.network`.
 
-    def __init__(self, root: Path, threads: int) -> None:
-        self._threads = threads
+    At most `most_bytes` of models are in memory (None: no bound): the least recently used of those that no request is
+    using make room, and are loaded again when they are asked for. Counted are the bytes of graphs' and weights' files
+    and of banks' tensors; not what the runtime needs to compute, nor what requests leave beside a bank (scores, grown
+    banks), which goes with its model. In memory or not, every model is listed, and known by its shapes.
+
+    For one event loop.
+
+    Args:
+        registry: receives the metrics of loaded bytes, loads and unloads.
+        opener: chooses what runs a graph; None for ONNX Runtime on so many `threads`.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        threads: int,
+        most_bytes: int | None = None,
+        registry: CollectorRegistry | None = None,
+        opener: Opener | None = None,
+    ) -> None:
+        self._open, self._bounded = opener or Opener(threads), most_bytes is not None
         self.folders = scan(root)
         self.models: dict[str, Model] = {}
+        self._by_name = {folder.name: folder for folder in self.folders}
         self._faults: dict[str, str] = {}
-        self._chooser = ThreadPoolExecutor(1, "chooser")
+        self._kept: dict[str, Kept] = {}
+        self._shown: dict[str, tuple[ModelState, ...]] = {}  # what is said of models that are not in memory
+        self._lacking: deque[str] = deque()
+        self._making: asyncio.Task[None] | None = None
+        self._memory = Memory(
+            most_bytes, expected=self._file_bytes, load=self._load, unload=self._unload, short=self._make_way
+        )
+        registry = registry or CollectorRegistry()
+        self._bytes = Gauge(
+            "tiltserve_model_bytes", "Bytes of a model in memory: files and bank", ["model"], registry=registry
+        )
+        self._loads = Counter("tiltserve_model_loads", "Times a model was loaded", ["model"], registry=registry)
+        self._unloads = Counter(
+            "tiltserve_model_unloads", "Times a model made room for another", ["model"], registry=registry
+        )
 
-    def load_all(self) -> None:
+    async def load_all(self) -> None:
         """Load every model; one that cannot be loaded is remembered with the reason, and the others go on."""
         for folder in self.folders:
             try:
-                model = load(folder, lambda file: OrtNetwork(file, self._threads))
-                if isinstance(model, Sampler) and model.known.cloud is not None:
-                    _learn(model, model.known.cloud.samples, model.known.calibration)
-                self._add(model)
-            except LoadError as error:
+                async with self._memory.holding([folder.name]):
+                    pass
+            except (LoadError, TooLargeError) as error:
                 self._faults[folder.name] = str(error)
             except Exception as error:
                 _log.exception("loading %s", folder.name)
                 self._faults[folder.name] = f"{folder.root}: {type(error).__name__}: {error}"
             if folder.name in self._faults:
+                for name in (folder.name, folder.name + RAW):
+                    self.models.pop(name, None)
                 _log.error("model %s: %s", folder.name, self._faults[folder.name])
+
+    @contextlib.asynccontextmanager
+    async def holding(self, request: InferRequest) -> AsyncIterator[None]:
+        """Within, the models that a request can touch are in memory; it waits for those that are not.
+
+        Raises:
+            RequestError: UNAVAILABLE with the reason why one cannot be loaded, RESOURCE_EXHAUSTED where they do not fit
+                into the memory together.
+        """
+        async with contextlib.AsyncExitStack() as stack:
+            if self._bounded:
+                try:
+                    await stack.enter_async_context(self._memory.holding(self._touched(request)))
+                except TooLargeError as error:
+                    raise errors.exhausted(f"model {request.model!r}: {error}") from None
+                except Exception as error:
+                    cause = str(error) if isinstance(error, LoadError) else f"{type(error).__name__}: {error}"
+                    raise errors.unavailable(f"model {request.model!r} cannot be loaded again: {cause}") from error
+            yield
 
     def states(self) -> tuple[ModelState, ...]:
         """Every model for the directory, with the raw networks of samplers beside them."""
         return tuple(state for folder in self.folders for state in self._states(folder))
 
-    def prepare(self, engine: Engine) -> None:
-        """Start background tasks for the banks and calibrations that are missing."""
-        for model in self.models.values():
-            if not isinstance(model, Sampler) or model.card.conditions or reverts(model):
-                continue  # a bank belongs to one law, and conditions and means make many
-            if model.known.cloud is None or model.known.calibration is None:
-                task = Task(model.name, _prepared(model), 0, background=True)
-                engine.submit(task).add_done_callback(partial(self._made, model))
+    async def prepare(self, engine: Engine) -> None:
+        """Make the banks and calibrations that are missing, one model after another, while requests leave room."""
+        while self._lacking:
+            name = self._lacking.popleft()
+            if name not in self.models:  # larger than the memory
+                continue
+            self._making = asyncio.create_task(self._make(name, engine))
+            try:
+                await self._making
+            except asyncio.CancelledError:
+                if (me := asyncio.current_task()) is None or me.cancelling():
+                    raise
+                self._lacking.append(name)  # requests need the memory
+                await asyncio.sleep(_AGAIN_S)
+            except Exception as error:
+                _log.error("model %s: its bank and calibration could not be made: %s", name, error)
 
-    def _made(self, model: Sampler, future: Any) -> None:
-        """Off the engine's thread, which this is called on: choosing a local posterior takes time."""
-        if not future.cancelled() and (error := future.exception()) is not None:
-            _log.error("model %s: its bank and calibration could not be made: %s", model.name, error)
-        elif not future.cancelled():
-            self._chooser.submit(_learn, model, *future.result())
+    async def _make(self, name: str, engine: Engine) -> None:
+        async with self._memory.holding([name]):
+            model = self.models[name]
+            assert isinstance(model, Sampler)
+            task = Task(name, _prepared(model), 0, background=True)
+            made = await asyncio.wrap_future(engine.submit(task))
+            await asyncio.to_thread(_learn, model, *made)  # choosing a local posterior takes time
+            if self._bounded:
+                self._kept[name] = await asyncio.to_thread(Kept, model)
+            self._memory.resize(name, self._measured(model))
+
+    def _make_way(self) -> None:
+        """A request waits for memory: what is made in the background gives up its own."""
+        if self._making is not None:
+            self._making.cancel()
+
+    def _touched(self, request: InferRequest) -> set[str]:
+        """The model of a request, and all whose names stand in what it says of its reward."""
+        said = [each for key, each in request.parameters.items() if key.startswith("reward") and isinstance(each, str)]
+        words = [word for text in said for pattern in (r"[\w.-]+", r"\w+") for word in re.findall(pattern, text)]
+        return {request.model.removesuffix(RAW), *words} & self._by_name.keys() & self.models.keys()
+
+    def _load(self, name: str) -> int:
+        """Bring a model into memory, as it was if it was there before; its bytes. Runs on a thread."""
+        model = load(self._by_name[name], self._open)
+        if (kept := self._kept.get(name)) is not None:
+            if not kept.fits(model):
+                raise LoadError(f"{self._by_name[name].root}: expected the files it was loaded from, got others")
+            kept.restore(model)
+        else:
+            if isinstance(model, Sampler) and model.known.cloud is not None:
+                _learn(model, model.known.cloud.samples, model.known.calibration)
+            if _lacks(model):
+                self._lacking.append(name)
+            if self._bounded:
+                self._kept[name] = Kept(model)
+        self._add(model)
+        self._shown.pop(name, None)
+        self._loads.labels(name).inc()
+        return self._measured(model)
+
+    def _unload(self, name: str) -> None:
+        """Drop a model; its memory is free when the last call that ran on it is over."""
+        self._shown[name] = tuple(self._states(self._by_name[name]))
+        self._add(spine_of(self.models[name]))
+        self._bytes.labels(name).set(0)
+        self._unloads.labels(name).inc()
 
     def _add(self, model: Model) -> None:
         self.models[model.name] = model
@@ -76,11 +184,28 @@ class Shelf:
             raw = PlainModel(name, model.version, replace(model.network, name=name), model.digest[:16])
             self.models[name] = raw
 
+    def _file_bytes(self, name: str) -> int:
+        """What a model that was never loaded is taken for."""
+        folder = self._by_name[name].graph.parent
+        return sum(file.stat().st_size for file in folder.iterdir() if file.is_file()) if folder.is_dir() else 0
+
+    def _measured(self, model: Model) -> int:
+        """The bytes of a model in memory, which the metrics show too."""
+        folder = self._by_name[model.name]
+        files = [file for file in folder.graph.parent.glob("*") if file not in (folder.bank, folder.programs)]
+        size = sum(file.stat().st_size for file in files if file.is_file())
+        if isinstance(model, Sampler) and model.known.cloud is not None:
+            size += model.known.cloud.samples.nbytes
+        self._bytes.labels(model.name).set(size)
+        return size
+
     def _states(self, folder: Folder) -> Generator[ModelState, None, None]:
         model = self.models.get(folder.name)
         if model is None:
             state: State = "UNAVAILABLE" if folder.name in self._faults else "LOADING"
             yield ModelState(folder.name, folder.version, "network", state, self._faults.get(folder.name, ""))
+        elif folder.name in self._shown:
+            yield from self._shown[folder.name]
         elif isinstance(model, PlainModel):
             yield _plain_state(model)
         else:
@@ -88,6 +213,13 @@ class Shelf:
             assert isinstance(raw, PlainModel)
             yield _sampler_state(model)
             yield _plain_state(raw)
+
+
+def _lacks(model: Model) -> bool:
+    """Whether a bank or a calibration is to be made; a bank belongs to one law, and conditions and means make many."""
+    if not isinstance(model, Sampler) or model.card.conditions or reverts(model):
+        return False
+    return model.known.cloud is None or model.known.calibration is None
 
 
 def reverts(model: Sampler) -> bool:

@@ -25,6 +25,33 @@ def serve(
     max_queue_rows: Annotated[
         int | None, typer.Option(metavar="ROWS", help="Network rows a replica takes on before it refuses more.")
     ] = None,
+    model_memory: Annotated[
+        str | None,
+        typer.Option(metavar="BYTES", help="Most memory of a replica's models, such as 4GiB; idle ones make room."),
+    ] = None,
+    provider: Annotated[
+        str | None, typer.Option(metavar="NAME", help="What runs the networks: cpu, cuda or tensorrt. [cpu]")
+    ] = None,
+    gpus_per_replica: Annotated[
+        float | None, typer.Option(metavar="N", help="GPUs of one replica with cuda or tensorrt. [1]")
+    ] = None,
+    tensorrt_cache: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Keeps TensorRT's engines. [~/.cache/tiltserve/tensorrt]")
+    ] = None,
+    tensorrt_fp16: Annotated[
+        bool | None, typer.Option("--tensorrt-fp16/--no-tensorrt-fp16", help="Let TensorRT compute in float16. [no]")
+    ] = None,
+    networks: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--network",
+            metavar="NAME=HOST:PORT[/MODEL]",
+            help="A model whose network runs on another KServe v2 server; may be repeated.",
+        ),
+    ] = None,
+    network_seconds: Annotated[
+        float | None, typer.Option(metavar="S", help="How long a call to such a server may take. [30]")
+    ] = None,
     drain_seconds: Annotated[
         float | None, typer.Option(metavar="S", help="How long running requests may finish when stopping. [30]")
     ] = None,

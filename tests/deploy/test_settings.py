@@ -95,6 +95,11 @@ def test_frozen_and_picklable(tmp_path: Path) -> None:
         settings.replicas = 2
 
 
+@pytest.mark.parametrize(("written", "size"), [("4GiB", 2**32), ("1.5 GB", 15 * 10**8), ("1000", 1000), (7, 7)])
+def test_sizes_of_memory(tmp_path: Path, written: object, size: int) -> None:
+    assert load_settings(models=tmp_path, environment={}, model_memory=written).model_memory == size
+
+
 @pytest.mark.parametrize(
     ("text", "environment", "flags", "expected"),
     [
@@ -138,6 +143,8 @@ def test_frozen_and_picklable(tmp_path: Path) -> None:
         ),
         ("rewards: 7", {}, {}, "{config}: rewards: expected a valid dictionary, got 7"),
         ("", {"TILTSERVE_REWARDS": "a"}, {}, "TILTSERVE_REWARDS: expected NAME=HOST:PORT, got 'a'"),
+        ("", {}, {"model_memory": "much"}, "--model-memory: expected a number of bytes, such as 4GiB, got 'much'"),
+        ("model_memory: 0", {}, {}, "{config}: model_memory: expected greater than 0, got 0"),
         ("", {}, {"answer_seconds": 0}, "--answer-seconds: expected greater than 0, got 0"),
         ("drain_seconds: .nan", {}, {}, "{config}: drain_seconds: expected a finite number, got nan"),
         ("log_level: loud", {}, {}, "{config}: log_level: expected 'debug', 'info', 'warning' or 'error', got 'loud'"),

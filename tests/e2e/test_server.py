@@ -702,7 +702,24 @@ def test_an_interrupt_lets_running_requests_finish_and_leaves_nothing(server: Se
     asking.start()
     until(lambda: backlog(server) or not asking.is_alive(), 20, "a running request")
     assert asking.is_alive()
+    refused: dict[str, Any] = {}
+
+    def late() -> None:
+        """Ask on until refused: a draining server takes nothing new, also on connections it has."""
+        begin = time.monotonic()
+        while not refused and asking.is_alive():
+            try:
+                infer(client, "rings", samples=1, steps=1)
+            except InferenceServerException as error:
+                refused.update(status=error.status(), after=time.monotonic() - begin, while_running=asking.is_alive())
+
+    asking_late = threading.Thread(target=late)
+    asking_late.start()
     server.stop(signal.SIGINT)
     asking.join(20)
+    asking_late.join(20)
+    assert refused["status"] == "StatusCode.UNAVAILABLE"
+    assert refused["while_running"]
+    assert refused["after"] < 2
     assert answer["samples"].shape == (request["samples"], 2)
     assert np.isfinite(answer["samples"]).all()

@@ -44,7 +44,7 @@ class Replica(service_pb2_grpc.GRPCInferenceServiceServicer, fleet_pb2_grpc.Repl
         self.gate.set()
         self.error: Exception | None = None
         self.metrics = ReplicaMetrics()
-        self.draining = False
+        self.draining, self.backlog, self.beat = False, 0, 0
 
     async def start(self) -> None:
         self.server = grpc.aio.server(options=wire.SERVER)
@@ -54,7 +54,10 @@ class Replica(service_pb2_grpc.GRPCInferenceServiceServicer, fleet_pb2_grpc.Repl
         await self.server.start()
 
     def state(self) -> ReplicaState:
-        return ReplicaState(self.name, self.address, 1, self.models, draining=self.draining)
+        self.beat += 1
+        return ReplicaState(
+            self.name, self.address, 1, self.models, self.backlog, draining=self.draining, beat=self.beat
+        )
 
     async def ModelInfer(self, request, context):
         decoded = kserve.decode_request(request)
@@ -287,6 +290,66 @@ def test_a_draining_replica_sends_requests_elsewhere():
             await asked
             assert leaving.seen[0].parameters == staying.seen[0].parameters
             await live.kill(staying)
+
+    asyncio.run(body())
+
+
+@pytest.mark.parametrize(("backlog", "answered"), [(900, False), (100, True)])
+def test_a_refused_request_goes_to_an_equal_replica_with_clearly_less_to_do(backlog: int, answered: bool):
+    async def body():
+        full, other, unequal = Replica("a"), Replica("b"), Replica("c", sampler("g"))
+        full.backlog = 1000
+        full.error = errors.exhausted("a is full")
+        full.gate.clear()
+        async with system(full) as live:
+            asked = [asyncio.create_task(live.infer(parameters={"seed": 1})) for _ in range(3)]
+            await full.arrived.wait()
+            other.backlog = backlog
+            await live.join(other, unequal)
+            full.gate.set()
+            await asyncio.wait(asked)
+            if answered:
+                assert [each.result().as_numpy("y").tolist() for each in asked] == [[3, 5]] * 3
+            else:
+                assert all("a is full" in str(each.exception()) for each in asked)
+            assert [len(each.seen) for each in (full, other, unequal)] == [3, 3 * answered, 0]
+            await live.kill(unequal)
+            await until(lambda: len(live.front._roster.replicas) == 2)
+            other.error = errors.exhausted("b is full")
+            code, text = await live.refusal(parameters={"seed": 1})
+            assert (code, text) in [("RESOURCE_EXHAUSTED", "a is full"), ("RESOURCE_EXHAUSTED", "b is full")]
+            await live.kill(other)
+
+    asyncio.run(body())
+
+
+def test_rows_under_way_count_until_a_report_has_them():
+    async def body():
+        replica = Replica("a")
+        replica.gate.clear()
+        async with system(replica, poll_s=0.02) as live:
+            links, roster = live.front._links, live.front._roster
+
+            def unreported() -> int:
+                return links.unreported(roster.covered).get("a", 0)
+
+            live.beats["a"].cancel()  # no report from here on
+            await asyncio.sleep(0.1)
+            asked = [asyncio.create_task(live.infer(parameters={"samples": n, "steps": 5})) for n in (3, 4)]
+            await until(lambda: len(replica.seen) == 2)
+            assert unreported() == 5 * (3 + 4)
+            await asyncio.sleep(0.2)
+            assert unreported() == 5 * (3 + 4)
+            live.directory.beat(replica.state())
+            await until(lambda: unreported() == 0)
+            assert links.in_flight() == {"a": 2}
+            late = asyncio.create_task(live.infer(parameters={"samples": 2, "steps": 5}))
+            await until(lambda: len(replica.seen) == 3)
+            assert unreported() == 10
+            replica.gate.set()
+            await asyncio.gather(*asked, late)
+            assert unreported() == 0
+            assert links.in_flight() == {"a": 0}
 
     asyncio.run(body())
 

@@ -1,5 +1,6 @@
 """What a request may ask for, and what is said to one that asks for something else."""
 
+import math
 import re
 from typing import Any
 
@@ -10,6 +11,9 @@ import tritonclient.grpc as triton
 from tritonclient.grpc import service_pb2 as pb
 
 from serving import job, kserve
+from serving.admission import DeadlineError
+from serving.backends import UnavailableError
+from serving.engine import DeadlinePassedError, ExternalError, NetworkFailedError, QueueFullError, Task
 from serving.errors import RequestError
 from serving.kserve import InferRequest
 from serving.repository import Model, Sampler
@@ -302,3 +306,43 @@ def test_what_is_not_finite_is_refused_by_the_codec(bad: float):
         with pytest.raises(RequestError) as caught:
             kserve.decode_request(request)
         assert (caught.value.code, caught.value.detail) == (grpc.StatusCode.INVALID_ARGUMENT, expected)
+
+
+def test_every_request_has_terms(models: dict[str, Model]):
+    """Priority, deadline and determinism reach the engine, whatever the model."""
+    feeds = {"x": ROW, "t": np.full(1, 0.5, F)}
+    for model, inputs in (("rings", {}), ("rings.network", feeds)):
+
+        def task(model: str = model, inputs: dict[str, Any] = inputs, **parameters: Any) -> Task:
+            request = InferRequest(model, inputs=inputs, parameters=parameters)
+            return job.task_for(request, models[model], models)
+
+        assert (task().priority, task().deadline, task().deterministic) == (5, math.inf, False)
+        assert [task(priority=each).priority for each in (0, 1, 5, 9)] == [5, 1, 5, 9]
+        assert task(deterministic=True, timeout=3).deterministic
+        request = InferRequest(model, inputs=inputs)
+        assert job.task_for(request, models[model], models, deadline=12.5).deadline == 12.5
+        for wrong in (-1, 10, 1.0, "1", True):
+            assert re.fullmatch(
+                rf"parameter priority: expected an integer in 1..9, or 0 for 5, got {wrong!r}",
+                refusal(models, model, inputs, priority=wrong),
+            )
+        assert "deterministic: expected a valid boolean, got 1" in refusal(models, model, inputs, deterministic=1)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (QueueFullError("full"), "RESOURCE_EXHAUSTED"),
+        (DeadlineError("in about 9 s, asked for in 2 s"), "RESOURCE_EXHAUSTED"),
+        (DeadlinePassedError("past"), "DEADLINE_EXCEEDED"),
+        (ExternalError("no reply"), "UNAVAILABLE"),
+        (UnavailableError("no answer"), "UNAVAILABLE"),
+        (NetworkFailedError("failed"), "INTERNAL"),
+        (ZeroDivisionError("0"), "INTERNAL"),
+    ],
+)
+def test_what_a_failed_task_tells_its_caller(error: Exception, code: str):
+    said = job.request_error(error)
+    assert said.code.name == code
+    assert str(error) in said.detail

@@ -1,5 +1,6 @@
 """Every steering method through the engine: as in a notebook, at the price that is said, and once for each target."""
 
+import asyncio
 import json
 import math
 import time
@@ -42,7 +43,7 @@ PROBABILITY = math.erfc(0.4 / networks.SPREAD / math.sqrt(2)) / 2 / 8
 def models(small_models: Path) -> dict[str, Model]:
     """As a replica holds them, knowing nothing of any target yet."""
     shelf = Shelf(small_models, 1)
-    shelf.load_all()
+    asyncio.run(shelf.load_all())
     return shelf.models
 
 
