@@ -27,9 +27,9 @@ def bench(
         return
     if name not in scripts:
         fail(unknown("benchmark", name, scripts) if scripts else f"expected benchmarks in {FOLDER}, got none")
-    # -P: a script's own folder is not searched for modules, so that one may be called what it measures
-    command = [sys.executable, "-P", str(scripts[name]), *(arguments or [])]
-    raise typer.Exit(subprocess.run(command, check=False).returncode)
+    # as a module, from the root: scripts share parts, and one may be called what it measures
+    command = [sys.executable, "-m", f"{FOLDER.name}.{name}", *(arguments or [])]
+    raise typer.Exit(subprocess.run(command, check=False, cwd=FOLDER.parent).returncode)
 
 
 def _headline(file: Path) -> str:
