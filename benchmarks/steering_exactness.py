@@ -26,11 +26,12 @@ PATH = steering.paths.vp_cosine()
 
 
 def scored(generator: Generator[Rows, Tensor, Result], reward: Callable[[Tensor], Tensor]) -> Result:
-    """The result of a generator that asks for rewards alone."""
+    """The result of a generator that asks for rewards and products alone."""
     try:
         request = next(generator)
         while True:
-            request = generator.send(reward(request.x))
+            reply = reward(request.x) if request.matrix is None else request.matrix.times(request.x)
+            request = generator.send(reply)
     except StopIteration as stop:
         return stop.value
 

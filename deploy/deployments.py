@@ -65,6 +65,7 @@ class ReplicaDeployment:
             threads=settings.threads,
             max_bucket=settings.max_bucket,
             max_queue_rows=settings.max_queue_rows,
+            max_queue_bytes=settings.max_queue_memory,
             model_memory=settings.model_memory,
             drain_s=settings.drain_seconds,
             rewards=settings.rewards,

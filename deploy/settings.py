@@ -129,10 +129,12 @@ class Settings(BaseModel):
     replicas: int = Field(default=1, ge=1, le=1024)
     threads_per_replica: int | None = Field(default=None, ge=1, le=1024)
     """Threads of one replica's networks; None shares the cores out (see `threads`)."""
-    max_bucket: int = Field(default=32, ge=1, le=4096)
-    """The most rows in one network call."""
+    max_bucket: int = Field(default=256, ge=1, le=4096)
+    """The most rows in one network call; how many are best is measured for each model."""
     max_queue_rows: int = Field(default=2**24, ge=1)
     """Network rows a replica takes on; the default is just enough for one request of the largest legal size."""
+    max_queue_memory: Annotated[int, BeforeValidator(_bytes), Field(gt=0)] = 2**32
+    """About the most bytes that requests under way may take in one replica, such as 4GiB."""
     model_memory: Annotated[int, BeforeValidator(_bytes), Field(gt=0)] | None = None
     """The most bytes of models in one replica's memory, such as 4GiB: graphs, weights and banks. Those used least
     recently make room, and are loaded again when they are asked for. None: all stay."""

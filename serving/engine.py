@@ -1,108 +1,55 @@
 """The engine: one thread that packs rows of all running tasks into one network call after another.
 
-A task is a generator of evaluations. Each tick takes the rows of one network that were waiting longest for a turn,
-runs them in one bucket, and resumes the tasks whose evaluation is complete. So any mixture of solvers, step counts and
-steering shares calls, and a task joins or leaves between two of them. Rows that are evaluated elsewhere, by a service
-or by the client, park their task until the reply is there; the thread goes on with the others.
+A task is a generator of evaluations. Each tick takes rows of one network (see `scheduler`), runs them in one call, and
+resumes the tasks whose evaluation is complete. So any mixture of solvers, step counts and steering shares calls, and a
+task joins or leaves between two of them. Networks that have rows waiting share the thread's time evenly.
+
+Tasks that compute much between their evaluations run on a second thread, so that the network goes on meanwhile. Rows
+that are evaluated elsewhere, by a service or by the client, park their task until the reply is there.
 """
 
 import contextlib
 import logging
-import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError, Future, InvalidStateError
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from serving.backends import Array, Backend, InputError
+from serving import admission
+from serving.admission import Demand
+from serving.backends import Array, Backend, InputError, OutOfMemoryError, UnavailableError
+from serving.host import Advance, Host
 from serving.metrics import ReplicaMetrics
-from serving.scheduler import Slice, Waiting, bucket, pack
+from serving.scheduler import Call, Slice
+from serving.task import Evaluation, External, Kind, Network, Product, Task
+from serving.turns import Key, Turns
 
 _log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True, eq=False)
-class Network:
-    """A backend under the name its rows are counted by, and the sizes of calls to keep from (see `evenness`)."""
-
-    name: str
-    backend: Backend
-    uneven: frozenset[int] = frozenset()
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Rows for one network: `feeds` [rows, ...] by input name; the reply is the named outputs, [rows, ...] each.
-
-    `announced`: whether its task's `network_rows` counted them from the start.
-    """
-
-    network: Network
-    feeds: Mapping[str, Array]
-    outputs: Sequence[str]
-    rows: int
-    kind: Literal["network", "reward"] = "network"
-    announced: bool = True
-
-
-@dataclass(frozen=True)
-class External:
-    """Rows that are evaluated elsewhere, counted under `name`; no rows: something else is waited for.
-
-    `start` begins and returns at once; it runs on the engine's thread. Its future gives the reply, and cancelling the
-    future must end the work, at any time.
-    """
-
-    name: str
-    rows: int
-    start: "Callable[[], Future[list[Array]]]"
-    kind: Literal["network", "reward"] = "reward"
-
-
-Step = Evaluation | External
-Program = Generator[Step, list[Array], Any]
-Key = tuple[bool, Network, tuple[str, ...]]
-"""Rows that may share a call: of one class (background or not), one network, and the same outputs."""
-
-
-@dataclass(eq=False)
-class Task:
-    """A running program. `network_rows` is how many network rows it will ask for (exact for tables, else a bound);
-    what it could not know beforehand joins them when it is asked for.
-
-    Background tasks are served only when no other rows wait. While a task is parked, `external` is what it waits for;
-    `since` is when it last was parked, or came to the engine.
-    """
-
-    model: str
-    program: Program
-    network_rows: int
-    background: bool = False
-    priority: int = 5
-    deadline: float = math.inf
-    deterministic: bool = False
-    future: "Future[Any]" = field(default_factory=Future)
-    submitted: float = field(default_factory=time.monotonic)
-    evaluation: Evaluation | None = None
-    external: "Future[list[Array]] | None" = None
-    since: float = field(default_factory=time.monotonic)
-    replies: list[Array] = field(default_factory=list)
-    done_rows: int = 0
-    missing: int = 0
-    started: bool = False
-
-    @property
-    def backlog(self) -> int:
-        return max(0, self.network_rows - self.done_rows)
+SMOOTHING = 0.05
+"""How fast the estimate of what rows really cost follows what they do."""
+FORGIVEN = 1000
+"""Calls without running out of memory after which larger ones are tried again."""
 
 
 class QueueFullError(Exception):
-    """More rows are waiting than the engine takes on."""
+    """More is waiting than the engine takes on."""
+
+
+class DeadlinePassedError(Exception):
+    """A task that was not done by its deadline."""
+
+
+class NetworkFailedError(Exception):
+    """A network call raised; the rows in it are lost."""
+
+
+class ExternalError(Exception):
+    """An evaluation elsewhere ended without a reply and without a reason."""
 
 
 class Engine:
@@ -111,18 +58,34 @@ class Engine:
     Args:
         max_bucket: most rows of one network call.
         max_queue_rows: most network rows of foreground tasks not evaluated yet.
+        max_queue_bytes: most memory of foreground tasks, as they estimate it themselves.
     """
 
-    def __init__(self, metrics: ReplicaMetrics, *, max_bucket: int = 32, max_queue_rows: int = 2**24) -> None:
-        self._metrics, self._max_bucket, self._max_queue_rows = metrics, max_bucket, max_queue_rows
+    def __init__(
+        self,
+        metrics: ReplicaMetrics,
+        *,
+        max_bucket: int = 256,
+        max_queue_rows: int = 2**24,
+        max_queue_bytes: int = 2**32,
+    ) -> None:
+        self._metrics, self._max_bucket = metrics, max_bucket
+        self._max_queue_rows, self._max_queue_bytes = max_queue_rows, max_queue_bytes
         self._condition = threading.Condition()
         self._inbox: deque[Task] = deque()
         self._cancelled: set[Task] = set()
         self._replied: deque[tuple[Task, External, Future[list[Array]]]] = deque()
+        self._advanced: deque[tuple[Task, Advance]] = deque()
+        self._released: deque[Backend] = deque()
         self._tasks: dict[Task, None] = {}
         self._stopping = False
-        self._queues: dict[Key, deque[Waiting[Task]]] = {}  # only the engine's thread touches them
+        self._turns = Turns()  # only the engine's thread touches it
+        self._most: dict[Network, int] = {}  # rows of a call, where memory ran out
+        self._fine: dict[Network, int] = {}  # calls since then
+        self._slowness, self._rewards_s = 1.0, 0.0
+        self._due: float | None = None  # when the next call is not put off any more
         self._last_call = time.monotonic()
+        self._host = Host(self._advanced_on_host, lambda seconds: metrics.spent("host", seconds))
         self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
         self._thread.start()
 
@@ -130,12 +93,12 @@ class Engine:
     def backlog_rows(self) -> int:
         """Network rows that foreground tasks still have to evaluate."""
         with self._condition:
-            return self._waiting()
+            return sum(each.backlog for each in self._foreground())
 
     @property
     def alive(self) -> bool:
-        """Whether the thread runs; it ends by itself only through a bug."""
-        return self._thread.is_alive()
+        """Whether its threads run; they end by themselves only through a bug."""
+        return self._thread.is_alive() and self._host.alive
 
     def stalled_for(self) -> float:
         """Seconds that a task has waited for the engine without a network call ending; 0 when none waits.
@@ -143,7 +106,7 @@ class Engine:
         A parked task waits for somebody else, whose slowness is not the engine's.
         """
         with self._condition:
-            waiting = [task.since for task in self._tasks if task.external is None]
+            waiting = [task.since for task in self._tasks if task.external is None and not task.on_host]
             return time.monotonic() - max(self._last_call, min(waiting)) if waiting else 0.0
 
     def submit(self, task: Task) -> "Future[Any]":
@@ -151,32 +114,72 @@ class Engine:
 
         Raises:
             QueueFullError: with what is waiting and the bound.
+            DeadlineError: with the estimate, where the task's deadline cannot be met or would make others late.
         """
         with self._condition:
             if self._stopping:
                 raise QueueFullError("the engine has stopped")
-            waiting = self._waiting()
-            if not task.background and waiting + task.network_rows > self._max_queue_rows:
-                raise QueueFullError(
-                    f"queue full: {waiting} network rows wait, {task.network_rows} more were asked for, "
-                    f"expected at most {self._max_queue_rows} in all"
-                )
+            if not task.background:
+                self._admit(task)
             self._tasks[task] = None
             self._inbox.append(task)
             self._condition.notify()
         task.future.add_done_callback(lambda future: self._cancel(task) if future.cancelled() else None)
         return task.future
 
+    def release(self, backend: Backend) -> None:
+        """Close a backend that no task will use again, when no call runs on it any more."""
+        with self._condition:
+            self._released.append(backend)
+            self._condition.notify()
+
     def stop(self) -> None:
-        """End the thread; tasks that still run fail with `QueueFullError`."""
+        """End the threads; tasks that still run fail with `QueueFullError`."""
         with self._condition:
             self._stopping = True
             self._condition.notify()
         self._thread.join()
+        self._host.stop()
 
-    def _waiting(self) -> int:
-        """Network rows of foreground tasks that somebody still waits for."""
-        return sum(each.backlog for each in self._tasks if not each.background and not each.future.cancelled())
+    def _admit(self, task: Task) -> None:
+        others = list(self._foreground())
+        rows, size = sum(each.backlog for each in others), sum(each.bytes for each in others)
+        with self._refusing(task, "queue"):
+            if rows + task.network_rows > self._max_queue_rows:
+                raise QueueFullError(
+                    f"queue full: {rows} network rows wait, {task.network_rows} more were asked for, "
+                    f"expected at most {self._max_queue_rows} in all"
+                )
+            if size + task.bytes > self._max_queue_bytes:
+                raise QueueFullError(
+                    f"memory full: requests under way take {size} bytes, {task.bytes} more were asked for, "
+                    f"expected at most {self._max_queue_bytes} in all"
+                )
+        with self._refusing(task, "deadline"):
+            if task.timed or any(each.timed for each in others):
+                admission.check(self._demand(task), [self._demand(each) for each in others], time.monotonic())
+
+    @contextlib.contextmanager
+    def _refusing(self, task: Task, reason: str) -> Iterator[None]:
+        try:
+            yield
+        except (QueueFullError, admission.DeadlineError):
+            self._metrics.refused.labels(task.model, reason).inc()
+            raise
+
+    def _foreground(self) -> Iterator[Task]:
+        """Tasks that somebody still waits for."""
+        return (each for each in self._tasks if not each.background and not each.future.cancelled())
+
+    def _demand(self, task: Task) -> Demand:
+        """What is left of a task, in seconds as they have been lately."""
+        if task.network is None:
+            return Demand(0.0, task.priority, task.deadline)
+        costs, rows = task.network.costs, task.backlog
+        alone = costs.seconds(task.width) / max(1, min(task.width, costs.largest))
+        return Demand(
+            self._slowness * rows * costs.row_s, task.priority, task.deadline, self._slowness * rows * alone
+        )  # fmt: skip
 
     def _cancel(self, task: Task) -> None:
         with self._condition:
@@ -185,125 +188,205 @@ class Engine:
 
     def _loop(self) -> None:
         while self._take_in():
-            if (key := self._next_queue()) is not None:
-                self._call(key)
+            now = time.monotonic()
+            urgent = self._urgent(now)
+            if (key := self._turns.next(now, urgent)) is not None and not self._lingers(key, now):
+                self._call(key, urgent)
         for task in list(self._tasks):
             self._fail(task, QueueFullError("the engine has stopped"))
 
+    def _lingers(self, key: Key, now: float) -> bool:
+        """Wait for rows that the second thread is about to bring, no longer than sharing the call can save."""
+        if self._due is None:
+            self._due = now + self._turns.patience(key)
+        if now >= self._due or not (self._host.busy or self._advanced):
+            self._due = None
+            return False
+        with self._condition:
+            if not self._advanced:
+                self._condition.wait(self._due - now)
+        return True
+
     def _take_in(self) -> bool:
         """Admit, cancel and wake tasks, waiting while there is nothing to do; False once stopping."""
+        start = time.monotonic()
         with self._condition:
-            while not (self._inbox or self._cancelled or self._replied or self._stopping or any(self._queues.values())):
-                self._condition.wait()
+            while not (self._news() or self._stopping or self._turns):
+                deadline = min((task.deadline for task in self._tasks), default=np.inf)
+                self._condition.wait(max(0.0, min(deadline - time.monotonic(), 60.0)))
+                if deadline <= time.monotonic():
+                    break
             arrived, self._inbox = list(self._inbox), deque()
             cancelled, self._cancelled = self._cancelled, set()
             replied, self._replied = list(self._replied), deque()
+            advanced, self._advanced = list(self._advanced), deque()
+            released, self._released = list(self._released), deque()
+            late = [task for task in self._tasks if task.timed and task.deadline <= time.monotonic()]
             stopping = self._stopping
-        if cancelled:
-            for queue in self._queues.values():
-                kept = [waiting for waiting in queue if waiting.owner not in cancelled]
-                queue.clear()
-                queue.extend(kept)
-        for task in arrived:
-            if task not in cancelled:
-                self._resume(task, None)
+        now = time.monotonic()
+        self._metrics.spent("idle", now - start)
+        for backend in released:
+            self._most = {network: most for network, most in self._most.items() if network.backend is not backend}
+            backend.close()
         for task in cancelled:
-            self._forget(task)
-            task.program.close()
+            self._end(task, "cancelled")
+        for task in late:
+            done = f"{task.done_rows} of {task.network_rows} network rows were evaluated"
+            self._fail(task, DeadlinePassedError(f"the deadline passed when {done}"))
+        gone = cancelled.union(late)
+        for task in arrived:
+            if task not in gone:
+                self._resume(task, None)
+        for task, advance in advanced:
+            if task in self._tasks:
+                task.on_host = False
+                self._proceed(task, advance)
         for task, external, reply in replied:
             if task.external is reply:  # not so if the task has ended
                 self._wake(task, external, reply)
+        self._metrics.spent("update", time.monotonic() - now)
         return not stopping
 
-    def _next_queue(self) -> Key | None:
-        """The network served least recently among those with rows waiting; background rows come last."""
-        self._queues = {key: queue for key, queue in self._queues.items() if queue}  # clients make keys
-        for key in sorted(self._queues, key=lambda k: k[0]):
-            self._queues[key] = self._queues.pop(key)  # to the end of its turn
-            return key
-        return None
+    def _news(self) -> bool:
+        return any((self._inbox, self._cancelled, self._replied, self._advanced, self._released))
 
-    def _call(self, key: Key) -> None:
-        """One network call for rows of many tasks."""
-        slices = pack(self._queues[key], self._max_bucket)
-        now = time.monotonic()
-        for each in slices:
+    def _urgent(self, now: float) -> set[Task]:
+        """Tasks that must go first to be done in time."""
+        timed = [task for task in self._tasks if task.timed]
+        return {timed[i] for i in admission.urgent([self._demand(task) for task in timed], now)} if timed else set()
+
+    def _call(self, key: Key, urgent: set[Task]) -> None:
+        """One network call for rows of many tasks, `urgent` ones first."""
+        start = time.monotonic()
+        costs = key.network.costs.up_to(min(self._max_bucket, self._most.get(key.network, self._max_bucket)))
+        call = self._turns.pack(key, start, costs, urgent)
+        for each in call.slices:
             if not each.owner.started:
                 each.owner.started = True
-                self._metrics.queue_seconds.labels(each.owner.model).observe(now - each.owner.submitted)
+                self._metrics.queue_seconds.labels(each.owner.model).observe(start - each.owner.submitted)
         try:
-            outputs = self._run(key, slices)
-        except Exception as error:
-            if len(slices) > 1:  # one task's inputs must not fail the others'
-                for each in slices:
-                    self._call_alone(key, each)
-            else:
-                self._reject(key, slices[0].owner, error)
+            outputs = self._run(key, call.slices, call.size)
+        except OutOfMemoryError as error:
+            self._shrink(key, call, error)
             return
+        except Exception as error:
+            if len(call.slices) > 1:  # one task's inputs must not fail the others'
+                for each in call.slices:
+                    self._call_alone(key, each, costs.holding(each.rows))
+            else:
+                self._reject(key, call.slices[0].owner, error)
+            return
+        ran, kind = time.monotonic(), _kind(call.slices)
         row = 0
-        for each in slices:
-            count = each.stop - each.first
-            self._deliver(each, [output[row : row + count] for output in outputs])
-            row += count
+        for each in call.slices:
+            self._deliver(each, [output[row : row + each.rows] for output in outputs])
+            row += each.rows
+        done = time.monotonic()
+        self._metrics.spent("update", done - ran)
+        self._turns.spent(key, done - start)
+        self._note(key, call, kind, done - start)
 
-    def _call_alone(self, key: Key, part: Slice[Task]) -> None:
+    def _note(self, key: Key, call: Call[Task], kind: Kind, seconds: float) -> None:
+        """What calls really cost beside what they were measured to; rewards count to the rows they are for."""
+        if kind == "reward":
+            self._rewards_s += seconds
+        else:
+            paid = key.network.costs.seconds(call.size)
+            self._slowness += SMOOTHING * ((seconds + self._rewards_s) / paid - self._slowness)
+            self._rewards_s = 0.0
+        if key.network in self._most:
+            self._fine[key.network] = self._fine.get(key.network, 0) + 1
+            if self._fine[key.network] >= FORGIVEN:
+                del self._most[key.network], self._fine[key.network]
+
+    def _shrink(self, key: Key, call: Call[Task], error: OutOfMemoryError) -> None:
+        """Try again with half the rows; a call of the smallest size that fails is given up."""
+        if call.size <= key.network.costs.sizes[0]:
+            for each in call.slices:
+                self._reject(key, each.owner, error)
+            return
+        self._most[key.network], self._fine[key.network] = call.size // 2, 0
+        _log.warning("network %s: out of memory at %d rows, going on with half: %s", key.network.name, call.size, error)
+        self._turns.restore(key, call)
+
+    def _call_alone(self, key: Key, part: Slice[Task], size: int) -> None:
         try:
-            outputs = self._run(key, [part])
+            outputs = self._run(key, (part,), size)
         except Exception as error:
             self._reject(key, part.owner, error)
         else:
             self._deliver(part, outputs)
 
     def _reject(self, key: Key, task: Task, error: Exception) -> None:
-        name = key[1].name
+        name = key.network.name
         _log.warning("network %s failed on rows of a request for %s: %s", name, task.model, error)
-        self._queues[key] = deque(waiting for waiting in self._queues[key] if waiting.owner is not task)
-        known = isinstance(error, InputError)
+        known = isinstance(error, InputError | OutOfMemoryError | UnavailableError)
         self._fail(task, error if known else NetworkFailedError(f"network {name!r} failed: {error}"))
 
-    def _run(self, key: Key, slices: Sequence[Slice[Task]]) -> list[Array]:
-        """The outputs for the slices' rows, run in one bucket filled up with copies of the last row."""
-        _, network, outputs = key
+    def _run(self, key: Key, slices: Sequence[Slice[Task]], size: int) -> list[Array]:
+        """The outputs for the slices' rows, run in one call filled up with copies of the last row."""
+        start = time.monotonic()
         evaluations = [_evaluation(each.owner) for each in slices]
-        rows = sum(each.stop - each.first for each in slices)
-        size = bucket(rows, self._max_bucket, network.uneven)
+        rows = sum(each.rows for each in slices)
         feeds = {}
         for name in evaluations[0].feeds:
             parts = [e.feeds[name][s.first : s.stop] for e, s in zip(evaluations, slices, strict=True)]
             if size > rows:
                 parts.append(np.repeat(parts[-1][-1:], size - rows, axis=0))
             feeds[name] = np.concatenate(parts) if len(parts) > 1 else parts[0]
-        start = time.monotonic()
-        results = network.backend.run(feeds, outputs)
+        packed = time.monotonic()
+        self._metrics.spent("pack", packed - start)
+        results = key.network.backend.run(feeds, key.outputs)
         self._last_call = time.monotonic()
-        self._metrics.network_seconds.labels(network.name).observe(self._last_call - start)
-        self._metrics.bucket_fill.labels(network.name).observe(rows / size)
-        for name, result in zip(outputs, results, strict=True):
+        self._metrics.spent(_kind(slices), self._last_call - packed)
+        self._metrics.network_seconds.labels(key.network.name).observe(self._last_call - packed)
+        self._metrics.bucket_fill.labels(key.network.name).observe(rows / size)
+        for name, result in zip(key.outputs, results, strict=True):
             if result.shape[:1] != (size,):
                 raise ValueError(f"output {name!r}: expected {size} rows for {size}, got shape {list(result.shape)}")
         return [result[:rows] for result in results]
 
     def _deliver(self, part: Slice[Task], outputs: list[Array]) -> None:
         task, evaluation = part.owner, _evaluation(part.owner)
-        count = part.stop - part.first
-        self._metrics.rows_total.labels(evaluation.network.name, evaluation.kind).inc(count)
-        if not task.replies:
-            task.replies = [np.empty((evaluation.rows, *output.shape[1:]), output.dtype) for output in outputs]
-        for whole, output in zip(task.replies, outputs, strict=True):
-            whole[part.first : part.stop] = output
-        task.missing -= count
+        self._metrics.rows_total.labels(evaluation.network.name, evaluation.kind).inc(part.rows)
+        if part.rows == evaluation.rows:
+            task.replies = outputs
+        else:
+            if not task.replies:
+                task.replies = [np.empty((evaluation.rows, *output.shape[1:]), output.dtype) for output in outputs]
+            for whole, output in zip(task.replies, outputs, strict=True):
+                whole[part.first : part.stop] = output
+        task.missing -= part.rows
         if evaluation.kind == "network":
-            task.done_rows += count
+            task.done_rows += part.rows
         if not task.missing and task not in self._cancelled:
             self._resume(task, task.replies)
 
     def _resume(self, task: Task, reply: list[Array] | None) -> None:
         """Advance a task's program to its next step, or to its end."""
+        task.evaluation, task.replies = None, []
+
+        if task.heavy:
+            task.on_host = True
+            self._host.advance(task, reply)
+        else:
+            self._proceed(task, lambda: next(task.program) if reply is None else task.program.send(reply))
+
+    def _advanced_on_host(self, task: Task, advance: Advance) -> None:
+        """A heavy task has its next step; called on the second thread."""
+        with self._condition:
+            self._advanced.append((task, advance))
+            self._condition.notify()
+
+    def _proceed(self, task: Task, advance: Advance) -> None:
+        """Queue a task's next rows, park it, or end it."""
         try:
-            step = next(task.program) if reply is None else task.program.send(reply)
+            step = advance()
             if isinstance(step, External):
                 self._park(task, step)
                 return
+            if isinstance(step, Product):
+                raise TypeError("expected products of heavy tasks alone")
         except StopIteration as stop:
             self._forget(task)
             with contextlib.suppress(InvalidStateError):  # the caller left meanwhile
@@ -314,9 +397,8 @@ class Engine:
             return
         if step.kind == "network" and not step.announced:
             task.network_rows += step.rows
-        task.evaluation, task.replies, task.missing = step, [], step.rows
-        key = (task.background, step.network, tuple(step.outputs))
-        self._queues.setdefault(key, deque()).append(Waiting(task, step.rows))
+        task.evaluation, task.missing = step, step.rows
+        self._turns.add(task, step, time.monotonic())
 
     def _park(self, task: Task, external: External) -> None:
         """Start what is evaluated elsewhere; whoever finishes it rings."""
@@ -346,12 +428,22 @@ class Engine:
             self._resume(task, outputs)
 
     def _fail(self, task: Task, error: Exception) -> None:
-        self._forget(task)
-        task.program.close()
+        self._end(task, "deadline" if isinstance(error, DeadlinePassedError) else "failed")
         with contextlib.suppress(InvalidStateError):  # the caller left meanwhile
             task.future.set_exception(error)
 
+    def _end(self, task: Task, reason: str) -> None:
+        """Take a task's rows out, and close its program on the thread that it runs on."""
+        if task in self._tasks and task.backlog:
+            self._metrics.reclaimed.labels(task.model, reason).inc(task.backlog)
+        self._forget(task)
+        if task.heavy:
+            self._host.close(task)
+        else:
+            task.program.close()
+
     def _forget(self, task: Task) -> None:
+        self._turns.drop(task)
         with self._condition:
             self._tasks.pop(task, None)
             external, task.external = task.external, None
@@ -359,18 +451,11 @@ class Engine:
             external.cancel()
 
 
-class NetworkFailedError(Exception):
-    """A network call raised; the rows in it are lost."""
-
-
-class DeadlinePassedError(Exception):
-    """A task's deadline passed before it was through."""
-
-
-class ExternalError(Exception):
-    """An evaluation elsewhere ended without a reply and without a reason."""
-
-
 def _evaluation(task: Task) -> Evaluation:
     assert task.evaluation is not None
     return task.evaluation
+
+
+def _kind(slices: Sequence[Slice[Task]]) -> Kind:
+    """What a call's time counts as."""
+    return "network" if any(_evaluation(each.owner).kind == "network" for each in slices) else "reward"

@@ -10,8 +10,8 @@ import steering
 from serving import errors, likelihood, rewards
 from serving.admission import DeadlineError
 from serving.answer import Answer
-from serving.backends import Array, InputError, UnavailableError
-from serving.engine import DeadlinePassedError, ExternalError, NetworkFailedError, Program, QueueFullError, Task
+from serving.backends import Array, InputError, OutOfMemoryError, UnavailableError
+from serving.engine import DeadlinePassedError, ExternalError, NetworkFailedError, QueueFullError
 from serving.kserve import InferRequest, Parameter
 from serving.parameters import Parameters, terms_of
 from serving.parameters import parse as parameters_of
@@ -23,9 +23,13 @@ from serving.repository import Knowledge, Model, PlainModel, Sampler
 from serving.rewards import Definition, Reward
 from serving.setup import once
 from serving.steer import Steered, completed, group_size, method_of, steering_for
+from serving.task import Program, Task
 from serving.tensors import Tensors, tensors_of
 from steering.run import merged
 from steering.weights import checked_rewards
+
+STATE_BYTES = 12 * 4
+"""Of each number of a state under way: some twelve tensors in float32."""
 
 
 def output_names(model: Model) -> list[str]:
@@ -81,7 +85,7 @@ def _sampling_task(
     if parameters.likelihood is not None:
         program = likelihood.program(model, problem, parameters, tensors, request.outputs)
         rows = n * plan.most_rows * doubled * likelihood.rows_per_step(parameters.probes)
-        return Task(model.name, program, rows)
+        return Task(model.name, program, rows, model.network, n * doubled, _bytes(n, card.event_shape))
     if absent := [name for name in request.outputs if name in likelihood.OUTPUTS]:
         raise errors.invalid(f"output {absent[0]!r}: expected a parameter likelihood beside it, got none")
     reward = None
@@ -99,9 +103,24 @@ def _sampling_task(
         _check_threshold(parameters, reward)
     known = model.known  # one state of it from here to the answer's fingerprint
     steered = steering_for(model, known, plan, parameters, reward, tensors)
-    group_size(steered.steer, card.event_shape)
+    group = min(n, group_size(steered.steer, card.event_shape))
     rows = steering.most_network_rows(steered.steer, plan, n) * doubled
-    return Task(model.name, _sample(model, known, problem, parameters, reward, steered, tensors), rows)
+    program = _sample(model, known, problem, parameters, reward, steered, tensors)
+    held = n + group * (0 if steered.steer is None else steered.steer.width)
+    return Task(
+        model.name,
+        program,
+        rows,
+        model.network,
+        group * doubled,
+        _bytes(held, card.event_shape),
+        heavy=reward is not None,
+    )
+
+
+def _bytes(states: int, event: tuple[int, ...]) -> int:
+    """About what so many states under way take: registers, estimates, rows and replies."""
+    return states * math.prod(event) * STATE_BYTES
 
 
 def _check_threshold(parameters: Parameters, reward: Reward | None) -> None:
@@ -124,7 +143,7 @@ def request_error(error: BaseException) -> errors.RequestError:
         return errors.failed_precondition(str(error))
     if isinstance(error, InputError):
         return errors.invalid(f"expected inputs the network accepts, got: {error}")
-    if isinstance(error, QueueFullError | DeadlineError):
+    if isinstance(error, QueueFullError | DeadlineError | OutOfMemoryError):
         return errors.exhausted(str(error))
     if isinstance(error, DeadlinePassedError):
         return errors.deadline(str(error))

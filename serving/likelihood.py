@@ -8,12 +8,12 @@ import torch
 import steering
 from serving import errors
 from serving.answer import Answer
-from serving.engine import Program
 from serving.kserve import Parameter
 from serving.parameters import OPTIONS, STEERING, Parameters
 from serving.programs import evaluations
 from serving.repository import Sampler
 from serving.rewards import PREFIX
+from serving.task import Program
 from serving.tensors import Tensors
 
 OUTPUTS = ("log_likelihood", "standard_error")

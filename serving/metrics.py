@@ -1,6 +1,7 @@
 """Prometheus metrics of a front and of a replica, and the front's page, which shows both."""
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import Literal
 
 import grpc
 from prometheus_client import (
@@ -23,6 +24,7 @@ disable_created_metrics()
 _REQUEST_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60, 120, 300)
 _NETWORK_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 _FILL = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+Phase = Literal["idle", "pack", "network", "reward", "update", "host"]
 _ESS = (1, 1.5, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
@@ -110,6 +112,24 @@ class ReplicaMetrics:
             "tiltserve_steering", "Requests for samples answered, by steering method", ["model", "method"],
             registry=registry,
         )  # fmt: skip
+
+        self.refused = Counter(
+            "tiltserve_refused", "Requests not taken on; reason is queue (rows or memory) or deadline",
+            ["model", "reason"], registry=registry,
+        )  # fmt: skip
+        self.reclaimed = Counter(
+            "tiltserve_reclaimed_rows", "Network rows of requests cancelled, late or failed, not evaluated",
+            ["model", "reason"], registry=registry,
+        )  # fmt: skip
+        self._engine_seconds = Counter(
+            "tiltserve_engine_seconds",
+            "Where the engine's time goes: idle, pack, network, reward and update; host is a thread of its own",
+            ["phase"], registry=registry,
+        )  # fmt: skip
+
+    def spent(self, phase: Phase, seconds: float) -> None:
+        """Counts time of the engine."""
+        self._engine_seconds.labels(phase).inc(seconds)
 
     def answered(self, model: str, answer: Answer) -> None:
         """Counts how samples were drawn."""

@@ -9,10 +9,10 @@ from torch import Tensor
 
 import steering
 from serving.backends import LoadError
-from serving.backends.ort import OrtNetwork
-from serving.engine import Evaluation
+from serving.backends.opening import Opener
 from serving.programs import evaluations
 from serving.repository import Sampler, load, scan
+from serving.task import Evaluation
 
 Result = TypeVar("Result")
 BATCH = 64
@@ -28,7 +28,7 @@ def open_sampler(root: Path, name: str, threads: int = 2) -> Sampler:
     folders = {folder.name: folder for folder in scan(root)} if root.is_dir() else {}
     if name not in folders:
         raise LoadError(f"unknown model {name!r} in {root}: expected one of {', '.join(folders) or 'none'}")
-    model = load(folders[name], lambda file: OrtNetwork(file, threads))
+    model = load(folders[name], Opener(threads))
     if not isinstance(model, Sampler):
         raise LoadError(f"model {name!r}: expected a sampler (a card with a path), got a plain network")
     return model
@@ -45,7 +45,7 @@ def solve(generator: Generator[steering.Rows, Tensor, Result], model: Sampler) -
             for first in range(0, evaluation.rows, BATCH):
                 feeds = {name: value[first : first + BATCH] for name, value in evaluation.feeds.items()}
                 size = len(next(iter(feeds.values())))
-                if size == 1:  # a row never runs alone, see scheduler.bucket
+                if size == 1:  # a row never runs alone, see backends.sizes
                     feeds = {name: np.repeat(value, 2, axis=0) for name, value in feeds.items()}
                 parts.append([output[:size] for output in model.network.backend.run(feeds, evaluation.outputs)])
             evaluation = program.send([np.concatenate(column) for column in zip(*parts, strict=True)])

@@ -14,9 +14,9 @@ from torch import Tensor
 from protos.tiltserve.v1 import tensor_pb2
 from serving import errors, kserve
 from serving.backends import Array
-from serving.engine import External
 from serving.kserve import Parameter
 from serving.rewards import Given, Scoring
+from serving.task import External
 
 ROWS = 1024
 BYTES = 3 * 2**20

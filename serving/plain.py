@@ -3,10 +3,10 @@
 from protos.complaint import unknown
 from serving import errors
 from serving.answer import Answer
-from serving.engine import Evaluation, Program, Task
 from serving.kserve import InferRequest
 from serving.parameters import EVERYWHERE
 from serving.repository import PlainModel
+from serving.task import Evaluation, Program, Task
 from serving.tensors import batched, came
 
 
@@ -40,4 +40,5 @@ def plain_task(request: InferRequest, model: PlainModel) -> Task:
         results = yield Evaluation(model.network, request.inputs, names, rows)
         return Answer(dict(zip(names, results, strict=True)), {"fingerprint": model.fingerprint})
 
-    return Task(model.name, program(), rows)
+    size = sum(value.nbytes for value in request.inputs.values())
+    return Task(model.name, program(), rows, model.network, rows, 2 * size)

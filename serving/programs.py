@@ -9,8 +9,8 @@ from torch import Tensor
 
 import steering
 from serving.backends import Array
-from serving.engine import Evaluation, Step
 from serving.repository import Sampler
+from serving.task import Evaluation, Product, Step
 
 if TYPE_CHECKING:
     from serving.rewards import Reward  # some rewards run samplers themselves
@@ -32,6 +32,9 @@ def evaluations(
             if rows.kind == "reward":
                 assert reward is not None
                 reply = yield from reward.scores(rows.x)
+            elif rows.matrix is not None:
+                (output,) = yield Product(rows.matrix, rows.x)
+                reply = torch.from_numpy(output)
             else:
                 (output,) = yield network_evaluation(model, rows, kind, announced)
                 reply = torch.from_numpy(output)

@@ -10,7 +10,6 @@ import json
 import logging
 import time
 import weakref
-from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,10 +20,11 @@ import numpy as np
 from protos.tiltserve.v1 import reward_pb2, reward_pb2_grpc
 from serving import errors, wire
 from serving.backends import Array
+from serving.costs import Costs
 from serving.errors import RequestError
 from serving.outside import Once, OutsideReward, check_scores, most_rows, tensor, values
 from serving.rewards import Given
-from serving.scheduler import Slice, Waiting, pack
+from serving.scheduler import Queue, Slice
 
 _log = logging.getLogger(__name__)
 
@@ -168,8 +168,9 @@ class Line:
     """
 
     def __init__(self, reward: str, ask: Callable[[Array], Coroutine[Any, Any, Array]], most: int) -> None:
-        self._reward, self._ask, self._most = reward, ask, most
-        self._queue: deque[Waiting[Asked]] = deque()
+        self._reward, self._ask = reward, ask
+        self._queue = Queue[Asked]()
+        self._costs = Costs({most: 1.0})  # nothing is known of what rows cost there
         self._riders = weakref.WeakSet[Rider]()  # of the last call; those that ended are not waited for
         self._took = 0.0
         self._came = asyncio.Event()
@@ -181,7 +182,7 @@ class Line:
         """The scores of a request's candidates; cancelling it takes them out, and ends a call that nobody awaits."""
         future = asyncio.get_running_loop().create_future()
         asked = Asked(rider, x, np.empty(len(x), np.float32), len(x), future)
-        self._queue.append(Waiting(asked, len(x)))
+        self._queue.add(asked, len(x), now=time.monotonic())
         self._came.set()
         if self._running is None:
             self._running = asyncio.create_task(self._run())
@@ -195,7 +196,7 @@ class Line:
         try:
             while self._queue:
                 await self._gather()
-                if slices := pack(self._queue, self._most):
+                if slices := self._queue.pack(time.monotonic(), self._costs).slices:
                     self._riders = weakref.WeakSet(each.owner.rider for each in slices)
                     await self._ride(slices)
         finally:
@@ -204,7 +205,7 @@ class Line:
     async def _gather(self) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(min(LINGER_S, LINGER_SHARE * self._took)):
-                while set(self._riders) - {each.owner.rider for each in self._queue}:
+                while set(self._riders) - {each.rider for each in self._queue.owners}:
                     self._came.clear()
                     await self._came.wait()
 
@@ -253,7 +254,6 @@ class Line:
 
     def _drop(self, asked: Asked) -> None:
         """Take what is left of it out of the queue; a call in which nobody's is left ends."""
-        for waiting in [each for each in self._queue if each.owner is asked]:
-            self._queue.remove(waiting)
+        self._queue.drop(asked)
         if self._call is not None and all(each.done.done() for each in self._aboard):
             self._call.cancel()

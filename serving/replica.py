@@ -57,8 +57,9 @@ class Replica:
         host: str = "127.0.0.1",
         ports: tuple[int, int] = (0, 0),
         threads: int = 1,
-        max_bucket: int = 32,
+        max_bucket: int = 256,
         max_queue_rows: int = 2**24,
+        max_queue_bytes: int = 2**32,
         model_memory: int | None = None,
         drain_s: float = 30.0,
         rewards: Mapping[str, str] | None = None,
@@ -70,9 +71,11 @@ class Replica:
         self.id = uuid.uuid4().hex[:12]
         self._directory, self._host, self._ports, self._drain_s = directory, host, ports, drain_s
         self._metrics = ReplicaMetrics()
-        self._engine = Engine(self._metrics, max_bucket=max_bucket, max_queue_rows=max_queue_rows)
+        self._engine = Engine(
+            self._metrics, max_bucket=max_bucket, max_queue_rows=max_queue_rows, max_queue_bytes=max_queue_bytes
+        )
         self._metrics.backlog_rows.set_function(lambda: self._engine.backlog_rows)
-        self._shelf = Shelf(models, threads, model_memory, self._metrics.registry, opener)
+        self._shelf = Shelf(models, threads, model_memory, self._metrics.registry, opener, self._engine.release)
         self._rewards = RemoteRewards(rewards or {}, seconds=reward_s, remembered_s=remembered_s)
         self._answer_s = answer_s
         self._draining = False
@@ -80,7 +83,7 @@ class Replica:
         self._server: grpc.aio.Server | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._beats = 0
-        torch.set_num_threads(threads)
+        torch.set_num_threads(1)  # what steering computes runs beside the network, which has the threads
 
     async def start(self) -> None:
         """Listens, tells the directory, and loads the models; those that lack a bank get it in the background."""
@@ -104,6 +107,7 @@ class Replica:
         if self._server is not None:
             await self._server.stop(self._drain_s)
         await asyncio.to_thread(self._engine.stop)
+        self._shelf.close()
         await self._rewards.close()
 
     def check_health(self, hung_s: float) -> None:

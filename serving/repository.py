@@ -18,8 +18,8 @@ import steering
 from protos.card import Card, CardError, Range, dump_text, load_card
 from protos.programs import ProgramsError, load_programs
 from serving.backends import Array, Backend, GraphTensor, LoadError
-from serving.engine import Network
-from serving.evenness import uneven_sizes
+from serving.costs import Costs
+from serving.task import Network
 from steering.posteriors import Chosen, Cloud, Gaussian, Local, Neighbours, Union, Variance
 from steering.program import Choice
 
@@ -32,6 +32,8 @@ GROWN = 8
 """Targets whose grown banks are kept: some 12,000 samples each."""
 
 Open = Callable[[Path], Backend]
+Measure = Callable[[Backend, str], Costs]
+"""What calls of a backend cost; the text is equal for equal graphs on equal backends."""
 
 
 @dataclass(frozen=True)
@@ -191,15 +193,20 @@ def scan(root: Path) -> list[Folder]:
     return found
 
 
-def load(folder: Folder, opener: Open) -> Model:
-    """Open a model's graph and check its card against it.
+def guess(backend: Backend, graph: str) -> Costs:
+    """For those who only run a backend themselves: nothing is measured."""
+    return Costs.guessed(backend.sizes(64))
+
+
+def load(folder: Folder, opener: Open, measure: Measure = guess) -> Model:
+    """Open a model's graph, measure what its calls cost, and check its card against it.
 
     Raises:
         LoadError: one line that names the file, what was expected and what came.
     """
     backend = opener(folder.graph)
-    network = Network(folder.name, backend, uneven_sizes(backend) if backend.invariant else frozenset())
     graph_sha256 = _sha256(folder.graph) if folder.graph.is_file() else None  # none here: it runs on another server
+    network = Network(folder.name, backend, measure(backend, f"{graph_sha256} {backend.kind}"))
     digest = hashlib.sha256(f"{graph_sha256} {backend.kind}".encode())
     for file in sorted(folder.graph.parent.glob("*")):  # weights may lie in files beside the graph
         if file.is_file() and file not in (folder.graph, folder.bank):

@@ -6,7 +6,7 @@ from concurrent.futures import Future, InvalidStateError
 from typing import TypeVar
 
 from serving.backends import Array
-from serving.engine import External, Program
+from serving.task import External, Program
 
 Value = TypeVar("Value")
 

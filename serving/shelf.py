@@ -5,7 +5,7 @@ import contextlib
 import logging
 import re
 from collections import deque
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncIterator, Callable, Generator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,15 +15,18 @@ from torch import Tensor
 
 import steering
 from serving import errors
-from serving.backends import LoadError
+from serving.backends import Backend, LoadError
 from serving.backends.opening import Opener
+from serving.costs import Costs
 from serving.directory import ModelState, State, TensorSpec
-from serving.engine import Engine, Program, Task
+from serving.engine import Engine
 from serving.kserve import InferRequest, datatype
 from serving.memory import Memory, TooLargeError
+from serving.profiling import measured
 from serving.programs import evaluations
 from serving.repository import RAW, Folder, Model, PlainModel, Sampler, load, scan
 from serving.spine import Kept, spine_of
+from serving.task import Program, Task
 
 _log = logging.getLogger(__name__)
 _AGAIN_S = 1.0
@@ -42,6 +45,7 @@ class Shelf:
     Args:
         registry: receives the metrics of loaded bytes, loads and unloads.
         opener: chooses what runs a graph; None for ONNX Runtime on so many `threads`.
+        release: closes a backend when no call runs on it any more.
     """
 
     def __init__(
@@ -51,13 +55,16 @@ class Shelf:
         most_bytes: int | None = None,
         registry: CollectorRegistry | None = None,
         opener: Opener | None = None,
+        release: Callable[[Backend], None] = Backend.close,
     ) -> None:
+        self._release = release
         self._open, self._bounded = opener or Opener(threads), most_bytes is not None
         self.folders = scan(root)
         self.models: dict[str, Model] = {}
         self._by_name = {folder.name: folder for folder in self.folders}
         self._faults: dict[str, str] = {}
         self._kept: dict[str, Kept] = {}
+        self._costs: dict[str, Costs] = {}
         self._shown: dict[str, tuple[ModelState, ...]] = {}  # what is said of models that are not in memory
         self._lacking: deque[str] = deque()
         self._making: asyncio.Task[None] | None = None
@@ -140,6 +147,11 @@ class Shelf:
                 self._kept[name] = await asyncio.to_thread(Kept, model)
             self._memory.resize(name, self._measured(model))
 
+    def close(self) -> None:
+        """Close every backend in memory, once nothing runs on them."""
+        for name in self._by_name.keys() & self.models.keys():
+            self.models[name].network.backend.close()
+
     def _make_way(self) -> None:
         """A request waits for memory: what is made in the background gives up its own."""
         if self._making is not None:
@@ -153,7 +165,7 @@ class Shelf:
 
     def _load(self, name: str) -> int:
         """Bring a model into memory, as it was if it was there before; its bytes. Runs on a thread."""
-        model = load(self._by_name[name], self._open)
+        model = load(self._by_name[name], self._open, self._measure)
         if (kept := self._kept.get(name)) is not None:
             if not kept.fits(model):
                 raise LoadError(f"{self._by_name[name].root}: expected the files it was loaded from, got others")
@@ -170,9 +182,16 @@ class Shelf:
         self._loads.labels(name).inc()
         return self._measured(model)
 
+    def _measure(self, backend: Backend, graph: str) -> Costs:
+        """What calls cost, measured the first time that a graph is loaded."""
+        if graph not in self._costs:
+            self._costs[graph] = measured(backend, self._open.most)
+        return self._costs[graph]
+
     def _unload(self, name: str) -> None:
         """Drop a model; its memory is free when the last call that ran on it is over."""
         self._shown[name] = tuple(self._states(self._by_name[name]))
+        self._release(self.models[name].network.backend)
         self._add(spine_of(self.models[name]))
         self._bytes.labels(name).set(0)
         self._unloads.labels(name).inc()

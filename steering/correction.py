@@ -94,7 +94,7 @@ class DoobTilt(Tilt):
             self.progress = Progress.start(n, self.tilted is not None)
         now = self.progress
         if self.tilted is not None and bool(now.on_bank.any()):
-            shift, prior_size, rewarded_size, bank_log_h = self.tilted.correction(state, stage.update.at)
+            shift, prior_size, rewarded_size, bank_log_h = yield from self.tilted.correction(state, stage.update.at)
             now.on_bank = now.on_bank & (torch.minimum(prior_size, rewarded_size) >= HAND_OVER)
             if not self.tilted.flat:
                 correction = torch.where(now.on_bank[:, None], shift, correction)

@@ -30,7 +30,7 @@ from steering.noise import Noise
 from steering.plan import Stage
 from steering.rows import Rows
 from steering.sampler import Guided, Problem, Tilt, Tilting
-from steering.tiles import by_tiles
+from steering.tiles import product
 
 Linear = Callable[[Tensor], Tensor]
 ROUNDING = 1e-3
@@ -109,8 +109,7 @@ def linear(matrix: Float[Tensor, "m d"], values: Float[Tensor, "n m"], event: tu
     backward: Float64[Tensor, "d m"] = torch.linalg.pinv(forward)
 
     def times(factor: Tensor, rows: Tensor) -> Tensor:
-        (product,) = by_tiles(lambda tile: (tile @ factor.T,), rows.to(torch.float64))
-        return product.to(rows.dtype)
+        return product(rows.to(torch.float64), factor.T).to(rows.dtype)
 
     return Project(
         values,

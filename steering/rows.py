@@ -8,6 +8,8 @@ from typing import Literal, TypeVar
 import torch
 from torch import Tensor
 
+from steering.tiles import Matrix
+
 Condition = Mapping[str, Tensor]
 Result = TypeVar("Result")
 
@@ -22,13 +24,16 @@ class Rows:
     Two kinds need a network or a reward that can be differentiated. "pullback": beside what "network" has, a cotangent
     v [B, *event]; the reply is J^T v [B, *event], J the Jacobian of the raw output in x. "reward_gradient": x alone;
     the reply is [B, 1 + d], the reward and then its gradient in the flattened event.
+
+    "product": x [B, d] and a matrix [d, k]; the reply is [B, k], x times the matrix, see `tiles`.
     """
 
-    kind: Literal["network", "reward", "pullback", "reward_gradient"]
+    kind: Literal["network", "reward", "pullback", "reward_gradient", "product"]
     x: Tensor
     t: Tensor
     condition: Condition = field(default_factory=dict)
     cotangent: Tensor | None = None
+    matrix: Matrix | None = None
 
     @classmethod
     def network(cls, x: Tensor, t: float | Tensor, condition: Condition | None = None) -> "Rows":
@@ -49,6 +54,10 @@ class Rows:
     @classmethod
     def reward_gradient(cls, x: Tensor) -> "Rows":
         return cls("reward_gradient", x, torch.empty(0, dtype=torch.float64))
+
+    @classmethod
+    def product(cls, x: Tensor, matrix: Matrix) -> "Rows":
+        return cls("product", x, torch.empty(0, dtype=torch.float64), matrix=matrix)
 
     def __len__(self) -> int:
         return len(self.x)

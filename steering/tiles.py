@@ -1,10 +1,13 @@
-"""Matrix products whose rows have the same bits in any batch.
+"""Row by row mathematics whose rows have the same bits in any batch.
 
-Torch's matrix products change a row's last bits with the number of rows, so rows go through in tiles of one fixed
-size, the last one filled up with zeros. A row's place within its tile is its sample's place in the request.
+Torch's matrix products change a row's last bits with the number of rows, but not with its place or its neighbours
+among as many. So `Matrix` and `product` multiply tiles of one fixed size, the last one filled up with zeros. What
+reduces along a row does not, except that a row of many numbers that is alone is shared out among threads: `by_tiles`
+leaves none alone.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -13,9 +16,36 @@ from torch import Tensor
 ROWS = 16
 
 
-def by_tiles(function: Callable[[Tensor], tuple[Tensor, ...]], x: Float[Tensor, "n d"]) -> tuple[Tensor, ...]:
-    """Apply `function` ([ROWS, d] -> tensors of ROWS rows) tile by tile and join the results, [n, ...] each."""
+@dataclass(frozen=True, eq=False)
+class Matrix:
+    """A matrix [d, k] that many samples' rows are multiplied by: as rows of kind "product", several samples' at once.
+
+    A product of a few rows takes as long as it takes to read the matrix.
+    """
+
+    values: Float[Tensor, "d k"]
+
+    def times(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
+        """x @ values."""
+        return product(x, self.values)
+
+
+def product(x: Float[Tensor, "n d"], matrix: Float[Tensor, "d k"]) -> Float[Tensor, "n k"]:
+    """x @ matrix."""
     n = len(x)
     padded = torch.nn.functional.pad(x, (0, 0, 0, -n % ROWS))
-    parts = [function(tile.contiguous()) for tile in padded.split(ROWS)]
-    return tuple(torch.cat(column)[:n] for column in zip(*parts, strict=True))
+    parts = [tile.contiguous() @ matrix for tile in padded.split(ROWS)]
+    return (parts[0] if len(parts) == 1 else torch.cat(parts))[:n]
+
+
+def by_tiles(function: Callable[[Tensor], tuple[Tensor, ...]], x: Float[Tensor, "n d"]) -> tuple[Tensor, ...]:
+    """Apply `function` ([m, d] -> tensors of m rows) to a few rows at a time and join the results, [n, ...] each.
+
+    Matrix products in it are to be `product`s.
+    """
+    parts = [function(tile) if len(tile) > 1 else _paired(function, tile) for tile in x.split(ROWS)]
+    return parts[0] if len(parts) == 1 else tuple(torch.cat(column) for column in zip(*parts, strict=True))
+
+
+def _paired(function: Callable[[Tensor], tuple[Tensor, ...]], row: Float[Tensor, "1 d"]) -> tuple[Tensor, ...]:
+    return tuple(each[:1] for each in function(torch.cat([row, row])))

@@ -21,9 +21,12 @@ def serve(
     threads_per_replica: Annotated[
         int | None, typer.Option(metavar="N", help="Threads of one replica's networks. [cores / replicas]")
     ] = None,
-    max_bucket: Annotated[int | None, typer.Option(metavar="ROWS", help="Most rows in one network call. [32]")] = None,
+    max_bucket: Annotated[int | None, typer.Option(metavar="ROWS", help="Most rows in one network call. [256]")] = None,
     max_queue_rows: Annotated[
         int | None, typer.Option(metavar="ROWS", help="Network rows a replica takes on before it refuses more.")
+    ] = None,
+    max_queue_memory: Annotated[
+        str | None, typer.Option(metavar="BYTES", help="About the most memory of a replica's requests. [4GiB]")
     ] = None,
     model_memory: Annotated[
         str | None,

@@ -31,7 +31,7 @@ class Opener:
 
     threads: int = 1
     provider: Provider = "cpu"
-    most: int = 32
+    most: int = 256
     cache: Path = CACHE
     half: bool = False
     remote: Mapping[str, str] = field(default_factory=dict)

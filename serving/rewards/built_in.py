@@ -9,8 +9,8 @@ from torch import Tensor
 
 from serving import errors
 from serving.backends import Array
-from serving.engine import Step
 from serving.rewards.reward import PREFIX, Given, Scoring, came, check_names
+from serving.task import Step
 from steering.errors import SteeringError
 from steering.rewards import BuiltIn
 

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from serving import errors
 from serving.backends import Array, GraphTensor
-from serving.engine import Evaluation
 from serving.repository import RAW, Model, PlainModel
 from serving.rewards.reward import PREFIX, Given, Scoring, came, check_names
+from serving.task import Evaluation
 
 
 @dataclass(frozen=True)

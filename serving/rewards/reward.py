@@ -8,8 +8,8 @@ from torch import Tensor
 
 from serving import errors
 from serving.backends import Array
-from serving.engine import Step
 from serving.kserve import Parameter
+from serving.task import Step
 
 PREFIX = "reward_"
 """Of the parameters and inputs of a request that are arguments of its reward."""

@@ -4,7 +4,7 @@ Nearly exact while many samples share the weight (high noise); each reward is sc
 must be the model's own: with model error, a bank of training data is far from the model's law.
 """
 
-from collections.abc import Hashable, MutableMapping
+from collections.abc import Generator, Hashable, MutableMapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -20,6 +20,7 @@ from steering.posteriors.mixture import mixture
 from steering.posteriors.neighbours import Neighbours
 from steering.posteriors.points import Cloud, Points
 from steering.posteriors.union import Union
+from steering.rows import Rows
 from steering.targets import Target
 from steering.tiles import by_tiles
 from steering.weights import effective_size, flat, softmax
@@ -109,21 +110,23 @@ class TiltedBank:
 
     def correction(
         self, x: Float[Tensor, "n d"], at: Node
-    ) -> tuple[Float[Tensor, "n d"], Float[Tensor, " n"], Float[Tensor, " n"], Float[Tensor, " n"]]:
+    ) -> Generator[
+        Rows, Tensor, tuple[Float[Tensor, "n d"], Float[Tensor, " n"], Float[Tensor, " n"], Float[Tensor, " n"]]
+    ]:
         """E_w[x_0 | x] - E[x_0 | x] on the bank, the effective sizes without and with the reward, and log E[w | x].
 
         The control-variate form: the difference of two weighted means, exactly 0 when the reward is flat.
         """
 
-        def one_tile(tile: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-            logits = self.points.logits(tile, at) + self.log_prior
+        def one_tile(products: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+            logits = products + self.log_prior
             prior, rewarded = softmax(logits), softmax(logits + self.log_weights)
             log_h = torch.logsumexp(logits + self.log_weights, dim=1) - torch.logsumexp(logits, dim=1)
-            shift = (rewarded - prior) @ self.points.x
-            return shift, effective_size(prior), effective_size(rewarded), log_h + self.log_scale
+            return rewarded - prior, effective_size(prior), effective_size(rewarded), log_h + self.log_scale
 
-        shift, prior_size, rewarded_size, log_h = by_tiles(one_tile, x)
-        return shift, prior_size, rewarded_size, log_h
+        logits = yield from self.points.logits(x, at)
+        excess, prior_size, rewarded_size, log_h = by_tiles(one_tile, logits)
+        return (yield from self.points.mean(excess)), prior_size, rewarded_size, log_h
 
 
 def bank(

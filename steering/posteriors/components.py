@@ -10,7 +10,7 @@ from torch import Tensor
 
 from steering.noise import Noise
 from steering.plan import Node
-from steering.tiles import by_tiles
+from steering.tiles import by_tiles, product
 
 ITERATIONS = 30
 MOST = 16
@@ -48,11 +48,11 @@ class Components:
         to a constant of each row, and the mean."""
 
         def one_tile(tile: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            y = (tile @ self._flat).reshape(len(tile), *self.means.shape) - at.alpha * self._mean_coordinates
+            y = product(tile, self._flat).reshape(len(tile), *self.means.shape) - at.alpha * self._mean_coordinates
             logits = self.log_weights + self.evidence(y, at)
             share = torch.softmax(logits, dim=1)
             inner = share[:, :, None] * y * self.gain(at)
-            return y, logits, share @ self.means + inner.flatten(1) @ self._flat.T
+            return y, logits, product(share, self.means) + product(inner.flatten(1), self._flat.T)
 
         y, logits, mean = by_tiles(one_tile, x)
         return y, logits, mean
@@ -80,7 +80,7 @@ class Components:
         for k, basis in enumerate(self.basis):
             rows = chosen == k
             if bool(rows.any()):
-                (out[rows],) = by_tiles(lambda tile, basis=basis: (tile @ basis.T,), y[rows])  # type: ignore[misc]
+                out[rows] = product(y[rows], basis.T)
         return out
 
     def responsibilities(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
@@ -88,7 +88,7 @@ class Components:
         data = Node(0.0, 1.0, 0.0, math.inf)
 
         def one_tile(tile: Tensor) -> tuple[Tensor]:
-            y = (tile @ self._flat).reshape(len(tile), *self.means.shape) - self._mean_coordinates
+            y = product(tile, self._flat).reshape(len(tile), *self.means.shape) - self._mean_coordinates
             return (torch.softmax(self.log_weights + self.evidence(y, data), dim=1),)
 
         (shares,) = by_tiles(one_tile, x)

@@ -45,17 +45,18 @@ class Neighbours:
         self, problem: Problem, stage: Stage, x: Float[Tensor, "n d"], pairs: int, noise: Noise
     ) -> Generator[Rows, Tensor, Candidates]:
         """Implements `Local.draw`."""
-        yield from ()
         assert self.calibration is not None, "a neighbours posterior is calibrated before sampling"
         points = self.cloud.points(x.dtype)
 
-        def neighbourhood(tile: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            weights = tempered(points.logits(tile, stage.update.at), NEIGHBOURHOOD)
-            mean = weights @ points.x
-            spread = ((weights * points.norms).sum(dim=1) - (mean * mean).sum(dim=1)) / mean.shape[1]
-            return weights, mean, spread
+        def neighbourhood(logits: Tensor) -> tuple[Tensor, Tensor]:
+            weights = tempered(logits, NEIGHBOURHOOD)
+            return weights, (weights * points.norms).sum(dim=1)
 
-        weights, mean, spread = by_tiles(neighbourhood, x)
+        logits = yield from points.logits(x, stage.update.at)
+        weights, square = by_tiles(neighbourhood, logits)
+        mean = yield from points.mean(weights)
+        (square_of_mean,) = by_tiles(lambda tile: ((tile * tile).sum(dim=1),), mean)
+        spread = (square - square_of_mean) / mean.shape[1]
         wanted = WIDENING * self.calibration.variance(problem.plan.path, stage.t)
         scale = torch.sqrt(torch.clamp(wanted / torch.clamp(spread, min=1e-12), max=1.0))
         chosen = draw_indices(weights, noise.uniform(stage.index, Draw.NEIGHBOURS, pairs))

@@ -1,12 +1,16 @@
 """Samples of a model as points of its posterior: log N(x_t; alpha x_k, sigma^2 I)."""
 
+from collections.abc import Generator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from steering.plan import Node
+from steering.rows import Rows
+from steering.tiles import Matrix
 
 
 class Cloud:
@@ -39,6 +43,20 @@ class Points:
         x = samples.flatten(1).to(dtype)
         return cls(x, (x * x).sum(dim=1))
 
-    def logits(self, x: Float[Tensor, "n d"], at: Node) -> Float[Tensor, "n k"]:
+    @cached_property
+    def _rows(self) -> Matrix:
+        return Matrix(self.x)
+
+    @cached_property
+    def _columns(self) -> Matrix:
+        # products of a few rows are up to twice as fast with it in order
+        return Matrix(self.x.T.contiguous())
+
+    def logits(self, x: Float[Tensor, "n d"], at: Node) -> Generator[Rows, Tensor, Float[Tensor, "n k"]]:
         """Log posterior weights of the points for states x, up to a constant of each row."""
-        return (x @ self.x.T) * (at.alpha / at.sigma**2) - self.norms * (at.alpha**2 / at.sigma**2 / 2)
+        products = yield Rows.product(x, self._columns)
+        return products * (at.alpha / at.sigma**2) - self.norms * (at.alpha**2 / at.sigma**2 / 2)
+
+    def mean(self, weights: Float[Tensor, "n k"]) -> Generator[Rows, Tensor, Float[Tensor, "n d"]]:
+        """The points' sum with weights."""
+        return (yield Rows.product(weights, self._rows))

@@ -20,7 +20,7 @@ def test_defaults(tmp_path: Path) -> None:
     settings = load_settings(models=tmp_path, environment={})
     assert settings == Settings(models=tmp_path)
     assert (settings.host, settings.grpc_port, settings.metrics_port) == ("127.0.0.1", 8001, 8002)
-    assert (settings.replicas, settings.max_bucket, settings.replica_ports) == (1, 32, (0, 0))
+    assert (settings.replicas, settings.max_bucket, settings.replica_ports) == (1, 256, (0, 0))
     assert not settings.allow_model_control
 
 

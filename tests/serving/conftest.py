@@ -9,18 +9,21 @@ import pytest
 
 from serving.backends import Array, Backend
 from serving.backends.ort import OrtNetwork
-from serving.engine import Engine, Network
+from serving.engine import Engine
 from serving.metrics import ReplicaMetrics
+from serving.profiling import measured
 from serving.repository import RAW, Model, PlainModel, Sampler, load, scan
+from serving.task import Network
 
 
 class Gated:
     """A network that notes its calls and, while the gate is shut, holds them before they run."""
 
     def __init__(self, network: Network) -> None:
-        self.network = Network(network.name, self)
+        self.network = Network(network.name, self, network.costs)
         self._backend: Backend = network.backend
         self.inputs, self.outputs, self.kind = self._backend.inputs, self._backend.outputs, self._backend.kind
+        self.invariant, self.sizes, self.close = True, self._backend.sizes, self._backend.close
         self.gate, self.entered = threading.Event(), threading.Event()
         self.calls: list[dict[str, Array]] = []
 
@@ -35,7 +38,8 @@ class Gated:
 def models(small_models: Path) -> dict[str, Model]:
     """The models of `small_models` by name, with the samplers' raw networks, as a replica holds them."""
     found: dict[str, Model] = {
-        folder.name: load(folder, lambda file: OrtNetwork(file, 1)) for folder in scan(small_models)
+        folder.name: load(folder, lambda file: OrtNetwork(file, 1), lambda backend, _: measured(backend, 256))
+        for folder in scan(small_models)
     }
     for model in [each for each in found.values() if isinstance(each, Sampler)]:
         raw = PlainModel(model.name + RAW, model.version, model.network, model.digest[:16])

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from typing import Any
 
@@ -14,12 +14,15 @@ from onnx import TensorProto, helper
 
 import steering
 from serving import job
+from serving.admission import DeadlineError
 from serving.answer import Answer
-from serving.backends import Array
+from serving.backends import Array, OutOfMemoryError
 from serving.backends.ort import OrtNetwork
-from serving.engine import Engine, Evaluation, Network, Program, QueueFullError, Task
+from serving.costs import Costs
+from serving.engine import DeadlinePassedError, Engine, QueueFullError
 from serving.kserve import InferRequest
 from serving.repository import Model, PlainModel, Sampler
+from serving.task import Evaluation, External, Network, Program, Task
 from steering.posteriors import Bank
 from tests import networks
 from tests.serving.conftest import Gated
@@ -282,12 +285,13 @@ def test_a_network_that_is_nan_is_the_servers_fault(make_engine, models):
 
     class Broken:
         inputs, outputs, kind = rings.network.backend.inputs, rings.network.backend.outputs, "nan"
+        invariant, sizes, close = True, rings.network.backend.sizes, rings.network.backend.close
 
         def run(self, feeds, outputs):
             (score,) = nan.run({"x": feeds["x"]}, ["reward"])
             return [np.stack([score, score], axis=1)]
 
-    broken = Sampler("rings", "1", rings.card, rings.path, Network("rings", Broken()), "d")
+    broken = Sampler("rings", "1", rings.card, rings.path, Network("rings", Broken(), rings.network.costs), "d")
     with pytest.raises(steering.NetworkError) as caught:
         make_engine().engine.submit(job.task_for(ask("rings", steps=3), broken, models)).result(20)
     error = job.request_error(caught.value)
@@ -303,7 +307,7 @@ def test_a_graph_whose_output_has_other_rows_fails_and_the_engine_lives(make_eng
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 2])],
         [helper.make_tensor_value_info("where", TensorProto.INT64, ["m", 2])],
     )
-    network = Network("nonzero", OrtNetwork(networks.write_graph(tmp_path / "nonzero", graph), 1))
+    network = Network("nonzero", OrtNetwork(networks.write_graph(tmp_path / "nonzero", graph), 1), Costs.guessed((3,)))
     shared = {**models, "nonzero": PlainModel("nonzero", "1", network, "f")}
     engine = make_engine().engine
     with pytest.raises(Exception, match=r"output 'where': expected 3 rows for 3, got shape \[6, 2\]") as caught:
@@ -313,11 +317,11 @@ def test_a_graph_whose_output_has_other_rows_fails_and_the_engine_lives(make_eng
 
 
 def test_background_rows_wait_for_all_others(make_engine, gated: Gated):
-    engine = make_engine(max_bucket=8).engine
-    holding = engine.submit(Task("m", evaluations(gated.network, X[:1], 1), 1))
+    eights, engine = Network("eights", gated, Costs.guessed((8,))), make_engine().engine
+    holding = engine.submit(Task("m", evaluations(eights, X[:1], 1), 1))
     assert gated.entered.wait(20)
-    background = engine.submit(Task("m", evaluations(gated.network, X[:20] + 100, 2), 0, background=True))
-    front = [engine.submit(Task("m", evaluations(gated.network, X[:20], 3), 60)) for _ in range(2)]
+    background = engine.submit(Task("m", evaluations(eights, X[:20] + 100, 2), 0, background=True))
+    front = [engine.submit(Task("m", evaluations(eights, X[:20], 3), 60)) for _ in range(2)]
     assert engine.backlog_rows == 121  # background rows are nobody's wait
     gated.gate.set()
     for future in (holding, background, *front):
@@ -405,3 +409,200 @@ def test_a_checked_graph_is_what_is_loaded(small_models):
     """Guards the fixtures: the graphs are real and whole."""
     for name in ("rings", "stripes", "nearness", "nan"):
         onnx.checker.check_model(onnx.load(small_models / name / "1" / "model.onnx"), full_check=True)
+
+
+def limited(network: Network, most: int, sizes: list[int]) -> Network:
+    """The same network, which has memory for so many rows only and notes the size of every call."""
+
+    class Limited:
+        inputs, outputs, kind = network.backend.inputs, network.backend.outputs, network.backend.kind
+        invariant, sizes = True, network.backend.sizes
+
+        def run(self, feeds: Mapping[str, Array], names: Sequence[str]) -> list[Array]:
+            rows = len(next(iter(feeds.values())))
+            sizes.append(rows)
+            if rows > most:
+                raise OutOfMemoryError(f"no memory for {rows} rows")
+            return network.backend.run(feeds, names)
+
+        def close(self) -> None: ...
+
+    return Network(network.name, Limited(), Costs.guessed((2, 4, 8, 16, 32)))
+
+
+def test_out_of_memory_makes_calls_smaller_and_requests_survive(models, make_engine):
+    sizes: list[int] = []
+    network = limited(models["nearness"].network, 9, sizes)
+    made = make_engine(max_bucket=32)
+    (whole,) = models["nearness"].network.backend.run({"x": X, "mode": np.zeros(len(X), np.int64)}, ["reward"])
+    for _ in range(2):
+        (reply,) = made.engine.submit(Task("m", evaluations(network, X, 1), 40)).result(20)
+        assert reply.tobytes() == whole.tobytes()
+    assert sizes[:3] == [32, 16, 8]
+    assert max(sizes[3:]) <= 8
+    assert made.engine.backlog_rows == 0
+
+
+def test_a_network_without_memory_for_any_call_fails_its_requests(models, make_engine):
+    network = limited(models["nearness"].network, 1, [])
+    future = make_engine().engine.submit(Task("m", evaluations(network, X, 1), 40))
+    with pytest.raises(OutOfMemoryError) as caught:
+        future.result(20)
+    assert job.request_error(caught.value).code.name == "RESOURCE_EXHAUSTED"
+
+
+def test_a_deadline_that_cannot_be_met_is_refused_with_the_estimate_and_counted(make_engine, gated: Gated):
+    made = make_engine()
+    slow = Network("slow", gated, Costs.guessed((1, 2, 4, 8, 16)))  # 1 ms a row
+    holding = made.engine.submit(Task("m", evaluations(gated.network, X, 100), 4000, slow))
+    assert gated.entered.wait(20)
+    now = time.monotonic()
+    with pytest.raises(DeadlineError, match=r"cannot be met: the estimate is 4\.1\d* s") as caught:
+        made.engine.submit(Task("m", evaluations(gated.network, X, 3), 100, slow, 40, deadline=now + 3, priority=9))
+    assert job.request_error(caught.value).code.name == "RESOURCE_EXHAUSTED"
+    taken = made.engine.submit(Task("m", evaluations(gated.network, X, 3), 100, slow, 40, deadline=now + 30))
+    assert made.metrics.registry.get_sample_value("tiltserve_refused_total", {"model": "m", "reason": "deadline"}) == 1
+    gated.gate.set()
+    assert len(taken.result(20)) == 3
+    holding.result(60)
+
+
+def test_a_task_past_its_deadline_ends_and_its_rows_are_reclaimed(make_engine, gated: Gated):
+    made, closed = make_engine(), threading.Event()
+    task = Task("m", evaluations(gated.network, X, 5, closed), 200, deadline=time.monotonic() + 0.2)
+    future = made.engine.submit(task)
+    assert gated.entered.wait(20)
+    time.sleep(0.3)
+    gated.gate.set()
+    with pytest.raises(DeadlinePassedError, match=r"the deadline passed when \d+ of 200 network rows") as caught:
+        future.result(20)
+    assert job.request_error(caught.value).code.name == "DEADLINE_EXCEEDED"
+    assert closed.wait(20)
+    reclaimed = made.metrics.registry.get_sample_value
+    assert reclaimed("tiltserve_reclaimed_rows_total", {"model": "m", "reason": "deadline"}) >= 160
+    assert made.engine.backlog_rows == 0
+
+
+def test_a_parked_task_past_its_deadline_ends_while_nothing_else_runs(make_engine):
+    reply: Future[list[Array]] = Future()
+
+    def program() -> Program:
+        yield External("elsewhere", 1, lambda: reply)
+
+    future = make_engine().engine.submit(Task("m", program(), 0, deadline=time.monotonic() + 0.2))
+    with pytest.raises(DeadlinePassedError):
+        future.result(20)
+    assert reply.cancelled()
+
+
+def test_the_first_priority_is_served_first(make_engine, gated: Gated):
+    eights, engine = Network("eights", gated, Costs.guessed((8,))), make_engine().engine
+    holding = engine.submit(Task("m", evaluations(eights, X[:1], 1), 1))
+    assert gated.entered.wait(20)
+    last = engine.submit(Task("m", evaluations(eights, X[:20], 2), 40, priority=9))
+    first = engine.submit(Task("m", evaluations(eights, X[:20] + 100, 2), 40, priority=1))
+    gated.gate.set()
+    for future in (holding, last, first):
+        future.result(20)
+    ahead = [bool((call["x"].astype(float) > 50).any()) for call in gated.calls[1:]]
+    assert ahead == sorted(ahead, reverse=True)
+    assert not ahead[-1]
+
+
+def test_a_heavy_task_computes_while_the_network_goes_on(make_engine, models):
+    network, computing, done = models["nearness"].network, threading.Event(), threading.Event()
+
+    def heavy() -> Program:
+        yield Evaluation(network, {"x": X[:2], "mode": np.zeros(2, np.int64)}, ("reward",), 2)
+        computing.set()
+        assert done.wait(20)
+        (reply,) = yield Evaluation(network, {"x": X[:2], "mode": np.zeros(2, np.int64)}, ("reward",), 2)
+        return reply
+
+    engine = make_engine().engine
+    future = engine.submit(Task("m", heavy(), 4, heavy=True))
+    assert computing.wait(20)
+    assert len(engine.submit(Task("m", evaluations(network, X, 3), 120)).result(20)) == 3
+    assert not future.done()
+    assert engine.stalled_for() == 0
+    done.set()
+    assert len(future.result(20)) == 2
+
+
+def test_a_heavy_task_that_is_cancelled_while_it_computes_is_closed(make_engine, models):
+    computing, done, closed = threading.Event(), threading.Event(), threading.Event()
+
+    def heavy() -> Program:
+        try:
+            computing.set()
+            assert done.wait(20)
+            yield Evaluation(models["nearness"].network, {"x": X, "mode": np.zeros(40, np.int64)}, ("reward",), 40)
+        finally:
+            closed.set()
+
+    engine = make_engine().engine
+    future = engine.submit(Task("m", heavy(), 40, heavy=True))
+    assert computing.wait(20)
+    assert future.cancel()
+    done.set()
+    assert closed.wait(20)
+    until(lambda: engine.backlog_rows == 0)
+    assert len(engine.submit(Task("m", evaluations(models["nearness"].network, X, 1), 40)).result(20)) == 1
+
+
+def test_bounded_memory_refuses_what_does_not_fit(make_engine, models):
+    made = make_engine(max_queue_bytes=1000)
+    with pytest.raises(QueueFullError, match="memory full: requests under way take 0 bytes, 1001 more"):
+        made.engine.submit(Task("m", evaluations(models["nearness"].network, X, 1), 40, bytes=1001))
+    assert made.metrics.registry.get_sample_value("tiltserve_refused_total", {"model": "m", "reason": "queue"}) == 1
+
+
+def test_deterministic_rows_run_in_calls_of_one_size_where_sizes_change_bits(make_engine, models):
+    """A real network that rounds otherwise by size: torch's products."""
+    weights = torch.randn(784, 64, generator=torch.Generator().manual_seed(0))
+    sizes: list[int] = []
+
+    class Products:
+        inputs = outputs = ()
+        kind, invariant = "torch", False
+
+        def sizes(self, most: int) -> tuple[int, ...]:
+            return (1, 2, 3, 4, 8, 16)
+
+        def run(self, feeds: Mapping[str, Array], names: Sequence[str]) -> list[Array]:
+            sizes.append(len(feeds["x"]))
+            return [(torch.from_numpy(feeds["x"]) @ weights).numpy()]
+
+        def close(self) -> None: ...
+
+    network = Network("products", Products(), Costs.guessed((1, 2, 3, 4, 8, 16)))
+    x = np.random.default_rng(0).standard_normal((16, 784)).astype(np.float32)
+
+    def program(rows: int) -> Program:
+        (reply,) = yield Evaluation(network, {"x": x[:rows]}, ("y",), rows)
+        return reply
+
+    engine = make_engine().engine
+    fixed = [engine.submit(Task("m", program(rows), rows, deterministic=True)).result(20) for rows in range(1, 17)]
+    assert set(sizes) == {16}
+    assert all(each.tobytes() == fixed[-1][: len(each)].tobytes() for each in fixed)
+    sizes.clear()
+    loose = [engine.submit(Task("m", program(rows), rows)).result(20) for rows in range(1, 17)]
+    assert len(set(sizes)) > 1
+    assert any(each.tobytes() != loose[-1][: len(each)].tobytes() for each in loose)  # else nothing was tested
+
+
+def test_engine_time_is_counted_by_phase(make_engine, models):
+    made = make_engine()
+    began = time.monotonic()
+    request = ask("rings", samples=8, steps=20, seed=1, reward="nearness", reward_mode=1, refresh=False)
+    answer = start(made.engine, models, request).result(60)
+    assert answer.outputs["samples"].shape == (8, 2)
+    made.engine.stop()
+    value = made.metrics.registry.get_sample_value
+    spent = {
+        phase: value("tiltserve_engine_seconds_total", {"phase": phase}) or 0.0
+        for phase in ("idle", "pack", "network", "reward", "update", "host")
+    }
+    assert all(seconds > 0 for seconds in spent.values()), spent
+    assert sum(spent.values()) - spent["host"] <= time.monotonic() - began

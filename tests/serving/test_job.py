@@ -13,10 +13,11 @@ from tritonclient.grpc import service_pb2 as pb
 from serving import job, kserve
 from serving.admission import DeadlineError
 from serving.backends import UnavailableError
-from serving.engine import DeadlinePassedError, ExternalError, NetworkFailedError, QueueFullError, Task
+from serving.engine import DeadlinePassedError, ExternalError, NetworkFailedError, QueueFullError
 from serving.errors import RequestError
 from serving.kserve import InferRequest
 from serving.repository import Model, Sampler
+from serving.task import Task
 
 F = np.float32
 ROW = np.zeros((1, 2), F)

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 from serving.backends import Array
-from serving.engine import External, Program, QueueFullError, Task
+from serving.engine import QueueFullError
 from serving.errors import RequestError
 from serving.outside import lasting, most_rows
 from serving.remote_reward import RemoteRewards
+from serving.task import External, Program, Task
 from tests.serving.live import CENTRE, Floats, Live, Service, near, nearness, running, until
 
 STEERED: dict[str, Any] = {"samples": 16, "seed": 1, "steps": 8, "reward": "mine", "beta": 0.2, "particles": 8}

@@ -18,12 +18,13 @@ import steering
 from protos.card import Range
 from serving import job
 from serving.backends.ort import OrtNetwork
-from serving.engine import Evaluation, Network, Step
+from serving.costs import Costs
 from serving.errors import RequestError
 from serving.kserve import InferRequest
 from serving.repository import Model, PlainModel, load, scan
 from serving.rewards import Reward, bind, expressions
 from serving.rewards.expressions import ExpressionError, Term
+from serving.task import Evaluation, Network, Step
 from steering.problems import GaussianMixture
 from tests import networks
 from tests.serving.conftest import Gated
@@ -389,7 +390,7 @@ def test_rewards_of_many_requests_share_calls(models: dict[str, Model], make_eng
     running = [start(engine, shared, request) for request in requests]
     gated.gate.set()
     together = [future.result(60) for future in running]
-    assert max(len(set(call["mode"].tolist())) for call in gated.calls) >= 4
+    assert max(len(set(call["mode"].tolist())) for call in gated.calls) > 1
     alone = make_engine().engine
     for request, answer in zip(requests, together, strict=True):
         assert same(start(alone, shared, request).result(60), answer)
@@ -411,7 +412,7 @@ def write_root(root: Path) -> Network:
         [helper.make_tensor_value_info("reward", TensorProto.FLOAT, ["n"])],
         [helper.make_tensor("last", TensorProto.INT64, [1], [1])],
     )
-    return Network("root", OrtNetwork(networks.write_graph(root / "root", graph), 1))
+    return Network("root", OrtNetwork(networks.write_graph(root / "root", graph), 1), Costs.guessed((8, 32, 256)))
 
 
 def test_a_reward_that_is_nan_for_some_fails_those_alone(models: dict[str, Model], make_engine, tmp_path: Path):

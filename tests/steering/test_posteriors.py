@@ -1,6 +1,7 @@
 """Posteriors that need no network: a bank's weights, and the particles of the local ones."""
 
 import math
+from collections.abc import Generator
 from dataclasses import replace
 
 import pytest
@@ -17,9 +18,10 @@ from steering.plan import Node
 from steering.posteriors import Candidates
 from steering.posteriors.neighbours import NEIGHBOURHOOD, WIDENING, tempered
 from steering.problems import GaussianMixture
+from steering.rows import Result, Rows
 from steering.sampler import Problem
 from steering.targets import Target
-from steering.tiles import by_tiles
+from steering.tiles import ROWS, by_tiles, product
 from steering.weights import draw_indices, effective_size
 
 PATH = paths.vp_cosine()
@@ -41,12 +43,16 @@ def drawn(local: posteriors.Local, states: Tensor, t: float, index: int, pairs: 
     """What a posterior draws for states at a stage of this index, at time t."""
     plan = steering.plan("ddim", path=PATH, steps=2, prediction="x0", grid=(PATH.t_max, t, PATH.t_min))
     stage = replace(plan.stages[1], index=index)
-    rows = local.draw(Problem(plan, tuple(states.shape[1:]), states.dtype), stage, states, pairs, noise)
-    try:
-        next(rows)
-    except StopIteration as stop:
-        return stop.value
-    raise AssertionError("expected no rows")
+    return products(local.draw(Problem(plan, tuple(states.shape[1:]), states.dtype), stage, states, pairs, noise))
+
+
+def products(rows: Generator[Rows, Tensor, Result]) -> Result:
+    """What a generator that asks for products alone returns."""
+
+    def network(*_: object, **__: object) -> Tensor:
+        raise AssertionError("expected no network rows")
+
+    return steering.solve(rows, network)
 
 
 def first_halves(local: posteriors.Local, states: Tensor, t: float, index: int, pairs: int, noise: Noise) -> Tensor:
@@ -67,7 +73,7 @@ def tilted_bank(rewards: Tensor, dtype: torch.dtype) -> posteriors.TiltedBank:
 def test_a_banks_weights_are_the_posterior_of_its_samples():
     at = node(0.4)
     x = noised(BANK[:5], at)
-    logits = posteriors.bank(BANK).cloud.points(torch.float64).logits(x, at)
+    logits = products(posteriors.bank(BANK).cloud.points(torch.float64).logits(x, at))
     exact = -((x[:, None] - at.alpha * BANK) ** 2).sum(dim=2) / (2 * at.sigma**2)
     torch.testing.assert_close(torch.softmax(logits, 1), torch.softmax(exact, 1), rtol=1e-9, atol=1e-15)
 
@@ -96,8 +102,8 @@ def test_a_flat_bank_says_nothing_and_an_empty_one_says_so():
 def test_near_the_data_one_sample_has_all_the_weight_and_far_away_all_have_the_same():
     tilted = tilted_bank(torch.zeros(1000), torch.float64)
     near, far = node(0.005), node(PATH.t_max)
-    assert float(tilted.correction(noised(BANK[:5], near), near)[1].max()) < 1.1
-    assert float(tilted.correction(noised(BANK[:5], far), far)[1].min()) > 900
+    assert float(products(tilted.correction(noised(BANK[:5], near), near))[1].max()) < 1.1
+    assert float(products(tilted.correction(noised(BANK[:5], far), far))[1].min()) > 900
 
 
 # The Gaussian.
@@ -155,7 +161,7 @@ def many_deviations(samples: Tensor, variance: float, at: Node, states: Tensor) 
 def test_neighbours_are_centred_and_have_the_wanted_variance_where_the_bank_has_as_much(t: float):
     at = node(t)
     states = noised(BANK[:4], at)
-    weights = tempered(posteriors.bank(BANK).cloud.points(torch.float64).logits(states, at), NEIGHBOURHOOD)
+    weights = tempered(products(posteriors.bank(BANK).cloud.points(torch.float64).logits(states, at)), NEIGHBOURHOOD)
     mean = weights @ BANK
     spread = (weights[:, :, None] * (BANK - mean[:, None]) ** 2).sum(dim=1).mean(dim=1)
     for variance in (0.01, 100.0):
@@ -287,14 +293,26 @@ def test_a_row_of_a_tiled_product_has_the_same_bits_in_a_larger_request():
     g = torch.Generator().manual_seed(0)
     x, matrix = torch.randn(50, 33, generator=g), torch.randn(33, 500, generator=g)
 
-    def product(tile: Tensor) -> tuple[Tensor, Tensor]:
-        assert len(tile) == 16
-        return tile @ matrix, tile.sum(dim=1)
+    def function(tile: Tensor) -> tuple[Tensor, Tensor]:
+        assert 1 < len(tile) <= ROWS
+        return product(tile, matrix), tile.sum(dim=1)
 
-    large = by_tiles(product, x)
-    for n in (1, 2, 15, 16, 17, 49):
-        for part, whole in zip(by_tiles(product, x[:n]), large, strict=True):
+    places = torch.randperm(16)
+    assert torch.equal(product(x[:16][places], matrix), product(x[:16], matrix)[places])
+    large = by_tiles(function, x)
+    assert torch.allclose(large[0], x @ matrix, atol=1e-4)
+    for n in (1, 2, 7, 8, 9, 15, 16, 17, 49):
+        for part, whole in zip(by_tiles(function, x[:n]), large, strict=True):
             assert torch.equal(part, whole[:n])
+
+
+def test_a_long_row_alone_is_summed_as_among_others():
+    x = torch.randn(3, 100_000, generator=torch.Generator().manual_seed(0))
+
+    def total(tile: Tensor) -> tuple[Tensor]:
+        return (tile.sum(dim=1),)
+
+    assert torch.equal(by_tiles(total, x[:1])[0], by_tiles(total, x)[0][:1])
 
 
 def test_uncalibrated_local_posteriors_are_measured_before_they_are_used():

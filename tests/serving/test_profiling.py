@@ -1,4 +1,4 @@
-"""Sizes of calls in which a graph rounds otherwise are found when it is loaded, and the engine keeps from them."""
+"""What calls cost is measured when a graph is loaded, and sizes at which it rounds otherwise are kept from."""
 
 from pathlib import Path
 
@@ -6,9 +6,8 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from serving.backends.ort import OrtNetwork
-from serving.engine import Evaluation, Network, Program, Task
-from serving.evenness import SIZES, uneven_sizes
-from serving.scheduler import bucket
+from serving.profiling import REFERENCE, measured
+from serving.task import Evaluation, Network, Program, Task
 from tests import networks
 
 
@@ -25,22 +24,29 @@ def waves(folder: Path, width: int) -> OrtNetwork:
     return OrtNetwork(networks.write_graph(folder, graph), 1)
 
 
+def missing(backend: OrtNetwork) -> set[int]:
+    sizes = measured(backend, 32).sizes
+    return set(backend.sizes(32)) - set(sizes)
+
+
 def test_short_rows_of_sines_are_uneven_and_long_ones_are_not(tmp_path: Path):
-    assert uneven_sizes(waves(tmp_path / "short", 3))
-    assert not uneven_sizes(waves(tmp_path / "long", 64))
+    assert missing(waves(tmp_path / "short", 3))
+    assert not missing(waves(tmp_path / "long", 2048))
 
 
-def test_uneven_sizes_are_passed_over():
-    assert bucket(2, 32, frozenset({2, 3})) == 4
-    assert bucket(5, 32, frozenset({6, 8})) == 12
-    assert bucket(20, 24, frozenset({24})) == 24  # nothing is larger
-    for rows in range(1, 33):
-        assert rows <= bucket(rows, 32, frozenset(SIZES)) == 32
+def test_calls_are_measured_up_to_where_more_rows_bring_nothing(tmp_path: Path):
+    costs = measured(waves(tmp_path / "waves", 4096), 256)
+    assert REFERENCE <= costs.largest <= 256
+    assert costs.seconds(costs.largest) > costs.seconds(2)  # it was the clock that ran, on real rows
+
+
+def test_a_bound_below_the_reference_is_kept(tmp_path: Path):
+    assert measured(waves(tmp_path / "waves", 64), 12).largest == 12
 
 
 def test_a_row_has_the_same_bits_whatever_its_company(make_engine, tmp_path: Path):
     backend = waves(tmp_path / "waves", 3)
-    network = Network("waves", backend, uneven_sizes(backend))
+    network = Network("waves", backend, measured(backend, 32))
     x = np.random.default_rng(3).standard_normal((32, 3)).astype(np.float32)
     (whole,) = backend.run({"x": x}, ["y"])
 

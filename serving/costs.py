@@ -1,0 +1,69 @@
+"""What calls of a network cost, by their size; the engine chooses sizes by it."""
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Mapping
+from functools import cached_property
+
+GUESSED_ROW_S = 1e-3
+"""What a row is taken to cost where nothing was measured."""
+EAGER = 1.1
+"""Rows left over are priced so much higher than the best: a measurement's noise must not make calls small."""
+
+
+class Costs:
+    """Seconds of a call by its size: only sizes listed here are used, and none of them costs less than a smaller one.
+
+    Args:
+        seconds: as measured; noise that makes a larger call cheaper is taken for what a smaller one costs too.
+    """
+
+    def __init__(self, seconds: Mapping[int, float]) -> None:
+        if not seconds or min(seconds) < 1 or min(seconds.values()) <= 0:
+            raise ValueError(f"expected positive sizes with positive seconds, got {dict(seconds)}")
+        self.sizes = tuple(sorted(seconds))
+        least, costs = float("inf"), []
+        for size in reversed(self.sizes):
+            least = min(least, seconds[size])
+            costs.append(least)
+        self._costs = tuple(reversed(costs))
+
+    @classmethod
+    def guessed(cls, sizes: tuple[int, ...]) -> "Costs":
+        """For a network whose inputs cannot be made up: each row the same."""
+        return cls({size: size * GUESSED_ROW_S for size in sizes})
+
+    @property
+    def largest(self) -> int:
+        return self.sizes[-1]
+
+    @cached_property
+    def row_s(self) -> float:
+        """Seconds of a row in calls of the best size."""
+        return min(cost / size for size, cost in zip(self.sizes, self._costs, strict=True))
+
+    def up_to(self, most: int) -> "Costs":
+        """Without calls of more than `most` rows; the smallest is kept."""
+        kept = [size for size in self.sizes if size <= most] or [self.sizes[0]]
+        return self if len(kept) == len(self.sizes) else Costs({size: self.seconds(size) for size in kept})
+
+    def holding(self, rows: int) -> int:
+        """The smallest size that holds so many rows, or the largest there is."""
+        return self.sizes[min(bisect_left(self.sizes, rows), len(self.sizes) - 1)]
+
+    def seconds(self, rows: int) -> float:
+        """Of a call that holds so many rows."""
+        return self._costs[min(bisect_left(self.sizes, rows), len(self.sizes) - 1)]
+
+    def within(self, seconds: float) -> int:
+        """The largest size that costs no more, or the smallest there is."""
+        return self.sizes[max(0, bisect_right(self._costs, seconds) - 1)]
+
+    def choose(self, rows: int) -> int:
+        """The size of the next call when so many rows wait: what it leaves over will cost the best price at least.
+
+        The least of cost(size) + EAGER (rows left over) row_s; of equal ones the largest.
+        """
+        return min(
+            reversed(self.sizes[: bisect_left(self.sizes, rows) + 1]),
+            key=lambda size: self.seconds(size) + EAGER * max(0, rows - size) * self.row_s,
+        )

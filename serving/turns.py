@@ -1,0 +1,78 @@
+"""Which network runs next: those with rows waiting share the device's time evenly, after their rows' urgency."""
+
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from serving.costs import Costs
+from serving.scheduler import Call, Queue
+from serving.task import Evaluation, Network, Task
+
+
+@dataclass(frozen=True)
+class Key:
+    """Rows that may share a call: of one network, for the same outputs; in calls of one size only, where `fixed`."""
+
+    network: Network
+    outputs: tuple[str, ...]
+    fixed: bool = False
+
+
+class Turns:
+    """A queue for each key. A network that had nothing to do saves up no time."""
+
+    def __init__(self) -> None:
+        self._queues: dict[Key, Queue[Task]] = {}
+        self._spent: dict[Key, float] = {}
+        self._of: dict[Task, set[Key]] = {}
+        self._users: Counter[Key] = Counter()
+        self._now = 0.0
+
+    def __bool__(self) -> bool:
+        return any(self._queues.values())
+
+    def add(self, task: Task, evaluation: Evaluation, now: float) -> None:
+        network = evaluation.network
+        key = Key(network, tuple(evaluation.outputs), task.deterministic and not network.backend.invariant)
+        if not self._queues.setdefault(key, Queue()):
+            self._spent[key] = max(self._spent.get(key, 0.0), self._now)
+        keys = self._of.setdefault(task, set())
+        if key not in keys:
+            keys.add(key)
+            self._users[key] += 1
+        self._queues[key].add(task, evaluation.rows, now=now, priority=task.level, deadline=task.deadline)
+
+    def drop(self, task: Task) -> None:
+        """Take out a task's rows and forget it, and queues that nobody uses: clients make keys."""
+        for key in self._of.pop(task, ()):
+            self._queues[key].drop(task)
+            self._users[key] -= 1
+            if not self._users[key]:
+                del self._queues[key], self._spent[key], self._users[key]
+
+    def next(self, now: float, urgent: Collection[Task]) -> Key | None:
+        """The key to run: of the most urgent, the one that had the least time."""
+        waiting = [key for key, queue in self._queues.items() if queue]
+        if not waiting:
+            return None
+        chosen = min(waiting, key=lambda key: (self._queues[key].urgency(now, urgent), self._spent[key]))
+        self._now = max(self._now, min(self._spent[key] for key in waiting))
+        return chosen
+
+    def patience(self, key: Key) -> float:
+        """Seconds that are worth waiting for more rows: what a call of those there are costs beyond the best price."""
+        rows, costs = self._queues[key].rows, key.network.costs
+        return max(0.0, costs.seconds(rows) - rows * costs.row_s) if rows < costs.largest else 0.0
+
+    def pack(self, key: Key, now: float, costs: Costs, urgent: Collection[Task]) -> Call[Task]:
+        """The next call of a key's rows."""
+        call = self._queues[key].pack(now, costs, urgent)
+        return Call(call.slices, costs.largest) if key.fixed else call
+
+    def restore(self, key: Key, call: Call[Task]) -> None:
+        """Put back a call that was not run."""
+        self._queues[key].restore(call)
+
+    def spent(self, key: Key, seconds: float) -> None:
+        """Note what a call took."""
+        self._spent[key] = self._spent.get(key, 0.0) + seconds

@@ -1,0 +1,72 @@
+"""Admission against a server that runs what was taken on by rank: whoever was admitted is done in time."""
+
+from math import inf
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serving.admission import DeadlineError, Demand, check, finish, urgent
+
+demands = st.builds(
+    Demand,
+    seconds=st.floats(0.01, 10.0),
+    priority=st.integers(1, 3),
+    deadline=st.one_of(st.just(inf), st.floats(0.1, 60.0)),
+)
+
+
+def ends(taken: list[Demand]) -> list[float]:
+    """When each is done if they run one after another by rank, from time 0."""
+    order = sorted(range(len(taken)), key=lambda i: taken[i].rank)
+    now, done = 0.0, [0.0] * len(taken)
+    for i in order:
+        now += taken[i].seconds
+        done[i] = now
+    return done
+
+
+@given(st.lists(demands, max_size=30))
+def test_whoever_is_taken_on_is_in_time_and_whoever_is_refused_would_not_be_or_would_make_others_late(
+    arriving: list[Demand],
+) -> None:
+    taken: list[Demand] = []
+    for new in arriving:
+        late_with = any(
+            end > each.deadline + 1e-9 for each, end in zip([*taken, new], ends([*taken, new]), strict=True)
+        )
+        try:
+            check(new, taken, 0.0)
+        except DeadlineError:
+            assert any(end > each.deadline - 1e-9 for each, end in zip([*taken, new], ends([*taken, new]), strict=True))
+        else:
+            assert not late_with
+            taken.append(new)
+
+
+@given(st.lists(demands, max_size=10), demands, st.floats(0.0, 5.0))
+def test_the_estimate_counts_what_is_ahead_and_no_less_than_it_takes_alone(
+    others: list[Demand], new: Demand, now: float
+) -> None:
+    done = finish(new, others, now)
+    assert done >= now + new.seconds
+    assert done == pytest.approx(now + new.seconds + sum(each.seconds for each in others if each.rank <= new.rank))
+    slow = Demand(new.seconds, new.priority, new.deadline, alone=1000.0)
+    assert finish(slow, [], now) == now + 1000.0
+
+
+def test_the_refusal_says_the_estimate() -> None:
+    with pytest.raises(DeadlineError, match=r"deadline in 1 s cannot be met: the estimate is 5 s, 3 s if nothing else"):
+        check(Demand(2.0, 5, 11.0, alone=3.0), [Demand(3.0, 5, 10.5)], 10.0)
+    with pytest.raises(DeadlineError, match=r"2 s more would make a request late that was taken on before, due in 4 s"):
+        check(Demand(2.0, 5, 3.0), [Demand(3.0, 5, 4.0)], 0.0)
+
+
+@given(st.lists(demands, max_size=20))
+def test_those_are_urgent_that_would_be_late_if_others_went_first(waiting: list[Demand]) -> None:
+    chosen = set(urgent(waiting, 0.0))
+    rest = [each for i, each in enumerate(waiting) if i not in chosen and each.deadline < inf]
+    for each in rest:
+        before = sum(other.seconds for other in waiting if other.deadline <= each.deadline)
+        assert before < each.deadline
+    assert all(waiting[i].deadline < inf for i in chosen)
