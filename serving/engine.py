@@ -20,18 +20,17 @@ from typing import Any
 import numpy as np
 
 from serving import admission
-from serving.admission import Demand
 from serving.backends import Array, Backend, InputError, OutOfMemoryError, UnavailableError
+from serving.costs import Costs
 from serving.host import Advance, Host
 from serving.metrics import ReplicaMetrics
+from serving.pace import Pace
 from serving.scheduler import Call, Slice
 from serving.task import Evaluation, External, Kind, Network, Product, Task
 from serving.turns import Key, Turns
 
 _log = logging.getLogger(__name__)
 
-SMOOTHING = 0.05
-"""How fast the estimate of what rows really cost follows what they do."""
 FORGIVEN = 1000
 """Calls without running out of memory after which larger ones are tried again."""
 
@@ -82,7 +81,7 @@ class Engine:
         self._turns = Turns()  # only the engine's thread touches it
         self._most: dict[Network, int] = {}  # rows of a call, where memory ran out
         self._fine: dict[Network, int] = {}  # calls since then
-        self._slowness, self._rewards_s = 1.0, 0.0
+        self._pace = Pace()
         self._due: float | None = None  # when the next call is not put off any more
         self._last_call = time.monotonic()
         self._host = Host(self._advanced_on_host, lambda seconds: metrics.spent("host", seconds))
@@ -157,7 +156,7 @@ class Engine:
                 )
         with self._refusing(task, "deadline"):
             if task.timed or any(each.timed for each in others):
-                admission.check(self._demand(task), [self._demand(each) for each in others], time.monotonic())
+                admission.check(self._pace.demand(task), [self._pace.demand(each) for each in others], time.monotonic())
 
     @contextlib.contextmanager
     def _refusing(self, task: Task, reason: str) -> Iterator[None]:
@@ -171,16 +170,6 @@ class Engine:
         """Tasks that somebody still waits for."""
         return (each for each in self._tasks if not each.background and not each.future.cancelled())
 
-    def _demand(self, task: Task) -> Demand:
-        """What is left of a task, in seconds as they have been lately."""
-        if task.network is None:
-            return Demand(0.0, task.priority, task.deadline)
-        costs, rows = task.network.costs, task.backlog
-        alone = costs.seconds(task.width) / max(1, min(task.width, costs.largest))
-        return Demand(
-            self._slowness * rows * costs.row_s, task.priority, task.deadline, self._slowness * rows * alone
-        )  # fmt: skip
-
     def _cancel(self, task: Task) -> None:
         with self._condition:
             self._cancelled.add(task)
@@ -190,7 +179,10 @@ class Engine:
         while self._take_in():
             now = time.monotonic()
             urgent = self._urgent(now)
-            if (key := self._turns.next(now, urgent)) is not None and not self._lingers(key, now):
+            key = self._turns.next(now, urgent)
+            if key is None:
+                self._due = None
+            elif urgent or not self._lingers(key, now):
                 self._call(key, urgent)
         for task in list(self._tasks):
             self._fail(task, QueueFullError("the engine has stopped"))
@@ -205,6 +197,7 @@ class Engine:
         with self._condition:
             if not self._advanced:
                 self._condition.wait(self._due - now)
+        self._metrics.spent("idle", time.monotonic() - now)
         return True
 
     def _take_in(self) -> bool:
@@ -226,8 +219,7 @@ class Engine:
         now = time.monotonic()
         self._metrics.spent("idle", now - start)
         for backend in released:
-            self._most = {network: most for network, most in self._most.items() if network.backend is not backend}
-            backend.close()
+            self._close(backend)
         for task in cancelled:
             self._end(task, "cancelled")
         for task in late:
@@ -239,7 +231,7 @@ class Engine:
                 self._resume(task, None)
         for task, advance in advanced:
             if task in self._tasks:
-                task.on_host = False
+                task.on_host, task.since = False, now
                 self._proceed(task, advance)
         for task, external, reply in replied:
             if task.external is reply:  # not so if the task has ended
@@ -247,13 +239,23 @@ class Engine:
         self._metrics.spent("update", time.monotonic() - now)
         return not stopping
 
+    def _close(self, backend: Backend) -> None:
+        for network in [network for network in self._most if network.backend is backend]:
+            del self._most[network], self._fine[network]
+        self._pace.forget(backend)
+        with _logged("closing a network"):
+            backend.close()
+
     def _news(self) -> bool:
         return any((self._inbox, self._cancelled, self._replied, self._advanced, self._released))
 
     def _urgent(self, now: float) -> set[Task]:
         """Tasks that must go first to be done in time."""
-        timed = [task for task in self._tasks if task.timed]
-        return {timed[i] for i in admission.urgent([self._demand(task) for task in timed], now)} if timed else set()
+        with self._condition:
+            timed = [task for task in self._tasks if task.timed]
+        return (
+            {timed[i] for i in admission.urgent([self._pace.demand(task) for task in timed], now)} if timed else set()
+        )
 
     def _call(self, key: Key, urgent: set[Task]) -> None:
         """One network call for rows of many tasks, `urgent` ones first."""
@@ -266,15 +268,9 @@ class Engine:
                 self._metrics.queue_seconds.labels(each.owner.model).observe(start - each.owner.submitted)
         try:
             outputs = self._run(key, call.slices, call.size)
-        except OutOfMemoryError as error:
-            self._shrink(key, call, error)
-            return
         except Exception as error:
-            if len(call.slices) > 1:  # one task's inputs must not fail the others'
-                for each in call.slices:
-                    self._call_alone(key, each, costs.holding(each.rows))
-            else:
-                self._reject(key, call.slices[0].owner, error)
+            self._recover(key, call, costs, error)
+            self._turns.spent(key, time.monotonic() - start)
             return
         ran, kind = time.monotonic(), _kind(call.slices)
         row = 0
@@ -286,28 +282,27 @@ class Engine:
         self._turns.spent(key, done - start)
         self._note(key, call, kind, done - start)
 
-    def _note(self, key: Key, call: Call[Task], kind: Kind, seconds: float) -> None:
-        """What calls really cost beside what they were measured to; rewards count to the rows they are for."""
-        if kind == "reward":
-            self._rewards_s += seconds
+    def _recover(self, key: Key, call: Call[Task], costs: Costs, error: Exception) -> None:
+        """After a call that raised: smaller ones, or each task's rows alone, since one must not fail the others'."""
+        if isinstance(error, OutOfMemoryError) and call.size > costs.sizes[0] and not key.fixed:
+            self._most[key.network], self._fine[key.network] = call.size // 2, 0
+            name = key.network.name
+            _log.warning("network %s: out of memory at %d rows, going on with half: %s", name, call.size, error)
+            self._turns.restore(key, call)
+        elif len(call.slices) == 1 or isinstance(error, OutOfMemoryError | UnavailableError):
+            for each in call.slices:
+                self._reject(key, each.owner, error)
         else:
-            paid = key.network.costs.seconds(call.size)
-            self._slowness += SMOOTHING * ((seconds + self._rewards_s) / paid - self._slowness)
-            self._rewards_s = 0.0
+            for each in call.slices:
+                self._call_alone(key, each, call.size if key.fixed else costs.holding(each.rows))
+
+    def _note(self, key: Key, call: Call[Task], kind: Kind, seconds: float) -> None:
+        """A call went well."""
+        self._pace.note(key.network, kind, call.size, seconds)
         if key.network in self._most:
             self._fine[key.network] = self._fine.get(key.network, 0) + 1
             if self._fine[key.network] >= FORGIVEN:
                 del self._most[key.network], self._fine[key.network]
-
-    def _shrink(self, key: Key, call: Call[Task], error: OutOfMemoryError) -> None:
-        """Try again with half the rows; a call of the smallest size that fails is given up."""
-        if call.size <= key.network.costs.sizes[0]:
-            for each in call.slices:
-                self._reject(key, each.owner, error)
-            return
-        self._most[key.network], self._fine[key.network] = call.size // 2, 0
-        _log.warning("network %s: out of memory at %d rows, going on with half: %s", key.network.name, call.size, error)
-        self._turns.restore(key, call)
 
     def _call_alone(self, key: Key, part: Slice[Task], size: int) -> None:
         try:
@@ -336,8 +331,10 @@ class Engine:
             feeds[name] = np.concatenate(parts) if len(parts) > 1 else parts[0]
         packed = time.monotonic()
         self._metrics.spent("pack", packed - start)
-        results = key.network.backend.run(feeds, key.outputs)
-        self._last_call = time.monotonic()
+        try:
+            results = key.network.backend.run(feeds, key.outputs)
+        finally:
+            self._last_call = time.monotonic()
         self._metrics.spent(_kind(slices), self._last_call - packed)
         self._metrics.network_seconds.labels(key.network.name).observe(self._last_call - packed)
         self._metrics.bucket_fill.labels(key.network.name).observe(rows / size)
@@ -392,8 +389,13 @@ class Engine:
             with contextlib.suppress(InvalidStateError):  # the caller left meanwhile
                 task.future.set_result(stop.value)
             return
-        except Exception as error:
-            self._fail(task, error)
+        except BaseException as error:
+            self._fail(
+                task, error if isinstance(error, Exception) else RuntimeError(f"{type(error).__name__}: {error}")
+            )
+            return
+        if step.rows < 1:
+            self._fail(task, ValueError(f"network {step.network.name!r}: expected rows to evaluate, got none"))
             return
         if step.kind == "network" and not step.announced:
             task.network_rows += step.rows
@@ -440,7 +442,8 @@ class Engine:
         if task.heavy:
             self._host.close(task)
         else:
-            task.program.close()
+            with _logged("closing a request"):
+                task.program.close()
 
     def _forget(self, task: Task) -> None:
         self._turns.drop(task)
@@ -449,6 +452,15 @@ class Engine:
             external, task.external = task.external, None
         if external is not None:
             external.cancel()
+
+
+@contextlib.contextmanager
+def _logged(what: str) -> Iterator[None]:
+    """What others' code raises must not end a thread that all requests need."""
+    try:
+        yield
+    except Exception:
+        _log.exception(what)
 
 
 def _evaluation(task: Task) -> Evaluation:

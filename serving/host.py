@@ -4,6 +4,7 @@ Tasks that ask for products with one matrix share them: a product of a few rows 
 tasks that one network call has brought here advance until each waits for a product, and then all of them are made.
 """
 
+import logging
 import threading
 import time
 from collections import deque
@@ -15,6 +16,8 @@ from torch import Tensor
 from serving.backends import Array
 from serving.task import Product, Step, Task
 from steering.tiles import Matrix
+
+_log = logging.getLogger(__name__)
 
 Advance = Callable[[], Step]
 
@@ -84,7 +87,7 @@ class Host:
             for task, reply in arrived:
                 if task not in closing:
                     self._step(task, reply)
-            if not arrived and not closing and self._products:
+            if self._products and not self._inbox:
                 self._multiply()
             self._spent(time.monotonic() - start)
 
@@ -93,7 +96,10 @@ class Host:
             del self._products[matrix][task]
             if not self._products[matrix]:
                 del self._products[matrix]
-        task.program.close()
+        try:
+            task.program.close()
+        except Exception:  # a thread that all requests need
+            _log.exception("closing a request for %s", task.model)
         with self._condition:
             self._here.discard(task)
 
@@ -115,8 +121,8 @@ class Host:
         self._ring(task, advance)
 
     def _multiply(self) -> None:
-        """One product for all tasks that wait for one with the same matrix."""
-        matrix = max(self._products, key=lambda each: len(self._products[each]))
+        """One product for all tasks that wait for one with the same matrix, the one asked for longest ago."""
+        matrix = next(iter(self._products))
         waiting = self._products.pop(matrix)
         try:
             whole = matrix.times(torch.cat(list(waiting.values())))

@@ -10,11 +10,10 @@ from protos.complaint import complaint, unknown
 from serving import errors
 from serving.kserve import InferRequest, Parameter
 from serving.rewards import PREFIX
+from serving.scheduler import DEFAULT, LAST
 
 EVERYWHERE = ("timeout", "priority", "deterministic")
 """Parameters of every model: the front and the engine read them."""
-MIDDLE, LAST = 5, 9
-"""The priority of requests that name none, and the lowest; 1 is the highest."""
 OPTIONS = frozenset(name for solver in steering.solvers.values() for name in solver.options)
 """Parameters that only some solvers take; steering knows their ranges."""
 
@@ -69,7 +68,7 @@ class Terms:
         deterministic: bytes must not depend on the requests beside it, also where the backend's rows do.
     """
 
-    priority: int = MIDDLE
+    priority: int = DEFAULT
     deterministic: bool = False
 
 
@@ -78,12 +77,12 @@ def terms_of(request: InferRequest) -> Terms:
     priority = request.parameters.get("priority", 0)
     if isinstance(priority, bool) or not isinstance(priority, int) or not 0 <= priority <= LAST:
         raise errors.invalid(
-            f"parameter priority: expected an integer in 1..{LAST}, or 0 for {MIDDLE}, got {priority!r}"
+            f"parameter priority: expected an integer in 1..{LAST}, or 0 for {DEFAULT}, got {priority!r}"
         )
     deterministic = request.parameters.get("deterministic", False)
     if not isinstance(deterministic, bool):
         raise errors.invalid(f"parameter deterministic: expected a valid boolean, got {deterministic!r}")
-    return Terms(priority or MIDDLE, deterministic)
+    return Terms(priority or DEFAULT, deterministic)
 
 
 def parse(request: InferRequest) -> tuple[Parameters, dict[str, Parameter], dict[str, Parameter]]:

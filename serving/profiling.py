@@ -10,16 +10,18 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from serving.backends import Array, Backend, InputError
+from serving.backends import Array, Backend, InputError, OutOfMemoryError
 from serving.costs import Costs
 
 REFERENCE = 32
 """The call whose bits the others' must be."""
 SHORT, TRIALS, TRIALS_S = 1024, 64, 1.5
 """Graphs with fewer numbers a row are tried so many times, or for so long; longer rows once."""
+WARM = 3
+"""Trials before times are compared: those of small calls are mostly noise."""
 VECTOR = 16
 """Calls of so many rows, or a multiple, leave no strides over, whatever a row's length."""
-CHEAP = 2.0
+CHEAP = 3.0
 """Such calls alone are used where the smallest of them costs no more than this many of the smallest there are."""
 GAIN = 0.95
 """Beyond the reference, calls grow while twice the rows bring a row's price below this much of what it was."""
@@ -42,11 +44,12 @@ def measured(backend: Backend, most: int) -> Costs:
         tried = [size for size in sizes if size <= largest]
         seconds = dict.fromkeys(tried, math.inf)
         uneven: set[int] = set()
-        _try_sizes(backend, tried, _made_up(backend, max(REFERENCE, largest), rng), seconds, uneven)
+        for _ in range(WARM if short else 1):
+            _try_sizes(backend, tried, _made_up(backend, max(REFERENCE, largest), rng), seconds, uneven)
         whole = [size for size in tried if size % VECTOR == 0]
         if short and whole and seconds[whole[0]] <= CHEAP * seconds[tried[0]]:
             tried = whole  # a trial may miss rare differences, and these have none
-        trial, end = 1, time.monotonic() + TRIALS_S
+        trial, end = WARM, time.monotonic() + TRIALS_S
         while short and trial < TRIALS and time.monotonic() < end:
             trial += 1
             _try_sizes(backend, tried, _made_up(backend, max(REFERENCE, largest), rng), seconds, uneven)
@@ -64,11 +67,14 @@ def _worthwhile(backend: Backend, sizes: Sequence[int], rng: np.random.Generator
             continue
         done = size
         feeds = _made_up(backend, size, rng)
-        cost = min(_timed(backend, feeds)[0] for _ in range(3))
+        try:
+            cost = min(_timed(backend, feeds)[0] for _ in range(3))
+        except OutOfMemoryError:
+            break
         if size > REFERENCE and cost / size > GAIN * best_s:
             break
         best, best_s = size, min(best_s, cost / size)
-        if 2 * cost > LONGEST_S:
+        if 2 * cost > LONGEST_S and (backend.invariant or size >= REFERENCE):
             break
     return best
 
@@ -85,6 +91,10 @@ def _try_sizes(
             if expected is not None and any(
                 not _equal(a[:REFERENCE], b[first : first + size]) for a, b in zip(outputs, expected, strict=True)
             ):
+                uneven.add(size)
+        if backend.invariant and size > REFERENCE:
+            last = _timed(backend, _rows(feeds, size - REFERENCE, size))[1]
+            if any(not _equal(a[-REFERENCE:], b) for a, b in zip(outputs, last, strict=True)):
                 uneven.add(size)
 
 

@@ -140,7 +140,7 @@ class Shelf:
         async with self._memory.holding([name]):
             model = self.models[name]
             assert isinstance(model, Sampler)
-            task = Task(name, _prepared(model), 0, background=True)
+            task = Task(name, _prepared(model), 0, background=True, deterministic=True)
             made = await asyncio.wrap_future(engine.submit(task))
             await asyncio.to_thread(_learn, model, *made)  # choosing a local posterior takes time
             if self._bounded:
@@ -168,6 +168,7 @@ class Shelf:
         model = load(self._by_name[name], self._open, self._measure)
         if (kept := self._kept.get(name)) is not None:
             if not kept.fits(model):
+                model.network.backend.close()
                 raise LoadError(f"{self._by_name[name].root}: expected the files it was loaded from, got others")
             kept.restore(model)
         else:

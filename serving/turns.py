@@ -2,11 +2,15 @@
 
 from collections import Counter
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from serving.backends import Backend
 from serving.costs import Costs
 from serving.scheduler import Call, Queue
 from serving.task import Evaluation, Network, Task
+
+FIXED = 32
+"""Rows of every call where the size of calls must not change a row's bits, or the largest below: no clock chose it."""
 
 
 @dataclass(frozen=True)
@@ -19,11 +23,12 @@ class Key:
 
 
 class Turns:
-    """A queue for each key. A network that had nothing to do saves up no time."""
+    """A queue for each key; keys of one network take turns. A network that had nothing to do saves up no time."""
 
     def __init__(self) -> None:
         self._queues: dict[Key, Queue[Task]] = {}
-        self._spent: dict[Key, float] = {}
+        self._spent: dict[Backend, float] = {}  # seconds of each, as far as it counts against it
+        self._calls: Counter[Key] = Counter()
         self._of: dict[Task, set[Key]] = {}
         self._users: Counter[Key] = Counter()
         self._now = 0.0
@@ -35,7 +40,9 @@ class Turns:
         network = evaluation.network
         key = Key(network, tuple(evaluation.outputs), task.deterministic and not network.backend.invariant)
         if not self._queues.setdefault(key, Queue()):
-            self._spent[key] = max(self._spent.get(key, 0.0), self._now)
+            backend = network.backend
+            if not any(queue for each, queue in self._queues.items() if each.network.backend is backend):
+                self._spent[backend] = max(self._spent.get(backend, 0.0), self._now)
         keys = self._of.setdefault(task, set())
         if key not in keys:
             keys.add(key)
@@ -48,16 +55,21 @@ class Turns:
             self._queues[key].drop(task)
             self._users[key] -= 1
             if not self._users[key]:
-                del self._queues[key], self._spent[key], self._users[key]
+                del self._queues[key], self._calls[key], self._users[key]
+                if not any(each.network.backend is key.network.backend for each in self._queues):
+                    self._spent.pop(key.network.backend, None)
 
     def next(self, now: float, urgent: Collection[Task]) -> Key | None:
         """The key to run: of the most urgent, the one that had the least time."""
         waiting = [key for key, queue in self._queues.items() if queue]
         if not waiting:
             return None
-        chosen = min(waiting, key=lambda key: (self._queues[key].urgency(now, urgent), self._spent[key]))
-        self._now = max(self._now, min(self._spent[key] for key in waiting))
-        return chosen
+
+        def place(key: Key) -> tuple[tuple[int, bool], float, int]:
+            return self._queues[key].urgency(now, urgent), self._spent[key.network.backend], self._calls[key]
+
+        self._now = max(self._now, min(self._spent[key.network.backend] for key in waiting))
+        return min(waiting, key=place)
 
     def patience(self, key: Key) -> float:
         """Seconds that are worth waiting for more rows: what a call of those there are costs beyond the best price."""
@@ -66,8 +78,10 @@ class Turns:
 
     def pack(self, key: Key, now: float, costs: Costs, urgent: Collection[Task]) -> Call[Task]:
         """The next call of a key's rows."""
+        if key.fixed:
+            costs = costs.up_to(FIXED)
         call = self._queues[key].pack(now, costs, urgent)
-        return Call(call.slices, costs.largest) if key.fixed else call
+        return replace(call, size=costs.holding(FIXED)) if key.fixed else call
 
     def restore(self, key: Key, call: Call[Task]) -> None:
         """Put back a call that was not run."""
@@ -75,4 +89,6 @@ class Turns:
 
     def spent(self, key: Key, seconds: float) -> None:
         """Note what a call took."""
-        self._spent[key] = self._spent.get(key, 0.0) + seconds
+        self._calls[key] += 1
+        if key.network.backend in self._spent:
+            self._spent[key.network.backend] += seconds

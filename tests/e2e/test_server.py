@@ -6,6 +6,7 @@ The tests that hurt the server come last.
 import json
 import math
 import os
+import re
 import signal
 import threading
 import time
@@ -547,13 +548,16 @@ def test_what_is_not_served_yet_says_so(client: Client):
 
 
 def test_deadlines(server: Server, client: Client):
-    """The client's own, and the parameter `timeout` (microseconds); the rows are freed at once."""
+    """The client's own, and the parameter `timeout` (microseconds): what cannot be done in time is refused at once."""
     for deadline in ({"client_timeout": 0.5}, {"timeout": 500_000}):
         begin = time.monotonic()
-        status, _ = refusal(partial(client.infer, "rings", [], parameters=LONG, **deadline))
-        assert status == "DEADLINE_EXCEEDED"
-        assert time.monotonic() - begin < 10
-        until(lambda: backlog(server) == 0, 20, "freed rows")
+        status, text = refusal(partial(client.infer, "rings", [], parameters=LONG, **deadline))
+        assert status == "RESOURCE_EXHAUSTED"
+        assert re.search(r"deadline in 0\.\d+ s cannot be met: the estimate is \S+ s", text)
+        assert time.monotonic() - begin < 0.5
+    for deadline in ({"client_timeout": 1e-4}, {"timeout": 1}):
+        assert refusal(partial(client.infer, "rings", [], **deadline))[0] == "DEADLINE_EXCEEDED"
+    until(lambda: backlog(server) == 0, 20, "freed rows")
 
 
 def test_a_cancelled_request_frees_its_rows(server: Server, client: Client):

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from serving.backends import Array, Backend
 from serving.backends.ort import OrtNetwork
@@ -32,6 +33,12 @@ class Gated:
         self.entered.set()
         assert self.gate.wait(30)
         return self._backend.run(feeds, outputs)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_torch_thread() -> None:
+    """As in a replica: how many threads share a product decides its last bits."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

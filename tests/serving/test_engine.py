@@ -1,5 +1,7 @@
 """The engine with real networks: who shares a call must not matter, and nobody's end may hurt the others."""
 
+import math
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,7 +18,7 @@ import steering
 from serving import job
 from serving.admission import DeadlineError
 from serving.answer import Answer
-from serving.backends import Array, OutOfMemoryError
+from serving.backends import Array, OutOfMemoryError, UnavailableError
 from serving.backends.ort import OrtNetwork
 from serving.costs import Costs
 from serving.engine import DeadlinePassedError, Engine, QueueFullError
@@ -590,6 +592,71 @@ def test_deterministic_rows_run_in_calls_of_one_size_where_sizes_change_bits(mak
     loose = [engine.submit(Task("m", program(rows), rows)).result(20) for rows in range(1, 17)]
     assert len(set(sizes)) > 1
     assert any(each.tobytes() != loose[-1][: len(each)].tobytes() for each in loose)  # else nothing was tested
+
+
+def test_requests_may_come_at_any_moment(make_engine, models):
+    """Threads that switch as often as they can, requests with and without deadlines, and clients that leave."""
+    engine, network = make_engine().engine, models["nearness"].network
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        futures = []
+        for i in range(1500):
+            deadline = time.monotonic() + 60 if i % 3 == 0 else math.inf
+            task = Task("m", evaluations(network, X[:2], 2), 4, network, heavy=i % 5 == 0, deadline=deadline)
+            futures.append(engine.submit(task))
+            if i % 7 == 0:
+                futures.pop().cancel()
+        assert all(len(future.result(60)) == 2 for future in futures)
+    finally:
+        sys.setswitchinterval(interval)
+    assert engine.alive
+    until(lambda: engine.backlog_rows == 0)
+
+
+def test_a_server_that_cannot_be_reached_is_asked_once_for_a_call(make_engine, models):
+    calls: list[int] = []
+
+    class Away:
+        inputs, outputs, kind = models["nearness"].network.backend.inputs, (), "away"
+        invariant, sizes = True, models["nearness"].network.backend.sizes
+
+        def run(self, feeds: Mapping[str, Array], names: Sequence[str]) -> list[Array]:
+            calls.append(len(feeds["x"]))
+            time.sleep(0.05)
+            raise UnavailableError("nobody there")
+
+        def close(self) -> None: ...
+
+    engine, network = make_engine().engine, Network("away", Away(), Costs.guessed((32,)))
+    futures = [engine.submit(Task("m", evaluations(network, X[:2], 1), 2)) for _ in range(9)]
+    for future in futures:
+        with pytest.raises(UnavailableError) as caught:
+            future.result(20)
+        assert job.request_error(caught.value).code.name == "UNAVAILABLE"
+    assert len(calls) <= 3
+
+
+def test_networks_share_the_time_however_many_outputs_they_are_asked_for(make_engine, gated: Gated, models):
+    """Requests for the same outputs in another order wait in queues of their own."""
+    one = Network("one", gated, Costs.guessed((8,)))
+    other = Network("other", models["nearness"].network.backend, Costs.guessed((8,)))
+    order: list[str] = []
+
+    def program(network: Network, outputs: tuple[str, ...]) -> Program:
+        for _ in range(10):
+            yield Evaluation(network, {"x": X[:8], "mode": np.zeros(8, np.int64)}, outputs, 8)
+            order.append(network.name)
+
+    engine = make_engine().engine
+    futures = [engine.submit(Task("m", program(one, ("reward",) * n), 0)) for n in (1, 2, 3, 4)]
+    futures.append(engine.submit(Task("m", program(other, ("reward",)), 0)))
+    assert gated.entered.wait(20)
+    gated.gate.set()
+    for future in futures:
+        future.result(20)
+    assert order.index("other") < 8
+    assert order[:40].count("other") >= 8
 
 
 def test_engine_time_is_counted_by_phase(make_engine, models):

@@ -1,0 +1,41 @@
+"""How fast the engine has been lately: from what calls were measured to cost, to what requests will really take."""
+
+from serving.admission import Demand
+from serving.backends import Backend
+from serving.task import Kind, Network, Task
+
+SMOOTHING = 0.05
+"""How fast estimates follow what calls do."""
+MOST_SHARE = 2.0
+"""Networks share the device's time evenly, so rewards at most double what a request takes."""
+
+
+class Pace:
+    """Estimates from calls. Rewards' time is on the requests whose rows wait meanwhile."""
+
+    def __init__(self) -> None:
+        self._slowness: dict[Backend, float] = {}
+        self._seconds: dict[Kind, float] = {"network": 0.0, "reward": 0.0}
+
+    def note(self, network: Network, kind: Kind, size: int, seconds: float) -> None:
+        """A call of so many rows, all that the engine did for it included, took so long."""
+        for each in self._seconds:
+            self._seconds[each] *= 1 - SMOOTHING
+        self._seconds[kind] += seconds
+        if kind == "network":
+            slowness = self._slowness.get(network.backend, 1.0)
+            self._slowness[network.backend] = slowness + SMOOTHING * (seconds / network.costs.seconds(size) - slowness)
+
+    def forget(self, backend: Backend) -> None:
+        self._slowness.pop(backend, None)
+
+    def demand(self, task: Task) -> Demand:
+        """What is left of a task. What it waits for elsewhere, and computes itself, is not in it."""
+        if task.network is None:
+            return Demand(0.0, task.priority, task.deadline)
+        costs, rows = task.network.costs, task.backlog
+        own = self._seconds["network"]
+        share = min(MOST_SHARE, 1 + self._seconds["reward"] / own) if own else 1.0
+        pace = self._slowness.get(task.network.backend, 1.0) * share
+        alone = costs.seconds(task.width) / max(1, min(task.width, costs.largest))
+        return Demand(pace * rows * costs.row_s, task.priority, task.deadline, pace * rows * alone)
