@@ -187,6 +187,8 @@ async def _client(address: str, requests: Iterator[Request], records: list[Recor
             records.append(await _call(address, channel, request, time.monotonic()))
             if end.over:
                 return
+            if records[-1].status == "UNAVAILABLE":
+                await asyncio.sleep(POLL_S)  # a server that is gone is not to be asked as fast as can be
 
 
 async def _arrivals(address: str, requests: Iterator[Request], records: list[Record], end: _End, pattern: Open) -> None:

@@ -4,7 +4,8 @@ A task is a generator of evaluations. Each tick takes rows of one network (see `
 resumes the tasks whose evaluation is complete. So any mixture of solvers, step counts and steering shares calls, and a
 task joins or leaves between two of them. Networks that have rows waiting share the thread's time evenly.
 
-Tasks that compute much between their evaluations run on a second thread, so that the network goes on meanwhile. Rows
+Where other rows wait, tasks are resumed on a second thread, so that the network goes on meanwhile; those that compute
+much between their evaluations always are. Rows
 that are evaluated elsewhere, by a service or by the client, park their task until the reply is there.
 """
 
@@ -273,9 +274,9 @@ class Engine:
             self._turns.spent(key, time.monotonic() - start)
             return
         ran, kind = time.monotonic(), _kind(call.slices)
-        row = 0
+        row, aside = 0, bool(self._turns)
         for each in call.slices:
-            self._deliver(each, [output[row : row + each.rows] for output in outputs])
+            self._deliver(each, [output[row : row + each.rows] for output in outputs], aside)
             row += each.rows
         done = time.monotonic()
         self._metrics.spent("update", done - ran)
@@ -343,7 +344,7 @@ class Engine:
                 raise ValueError(f"output {name!r}: expected {size} rows for {size}, got shape {list(result.shape)}")
         return [result[:rows] for result in results]
 
-    def _deliver(self, part: Slice[Task], outputs: list[Array]) -> None:
+    def _deliver(self, part: Slice[Task], outputs: list[Array], aside: bool = False) -> None:
         task, evaluation = part.owner, _evaluation(part.owner)
         self._metrics.rows_total.labels(evaluation.network.name, evaluation.kind).inc(part.rows)
         if part.rows == evaluation.rows:
@@ -357,13 +358,12 @@ class Engine:
         if evaluation.kind == "network":
             task.done_rows += part.rows
         if not task.missing and task not in self._cancelled:
-            self._resume(task, task.replies)
+            self._resume(task, task.replies, aside)
 
-    def _resume(self, task: Task, reply: list[Array] | None) -> None:
-        """Advance a task's program to its next step, or to its end."""
+    def _resume(self, task: Task, reply: list[Array] | None, aside: bool = False) -> None:
+        """Advance a task's program to its next step, or to its end; `aside`, while the network runs other rows."""
         task.evaluation, task.replies = None, []
-
-        if task.heavy:
+        if task.heavy or aside:
             task.on_host = True
             self._host.advance(task, reply)
         else:
@@ -439,7 +439,7 @@ class Engine:
         if task in self._tasks and task.backlog:
             self._metrics.reclaimed.labels(task.model, reason).inc(task.backlog)
         self._forget(task)
-        if task.heavy:
+        if task.heavy or task.on_host:
             self._host.close(task)
         else:
             with _logged("closing a request"):

@@ -1,4 +1,4 @@
-"""The second thread: what heavy tasks compute between their evaluations, so that the network goes on meanwhile.
+"""The second thread: what tasks compute between their evaluations, so that the network goes on meanwhile.
 
 Tasks that ask for products with one matrix share them: a product of a few rows takes as long as reading the matrix, so
 tasks that one network call has brought here advance until each waits for a product, and then all of them are made.

@@ -90,8 +90,8 @@ class Knowledge:
         choice: the local posterior that fits the bank, None before it was sought.
         scored: rewards of the bank by reward; clients choose them, so their number is bounded.
         refreshed: banks grown toward rare targets; bounded likewise.
-        underway: for targets that a request prepares right now, what ends when it has; only the engine's thread
-            looks into it.
+        underway: for targets that a request prepares right now, what ends when it has; only the engine's second
+            thread looks into it.
         fingerprint: graph, card and backend with bank, calibration and choice; replicas with equal ones give equal
             bytes.
     """

@@ -43,7 +43,7 @@ class Pinned(MutableMapping[Hashable, Value]):
 def once(underway: MutableMapping[Hashable, "Future[None]"], key: Hashable, preparing: Program) -> Program:
     """Run `preparing`, after whoever is at it for the same key: it then finds what they have left.
 
-    Where they fail or leave, the next one takes over. For programs of one engine, which run on one thread.
+    Where they fail or leave, the next one takes over. For heavy tasks of one engine, which run on one thread.
     """
     while (other := underway.get(key)) is not None:
         yield External("setup", 0, lambda other=other: _after(other))  # type: ignore[misc]

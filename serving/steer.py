@@ -26,7 +26,7 @@ STEADY = 2
 GROUP = 64
 """Most samples drawn together, but for populations, which are never divided."""
 CANDIDATES = 2**22
-"""Numbers in the candidates of a stage: bounds a request's memory, and its turn on the engine's thread."""
+"""Numbers in the candidates of a stage: bounds a request's memory, and its turn on the engine's second thread."""
 MOST_CANDIDATES = 2**25
 """What those of samples that cannot be divided may come to."""
 

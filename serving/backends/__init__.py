@@ -50,7 +50,7 @@ class Backend(Protocol):
 
     @property
     def invariant(self) -> bool:
-        """Whether a row's bits are the same in calls of every size, but for those that `evenness` finds."""
+        """Whether a row's bits are the same in calls of every size, but for those that `profiling` finds."""
         ...
 
     def sizes(self, most: int) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Sizes of calls that backends are good at. None is 1 unless nothing else may be: see `scheduler.bucket`."""
+"""Sizes of calls that backends are good at. None is 1 unless nothing else may be: a row alone is rounded otherwise."""
 
 
 def dense(most: int) -> tuple[int, ...]:

@@ -21,7 +21,7 @@ from steering.paths import MeanReverting
 NAME = "log_density"
 STEPS, PROBES = 8, 2
 NUMBERS = 2**20
-"""Most numbers in the states of a group: bounds the memory, and the turns on the engine's thread."""
+"""Most numbers in the states of a group: bounds the memory, and the turns on the engine's second thread."""
 
 
 @dataclass(frozen=True)
