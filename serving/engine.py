@@ -4,8 +4,8 @@ A task is a generator of evaluations. Each tick takes rows of one network (see `
 resumes the tasks whose evaluation is complete. So any mixture of solvers, step counts and steering shares calls, and a
 task joins or leaves between two of them. Networks that have rows waiting share the thread's time evenly.
 
-Where other rows wait, tasks are resumed on a second thread, so that the network goes on meanwhile; those that compute
-much between their evaluations always are. Rows
+Where the next call is full anyway, tasks are resumed on a second thread, so that the network goes on meanwhile; those
+that compute much between their evaluations always are. Rows
 that are evaluated elsewhere, by a service or by the client, park their task until the reply is there.
 """
 
@@ -274,9 +274,9 @@ class Engine:
             self._turns.spent(key, time.monotonic() - start)
             return
         ran, kind = time.monotonic(), _kind(call.slices)
-        row, aside = 0, bool(self._turns)
-        for each in call.slices:
-            self._deliver(each, [output[row : row + each.rows] for output in outputs], aside)
+        row, aside = 0, [self._turns.covers(key, each, call) for each in call.slices]
+        for each, covered in zip(call.slices, aside, strict=True):
+            self._deliver(each, [output[row : row + each.rows] for output in outputs], covered)
             row += each.rows
         done = time.monotonic()
         self._metrics.spent("update", done - ran)

@@ -136,6 +136,11 @@ class Queue(Generic[Owner]):
         self._used.pop(owner, None)
         self._births.pop(owner, None)
 
+    def covers(self, rows: int, total: int, priority: int) -> bool:
+        """Whether so many rows wait that need not let an evaluation of `total` rows and this priority go first."""
+        equals = (each for each in self._waiting.values() if each.priority <= priority)
+        return sum(each.left for each in equals if each.short or total > SHORT) >= rows
+
     def restore(self, call: Call[Owner]) -> None:
         """Put back the rows of a call that was not run."""
         self._balance = call.balance

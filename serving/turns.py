@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from serving.backends import Backend
 from serving.costs import Costs
-from serving.scheduler import Call, Queue
+from serving.scheduler import Call, Queue, Slice
 from serving.task import Evaluation, Network, Task
 
 FIXED = 32
@@ -82,6 +82,10 @@ class Turns:
             costs = costs.up_to(FIXED)
         call = self._queues[key].pack(now, costs, urgent)
         return replace(call, size=costs.holding(FIXED)) if key.fixed else call
+
+    def covers(self, key: Key, part: Slice[Task], call: Call[Task]) -> bool:
+        """Whether the next call is as full as this one without what the owner of a part of this one asks for next."""
+        return self._queues[key].covers(call.size, part.waiting.total, part.owner.level)
 
     def restore(self, key: Key, call: Call[Task]) -> None:
         """Put back a call that was not run."""
