@@ -161,8 +161,8 @@ class Queue(Generic[Owner]):
             waiting = [each for each in waiting if each.priority != BACKGROUND]
         self._turn = max(self._turn, min((each.used for each in waiting), default=0))
         levels = {each.owner: each.level(now) for each in waiting}
-        first = min(levels.values(), default=0)
-        mixed = len({each.short for each in waiting if levels[each.owner] == first}) > 1
+        first = min((each.priority for each in waiting), default=0)
+        mixed = len({each.short for each in waiting if each.priority == first}) > 1
         shorts_first = mixed and self._balance <= 0
 
         def place(each: Waiting[Owner], used: int) -> Place:
@@ -172,11 +172,8 @@ class Queue(Generic[Owner]):
             return levels[each.owner], not hurry, due, late, turn, each.born
 
         served = _served(waiting, costs.choose(sum(each.left for each in waiting)), place)
-        leads = {
-            each
-            for each, _ in served
-            if each.owner in urgent or (levels[each.owner] == first and (each.short or not shorts_first))
-        }
+        # as they were asked for: those that only waited for long must not make calls small
+        leads = {each for each, _ in served if each.priority == first and (each.short or not shorts_first)}
         slices, balance = [], self._balance
         for each, rows in _stretched(served, leads, costs):
             if not rows:
