@@ -37,7 +37,7 @@ class Demand:
 def finish(new: Demand, others: Iterable[Demand], now: float) -> float:
     """When the new one would be done, after all of its rank or before it."""
     ahead = sum(each.seconds for each in others if each.rank <= new.rank)
-    return now + max(ahead + new.seconds, new.alone)
+    return now + ahead + max(new.seconds, new.alone)
 
 
 def check(new: Demand, others: Sequence[Demand], now: float) -> None:
@@ -49,8 +49,9 @@ def check(new: Demand, others: Sequence[Demand], now: float) -> None:
         )
     work = sum(each.seconds for each in others if each.rank <= new.rank)
     for each in sorted((each for each in others if each.rank > new.rank), key=lambda each: each.rank):
-        work += each.seconds
-        if now + work <= each.deadline < now + work + new.seconds:
+        before, work = work, work + each.seconds
+        done = now + before + max(each.seconds, each.alone)
+        if done <= each.deadline < done + new.seconds:
             raise DeadlineError(
                 f"{new.seconds:.3g} s more would make a request late that was taken on before, due in "
                 f"{each.deadline - now:.3g} s with {work:.3g} s of work until then"
@@ -62,7 +63,7 @@ def urgent(demands: Sequence[Demand], now: float) -> list[int]:
     timed = sorted((i for i, each in enumerate(demands) if each.deadline < inf), key=lambda i: demands[i].deadline)
     work, last = 0.0, 0
     for place, i in enumerate(timed, 1):
-        work += demands[i].seconds
-        if MARGIN * max(work, demands[i].alone) >= demands[i].deadline - now:
+        if MARGIN * (work + max(demands[i].seconds, demands[i].alone)) >= demands[i].deadline - now:
             last = place
+        work += demands[i].seconds
     return timed[:last]

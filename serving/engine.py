@@ -261,7 +261,10 @@ class Engine:
     def _call(self, key: Key, urgent: set[Task]) -> None:
         """One network call for rows of many tasks, `urgent` ones first."""
         start = time.monotonic()
-        costs = key.network.costs.up_to(min(self._max_bucket, self._most.get(key.network, self._max_bucket)))
+        with self._condition:
+            timed = [task for task in self._tasks if task.timed]
+        most = min(self._max_bucket, self._most.get(key.network, self._max_bucket))
+        costs = key.network.costs.up_to(min(most, self._pace.hurried(key.network, timed, start)) if timed else most)
         call = self._turns.pack(key, start, costs, urgent)
         for each in call.slices:
             if not each.owner.started:

@@ -1,11 +1,18 @@
 """How fast the engine has been lately: from what calls were measured to cost, to what requests will really take."""
 
+from collections.abc import Iterable
+from math import inf
+
 from serving.admission import Demand
 from serving.backends import Backend
 from serving.task import Kind, Network, Task
 
 SMOOTHING = 0.05
 """How fast estimates follow what calls do."""
+SMALL = 8
+"""Rows of the smallest calls that deadlines may ask for: smaller ones cost too much a row."""
+SPARE = 0.8
+"""How much of the time until a deadline is planned for."""
 MOST_SHARE = 2.0
 """Networks share the device's time evenly, so rewards at most double what a request takes."""
 
@@ -37,5 +44,17 @@ class Pace:
         own = self._seconds["network"]
         share = min(MOST_SHARE, 1 + self._seconds["reward"] / own) if own else 1.0
         pace = self._slowness.get(task.network.backend, 1.0) * share
-        alone = costs.seconds(task.width) / max(1, min(task.width, costs.largest))
-        return Demand(pace * rows * costs.row_s, task.priority, task.deadline, pace * rows * alone)
+        small = costs.holding(SMALL)
+        stages = -(-rows // min(task.width, costs.largest))
+        alone = stages * max(costs.seconds(small), costs.seconds(task.width))
+        return Demand(pace * rows * costs.seconds(small) / small, task.priority, task.deadline, pace * alone)
+
+    def hurried(self, network: Network, timed: Iterable[Task], now: float) -> int:
+        """The size of calls, at least `SMALL`, in which these tasks still have time for all of their evaluations."""
+        costs, pace = network.costs, self._slowness.get(network.backend, 1.0)
+        seconds = (
+            (task.deadline - now) / max(1, -(-task.backlog // min(task.width, costs.largest)))
+            for task in timed
+            if task.network is not None and task.network.backend is network.backend
+        )
+        return max(costs.holding(SMALL), costs.within(min(seconds, default=inf) * SPARE / pace))

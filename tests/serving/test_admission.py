@@ -56,7 +56,7 @@ def test_the_estimate_counts_what_is_ahead_and_no_less_than_it_takes_alone(
 
 
 def test_the_refusal_says_the_estimate() -> None:
-    with pytest.raises(DeadlineError, match=r"deadline in 1 s cannot be met: the estimate is 5 s, 3 s if nothing else"):
+    with pytest.raises(DeadlineError, match=r"deadline in 1 s cannot be met: the estimate is 6 s, 3 s if nothing else"):
         check(Demand(2.0, 5, 11.0, alone=3.0), [Demand(3.0, 5, 10.5)], 10.0)
     with pytest.raises(DeadlineError, match=r"2 s more would make a request late that was taken on before, due in 4 s"):
         check(Demand(2.0, 5, 3.0), [Demand(3.0, 5, 4.0)], 0.0)
