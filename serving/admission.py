@@ -49,9 +49,8 @@ def check(new: Demand, others: Sequence[Demand], now: float) -> None:
         )
     work = sum(each.seconds for each in others if each.rank <= new.rank)
     for each in sorted((each for each in others if each.rank > new.rank), key=lambda each: each.rank):
-        before, work = work, work + each.seconds
-        done = now + before + max(each.seconds, each.alone)
-        if done <= each.deadline < done + new.seconds:
+        work += each.seconds
+        if now + work <= each.deadline < now + work + new.seconds:
             raise DeadlineError(
                 f"{new.seconds:.3g} s more would make a request late that was taken on before, due in "
                 f"{each.deadline - now:.3g} s with {work:.3g} s of work until then"
