@@ -232,7 +232,8 @@ def test_the_clients_own_deadline(stub: SamplingStub):
     code, text = refusal(stub, first(STEERED), slow, within=0.5)
     assert (code, "batch" in text) == ("DEADLINE_EXCEEDED", False)
     code, text = refusal(stub, first({**STEERED, "timeout": 500_000}), slow)
-    assert (code, text) == ("DEADLINE_EXCEEDED", "model 'rings': no answer before the deadline")
+    assert code == "DEADLINE_EXCEEDED"
+    assert "deadline" in text  # the front and the replica notice it at the same moment
 
 
 @pytest.mark.parametrize("how", ["cancel", "break"])
