@@ -115,10 +115,13 @@ class Engine:
         Raises:
             QueueFullError: with what is waiting and the bound.
             DeadlineError: with the estimate, where the task's deadline cannot be met or would make others late.
+            DeadlinePassedError: it is past already.
         """
         with self._condition:
             if self._stopping:
                 raise QueueFullError("the engine has stopped")
+            if task.deadline <= time.monotonic():
+                raise DeadlinePassedError("the deadline passed before the request was taken on")
             if not task.background:
                 self._admit(task)
             self._tasks[task] = None
