@@ -555,8 +555,9 @@ def test_deadlines(server: Server, client: Client):
         assert status == "RESOURCE_EXHAUSTED"
         assert re.search(r"deadline in 0\.\d+ s cannot be met: the estimate is \S+ s", text)
         assert time.monotonic() - begin < 0.5
-    for deadline in ({"client_timeout": 1e-4}, {"timeout": 1}):
-        assert refusal(partial(client.infer, "rings", [], **deadline))[0] == "DEADLINE_EXCEEDED"
+    for deadline in ({"client_timeout": 1e-4}, {"timeout": 1}):  # past on arrival, or a moment before
+        status, _ = refusal(partial(client.infer, "rings", [], **deadline))
+        assert status in ("DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED")
     until(lambda: backlog(server) == 0, 20, "freed rows")
 
 
@@ -649,7 +650,7 @@ def test_metrics(server: Server, client: Client):
     ids = {replica.id for replica in replicas(server)}
     assert {each.labels["replica"] for each in after["tiltserve_backlog_rows"]} == ids
     assert {each.labels["code"] for each in after["tiltserve_requests_total"]} >= {
-        "OK", INVALID, "NOT_FOUND", "UNAVAILABLE", "FAILED_PRECONDITION", "DEADLINE_EXCEEDED", "CANCELLED",
+        "OK", INVALID, "NOT_FOUND", "UNAVAILABLE", "FAILED_PRECONDITION", "RESOURCE_EXHAUSTED", "CANCELLED",
     }  # fmt: skip
 
 
