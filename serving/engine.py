@@ -5,8 +5,8 @@ resumes the tasks whose evaluation is complete. So any mixture of solvers, step 
 task joins or leaves between two of them. Networks that have rows waiting share the thread's time evenly.
 
 Where the next call is full anyway, tasks are resumed on a second thread, so that the network goes on meanwhile; those
-that compute much between their evaluations always are. Rows
-that are evaluated elsewhere, by a service or by the client, park their task until the reply is there.
+that compute much between their evaluations always are. Rows that are evaluated elsewhere, by a service or by the
+client, park their task until the reply is there.
 """
 
 import contextlib
@@ -182,12 +182,14 @@ class Engine:
     def _loop(self) -> None:
         while self._take_in():
             now = time.monotonic()
-            urgent = self._urgent(now)
+            with self._condition:
+                timed = [task for task in self._tasks if task.timed]
+            urgent = {timed[i] for i in admission.urgent([self._pace.demand(task) for task in timed], now)}
             key = self._turns.next(now, urgent)
             if key is None:
                 self._due = None
             elif urgent or not self._lingers(key, now):
-                self._call(key, urgent)
+                self._call(key, timed, urgent)
         for task in list(self._tasks):
             self._fail(task, QueueFullError("the engine has stopped"))
 
@@ -247,25 +249,17 @@ class Engine:
         for network in [network for network in self._most if network.backend is backend]:
             del self._most[network], self._fine[network]
         self._pace.forget(backend)
-        with _logged("closing a network"):
+        try:
             backend.close()
+        except Exception:  # must not end the thread
+            _log.exception("closing a network")
 
     def _news(self) -> bool:
         return any((self._inbox, self._cancelled, self._replied, self._advanced, self._released))
 
-    def _urgent(self, now: float) -> set[Task]:
-        """Tasks that must go first to be done in time."""
-        with self._condition:
-            timed = [task for task in self._tasks if task.timed]
-        return (
-            {timed[i] for i in admission.urgent([self._pace.demand(task) for task in timed], now)} if timed else set()
-        )
-
-    def _call(self, key: Key, urgent: set[Task]) -> None:
-        """One network call for rows of many tasks, `urgent` ones first."""
+    def _call(self, key: Key, timed: Sequence[Task], urgent: set[Task]) -> None:
+        """One network call for rows of many tasks, `urgent` ones of the `timed` first."""
         start = time.monotonic()
-        with self._condition:
-            timed = [task for task in self._tasks if task.timed]
         most = min(self._max_bucket, self._most.get(key.network, self._max_bucket))
         costs = key.network.costs.up_to(min(most, self._pace.hurried(key.network, timed, start)) if timed else most)
         call = self._turns.pack(key, start, costs, urgent)
@@ -373,10 +367,10 @@ class Engine:
             task.on_host = True
             self._host.advance(task, reply)
         else:
-            self._proceed(task, lambda: next(task.program) if reply is None else task.program.send(reply))
+            self._proceed(task, lambda: task.advance(reply))
 
     def _advanced_on_host(self, task: Task, advance: Advance) -> None:
-        """A heavy task has its next step; called on the second thread."""
+        """A task has its next step; called on the second thread."""
         with self._condition:
             self._advanced.append((task, advance))
             self._condition.notify()
@@ -448,8 +442,7 @@ class Engine:
         if task.heavy or task.on_host:
             self._host.close(task)
         else:
-            with _logged("closing a request"):
-                task.program.close()
+            task.close()
 
     def _forget(self, task: Task) -> None:
         self._turns.drop(task)
@@ -458,15 +451,6 @@ class Engine:
             external, task.external = task.external, None
         if external is not None:
             external.cancel()
-
-
-@contextlib.contextmanager
-def _logged(what: str) -> Iterator[None]:
-    """What others' code raises must not end a thread that all requests need."""
-    try:
-        yield
-    except Exception:
-        _log.exception(what)
 
 
 def _evaluation(task: Task) -> Evaluation:

@@ -4,7 +4,6 @@ Tasks that ask for products with one matrix share them: a product of a few rows 
 tasks that one network call has brought here advance until each waits for a product, and then all of them are made.
 """
 
-import logging
 import threading
 import time
 from collections import deque
@@ -16,8 +15,6 @@ from torch import Tensor
 from serving.backends import Array
 from serving.task import Product, Step, Task
 from steering.tiles import Matrix
-
-_log = logging.getLogger(__name__)
 
 Advance = Callable[[], Step]
 
@@ -96,17 +93,14 @@ class Host:
             del self._products[matrix][task]
             if not self._products[matrix]:
                 del self._products[matrix]
-        try:
-            task.program.close()
-        except Exception:  # a thread that all requests need
-            _log.exception("closing a request for %s", task.model)
+        task.close()
         with self._condition:
             self._here.discard(task)
 
     def _step(self, task: Task, reply: list[Array] | None) -> None:
         """To the next step that is no product."""
         try:
-            step = next(task.program) if reply is None else task.program.send(reply)
+            step = task.advance(reply)
         except BaseException as error:
             self._leave(task, _raiser(error))
         else:

@@ -5,6 +5,7 @@ from math import inf
 
 from serving.admission import Demand
 from serving.backends import Backend
+from serving.costs import Costs
 from serving.task import Kind, Network, Task
 
 SMOOTHING = 0.05
@@ -45,16 +46,20 @@ class Pace:
         share = min(MOST_SHARE, 1 + self._seconds["reward"] / own) if own else 1.0
         pace = self._slowness.get(task.network.backend, 1.0) * share
         small = costs.holding(SMALL)
-        stages = -(-rows // min(task.width, costs.largest))
-        alone = stages * max(costs.seconds(small), costs.seconds(task.width))
+        alone = _stages(task, costs) * max(costs.seconds(small), costs.seconds(task.width))
         return Demand(pace * rows * costs.seconds(small) / small, task.priority, task.deadline, pace * alone)
 
     def hurried(self, network: Network, timed: Iterable[Task], now: float) -> int:
         """The size of calls, at least `SMALL`, in which these tasks still have time for all of their evaluations."""
         costs, pace = network.costs, self._slowness.get(network.backend, 1.0)
         seconds = (
-            (task.deadline - now) / max(1, -(-task.backlog // min(task.width, costs.largest)))
+            (task.deadline - now) / max(1, _stages(task, costs))
             for task in timed
             if task.network is not None and task.network.backend is network.backend
         )
         return max(costs.holding(SMALL), costs.within(min(seconds, default=inf) * SPARE / pace))
+
+
+def _stages(task: Task, costs: Costs) -> int:
+    """Calls that what is left of a task takes, one after another."""
+    return -(-task.backlog // min(task.width, costs.largest))

@@ -34,8 +34,9 @@ Feeds = dict[str, Array]
 def measured(backend: Backend, most: int) -> Costs:
     """Seconds of calls of up to `most` rows, as large as is worth it, at sizes that a row's bits do not depend on."""
     sizes = backend.sizes(most)
+    guessed = Costs.guessed(sizes).up_to(REFERENCE)
     if any(axis is None for each in backend.inputs for axis in each.row):
-        return Costs.guessed(tuple(size for size in sizes if size <= REFERENCE) or sizes[:1])
+        return guessed
     rng = np.random.default_rng(0)
     numbers = sum(math.prod(axis or 0 for axis in each.row) for each in backend.inputs)
     short = numbers < SHORT and backend.invariant
@@ -54,7 +55,7 @@ def measured(backend: Backend, most: int) -> Costs:
             trial += 1
             _try_sizes(backend, tried, _made_up(backend, max(REFERENCE, largest), rng), seconds, uneven)
     except InputError:
-        return Costs.guessed(tuple(size for size in sizes if size <= REFERENCE) or sizes[:1])
+        return guessed
     even = [size for size in tried if size not in uneven] or tried[-1:]
     return Costs({size: seconds[size] for size in even})
 

@@ -1,5 +1,6 @@
 """What the engine runs: tasks, whose programs are generators of evaluations."""
 
+import logging
 import math
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -13,6 +14,8 @@ from serving.backends import Array, Backend
 from serving.costs import Costs
 from serving.scheduler import BACKGROUND, DEFAULT
 from steering.tiles import Matrix
+
+_log = logging.getLogger(__name__)
 
 Kind = Literal["network", "reward"]
 
@@ -106,6 +109,17 @@ class Task:
     missing: int = 0
     started: bool = False
     on_host: bool = False
+
+    def advance(self, reply: list[Array] | None) -> Step:
+        """The program's next step, after the reply to the last one; None starts it. Raises what the program raises."""
+        return next(self.program) if reply is None else self.program.send(reply)
+
+    def close(self) -> None:
+        """Close the program; what it raises is logged, since it must not end a thread that all tasks need."""
+        try:
+            self.program.close()
+        except Exception:
+            _log.exception("closing a request for %s", self.model)
 
     @property
     def backlog(self) -> int:
