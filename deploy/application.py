@@ -98,6 +98,9 @@ def _cluster(settings: Settings, stop: threading.Event) -> Iterator[Callable[[],
     Gives a function that tells whether the cluster's own processes are alive.
     """
     os.environ[_MARK] = mark = uuid.uuid4().hex
+    # Ray would give OpenMP a thread for each of a replica's cores, in each of its threads: torch's small operations
+    # would wait for them beside a network that has the cores, and ONNX Runtime has threads of its own
+    os.environ["OMP_NUM_THREADS"] = "1"
 
     def heads_alive() -> bool:
         with contextlib.suppress(psutil.NoSuchProcess):
