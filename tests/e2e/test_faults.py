@@ -128,7 +128,7 @@ def test_a_storm_of_cancelled_calls_leaves_nothing(server: Server, client: trito
     for k in range(STORM):
         parameters: dict[str, Any] = {"samples": rng.randint(1, 64), "steps": rng.randint(100, 1000), "seed": k}
         if k % 2:
-            parameters |= {"reward": "nearness", "reward_mode": k % 8}
+            parameters |= {"reward": "nearness", "reward_mode": k % 8 - 1}  # not 5, whose price other tests count
         calls.append(client.async_infer("rings", [], lambda result, error: over.release(), parameters=parameters))
         if k % 10 == 9:
             time.sleep(0.01)
