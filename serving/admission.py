@@ -9,8 +9,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import inf
 
-MARGIN = 1.25
+MARGIN = 2.0
 """Work is let through when so many times its own seconds, and those before it, are left until its deadline."""
+
 
 
 class DeadlineError(Exception):
@@ -33,11 +34,16 @@ class Demand:
     def rank(self) -> tuple[int, float]:
         return self.priority, self.deadline
 
+    @property
+    def least(self) -> float:
+        """How long it takes at least, from when it is its turn."""
+        return max(self.seconds, self.alone)
+
 
 def finish(new: Demand, others: Iterable[Demand], now: float) -> float:
     """When the new one would be done, after all of its rank or before it."""
     ahead = sum(each.seconds for each in others if each.rank <= new.rank)
-    return now + ahead + max(new.seconds, new.alone)
+    return now + ahead + new.least
 
 
 def check(new: Demand, others: Sequence[Demand], now: float) -> None:
@@ -49,12 +55,13 @@ def check(new: Demand, others: Sequence[Demand], now: float) -> None:
         )
     work = sum(each.seconds for each in others if each.rank <= new.rank)
     for each in sorted((each for each in others if each.rank > new.rank), key=lambda each: each.rank):
-        work += each.seconds
-        if now + work <= each.deadline < now + work + new.seconds:
+        done = now + work + each.least
+        if done <= each.deadline < done + new.seconds:
             raise DeadlineError(
                 f"{new.seconds:.3g} s more would make a request late that was taken on before, due in "
-                f"{each.deadline - now:.3g} s with {work:.3g} s of work until then"
+                f"{each.deadline - now:.3g} s with {done - now:.3g} s of work until then"
             )
+        work += each.seconds
 
 
 def urgent(demands: Sequence[Demand], now: float) -> list[int]:
@@ -62,7 +69,7 @@ def urgent(demands: Sequence[Demand], now: float) -> list[int]:
     timed = sorted((i for i, each in enumerate(demands) if each.deadline < inf), key=lambda i: demands[i].deadline)
     work, last = 0.0, 0
     for place, i in enumerate(timed, 1):
-        if MARGIN * (work + max(demands[i].seconds, demands[i].alone)) >= demands[i].deadline - now:
+        if MARGIN * (work + demands[i].least) >= demands[i].deadline - now:
             last = place
         work += demands[i].seconds
     return timed[:last]

@@ -58,6 +58,10 @@ class Costs:
         """The largest size that costs no more, or the smallest there is."""
         return self.sizes[max(0, bisect_right(self._costs, seconds) - 1)]
 
+    def at_price(self, times: float) -> int:
+        """The smallest size at which a row costs at most so many times the best price."""
+        return next(size for size in self.sizes if self.seconds(size) <= times * size * self.row_s)
+
     def choose(self, rows: int) -> int:
         """The size of the next call when so many rows wait: what it leaves over will cost the best price at least.
 

@@ -160,7 +160,8 @@ class Engine:
                 )
         with self._refusing(task, "deadline"):
             if task.timed or any(each.timed for each in others):
-                admission.check(self._pace.demand(task), [self._pace.demand(each) for each in others], time.monotonic())
+                demand = self._pace.demand(task, self._pace.price(task.network, others))
+                admission.check(demand, [self._pace.demand(each) for each in others], time.monotonic())
 
     @contextlib.contextmanager
     def _refusing(self, task: Task, reason: str) -> Iterator[None]:
@@ -183,13 +184,14 @@ class Engine:
         while self._take_in():
             now = time.monotonic()
             with self._condition:
-                timed = [task for task in self._tasks if task.timed]
+                tasks = list(self._foreground())
+            timed = [task for task in tasks if task.timed]
             urgent = {timed[i] for i in admission.urgent([self._pace.demand(task) for task in timed], now)}
             key = self._turns.next(now, urgent)
             if key is None:
                 self._due = None
             elif urgent or not self._lingers(key, now):
-                self._call(key, timed, urgent)
+                self._call(key, tasks, urgent)
         for task in list(self._tasks):
             self._fail(task, QueueFullError("the engine has stopped"))
 
@@ -257,11 +259,11 @@ class Engine:
     def _news(self) -> bool:
         return any((self._inbox, self._cancelled, self._replied, self._advanced, self._released))
 
-    def _call(self, key: Key, timed: Sequence[Task], urgent: set[Task]) -> None:
-        """One network call for rows of many tasks, `urgent` ones of the `timed` first."""
+    def _call(self, key: Key, tasks: Sequence[Task], urgent: set[Task]) -> None:
+        """One network call for rows of many of the tasks, urgent ones first."""
         start = time.monotonic()
         most = min(self._max_bucket, self._most.get(key.network, self._max_bucket))
-        costs = key.network.costs.up_to(min(most, self._pace.hurried(key.network, timed, start)) if timed else most)
+        costs = key.network.costs.up_to(min(most, self._pace.hurried(key.network, tasks, start)))
         call = self._turns.pack(key, start, costs, urgent)
         for each in call.slices:
             if not each.owner.started:
@@ -274,7 +276,8 @@ class Engine:
             self._turns.spent(key, time.monotonic() - start)
             return
         ran, kind = time.monotonic(), _kind(call.slices)
-        row, aside = 0, [self._turns.covers(key, each, call) for each in call.slices]
+        # who is aside misses the next call: nothing for those in a hurry
+        row, aside = 0, [each.owner not in urgent and self._turns.covers(key, each, call) for each in call.slices]
         for each, covered in zip(call.slices, aside, strict=True):
             self._deliver(each, [output[row : row + each.rows] for output in outputs], covered)
             row += each.rows

@@ -62,6 +62,15 @@ def test_the_refusal_says_the_estimate() -> None:
         check(Demand(2.0, 5, 3.0), [Demand(3.0, 5, 4.0)], 0.0)
 
 
+def test_whoever_was_taken_on_keeps_the_time_that_its_evaluations_take_one_after_another() -> None:
+    chain = Demand(1.0, 5, 10.0, alone=6.0)
+    check(Demand(3.5, 5, 9.0), [chain], 0.0)
+    with pytest.raises(
+        DeadlineError, match=r"would make a request late that was taken on before, due in 10 s with 6 s"
+    ):
+        check(Demand(4.5, 5, 9.0), [chain], 0.0)
+
+
 @given(st.lists(demands, max_size=20))
 def test_those_are_urgent_that_would_be_late_if_others_went_first(waiting: list[Demand]) -> None:
     chosen = set(urgent(waiting, 0.0))

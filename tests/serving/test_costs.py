@@ -33,6 +33,13 @@ def test_the_largest_size_within_a_price(costs: Costs, seconds: float) -> None:
     assert all(costs.seconds(larger) > seconds for larger in costs.sizes if larger > size)
 
 
+@given(tables, st.floats(1.01, 5.0))
+def test_the_smallest_size_at_a_price(costs: Costs, times: float) -> None:
+    size = costs.at_price(times)
+    assert costs.seconds(size) / size <= times * costs.row_s * (1 + 1e-9)
+    assert all(costs.seconds(less) / less > times * costs.row_s * (1 - 1e-9) for less in costs.sizes if less < size)
+
+
 @given(tables, st.integers(1, 400))
 def test_a_bound_keeps_the_rest_of_the_table(costs: Costs, most: int) -> None:
     kept = costs.up_to(most)
