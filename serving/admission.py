@@ -13,7 +13,6 @@ MARGIN = 2.0
 """Work is let through when so many times its own seconds, and those before it, are left until its deadline."""
 
 
-
 class DeadlineError(Exception):
     """A request that cannot be done in time, or would make others late; one line with the estimate."""
 

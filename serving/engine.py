@@ -22,18 +22,15 @@ import numpy as np
 
 from serving import admission
 from serving.backends import Array, Backend, InputError, OutOfMemoryError, UnavailableError
-from serving.costs import Costs
+from serving.calls import Calls, current, kind_of
 from serving.host import Advance, Host
 from serving.metrics import ReplicaMetrics
 from serving.pace import Pace
 from serving.scheduler import Call, Slice
-from serving.task import Evaluation, External, Kind, Network, Product, Task
+from serving.task import External, Product, Task
 from serving.turns import Key, Turns
 
 _log = logging.getLogger(__name__)
-
-FORGIVEN = 1000
-"""Calls without running out of memory after which larger ones are tried again."""
 
 
 class QueueFullError(Exception):
@@ -69,7 +66,7 @@ class Engine:
         max_queue_rows: int = 2**24,
         max_queue_bytes: int = 2**32,
     ) -> None:
-        self._metrics, self._max_bucket = metrics, max_bucket
+        self._metrics, self._calls = metrics, Calls(metrics, max_bucket)
         self._max_queue_rows, self._max_queue_bytes = max_queue_rows, max_queue_bytes
         self._condition = threading.Condition()
         self._inbox: deque[Task] = deque()
@@ -80,11 +77,8 @@ class Engine:
         self._tasks: dict[Task, None] = {}
         self._stopping = False
         self._turns = Turns()  # only the engine's thread touches it
-        self._most: dict[Network, int] = {}  # rows of a call, where memory ran out
-        self._fine: dict[Network, int] = {}  # calls since then
         self._pace = Pace()
         self._due: float | None = None  # when the next call is not put off any more
-        self._last_call = time.monotonic()
         self._host = Host(self._advanced_on_host, lambda seconds: metrics.spent("host", seconds))
         self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
         self._thread.start()
@@ -107,7 +101,7 @@ class Engine:
         """
         with self._condition:
             waiting = [task.since for task in self._tasks if task.external is None and not task.on_host]
-            return time.monotonic() - max(self._last_call, min(waiting)) if waiting else 0.0
+            return time.monotonic() - max(self._calls.last, min(waiting)) if waiting else 0.0
 
     def submit(self, task: Task) -> "Future[Any]":
         """Start a task; the future gives its program's result. Cancelling it takes its rows out before the next call.
@@ -248,8 +242,7 @@ class Engine:
         return not stopping
 
     def _close(self, backend: Backend) -> None:
-        for network in [network for network in self._most if network.backend is backend]:
-            del self._most[network], self._fine[network]
+        self._calls.forget(backend)
         self._pace.forget(backend)
         try:
             backend.close()
@@ -262,20 +255,19 @@ class Engine:
     def _call(self, key: Key, tasks: Sequence[Task], urgent: set[Task]) -> None:
         """One network call for rows of many of the tasks, urgent ones first."""
         start = time.monotonic()
-        most = min(self._max_bucket, self._most.get(key.network, self._max_bucket))
-        costs = key.network.costs.up_to(min(most, self._pace.hurried(key.network, tasks, start)))
-        call = self._turns.pack(key, start, costs, urgent)
+        most = min(self._calls.largest(key.network), self._pace.hurried(key.network, tasks, start))
+        call = self._turns.pack(key, start, key.network.costs.up_to(most), urgent)
         for each in call.slices:
             if not each.owner.started:
                 each.owner.started = True
                 self._metrics.queue_seconds.labels(each.owner.model).observe(start - each.owner.submitted)
         try:
-            outputs = self._run(key, call.slices, call.size)
+            outputs = self._calls.run(key, call.slices, call.size)
         except Exception as error:
-            self._recover(key, call, costs, error)
+            self._recover(key, call, error)
             self._turns.spent(key, time.monotonic() - start)
             return
-        ran, kind = time.monotonic(), _kind(call.slices)
+        ran, kind = time.monotonic(), kind_of(call.slices)
         # who is aside misses the next call: nothing for those in a hurry
         row, aside = 0, [each.owner not in urgent and self._turns.covers(key, each, call) for each in call.slices]
         for each, covered in zip(call.slices, aside, strict=True):
@@ -284,33 +276,22 @@ class Engine:
         done = time.monotonic()
         self._metrics.spent("update", done - ran)
         self._turns.spent(key, done - start)
-        self._note(key, call, kind, done - start)
+        self._pace.note(key.network, kind, call.size, done - start)
 
-    def _recover(self, key: Key, call: Call[Task], costs: Costs, error: Exception) -> None:
+    def _recover(self, key: Key, call: Call[Task], error: Exception) -> None:
         """After a call that raised: smaller ones, or each task's rows alone, since one must not fail the others'."""
-        if isinstance(error, OutOfMemoryError) and call.size > costs.sizes[0] and not key.fixed:
-            self._most[key.network], self._fine[key.network] = call.size // 2, 0
-            name = key.network.name
-            _log.warning("network %s: out of memory at %d rows, going on with half: %s", name, call.size, error)
+        if isinstance(error, OutOfMemoryError) and not key.fixed and self._calls.shrink(key.network, call.size, error):
             self._turns.restore(key, call)
         elif len(call.slices) == 1 or isinstance(error, OutOfMemoryError | UnavailableError):
             for each in call.slices:
                 self._reject(key, each.owner, error)
         else:
             for each in call.slices:
-                self._call_alone(key, each, call.size if key.fixed else costs.holding(each.rows))
-
-    def _note(self, key: Key, call: Call[Task], kind: Kind, seconds: float) -> None:
-        """A call went well."""
-        self._pace.note(key.network, kind, call.size, seconds)
-        if key.network in self._most:
-            self._fine[key.network] = self._fine.get(key.network, 0) + 1
-            if self._fine[key.network] >= FORGIVEN:
-                del self._most[key.network], self._fine[key.network]
+                self._call_alone(key, each, call.size)
 
     def _call_alone(self, key: Key, part: Slice[Task], size: int) -> None:
         try:
-            outputs = self._run(key, (part,), size)
+            outputs = self._calls.run(key, (part,), size if key.fixed else key.network.costs.holding(part.rows))
         except Exception as error:
             self._reject(key, part.owner, error)
         else:
@@ -322,33 +303,8 @@ class Engine:
         known = isinstance(error, InputError | OutOfMemoryError | UnavailableError)
         self._fail(task, error if known else NetworkFailedError(f"network {name!r} failed: {error}"))
 
-    def _run(self, key: Key, slices: Sequence[Slice[Task]], size: int) -> list[Array]:
-        """The outputs for the slices' rows, run in one call filled up with copies of the last row."""
-        start = time.monotonic()
-        evaluations = [_evaluation(each.owner) for each in slices]
-        rows = sum(each.rows for each in slices)
-        feeds = {}
-        for name in evaluations[0].feeds:
-            parts = [e.feeds[name][s.first : s.stop] for e, s in zip(evaluations, slices, strict=True)]
-            if size > rows:
-                parts.append(np.repeat(parts[-1][-1:], size - rows, axis=0))
-            feeds[name] = np.concatenate(parts) if len(parts) > 1 else parts[0]
-        packed = time.monotonic()
-        self._metrics.spent("pack", packed - start)
-        try:
-            results = key.network.backend.run(feeds, key.outputs)
-        finally:
-            self._last_call = time.monotonic()
-        self._metrics.spent(_kind(slices), self._last_call - packed)
-        self._metrics.network_seconds.labels(key.network.name).observe(self._last_call - packed)
-        self._metrics.bucket_fill.labels(key.network.name).observe(rows / size)
-        for name, result in zip(key.outputs, results, strict=True):
-            if result.shape[:1] != (size,):
-                raise ValueError(f"output {name!r}: expected {size} rows for {size}, got shape {list(result.shape)}")
-        return [result[:rows] for result in results]
-
     def _deliver(self, part: Slice[Task], outputs: list[Array], aside: bool = False) -> None:
-        task, evaluation = part.owner, _evaluation(part.owner)
+        task, evaluation = part.owner, current(part.owner)
         self._metrics.rows_total.labels(evaluation.network.name, evaluation.kind).inc(part.rows)
         if part.rows == evaluation.rows:
             task.replies = outputs
@@ -454,13 +410,3 @@ class Engine:
             external, task.external = task.external, None
         if external is not None:
             external.cancel()
-
-
-def _evaluation(task: Task) -> Evaluation:
-    assert task.evaluation is not None
-    return task.evaluation
-
-
-def _kind(slices: Sequence[Slice[Task]]) -> Kind:
-    """What a call's time counts as."""
-    return "network" if any(_evaluation(each.owner).kind == "network" for each in slices) else "reward"
