@@ -99,7 +99,8 @@ def _cluster(settings: Settings, stop: threading.Event) -> Iterator[Callable[[],
     """
     os.environ[_MARK] = mark = uuid.uuid4().hex
     # Ray would give OpenMP a thread for each of a replica's cores, in each of its threads: torch's small operations
-    # would wait for them beside a network that has the cores, and ONNX Runtime has threads of its own
+    # would wait for them beside a network that has the cores. ONNX Runtime has threads of its own, so a number that the
+    # shell may have set is not for this process
     os.environ["OMP_NUM_THREADS"] = "1"
 
     def heads_alive() -> bool:

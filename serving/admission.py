@@ -45,26 +45,31 @@ def finish(new: Demand, others: Iterable[Demand], now: float) -> float:
     return now + ahead + new.least
 
 
-def check(new: Demand, others: Sequence[Demand], now: float) -> None:
-    """Raises DeadlineError with the estimate where a deadline would be missed, the new one's or another's."""
-    if new.deadline < (done := finish(new, others, now)):
+def check(new: Demand, others: Sequence[Demand], now: float, then: Sequence[Demand] | None = None) -> None:
+    """Raises DeadlineError with the estimate where a deadline would be missed, the new one's or another's.
+
+    Args:
+        then: what the others will need beside the new one, if it is not the same.
+    """
+    if new.deadline < (done := finish(new, then or others, now)):
         raise DeadlineError(
             f"deadline in {max(0.0, new.deadline - now):.3g} s cannot be met: the estimate is {done - now:.3g} s, "
             f"{new.alone:.3g} s if nothing else ran"
         )
-    work = sum(each.seconds for each in others if each.rank <= new.rank)
-    for each in sorted((each for each in others if each.rank > new.rank), key=lambda each: each.rank):
-        done = now + work + each.least
-        if done <= each.deadline < done + new.seconds:
+    before, after = now, now
+    for each, beside in sorted(zip(others, then or others, strict=True), key=lambda pair: pair[0].rank):
+        added = new.seconds if each.rank > new.rank else 0.0
+        if before + each.least <= each.deadline < after + added + beside.least:
             raise DeadlineError(
                 f"{new.seconds:.3g} s more would make a request late that was taken on before, due in "
-                f"{each.deadline - now:.3g} s with {done - now:.3g} s of work until then"
+                f"{each.deadline - now:.3g} s with {before + each.least - now:.3g} s of work until then"
             )
-        work += each.seconds
+        before, after = before + each.seconds, after + beside.seconds
 
 
 def urgent(demands: Sequence[Demand], now: float) -> list[int]:
-    """Which of them must be served by deadline from now on: those before the last one whose slack is used up."""
+    """Which of them must be served by deadline from now on: those before the last one with no more than `MARGIN` times
+    what it and those before it take."""
     timed = sorted((i for i, each in enumerate(demands) if each.deadline < inf), key=lambda i: demands[i].deadline)
     work, last = 0.0, 0
     for place, i in enumerate(timed, 1):

@@ -31,9 +31,9 @@ class Calls:
         self._fine: dict[Network, int] = {}  # calls since then
         self.last = time.monotonic()
 
-    def largest(self, network: Network) -> int:
-        """Rows of a call at most."""
-        return min(self._max_bucket, self._most.get(network, self._max_bucket))
+    def largest(self, key: Key) -> int:
+        """Rows of a call at most; memory does not change those of one size."""
+        return self._max_bucket if key.fixed else self._most.get(key.network, self._max_bucket)
 
     def run(self, key: Key, slices: Sequence[Slice[Task]], size: int) -> list[Array]:
         """The outputs for the slices' rows, run in one call filled up with copies of the last row."""

@@ -26,6 +26,7 @@ class Costs:
             least = min(least, seconds[size])
             costs.append(least)
         self._costs = tuple(reversed(costs))
+        self._at_price: dict[float, int] = {}
 
     @classmethod
     def guessed(cls, sizes: tuple[int, ...]) -> "Costs":
@@ -59,8 +60,11 @@ class Costs:
         return self.sizes[max(0, bisect_right(self._costs, seconds) - 1)]
 
     def at_price(self, times: float) -> int:
-        """The smallest size at which a row costs at most so many times the best price."""
-        return next(size for size in self.sizes if self.seconds(size) <= times * size * self.row_s)
+        """The smallest size at which a row costs at most so many times the best price, which are more than 1."""
+        if times not in self._at_price:
+            fitting = [size for size in self.sizes if self.seconds(size) <= times * size * self.row_s]
+            self._at_price[times] = min(fitting, default=self.largest)
+        return self._at_price[times]
 
     def choose(self, rows: int) -> int:
         """The size of the next call when so many rows wait: what it leaves over will cost the best price at least.

@@ -154,8 +154,8 @@ class Engine:
                 )
         with self._refusing(task, "deadline"):
             if task.timed or any(each.timed for each in others):
-                demand = self._pace.demand(task, self._pace.price(task.network, others))
-                admission.check(demand, [self._pace.demand(each) for each in others], time.monotonic())
+                *then, new = self._pace.demands([*others, task])
+                admission.check(new, self._pace.demands(others), time.monotonic(), then)
 
     @contextlib.contextmanager
     def _refusing(self, task: Task, reason: str) -> Iterator[None]:
@@ -179,13 +179,15 @@ class Engine:
             now = time.monotonic()
             with self._condition:
                 tasks = list(self._foreground())
-            timed = [task for task in tasks if task.timed]
-            urgent = {timed[i] for i in admission.urgent([self._pace.demand(task) for task in timed], now)}
+            # who waits for somebody else cannot be hurried
+            timed = [task for task in tasks if task.timed and task.external is None]
+            urgent = {timed[i] for i in admission.urgent(self._pace.demands(timed), now)}
             key = self._turns.next(now, urgent)
             if key is None:
                 self._due = None
             elif urgent or not self._lingers(key, now):
-                self._call(key, tasks, urgent)
+                self._due = None
+                self._call(key, timed, urgent)
         for task in list(self._tasks):
             self._fail(task, QueueFullError("the engine has stopped"))
 
@@ -194,7 +196,6 @@ class Engine:
         if self._due is None:
             self._due = now + self._turns.patience(key)
         if now >= self._due or not (self._host.busy or self._advanced):
-            self._due = None
             return False
         with self._condition:
             if not self._advanced:
@@ -252,10 +253,12 @@ class Engine:
     def _news(self) -> bool:
         return any((self._inbox, self._cancelled, self._replied, self._advanced, self._released))
 
-    def _call(self, key: Key, tasks: Sequence[Task], urgent: set[Task]) -> None:
-        """One network call for rows of many of the tasks, urgent ones first."""
+    def _call(self, key: Key, timed: Sequence[Task], urgent: set[Task]) -> None:
+        """One network call for rows of many tasks, `urgent` ones of the `timed` first."""
         start = time.monotonic()
-        most = min(self._calls.largest(key.network), self._pace.hurried(key.network, tasks, start))
+        most = self._calls.largest(key)
+        if not key.fixed:
+            most = min(most, self._pace.hurried(key.network, timed, start))
         call = self._turns.pack(key, start, key.network.costs.up_to(most), urgent)
         for each in call.slices:
             if not each.owner.started:
@@ -268,7 +271,7 @@ class Engine:
             self._turns.spent(key, time.monotonic() - start)
             return
         ran, kind = time.monotonic(), kind_of(call.slices)
-        # who is aside misses the next call: nothing for those in a hurry
+        # who is aside misses the next call
         row, aside = 0, [each.owner not in urgent and self._turns.covers(key, each, call) for each in call.slices]
         for each, covered in zip(call.slices, aside, strict=True):
             self._deliver(each, [output[row : row + each.rows] for output in outputs], covered)
@@ -312,6 +315,11 @@ class Engine:
             if not task.replies:
                 task.replies = [np.empty((evaluation.rows, *output.shape[1:]), output.dtype) for output in outputs]
             for whole, output in zip(task.replies, outputs, strict=True):
+                if output.shape[1:] != whole.shape[1:]:
+                    name, shapes = evaluation.network.name, [list(each.shape[1:]) for each in (whole, output)]
+                    text = f"expected rows of one shape, got {shapes[0]} in one call and {shapes[1]} in another"
+                    self._fail(task, NetworkFailedError(f"network {name!r} failed: {text}"))
+                    return
                 whole[part.first : part.stop] = output
         task.missing -= part.rows
         if evaluation.kind == "network":

@@ -85,7 +85,8 @@ def _sampling_task(
     if parameters.likelihood is not None:
         program = likelihood.program(model, problem, parameters, tensors, request.outputs)
         rows = n * plan.most_rows * doubled * likelihood.rows_per_step(parameters.probes)
-        return Task(model.name, program, rows, model.network, n * doubled, _bytes(n, card.event_shape))
+        width = n * doubled * likelihood.rows_at_once(parameters.probes)
+        return Task(model.name, program, rows, model.network, width, _bytes(n, card.event_shape))
     if absent := [name for name in request.outputs if name in likelihood.OUTPUTS]:
         raise errors.invalid(f"output {absent[0]!r}: expected a parameter likelihood beside it, got none")
     reward = None
@@ -112,7 +113,7 @@ def _sampling_task(
         program,
         rows,
         model.network,
-        group * doubled,
+        steering.rows_at_once(steered.steer, group) * doubled,
         _bytes(held, card.event_shape),
         heavy=reward is not None,
     )

@@ -25,9 +25,14 @@ USELESS = ("solver", "eta", "reverse", *STEERING)
 """Parameters of sampling; the integrator of a likelihood is its own."""
 
 
+def rows_at_once(probes: int) -> int:
+    """Network rows per sample at a time: one value and two differences a probe."""
+    return 1 + 2 * probes
+
+
 def rows_per_step(probes: int) -> int:
-    """Network rows per sample and step: four stages of one value and two differences a probe; and the ends."""
-    return 5 * (1 + 2 * probes)
+    """Network rows per sample and step: of four stages, and the ends."""
+    return 5 * rows_at_once(probes)
 
 
 def checked(parameters: Parameters, asked: Mapping[str, Parameter]) -> Parameters:

@@ -10,10 +10,10 @@ from serving.task import Kind, Network, Task
 
 SMOOTHING = 0.05
 """How fast estimates follow what calls do."""
-DEAR, DEARER = 1.1, 1.25
-"""What a row may cost in calls that deadlines make small, in best prices: the more while little waits,"""
-LITTLE_S = 1.0
-"""which is less than so many seconds of calls."""
+DEAR = 1.1
+"""What a row may cost in calls that deadlines make small, in prices of the best size."""
+DEARER, LITTLE_S = 1.25, 1.0
+"""What it may cost while all that has a deadline is less than so many seconds of calls."""
 SPARE = 0.8
 """How much of the time until a deadline is planned for."""
 SAFETY = 1.1
@@ -41,28 +41,11 @@ class Pace:
     def forget(self, backend: Backend) -> None:
         self._slowness.pop(backend, None)
 
-    def price(self, network: Network | None, tasks: Iterable[Task]) -> float:
-        """What a row may cost beside these tasks, in best prices."""
-        if network is None:
-            return DEAR
-        backend = network.backend
-        rows = sum(each.backlog for each in tasks if each.network is not None and each.network.backend is backend)
-        return DEARER if rows * network.costs.row_s * self._slowness.get(backend, 1.0) < LITTLE_S else DEAR
-
-    def demand(self, task: Task, price: float = DEAR) -> Demand:
-        """What is left of a task; where nothing else ran, its calls would be those in which a row costs the price.
-
-        What it waits for elsewhere, and computes itself, is not in it.
-        """
-        if task.network is None:
-            return Demand(0.0, task.priority, task.deadline)
-        costs, rows = task.network.costs, task.backlog
-        own = self._seconds["network"]
-        share = min(MOST_SHARE, 1 + self._seconds["reward"] / own) if own else 1.0
-        pace = SAFETY * self._slowness.get(task.network.backend, 1.0) * share
-        small = costs.at_price(DEAR)
-        alone = _stages(task, costs) * costs.seconds(max(costs.at_price(price), task.width))
-        return Demand(pace * rows * costs.seconds(small) / small, task.priority, task.deadline, pace * alone)
+    def demands(self, tasks: Sequence[Task]) -> list[Demand]:
+        """What is left of tasks, if there are no others. What they wait for elsewhere, and compute themselves, is not
+        in it."""
+        prices = {backend: self._price(backend, tasks) for backend in {_backend(each) for each in tasks}}
+        return [self._demand(each, prices[_backend(each)]) for each in tasks]
 
     def hurried(self, network: Network, tasks: Sequence[Task], now: float) -> int:
         """The size of calls in which all tasks still have time for all of their evaluations, as far as its price is
@@ -75,7 +58,33 @@ class Pace:
         )
         if (least := min(seconds, default=inf)) == inf:
             return costs.largest
-        return max(costs.at_price(self.price(network, tasks)), costs.within(least * SPARE / pace))
+        return max(costs.at_price(self._price(network.backend, tasks)), costs.within(least * SPARE / pace))
+
+    def _price(self, backend: Backend | None, tasks: Iterable[Task]) -> float:
+        """What a row of a backend may cost. What has no deadline does not count: it must not make others late."""
+        seconds = sum(
+            each.backlog * each.network.costs.row_s
+            for each in tasks
+            if each.timed and each.network is not None and each.network.backend is backend
+        )
+        return DEARER if backend and seconds * self._slowness.get(backend, 1.0) < LITTLE_S else DEAR
+
+    def _demand(self, task: Task, price: float) -> Demand:
+        """Its calls are taken to be those in which a row costs the price, if nothing else ran, and else `DEAR` ones."""
+        if task.network is None:
+            return Demand(0.0, task.priority, task.deadline)
+        costs, (network_s, reward_s) = task.network.costs, (self._seconds["network"], self._seconds["reward"])
+        share = min(MOST_SHARE, 1 + reward_s / network_s) if network_s else MOST_SHARE if reward_s else 1.0
+        pace = SAFETY * self._slowness.get(task.network.backend, 1.0) * share
+        small = costs.at_price(DEAR)
+        alone = _stages(task, costs) * costs.seconds(max(costs.at_price(price), task.width))
+        return Demand(
+            pace * task.backlog * costs.seconds(small) / small, task.priority, task.deadline, pace * alone
+        )
+
+
+def _backend(task: Task) -> Backend | None:
+    return None if task.network is None else task.network.backend
 
 
 def _stages(task: Task, costs: Costs) -> int:

@@ -93,6 +93,7 @@ class Turns:
 
     def spent(self, key: Key, seconds: float) -> None:
         """Note what a call took."""
-        self._calls[key] += 1
+        if key in self._users:  # not where the call's owners are gone
+            self._calls[key] += 1
         if key.network.backend in self._spent:
             self._spent[key.network.backend] += seconds

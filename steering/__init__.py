@@ -25,7 +25,7 @@ from steering.program import Program
 from steering.reflow import couple
 from steering.rows import Rows
 from steering.run import run, solve
-from steering.sampler import Problem, Report, most_network_rows, sample
+from steering.sampler import Problem, Report, most_network_rows, rows_at_once, sample
 from steering.smc import Smc
 from steering.solvers import SOLVERS as solvers
 
@@ -81,5 +81,6 @@ __all__ = [
     "Problem", "Program", "Project", "Report", "Rows", "Smc", "Solver", "SteeringError", "Uncalibrated",
     "UnsuitableError", "baselines", "bits_per_dimension", "calibrate", "couple", "decode", "draw_bank", "encode",
     "grids", "inpaint", "interpolants", "interpolate", "linear", "log_likelihood", "most_network_rows", "paths",
-    "plan", "posteriors", "predictions", "reversible", "rewards", "round_trip", "run", "sample", "solve", "solvers",
+    "plan", "posteriors", "predictions", "reversible", "rewards", "round_trip", "rows_at_once", "run", "sample",
+    "solve", "solvers",
 ]  # fmt: skip

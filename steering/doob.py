@@ -85,6 +85,12 @@ class Doob(Aimed, Tilting):
         local = self.posterior.local if isinstance(self.posterior, Bank) else self.posterior
         return 1 + self.particles * local.steps if isinstance(local, Rollout) else 1
 
+    @property
+    def stage_evaluations(self) -> int:
+        """Implements `Steering.stage_evaluations`."""
+        local = self.posterior.local if isinstance(self.posterior, Bank) else self.posterior
+        return 1 + local.steps if isinstance(local, Rollout) else 1
+
     def prepare(self, problem: Problem) -> Generator[Rows, Tensor, DoobTilt]:
         """Draw, calibrate, score and grow what is missing, for one problem."""
         self._check_event(problem.event)

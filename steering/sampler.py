@@ -159,6 +159,11 @@ class Steering(ABC):
         return 1
 
     @property
+    def stage_evaluations(self) -> int:
+        """How often the network is asked at a stage, once after the other."""
+        return 1
+
+    @property
     def needs_gradients(self) -> bool:
         """Whether it asks for rows of kind "pullback" or "reward_gradient"."""
         return False
@@ -177,6 +182,13 @@ def most_network_rows(steering: Steering | None, plan: Plan, samples: int) -> in
     if steering is None:
         return samples * plan.most_rows
     return -(-samples // steering.together) * steering.stage_rows * plan.most_rows
+
+
+def rows_at_once(steering: Steering | None, samples: int) -> int:
+    """Network rows that so many samples, drawn together, ask for at a time, about."""
+    if steering is None:
+        return samples
+    return max(1, -(-samples // steering.together) * steering.stage_rows // steering.stage_evaluations)
 
 
 def evaluate(problem: Problem, rule: Denoise, x: Tensor) -> Generator[Rows, Tensor, Tensor]:

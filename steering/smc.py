@@ -104,6 +104,11 @@ class Smc(Aimed):
         return self.settings.population * (1 if self.inner is None else self.inner.stage_rows)
 
     @property
+    def stage_evaluations(self) -> int:
+        """Implements `Steering.stage_evaluations`."""
+        return 1 if self.inner is None else self.inner.stage_evaluations
+
+    @property
     def needs_gradients(self) -> bool:
         """Implements `Steering.needs_gradients`."""
         return self.inner is not None and self.inner.needs_gradients

@@ -13,16 +13,17 @@ demands = st.builds(
     seconds=st.floats(0.01, 10.0),
     priority=st.integers(1, 3),
     deadline=st.one_of(st.just(inf), st.floats(0.1, 60.0)),
+    alone=st.one_of(st.just(0.0), st.floats(0.0, 30.0)),
 )
 
 
 def ends(taken: list[Demand]) -> list[float]:
-    """When each is done if they run one after another by rank, from time 0."""
+    """When each is done by rank from time 0, if others run while one that takes longer waits for itself."""
     order = sorted(range(len(taken)), key=lambda i: taken[i].rank)
     now, done = 0.0, [0.0] * len(taken)
     for i in order:
+        done[i] = now + taken[i].least
         now += taken[i].seconds
-        done[i] = now
     return done
 
 
@@ -50,7 +51,7 @@ def test_the_estimate_counts_what_is_ahead_and_no_less_than_it_takes_alone(
 ) -> None:
     done = finish(new, others, now)
     assert done >= now + new.seconds
-    assert done == pytest.approx(now + new.seconds + sum(each.seconds for each in others if each.rank <= new.rank))
+    assert done == pytest.approx(now + new.least + sum(each.seconds for each in others if each.rank <= new.rank))
     slow = Demand(new.seconds, new.priority, new.deadline, alone=1000.0)
     assert finish(slow, [], now) == now + 1000.0
 
@@ -69,6 +70,9 @@ def test_whoever_was_taken_on_keeps_the_time_that_its_evaluations_take_one_after
         DeadlineError, match=r"would make a request late that was taken on before, due in 10 s with 6 s"
     ):
         check(Demand(4.5, 5, 9.0), [chain], 0.0)
+    with pytest.raises(DeadlineError, match=r"would make a request late"):  # it takes longer beside the new one
+        check(Demand(0.1, 5, inf), [chain], 0.0, [Demand(1.0, 5, 10.0, alone=11.0)])
+    check(Demand(0.1, 5, inf), [Demand(1.0, 5, 10.0, alone=12.0)], 0.0)  # it will be late anyway
 
 
 @given(st.lists(demands, max_size=20))

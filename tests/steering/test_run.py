@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 import steering
-from steering import paths
+from steering import baselines, paths, posteriors
 from steering.errors import NetworkError
 from steering.plan import Plan
 from steering.problems import GaussianMixture
+from steering.sampler import Steering
 
 PLANS = [("ddim", 0.0), ("ddim", 1.0), ("euler", 0.0), ("heun", 0.0), ("dpmpp_2m", 0.0), ("dpmpp_2m", 1.0)]
 
@@ -286,3 +287,25 @@ def test_a_network_with_parameters_leaves_no_graph():
     plan = steering.plan("ddim", path=steering.paths.vp_cosine(), steps=3, prediction="x0")
     x = steering.run(plan, lambda x, t: layer(x), (4, 2))
     assert not x.requires_grad
+
+
+@pytest.mark.parametrize(
+    "steer",
+    [
+        None,
+        steering.Doob(lambda x: x[:, 0], particles=4, posterior=posteriors.rollout(3)),
+        steering.Smc(lambda x: x[:, 0], population=8, keep=2),
+        baselines.BestOf(lambda x: x[:, 0], 5),
+    ],
+    ids=["none", "roll-outs", "smc", "best of"],
+)
+def test_rows_at_once_are_what_the_network_gets_in_a_call_on_average(steer: Steering | None):
+    calls: list[int] = []
+
+    def network(x: Tensor, t: Tensor) -> Tensor:
+        calls.append(len(x))
+        return torch.zeros_like(x)
+
+    plan = compiled("sde_dpmpp_2m", eta=1.0, prediction="x0")
+    steering.run(plan, network, (4, 2), 0, steer, tile=None)
+    assert sum(calls) / len(calls) == pytest.approx(steering.rows_at_once(steer, 4), rel=0.25)
