@@ -234,6 +234,8 @@ class Engine:
                 self._resume(task, None)
         for task, advance in advanced:
             if task in self._tasks:
+                if task.heavy:
+                    self._pace.thought(now - task.since)
                 task.on_host, task.since = False, now
                 self._proceed(task, advance)
         for task, external, reply in replied:
@@ -331,7 +333,7 @@ class Engine:
         """Advance a task's program to its next step, or to its end; `aside`, while the network runs other rows."""
         task.evaluation, task.replies = None, []
         if task.heavy or aside:
-            task.on_host = True
+            task.on_host, task.since = True, time.monotonic()
             self._host.advance(task, reply)
         else:
             self._proceed(task, lambda: task.advance(reply))

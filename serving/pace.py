@@ -28,6 +28,7 @@ class Pace:
     def __init__(self) -> None:
         self._slowness: dict[Backend, float] = {}
         self._seconds: dict[Kind, float] = {"network": 0.0, "reward": 0.0}
+        self._between = 0.0
 
     def note(self, network: Network, kind: Kind, size: int, seconds: float) -> None:
         """A call of so many rows, all that the engine did for it included, took so long."""
@@ -38,12 +39,16 @@ class Pace:
             slowness = self._slowness.get(network.backend, 1.0)
             self._slowness[network.backend] = slowness + SMOOTHING * (seconds / network.costs.seconds(size) - slowness)
 
+    def thought(self, seconds: float) -> None:
+        """What a heavy task computed between two evaluations took, its wait for the second thread included."""
+        usual = min(seconds, 4 * self._between + 0.01)  # not what is done once, to grow a bank say
+        self._between += SMOOTHING * (usual - self._between)
+
     def forget(self, backend: Backend) -> None:
         self._slowness.pop(backend, None)
 
     def demands(self, tasks: Sequence[Task]) -> list[Demand]:
-        """What is left of tasks, if there are no others. What they wait for elsewhere, and compute themselves, is not
-        in it."""
+        """What is left of tasks, if there are no others. What they wait for elsewhere is not in it."""
         prices = {backend: self._price(backend, tasks) for backend in {_backend(each) for each in tasks}}
         return [self._demand(each, prices[_backend(each)]) for each in tasks]
 
@@ -52,7 +57,7 @@ class Pace:
         not too high."""
         costs, pace = network.costs, self._slowness.get(network.backend, 1.0)
         seconds = (
-            (task.deadline - now) / max(1, _stages(task, costs))
+            (task.deadline - now) / max(1, _stages(task, costs)) - self._thinks(task)
             for task in tasks
             if task.timed and task.network is not None and task.network.backend is network.backend
         )
@@ -77,10 +82,13 @@ class Pace:
         share = min(MOST_SHARE, 1 + reward_s / network_s) if network_s else MOST_SHARE if reward_s else 1.0
         pace = SAFETY * self._slowness.get(task.network.backend, 1.0) * share
         small = costs.at_price(DEAR)
-        alone = _stages(task, costs) * costs.seconds(max(costs.at_price(price), task.width))
-        return Demand(
-            pace * task.backlog * costs.seconds(small) / small, task.priority, task.deadline, pace * alone
-        )
+        call, stages = costs.seconds(max(costs.at_price(price), task.width)), _stages(task, costs)
+        alone = stages * (pace * call + SAFETY * self._thinks(task))
+        return Demand(pace * task.backlog * costs.seconds(small) / small, task.priority, task.deadline, alone)
+
+    def _thinks(self, task: Task) -> float:
+        """Seconds of a task between two evaluations."""
+        return self._between if task.heavy else 0.0
 
 
 def _backend(task: Task) -> Backend | None:

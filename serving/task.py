@@ -84,7 +84,8 @@ class Task:
         heavy: computes much between its evaluations.
         deterministic: its rows run in calls of one size, where the size of its calls may change a row's bits.
         deadline: when nobody wants the answer any more, on time.monotonic()'s clock.
-        external: what it waits for while it is parked; `since` is when it last was parked, or came to the engine.
+        external: what it waits for while it is parked; `since` is when it last was parked, or came to the engine or to
+            the second thread.
         on_host: its program runs on the second thread right now.
     """
 
