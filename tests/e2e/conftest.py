@@ -26,6 +26,7 @@ TILTSERVE = str(Path(sys.executable).with_name("tiltserve"))
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("TILTSERVE_")}
 START_S, STOP_S = 150, 60
 QUEUE_ROWS = 2_000_000
+REPLICAS = 2
 Seen = TypeVar("Seen")
 
 
@@ -122,7 +123,7 @@ def server(small_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
         reward = f"127.0.0.1:{probe.getsockname()[1]}"
     command = [
         TILTSERVE, "serve", "--models", str(folder / "models"), "--grpc-port", "0", "--metrics-port", "0",
-        "--replicas", "2", "--threads-per-replica", "1", "--max-queue-rows", str(QUEUE_ROWS),
+        "--replicas", str(REPLICAS), "--threads-per-replica", "1", "--max-queue-rows", str(QUEUE_ROWS),
         "--reward", f"brightness={reward}",
     ]  # fmt: skip
     with (folder / "stderr").open("w") as errors:

@@ -20,7 +20,7 @@ from tritonclient.utils import InferenceServerException
 
 from protos.tiltserve.v1 import reward_pb2, reward_pb2_grpc
 from tests.e2e.conftest import Server, until
-from tests.e2e.test_server import backlog, infer, page, refusal, replicas, total
+from tests.e2e.test_server import backlog, backlogs, infer, page, refusal, replicas, total
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
@@ -64,7 +64,7 @@ def work(count: int, seed: int) -> list[dict[str, Any]]:
     return [
         {"samples": rng.randint(1, 6), "steps": rng.randint(5, 60), "seed": k}
         | {"solver": rng.choice(["dpmpp_2m", "heun", "ddim", "euler_ancestral"])}
-        | ({"reward": "nearness", "reward_mode": k % 8} if k % 3 == 0 else {})
+        | ({"reward": "nearness", "reward_mode": k % 5} if k % 3 == 0 else {})  # not 5, whose price other tests count
         for k in range(count)
     ]
 
@@ -108,15 +108,15 @@ def test_a_hung_reward_hurts_only_its_own_request(
     with ThreadPoolExecutor(4) as pool:
         begin = time.monotonic()
         hung = [
-            pool.submit(refusal, lambda: client.infer("rings", [], parameters=request, client_timeout=3))
+            pool.submit(refusal, lambda: client.infer("rings", [], parameters=request, client_timeout=15))
             for _ in range(4)
         ]
-        assert hanging.asked.acquire(timeout=3)
+        assert hanging.asked.acquire(timeout=15)
         for seed in range(4):
             assert infer(client, "rings", samples=2, seed=seed)[0]["samples"].shape == (2, 2)
-        assert time.monotonic() - begin < 3
-        assert {each.result(20)[0] for each in hung} == {"DEADLINE_EXCEEDED"}
-    assert hanging.left.acquire(timeout=5)
+        assert time.monotonic() - begin < 15
+        assert {each.result(40)[0] for each in hung} == {"DEADLINE_EXCEEDED"}
+    assert hanging.left.acquire(timeout=20)
     until(lambda: backlog(server) == 0, 10, "an empty backlog")
 
 
@@ -149,11 +149,12 @@ def test_a_replica_killed_under_load(server: Server, client: triton.InferenceSer
     quiet = [drawn(client, request) for request in requests]
     with ThreadPoolExecutor(12) as pool:
         answers = [pool.submit(drawn, client, request) for request in requests]
-        time.sleep(random.Random(time.time_ns()).uniform(0, 1))
-        victim = max(replicas(server), key=lambda each: each.backlog_rows).pid
+        concurrent.futures.wait(answers, return_when=concurrent.futures.FIRST_COMPLETED)
+        rows = backlogs(server)
+        victim = max(replicas(server), key=lambda each: rows[each.id]).pid
         os.kill(victim, signal.SIGKILL)
         assert [each.result(60) for each in answers] == quiet
-    until(lambda: whole(server, victim), 60, "two replicas")
+    until(lambda: whole(server, victim), 120, "two replicas")
     until(lambda: backlog(server) == 0, 10, "an empty backlog")
 
 

@@ -32,14 +32,14 @@ from exporters.network import OnnxNetwork
 from protos.card import load_card
 from protos.tiltserve.v1 import fleet_pb2, fleet_pb2_grpc
 from tests import networks
-from tests.e2e.conftest import QUEUE_ROWS, Server, tiltserve, until
+from tests.e2e.conftest import QUEUE_ROWS, REPLICAS, Server, tiltserve, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
 F = np.float32
 INVALID = "INVALID_ARGUMENT"
 LONG = {"samples": 1500, "steps": 1000, "solver": "euler", "seed": 3}
-"""Most of a minute on one replica."""
+"""More than ten seconds on one replica."""
 
 Client: TypeAlias = Any  # tritonclient has no types
 Array: TypeAlias = NDArray[Any]
@@ -87,19 +87,28 @@ def replicas(server: Server) -> list[fleet_pb2.Replica]:
         return list(fleet_pb2_grpc.FleetStub(channel).ListModels(fleet_pb2.ListModelsRequest(), timeout=20).replicas)
 
 
-def backlog(server: Server) -> int:
-    return sum(replica.backlog_rows for replica in replicas(server))
-
-
 def page(server: Server) -> dict[str, list[Any]]:
-    """The samples of the metrics page by name."""
-    with urllib.request.urlopen(f"http://{server.metrics}/metrics", timeout=20) as answer:
-        text = answer.read().decode()
-    found: dict[str, list[Any]] = {}
-    for family in text_string_to_metric_families(text):
-        for sample in family.samples:
-            found.setdefault(sample.name, []).append(sample)
-    return found
+    """The samples of the metrics page by name, of all replicas: the front leaves out those that answer late."""
+
+    def whole() -> dict[str, list[Any]]:
+        with urllib.request.urlopen(f"http://{server.metrics}/metrics", timeout=20) as answer:
+            text = answer.read().decode()
+        found: dict[str, list[Any]] = {}
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                found.setdefault(sample.name, []).append(sample)
+        return found if len(found.get("tiltserve_backlog_rows", [])) == REPLICAS else {}
+
+    return until(whole, 120, "all replicas' metrics")  # as long as a lost one may take to be replaced
+
+
+def backlogs(server: Server) -> dict[str, float]:
+    """Rows by replica id, as they are now: the fleet's list is up to 1.5 s old."""
+    return {each.labels["replica"]: each.value for each in page(server)["tiltserve_backlog_rows"]}
+
+
+def backlog(server: Server) -> float:
+    return sum(backlogs(server).values())
 
 
 def total(samples: dict[str, list[Any]], name: str, **labels: str) -> float:
@@ -113,10 +122,16 @@ def near(samples: Array, mode: int) -> float:
 
 def lasting(client: Client, seconds: float, **parameters: Any) -> dict[str, Any]:
     """The parameters with so many samples and steps that a request takes about `seconds` here and now."""
-    begin = time.monotonic()
-    infer(client, "rings", samples=64, steps=200, **parameters)
-    steps = 200 * seconds / (time.monotonic() - begin)
-    groups = int(np.clip(np.ceil(steps / 1000), 1, 64))  # of 64 samples, which run one after another
+
+    def measured() -> float:
+        begin = time.monotonic()
+        infer(client, "rings", samples=64, steps=200, **parameters)
+        return time.monotonic() - begin
+
+    # the first request on a replica may take longer, and with one more than replicas one is no first
+    steps = 200 * seconds / min(measured() for _ in range(REPLICAS + 1))
+    most = QUEUE_ROWS // 64_000
+    groups = int(np.clip(np.ceil(steps / 1000), 1, most))  # of 64 samples, which run one after another
     return parameters | {"samples": 64 * groups, "steps": int(np.clip(steps / groups, 50, 1000))}
 
 
@@ -549,12 +564,19 @@ def test_what_is_not_served_yet_says_so(client: Client):
 
 def test_deadlines(server: Server, client: Client):
     """The client's own, and the parameter `timeout` (microseconds): what cannot be done in time is refused at once."""
-    for deadline in ({"client_timeout": 0.5}, {"timeout": 500_000}):
+
+    def paced() -> bool:
+        infer(client, "rings", samples=64, steps=100)
+        counts = [each for each in page(server)["tiltserve_network_seconds_count"] if each.labels["model"] == "rings"]
+        return len(counts) == REPLICAS and min(each.value for each in counts) > 100
+
+    until(paced, 60, "calls on every replica")  # estimates begin with bare calls and follow those that are run
+    for deadline in ({"client_timeout": 3.0}, {"timeout": 3_000_000}):
         begin = time.monotonic()
         status, text = refusal(partial(client.infer, "rings", [], parameters=LONG, **deadline))
         assert status == "RESOURCE_EXHAUSTED"
-        assert re.search(r"deadline in 0\.\d+ s cannot be met: the estimate is \S+ s", text)
-        assert time.monotonic() - begin < 0.5
+        assert re.search(r"deadline in [0-3](\.\d+)? s cannot be met: the estimate is \S+ s, \S+ s if", text)
+        assert time.monotonic() - begin < 2.5
     for deadline in ({"client_timeout": 1e-4}, {"timeout": 1}):  # past on arrival, or a moment before
         status, _ = refusal(partial(client.infer, "rings", [], **deadline))
         assert status in ("DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED")
@@ -646,16 +668,27 @@ def test_metrics(server: Server, client: Client):
     assert grown("tiltserve_ess_count", model="rings") == 1
     assert grown("nv_inference_request_success", model="rings") == 1
     assert grown("nv_inference_request_failure", model="rings") == 1
-    assert total(after, "tiltserve_backlog_rows") == 0
     ids = {replica.id for replica in replicas(server)}
     assert {each.labels["replica"] for each in after["tiltserve_backlog_rows"]} == ids
-    assert {each.labels["code"] for each in after["tiltserve_requests_total"]} >= {
-        "OK", INVALID, "NOT_FOUND", "UNAVAILABLE", "FAILED_PRECONDITION", "RESOURCE_EXHAUSTED", "CANCELLED",
-    }  # fmt: skip
+
+    refusal(lambda: infer(client, "torn"))
+    refusal(lambda: infer(client, "rings", reward="nan"))
+    refusal(lambda: infer(client, "rings", samples=4096, steps=1000))
+    call = client.async_infer("rings", [], lambda result, error: None, parameters=LONG)
+    until(lambda: backlog(server), 20, "running rows")
+    call.cancel()
+
+    def counted(code: str) -> bool:
+        seen, seen_before = (total(each, "tiltserve_requests_total", code=code) for each in (page(server), before))
+        return seen > seen_before
+
+    for code in ("UNAVAILABLE", "FAILED_PRECONDITION", "RESOURCE_EXHAUSTED", "CANCELLED"):
+        until(partial(counted, code), 20, code)
+    until(lambda: backlog(server) == 0, 20, "freed rows")
 
 
 def test_killing_a_replica_during_sampling_changes_nothing_for_the_client(server: Server, client: Client):
-    request = lasting(client, 5, seed=5, solver="ddim", eta=0.5, reward="nearness", reward_mode=2)
+    request = lasting(client, 8, seed=5, solver="ddim", eta=0.5, reward="nearness", reward_mode=2)
     expected, undisturbed = infer(client, "rings", **request)
     until(lambda: backlog(server) == 0, 20, "idle replicas")
     replays = total(page(server), "tiltserve_replays_total")
@@ -672,10 +705,11 @@ def test_killing_a_replica_during_sampling_changes_nothing_for_the_client(server
 
     asking = threading.Thread(target=ask)
     asking.start()
-    (busy,) = until(lambda: [each for each in replicas(server) if each.backlog_rows], 20, "a busy replica")
-    assert busy.pid in {each.pid for each in server.descendants()}
+    (busy,) = until(lambda: [key for key, rows in backlogs(server).items() if rows], 20, "a busy replica")
+    victim = before[busy]
+    assert victim in {each.pid for each in server.descendants()}
     assert asking.is_alive()
-    os.kill(busy.pid, signal.SIGKILL)
+    os.kill(victim, signal.SIGKILL)
     assert infer(client, "rings", samples=2)[0]["samples"].shape == (2, 2)  # the other one goes on
     asking.join(120)
     assert not asking.is_alive()
@@ -690,7 +724,7 @@ def test_killing_a_replica_during_sampling_changes_nothing_for_the_client(server
         fleet = server.fleet()
         ready = {model["name"] for model in fleet["models"] if model["state"] == "READY"}
         pids = {replica["pid"] for replica in fleet["replicas"]}
-        return fleet["replicas"] if len(pids) == 2 and busy.pid not in pids and ready == set(server.models) else []
+        return fleet["replicas"] if len(pids) == 2 and victim not in pids and ready == set(server.models) else []
 
     after = until(whole, 120, "a new replica")
     assert {replica["pid"] for replica in after} & set(before.values())  # the other one was left alone
@@ -701,7 +735,7 @@ def test_killing_a_replica_during_sampling_changes_nothing_for_the_client(server
 
 
 def test_an_interrupt_lets_running_requests_finish_and_leaves_nothing(server: Server, client: Client):
-    request = lasting(client, 4, seed=9, solver="euler")
+    request = lasting(client, 15, seed=9, solver="euler")
     answer: dict[str, Any] = {}
     asking = threading.Thread(target=lambda: answer.update(infer(client, "rings", **request)[0]))
     asking.start()
@@ -723,8 +757,9 @@ def test_an_interrupt_lets_running_requests_finish_and_leaves_nothing(server: Se
     server.stop(signal.SIGINT)
     asking.join(20)
     asking_late.join(20)
+    assert refused, "all were answered"
     assert refused["status"] == "StatusCode.UNAVAILABLE"
     assert refused["while_running"]
-    assert refused["after"] < 2
+    assert refused["after"] < 10
     assert answer["samples"].shape == (request["samples"], 2)
     assert np.isfinite(answer["samples"]).all()

@@ -332,15 +332,20 @@ def test_what_was_parked_long_is_not_stalled_when_it_wakes(make_engine):
     """Its wait begins anew: otherwise a slow service would have its replica replaced."""
 
     def program() -> Program:
-        yield External("mine", 1, lambda: future)
-        assert holding.wait(10)
+        yield External("mine", 1, begin)
+        assert holding.wait(20)
 
-    made, future, holding = make_engine(), Future[list[Array]](), threading.Event()
+    def begin() -> Future[list[Array]]:
+        parked.set()
+        return future
+
+    made, future, parked, holding = make_engine(), Future[list[Array]](), threading.Event(), threading.Event()
     task = made.engine.submit(Task("m", program(), 1))
-    time.sleep(0.5)
+    assert parked.wait(20)
+    time.sleep(2)
     future.set_result([])
-    time.sleep(0.1)
-    assert 0.05 < made.engine.stalled_for() < 0.3  # the thread is in the program
+    until(lambda: made.engine.stalled_for() > 0.05)  # the thread is in the program
+    assert made.engine.stalled_for() < 1.5
     holding.set()
     task.result(5)
 

@@ -376,7 +376,7 @@ def test_thresholds_that_are_refused(models: dict[str, Model], parameters: dict[
 
 def test_rewards_of_many_requests_share_calls(models: dict[str, Model], make_engine):
     """One network whatever its arguments, alone or as a term: its rows ride together, and keep their bytes."""
-    gated = Gated(models["nearness"].network)
+    gated = Gated(replace(models["nearness"].network, costs=Costs({64: 1.0})))  # so dear that calls are shared
     shared = {**models, "nearness": PlainModel("nearness", "1", gated.network, "f")}
     requests = [
         ask("rings", samples=2, seed=k, steps=5, particles=4, posterior="gaussian", reward="nearness", reward_mode=k)
@@ -387,7 +387,9 @@ def test_rewards_of_many_requests_share_calls(models: dict[str, Model], make_eng
         for k in (4, 5)
     ]  # fmt: skip
     engine = make_engine(max_bucket=64).engine
-    running = [start(engine, shared, request) for request in requests]
+    running = [start(engine, shared, requests[0])]
+    assert gated.entered.wait(20)
+    running += [start(engine, shared, request) for request in requests[1:]]  # taken on at once
     gated.gate.set()
     together = [future.result(60) for future in running]
     assert max(len(set(call["mode"].tolist())) for call in gated.calls) > 1
