@@ -51,13 +51,14 @@ def check(new: Demand, others: Sequence[Demand], now: float, then: Sequence[Dema
     Args:
         then: what the others will need beside the new one, if it is not the same.
     """
-    if new.deadline < (done := finish(new, then or others, now)):
+    then = others if then is None else then
+    if new.deadline < (done := finish(new, then, now)):
         raise DeadlineError(
             f"deadline in {max(0.0, new.deadline - now):.3g} s cannot be met: the estimate is {done - now:.3g} s, "
             f"{new.alone:.3g} s if nothing else ran"
         )
     before, after = now, now
-    for each, beside in sorted(zip(others, then or others, strict=True), key=lambda pair: pair[0].rank):
+    for each, beside in sorted(zip(others, then, strict=True), key=lambda pair: pair[0].rank):
         added = new.seconds if each.rank > new.rank else 0.0
         if before + each.least <= each.deadline < after + added + beside.least:
             raise DeadlineError(

@@ -178,9 +178,8 @@ class Engine:
         while self._take_in():
             now = time.monotonic()
             with self._condition:
-                tasks = list(self._foreground())
-            # who waits for somebody else cannot be hurried
-            timed = [task for task in tasks if task.timed and task.external is None]
+                # who waits for somebody else cannot be hurried
+                timed = [task for task in self._foreground() if task.timed and task.external is None]
             urgent = {timed[i] for i in admission.urgent(self._pace.demands(timed), now)}
             key = self._turns.next(now, urgent)
             if key is None:

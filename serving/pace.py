@@ -59,7 +59,7 @@ class Pace:
         seconds = (
             (task.deadline - now) / max(1, _stages(task, costs)) - self._thinks(task)
             for task in tasks
-            if task.timed and task.network is not None and task.network.backend is network.backend
+            if task.timed and _backend(task) is network.backend
         )
         if (least := min(seconds, default=inf)) == inf:
             return costs.largest
@@ -67,12 +67,14 @@ class Pace:
 
     def _price(self, backend: Backend | None, tasks: Iterable[Task]) -> float:
         """What a row of a backend may cost. What has no deadline does not count: it must not make others late."""
+        if backend is None:
+            return DEAR
         seconds = sum(
             each.backlog * each.network.costs.row_s
             for each in tasks
             if each.timed and each.network is not None and each.network.backend is backend
         )
-        return DEARER if backend and seconds * self._slowness.get(backend, 1.0) < LITTLE_S else DEAR
+        return DEARER if seconds * self._slowness.get(backend, 1.0) < LITTLE_S else DEAR
 
     def _demand(self, task: Task, price: float) -> Demand:
         """Its calls are taken to be those in which a row costs the price, if nothing else ran, and else `DEAR` ones."""

@@ -82,14 +82,18 @@ class Doob(Aimed, Tilting):
     @property
     def stage_rows(self) -> int:
         """Network rows of a sample at a stage, at most: roll-outs take some."""
-        local = self.posterior.local if isinstance(self.posterior, Bank) else self.posterior
-        return 1 + self.particles * local.steps if isinstance(local, Rollout) else 1
+        return 1 + self.particles * self._rollout_steps
 
     @property
     def stage_evaluations(self) -> int:
         """Implements `Steering.stage_evaluations`."""
+        return 1 + self._rollout_steps
+
+    @property
+    def _rollout_steps(self) -> int:
+        """Of a candidate; 0 where candidates are no roll-outs."""
         local = self.posterior.local if isinstance(self.posterior, Bank) else self.posterior
-        return 1 + local.steps if isinstance(local, Rollout) else 1
+        return local.steps if isinstance(local, Rollout) else 0
 
     def prepare(self, problem: Problem) -> Generator[Rows, Tensor, DoobTilt]:
         """Draw, calibrate, score and grow what is missing, for one problem."""

@@ -46,7 +46,7 @@ class Draw(IntEnum):
 
 
 def philox(counter: Words, seed: int) -> Words:
-    """Four random words per counter."""
+    """Four random 32-bit words [4, ...] for each counter [4, ...]; the seed's lower 64 bits are the key."""
     even, odd = counter[0::2], counter[1::2]
     multipliers, weyl = (np.array(each, np.uint64).reshape(2, *(1,) * (even.ndim - 1)) for each in (MULTIPLIERS, WEYL))
     key = np.array([seed & MASK, (seed >> 32) & MASK], np.uint64).reshape(weyl.shape)
