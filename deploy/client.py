@@ -1,12 +1,13 @@
-"""Drawing samples from a server with an unmodified Triton client."""
+"""Asking a server with an unmodified Triton client."""
 
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tritonclient.grpc import InferenceServerClient, InferInput
+from tritonclient.grpc import InferenceServerClient, InferInput, InferResult
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 Parameter = bool | int | float | str
@@ -22,6 +23,15 @@ class CallError(Exception):
 
 
 @dataclass(frozen=True)
+class Inferred:
+    """One answer: output arrays and response parameters by name; seconds, as the client saw it."""
+
+    outputs: dict[str, NDArray[Any]]
+    parameters: dict[str, Parameter]
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Drawn:
     """samples: float32 [n, *event]; rewards: float32 [n], None for plain samples; seconds: as the client saw it."""
 
@@ -31,35 +41,61 @@ class Drawn:
     seconds: float
 
 
+def tensors(inputs: Mapping[str, NDArray[Any]]) -> list[InferInput]:
+    """Arrays by name as the inputs of a request."""
+    made = []
+    for name, value in inputs.items():
+        tensor = InferInput(name, list(value.shape), np_to_triton_dtype(value.dtype))
+        tensor.set_data_from_numpy(value)
+        made.append(tensor)
+    return made
+
+
+def inferred(result: InferResult, seconds: float = 0.0) -> Inferred:
+    """What a result of tritonclient's holds."""
+    response = result.get_response()
+    parameters = {
+        name: getattr(value, value.WhichOneof("parameter_choice")) for name, value in response.parameters.items()
+    }
+    return Inferred({each.name: result.as_numpy(each.name) for each in response.outputs}, parameters, seconds)
+
+
+def infer(
+    address: str,
+    model: str,
+    parameters: Mapping[str, Parameter] | None = None,
+    inputs: Mapping[str, NDArray[Any]] | None = None,
+    timeout: float | None = None,
+) -> Inferred:
+    """One ModelInfer at `address` (host:port) over a connection of its own; `timeout` in seconds.
+
+    Raises:
+        CallError: it failed.
+    """
+    start = time.perf_counter()
+    try:
+        with InferenceServerClient(address) as client:
+            result = client.infer(
+                model, tensors(inputs or {}), parameters=dict(parameters or {}), client_timeout=timeout
+            )
+    except InferenceServerException as error:
+        raise _call_error(error) from None
+    return inferred(result, time.perf_counter() - start)
+
+
 def draw(
     address: str,
     model: str,
     parameters: Mapping[str, Parameter],
-    inputs: Mapping[str, NDArray[np.generic]] | None = None,
+    inputs: Mapping[str, NDArray[Any]] | None = None,
     timeout: float | None = None,
 ) -> Drawn:
     """One ModelInfer of a sampler at `address` (host:port); `timeout` in seconds. `CallError` if it fails."""
-    tensors = []
-    for name, value in (inputs or {}).items():
-        tensor = InferInput(name, list(value.shape), np_to_triton_dtype(value.dtype))
-        tensor.set_data_from_numpy(value)
-        tensors.append(tensor)
-    start = time.perf_counter()
-    try:
-        with InferenceServerClient(address) as client:
-            result = client.infer(model, tensors, parameters=dict(parameters), client_timeout=timeout)
-    except InferenceServerException as error:
-        raise _call_error(error) from None
-    seconds = time.perf_counter() - start
-    samples = result.as_numpy("samples")
-    if samples is None:
-        outputs = ", ".join(output.name for output in result.get_response().outputs)
-        raise CallError("INVALID_ARGUMENT", f"expected a sampler with an output samples, got {model} with {outputs}")
-    echoed = {
-        name: getattr(value, value.WhichOneof("parameter_choice"))
-        for name, value in result.get_response().parameters.items()
-    }
-    return Drawn(samples, result.as_numpy("rewards"), echoed, seconds)
+    reply = infer(address, model, parameters, inputs, timeout)
+    if "samples" not in reply.outputs:
+        there = ", ".join(reply.outputs)
+        raise CallError("INVALID_ARGUMENT", f"expected a sampler with an output samples, got {model} with {there}")
+    return Drawn(reply.outputs["samples"], reply.outputs.get("rewards"), reply.parameters, reply.seconds)
 
 
 def event_shape(address: str, model: str, timeout: float | None = None) -> tuple[int, ...]:
