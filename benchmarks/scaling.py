@@ -27,12 +27,12 @@ from benchmarks._load import Closed, Driver, percentile
 from benchmarks._server import MODELS, Growth, machine, scrape
 from benchmarks.roofline import stream
 from deploy.process import running_server
+from serving.backends.costs import Costs
 from serving.backends.ort import OrtNetwork
-from serving.costs import Costs
-from serving.directory import ModelState, ReplicaState
-from serving.profiling import measured
-from serving.router import choose
-from serving.scheduler import Queue
+from serving.backends.profiling import measured
+from serving.engine.scheduler import Queue
+from serving.fleet.directory import ModelState, ReplicaState
+from serving.front.router import choose
 
 BEAT_S, POLL_S = 1.0, 0.5
 CLIENTS = 32

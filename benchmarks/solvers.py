@@ -20,11 +20,11 @@ import typer
 from torch import Tensor
 
 import steering
-from serving.offline import open_sampler, solve
-from steering import grids
-from steering.plan import compile_plan, deterministic
+from serving.models.offline import open_sampler, solve
+from steering.plans import grids
+from steering.plans.plan import compile_plan, deterministic
 from steering.problems import GaussianMixture
-from steering.sampler import evaluate
+from steering.sampling.sampler import evaluate
 from steering.search import search
 
 ROOT = Path(__file__).resolve().parents[1]

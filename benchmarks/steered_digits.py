@@ -31,10 +31,10 @@ import steering
 from exporters.network import path_of
 from protos.card import load_card
 from steering import baselines, posteriors
+from steering.numerics.weights import effective_size, softmax
 from steering.problems import energy_distance
-from steering.sampler import Steering
-from steering.targets import Target
-from steering.weights import effective_size, softmax
+from steering.sampling.sampler import Steering
+from steering.targets.target import Target
 
 ROOT = Path(__file__).resolve().parents[1]
 MODELS = ROOT / "deploy" / "models"

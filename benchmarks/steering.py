@@ -29,7 +29,7 @@ import steering
 from steering import baselines
 from steering.problems import EnergyDistance, Projected, sliced_wasserstein, wasserstein
 from steering.problems.zoo import REWARDS, Case, case
-from steering.sampler import Steering
+from steering.sampling.sampler import Steering
 
 ROOT = Path(__file__).resolve().parents[1]
 DIMENSIONS = (2, 8, 32, 128)

@@ -20,7 +20,7 @@ from torch import Tensor
 import steering
 from steering.problems import EnergyDistance, GaussianMixture, Projected, Quadratic
 from steering.problems.zoo import Law, case
-from steering.rows import Result, Rows
+from steering.sampling.rows import Result, Rows
 
 PATH = steering.paths.vp_cosine()
 

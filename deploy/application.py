@@ -25,7 +25,7 @@ from ray.serve.config import ProxyLocation
 from deploy.deployments import applications
 from deploy.settings import Settings, SettingsError
 from protos.tiltserve.v1 import fleet_pb2, fleet_pb2_grpc
-from serving.wire import address
+from serving.wire.channels import address
 
 START_S = 300.0
 OBJECT_STORE_BYTES = 128 * 2**20  # heartbeats and settings are all that Ray carries

@@ -11,10 +11,10 @@ from ray.serve._private import replica as serve_replica
 
 from deploy.settings import Settings
 from serving.backends.opening import Opener
-from serving.directory_actor import RayDirectory
-from serving.front import Front
+from serving.fleet.actor import RayDirectory
+from serving.front.server import Front
 from serving.replica import Replica
-from serving.wire import address
+from serving.wire.channels import address
 
 FRONT, REPLICAS = "front", "replicas"
 HEALTH_S = 1.0

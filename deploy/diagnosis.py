@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 import steering
-from serving.offline import solve
-from serving.repository import Sampler
+from serving.models.model import Sampler
+from serving.models.offline import solve
 from steering import Noise, Problem, diagnostics
-from steering.plan import Node, nodes_at
-from steering.reflow import couple
-from steering.rows import Rows, metered
+from steering.flow.reflow import couple
+from steering.plans.plan import Node, nodes_at
+from steering.sampling.rows import Rows, metered
 
 LEVELS, KNOTS = 7, 24
 """Noise levels at which the score is looked at, and those of the denoising error."""

@@ -10,7 +10,9 @@ from torch import Tensor
 
 import steering
 from exporters.network import OnnxNetwork
-from steering.calibration import SEED  # of the bank: a client's sample with the same seed would be a point of it
+from steering.posteriors.calibration import (
+    SEED,  # of the bank: a client's sample with the same seed would be a point of it
+)
 
 SIZE = steering.BANK_SIZE
 NAME = "bank.npz"

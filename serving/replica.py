@@ -17,19 +17,21 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
 
 from protos.tiltserve.v1 import fleet_pb2, fleet_pb2_grpc, sampling_pb2, sampling_pb2_grpc
-from serving import errors, interactive, job, kserve, wire
-from serving.answer import Answer
 from serving.backends.opening import Opener
-from serving.directory import DirectoryClient, ReplicaState
-from serving.engine import Engine
-from serving.interactive import CLIENT, ClientDefinition
-from serving.kserve import InferRequest
-from serving.metrics import ReplicaMetrics
-from serving.remote_reward import RemoteRewards
-from serving.repository import Model, Sampler
+from serving.engine.engine import Engine
+from serving.engine.metrics import ReplicaMetrics
+from serving.fleet.directory import DirectoryClient, ReplicaState
+from serving.models.loaded import LoadedModels
+from serving.models.model import Model, Sampler
+from serving.requests import job
 from serving.rewards import Definition
-from serving.shelf import Shelf
-from steering.rewards import BUILT_IN
+from serving.rewards.client import ClientDefinition
+from serving.rewards.remote import RemoteRewards
+from serving.wire import channels, errors, interactive, kserve
+from serving.wire.answer import Answer
+from serving.wire.interactive import CLIENT
+from serving.wire.kserve import InferRequest
+from steering.targets.rewards import BUILT_IN
 
 _log = logging.getLogger(__name__)
 HEARTBEAT_S = 1.0
@@ -39,7 +41,7 @@ class Replica:
     """Serves the models under `models` on `host`, on the first free port of `ports` ((0, 0): any).
 
     Args:
-        model_memory: most bytes of models in memory, see `Shelf`; None for no bound.
+        model_memory: most bytes of models in memory, see `LoadedModels`; None for no bound.
         rewards: host:port by name of rewards that their owners serve.
         reward_s, remembered_s: how long a call to one may take; how long its scores of a bank are used again.
         answer_s: how long a client that scores candidates itself may take for one batch.
@@ -75,7 +77,7 @@ class Replica:
             self._metrics, max_bucket=max_bucket, max_queue_rows=max_queue_rows, max_queue_bytes=max_queue_bytes
         )
         self._metrics.backlog_rows.set_function(lambda: self._engine.backlog_rows)
-        self._shelf = Shelf(models, threads, model_memory, self._metrics.registry, opener, self._engine.release)
+        self._models = LoadedModels(models, threads, model_memory, self._metrics.registry, opener, self._engine.release)
         self._rewards = RemoteRewards(rewards or {}, seconds=reward_s, remembered_s=remembered_s)
         self._answer_s = answer_s
         self._draining = False
@@ -90,11 +92,11 @@ class Replica:
         self._server, self._address = self._listen()
         await self._server.start()
         self._tasks.append(asyncio.create_task(self._beat()))
-        await self._shelf.load_all()
+        await self._models.load_all()
         for name in self._rewards.definitions:
-            if name in self._shelf.models or name in BUILT_IN:
+            if name in self._models.models or name in BUILT_IN:
                 _log.warning("reward %r: a model or a built-in of that name hides the configured service", name)
-        self._tasks.append(asyncio.create_task(self._shelf.prepare(self._engine)))
+        self._tasks.append(asyncio.create_task(self._models.prepare(self._engine)))
         await self._tell()
 
     async def stop(self) -> None:
@@ -107,7 +109,7 @@ class Replica:
         if self._server is not None:
             await self._server.stop(self._drain_s)
         await asyncio.to_thread(self._engine.stop)
-        self._shelf.close()
+        self._models.close()
         await self._rewards.close()
 
     def check_health(self, hung_s: float) -> None:
@@ -124,7 +126,7 @@ class Replica:
             self.id,
             self._address,
             os.getpid(),
-            self._shelf.states(),
+            self._models.states(),
             self._engine.backlog_rows,
             self._draining,
             self._beats,
@@ -151,7 +153,7 @@ class Replica:
             if not isinstance(self._model(request.model), Sampler):
                 raise errors.invalid(f"model {request.model!r}: expected a sampler, got a plain network")
             model, answer = await self._answer(request, context, {**self._rewards.definitions, CLIENT: client})
-            await context.write(interactive.last_reply(model, request.id, answer))
+            await context.write(interactive.last_reply(model.name, model.version, request.id, answer))
 
     async def _answer(
         self, request: InferRequest, context: ServicerContext, remotes: Mapping[str, Definition]
@@ -161,36 +163,36 @@ class Replica:
             raise errors.draining("the replica is stopping")
         left = context.time_remaining()  # the front has made the parameter `timeout` a part of it
         deadline = math.inf if left is None else time.monotonic() + left
-        async with self._shelf.holding(request):
+        async with self._models.holding(request):
             model = self._model(request.model)
             kserve.check_outputs(request.outputs, job.output_names(model))
-            task = job.task_for(request, model, self._shelf.models, remotes, deadline)
+            task = job.task_for(request, model, self._models.models, remotes, deadline)
             try:
                 answer: Answer = await asyncio.wrap_future(self._engine.submit(task))
             except Exception as error:
                 raise job.request_error(error) from error
-        self._metrics.answered(model.name, answer)
+        self._metrics.answered(model.name, answer.steering, answer.parameters.get("ess"))
         return model, answer
 
     def _model(self, name: str) -> Model:
-        if name in self._shelf.models:
-            return self._shelf.models[name]
-        for state in self._shelf.states():
+        if name in self._models.models:
+            return self._models.models[name]
+        for state in self._models.states():
             if state.name == name:
                 raise errors.unavailable(f"model {name!r} is {state.state.lower()}: {state.reason or 'not loaded yet'}")
-        raise errors.not_found(f"unknown model {name!r}, expected one of {', '.join(sorted(self._shelf.models))}")
+        raise errors.not_found(f"unknown model {name!r}, expected one of {', '.join(sorted(self._models.models))}")
 
     def _listen(self) -> tuple[grpc.aio.Server, str]:
         """A server on the first port that is free."""
         low, high = self._ports
         for port in range(low, high + 1):
-            server = grpc.aio.server(options=wire.SERVER)
+            server = grpc.aio.server(options=channels.SERVER)
             service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(_Inference(self), server)
             sampling_pb2_grpc.add_SamplingServicer_to_server(_Sampling(self), server)
             fleet_pb2_grpc.add_ReplicaInternalServicer_to_server(_Internal(self._metrics), server)
             with contextlib.suppress(RuntimeError):
-                bound = server.add_insecure_port(wire.address(self._host, port))
-                return server, wire.address(self._host, bound)
+                bound = server.add_insecure_port(channels.address(self._host, port))
+                return server, channels.address(self._host, bound)
         raise RuntimeError(f"replica: expected a free port in {low}-{high} on {self._host}, got none")
 
     async def _beat(self) -> None:

@@ -10,24 +10,27 @@ Torch tensors in, torch tensors out; no sockets, clocks, files or global state.
 from collections.abc import Sequence
 from functools import lru_cache, partial
 
-from steering import baselines, grids, interpolants, paths, posteriors, predictions, reversible, rewards
-from steering.calibration import Calibration, Uncalibrated, calibrate
-from steering.doob import BANK_SIZE, Doob, draw_bank
+from steering import baselines, paths, posteriors
 from steering.errors import BudgetError, NetworkError, PlanError, SteeringError, UnsuitableError
-from steering.interpolate import interpolate
-from steering.inverse_problems import Project, inpaint, linear
-from steering.invert import decode, encode, round_trip
-from steering.likelihood import bits_per_dimension, log_likelihood
-from steering.noise import Noise
+from steering.flow import interpolants, reversible
+from steering.flow.interpolate import interpolate
+from steering.flow.invert import decode, encode, round_trip
+from steering.flow.likelihood import bits_per_dimension, log_likelihood
+from steering.flow.reflow import couple
+from steering.methods.doob import BANK_SIZE, Doob, draw_bank
+from steering.methods.inverse_problems import Project, inpaint, linear
+from steering.methods.smc import Smc
+from steering.numerics.noise import Noise
 from steering.paths import Path
-from steering.plan import Plan, Solver, compile_plan
-from steering.program import Program
-from steering.reflow import couple
-from steering.rows import Rows
-from steering.run import run, solve
-from steering.sampler import Problem, Report, most_network_rows, rows_at_once, sample
-from steering.smc import Smc
+from steering.plans import grids, predictions
+from steering.plans.plan import Plan, Solver, compile_plan
+from steering.plans.program import Program
+from steering.posteriors.calibration import Calibration, Uncalibrated, calibrate
+from steering.sampling.rows import Rows
+from steering.sampling.run import run, solve
+from steering.sampling.sampler import Problem, Report, most_network_rows, rows_at_once, sample
 from steering.solvers import SOLVERS as solvers
+from steering.targets import rewards
 
 # typed: 20.0 and True are no step counts, though equal to some
 _cached = lru_cache(maxsize=48, typed=True)(partial(compile_plan, solvers))

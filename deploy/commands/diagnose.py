@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from deploy.diagnosis import Diagnosis, Level
-    from serving.repository import Sampler
+    from serving.models.model import Sampler
 
 ROWS = 30_000
 
@@ -47,7 +47,7 @@ def diagnose(
     from deploy.diagnosis import Shares
     from deploy.diagnosis import diagnose as examine
     from serving.backends import LoadError
-    from serving.offline import open_sampler
+    from serving.models.offline import open_sampler
     from steering import NetworkError
 
     try:

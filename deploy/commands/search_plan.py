@@ -10,7 +10,7 @@ from deploy.console import fail
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from serving.repository import Sampler
+    from serving.models.model import Sampler
     from steering import Problem
     from steering.search import Found
 
@@ -43,9 +43,9 @@ def search_plan(
 
     from rich.console import Console
 
-    from serving import offline
     from serving.backends import LoadError
-    from serving.repository import GRAPH, PROGRAMS
+    from serving.models import offline
+    from serving.models.repository import GRAPH, PROGRAMS
     from steering import NetworkError
     from steering.search import program_for, trials
 

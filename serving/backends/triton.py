@@ -12,9 +12,9 @@ import tritonclient.grpc as triton
 from tritonclient.grpc import service_pb2
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype, triton_to_np_dtype
 
-from serving import wire
 from serving.backends import Array, GraphTensor, InputError, LoadError, UnavailableError
 from serving.backends.sizes import dense
+from serving.wire import channels
 
 _log = logging.getLogger(__name__)
 _DATATYPES = ("FP32", "FP64", "FP16", "INT64", "INT32", "INT8", "UINT8", "BOOL")
@@ -35,13 +35,13 @@ _RETRIES = {
 }
 # No keepalive: a server with gRPC's defaults takes pings during a long call for an attack and hangs up.
 _CHANNEL: Sequence[tuple[str, int | str]] = (
-    *wire.MESSAGES,
+    *channels.MESSAGES,
     ("grpc.enable_http_proxy", 0),
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),
     ("grpc.service_config", json.dumps(_RETRIES)),
-    ("grpc.per_rpc_retry_buffer_size", wire.LONGEST_MESSAGE),  # larger messages would not be sent again
+    ("grpc.per_rpc_retry_buffer_size", channels.LONGEST_MESSAGE),  # larger messages would not be sent again
 )
 POLL_S = 0.2
 

@@ -2,10 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from serving import errors
 from serving.backends import Array
-from serving.kserve import Parameter
-from serving.repository import Model
+from serving.models.model import Model
 from serving.rewards import expressions
 from serving.rewards.built_in import BuiltInDefinition
 from serving.rewards.compound import Compound
@@ -13,7 +11,9 @@ from serving.rewards.density import LogDensityDefinition
 from serving.rewards.expressions import ExpressionError, Name, Term
 from serving.rewards.network import NetworkDefinition
 from serving.rewards.reward import PREFIX, Definition, Given, Reward
-from steering.rewards import BUILT_IN
+from serving.wire import errors
+from serving.wire.tensors import Parameter
+from steering.targets.rewards import BUILT_IN
 
 
 def bind(

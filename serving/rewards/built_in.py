@@ -7,12 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from serving import errors
 from serving.backends import Array
+from serving.engine.task import Step
 from serving.rewards.reward import PREFIX, Given, Scoring, came, check_names
-from serving.task import Step
+from serving.wire import errors
 from steering.errors import SteeringError
-from steering.rewards import BuiltIn
+from steering.targets.rewards import BuiltIn
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from serving.rewards.expressions import Apply, Expression, Term, evaluate
 from serving.rewards.reward import Reward, Scoring
-from steering.rewards import event
-from steering.weights import checked_rewards
+from steering.numerics.weights import checked_rewards
+from steering.targets.rewards import event
 
 
 @dataclass(frozen=True)

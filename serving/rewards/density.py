@@ -10,12 +10,12 @@ from torch import Tensor
 
 import steering
 from protos.complaint import unknown
-from serving import errors
 from serving.backends import Array
-from serving.programs import evaluations
-from serving.repository import Model, Sampler
+from serving.models.evaluations import evaluations
+from serving.models.model import Model, Sampler
 from serving.rewards.network import exact, tensor_argument
 from serving.rewards.reward import PREFIX, Given, Scoring, check_names
+from serving.wire import errors
 from steering.paths import MeanReverting
 
 NAME = "log_density"

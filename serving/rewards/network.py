@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from serving import errors
 from serving.backends import Array, GraphTensor
-from serving.repository import RAW, Model, PlainModel
+from serving.engine.task import Evaluation
+from serving.models.model import RAW, Model, PlainModel
 from serving.rewards.reward import PREFIX, Given, Scoring, came, check_names
-from serving.task import Evaluation
+from serving.wire import errors
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ from typing import Protocol
 import numpy as np
 from torch import Tensor
 
-from serving import errors
 from serving.backends import Array
-from serving.kserve import Parameter
-from serving.task import Step
+from serving.engine.task import Step
+from serving.wire import errors
+from serving.wire.tensors import Parameter
 
 PREFIX = "reward_"
 """Of the parameters and inputs of a request that are arguments of its reward."""

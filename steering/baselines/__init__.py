@@ -16,7 +16,7 @@ from steering.baselines.lgd_mc import LgdMc
 from steering.baselines.svdd import Svdd
 from steering.baselines.tds import tds
 from steering.baselines.tfg import Tfg
-from steering.sampler import Steering
+from steering.sampling.sampler import Steering
 
 BASELINES: Mapping[str, Callable[..., Steering]] = {
     "best_of": BestOf,

@@ -10,14 +10,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steering.aimed import Aimed
-from steering.doob import BANK_SIZE, draw_bank
 from steering.errors import SteeringError, UnsuitableError
-from steering.noise import START, Draw, Noise
-from steering.rows import Rows
-from steering.sampler import Drawing, Problem, Report, prepared
-from steering.targets import Reward, Target
-from steering.weights import draw_indices, effective_size, softmax
+from steering.methods.aimed import Aimed
+from steering.methods.doob import BANK_SIZE, draw_bank
+from steering.numerics.noise import START, Draw, Noise
+from steering.numerics.weights import draw_indices, effective_size, softmax
+from steering.sampling.rows import Rows
+from steering.sampling.sampler import Drawing, Problem, Report, prepared
+from steering.targets.target import Reward, Target
 
 
 class BankResampling(Aimed):

@@ -9,11 +9,11 @@ from collections.abc import Hashable
 import torch
 from torch import Tensor
 
-from steering.aimed import Aimed
 from steering.errors import SteeringError
-from steering.noise import Noise
-from steering.sampler import Drawing, Problem, Steering, sample
-from steering.targets import Reward, Target
+from steering.methods.aimed import Aimed
+from steering.numerics.noise import Noise
+from steering.sampling.sampler import Drawing, Problem, Steering, sample
+from steering.targets.target import Reward, Target
 
 
 class BestOf(Aimed):

@@ -17,12 +17,12 @@ from torch import Tensor
 
 from steering.baselines.guidance import Correction, Guidance
 from steering.errors import SteeringError, choose
-from steering.gradients import reward_gradient
-from steering.noise import Noise
-from steering.plan import Stage
-from steering.rows import Rows
-from steering.sampler import Problem
-from steering.targets import Reward
+from steering.methods.gradients import reward_gradient
+from steering.numerics.noise import Noise
+from steering.plans.plan import Stage
+from steering.sampling.rows import Rows
+from steering.sampling.sampler import Problem
+from steering.targets.target import Reward
 
 
 class ClassifierGuidance(Guidance):

@@ -22,15 +22,15 @@ from torch import Tensor
 from steering.baselines.best_of import BestOf
 from steering.baselines.guidance import Correction, Guidance
 from steering.errors import SteeringError, UnsuitableError
-from steering.gradients import pullback
-from steering.noise import Draw, Noise
+from steering.methods.gradients import pullback
+from steering.numerics.noise import Draw, Noise
+from steering.numerics.weights import softmax
 from steering.paths import vp_linear
-from steering.plan import Plan, Stage, compile_plan
-from steering.rows import Rows
-from steering.sampler import Drawing, Problem, guided
+from steering.plans.plan import Plan, Stage, compile_plan
+from steering.sampling.rows import Rows
+from steering.sampling.sampler import Drawing, Problem, guided
 from steering.solvers import SOLVERS
-from steering.targets import Reward
-from steering.weights import softmax
+from steering.targets.target import Reward
 
 SMALLEST = 1e-12
 """Least spread of rewards that tau is relative to."""

@@ -12,11 +12,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steering.baselines.guidance import Correction, Guidance
-from steering.gradients import pullback, reward_gradient
-from steering.noise import Noise
-from steering.plan import Stage
-from steering.rows import Rows
-from steering.sampler import Problem
+from steering.methods.gradients import pullback, reward_gradient
+from steering.numerics.noise import Noise
+from steering.plans.plan import Stage
+from steering.sampling.rows import Rows
+from steering.sampling.sampler import Problem
 
 
 class Dps(Guidance):

@@ -3,8 +3,8 @@
 from collections.abc import Hashable
 from typing import Literal
 
-from steering.smc import Smc
-from steering.targets import Reward
+from steering.methods.smc import Smc
+from steering.targets.target import Reward
 
 
 def fk_steering(

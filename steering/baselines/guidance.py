@@ -8,12 +8,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steering.aimed import Aimed
-from steering.noise import Noise
-from steering.plan import Stage
-from steering.rows import Rows
-from steering.sampler import Guided, Problem, Report, Tilt, Tilting
-from steering.targets import Reward, Target
+from steering.methods.aimed import Aimed
+from steering.numerics.noise import Noise
+from steering.plans.plan import Stage
+from steering.sampling.rows import Rows
+from steering.sampling.sampler import Guided, Problem, Report, Tilt, Tilting
+from steering.targets.target import Reward, Target
 
 Correction = tuple[Tensor, Tensor | None]
 """What to add to D [n, *event], and estimates of log E[exp(r(x_0) / beta) | x_t] [n], where the method has any."""

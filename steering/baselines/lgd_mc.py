@@ -15,13 +15,13 @@ from torch import Tensor
 
 from steering.baselines.guidance import Correction, Guidance
 from steering.errors import SteeringError
-from steering.gradients import pullback, reward_gradient
-from steering.noise import Draw, Noise
-from steering.plan import Node, Stage
-from steering.rows import Rows
-from steering.sampler import Problem
-from steering.targets import Reward, Target
-from steering.weights import softmax
+from steering.methods.gradients import pullback, reward_gradient
+from steering.numerics.noise import Draw, Noise
+from steering.numerics.weights import softmax
+from steering.plans.plan import Node, Stage
+from steering.sampling.rows import Rows
+from steering.sampling.sampler import Problem
+from steering.targets.target import Reward, Target
 
 
 class LgdMc(Guidance):

@@ -13,15 +13,15 @@ from collections.abc import Generator, Hashable
 import torch
 from torch import Tensor
 
-from steering.aimed import Aimed
 from steering.errors import SteeringError, UnsuitableError
-from steering.noise import Draw, Noise
-from steering.plan import Plan
-from steering.resampling import systematic
-from steering.rows import Rows, metered
-from steering.sampler import Drawing, Problem, Report, evaluate, first_state, unsteerable
-from steering.targets import Reward, Target
-from steering.weights import effective_size, softmax
+from steering.methods.aimed import Aimed
+from steering.numerics.noise import Draw, Noise
+from steering.numerics.resampling import systematic
+from steering.numerics.weights import effective_size, softmax
+from steering.plans.plan import Plan
+from steering.sampling.rows import Rows, metered
+from steering.sampling.sampler import Drawing, Problem, Report, evaluate, first_state, unsteerable
+from steering.targets.target import Reward, Target
 
 
 class Svdd(Aimed):

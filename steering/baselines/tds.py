@@ -6,8 +6,8 @@ Twisting functions exp(r(D(x_t)) / beta) guide every step by their gradient, and
 from collections.abc import Hashable
 
 from steering.baselines.dps import Dps
-from steering.smc import Smc
-from steering.targets import Reward
+from steering.methods.smc import Smc
+from steering.targets.target import Reward
 
 
 def tds(

@@ -19,12 +19,12 @@ from torch import Tensor
 from steering.baselines.guidance import Correction
 from steering.baselines.lgd_mc import LgdMc, posterior_scale, smoothed
 from steering.errors import SteeringError
-from steering.gradients import pullback
-from steering.noise import Draw, Noise
-from steering.plan import Stage
-from steering.rows import Rows
-from steering.sampler import Problem
-from steering.targets import Reward
+from steering.methods.gradients import pullback
+from steering.numerics.noise import Draw, Noise
+from steering.plans.plan import Stage
+from steering.sampling.rows import Rows
+from steering.sampling.sampler import Problem
+from steering.targets.target import Reward
 
 
 class Tfg(LgdMc):

@@ -18,9 +18,9 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from steering.diagnostics import field
-from steering.noise import START, Draw, Noise
-from steering.rows import Rows
-from steering.sampler import Problem
+from steering.numerics.noise import START, Draw, Noise
+from steering.sampling.rows import Rows
+from steering.sampling.sampler import Problem
 
 
 @dataclass(frozen=True)

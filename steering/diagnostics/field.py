@@ -10,11 +10,11 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from steering.interpolate import repeated
-from steering.noise import START, Draw, Noise
-from steering.plan import Node, nodes_at
-from steering.rows import Rows
-from steering.sampler import Problem, evaluate
+from steering.flow.interpolate import repeated
+from steering.numerics.noise import START, Draw, Noise
+from steering.plans.plan import Node, nodes_at
+from steering.sampling.rows import Rows
+from steering.sampling.sampler import Problem, evaluate
 
 REFUSED = (torch.float16, torch.bfloat16)
 Points = Float64[Tensor, "k n d"]

@@ -28,10 +28,10 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from steering.diagnostics import field
-from steering.noise import Noise
-from steering.plan import Node, nodes_at
-from steering.rows import Rows
-from steering.sampler import Problem
+from steering.numerics.noise import Noise
+from steering.plans.plan import Node, nodes_at
+from steering.sampling.rows import Rows
+from steering.sampling.sampler import Problem
 
 
 @dataclass(frozen=True)

@@ -26,9 +26,9 @@ import torch
 from torch import Tensor
 
 from steering.diagnostics import field
-from steering.noise import Noise
-from steering.rows import Rows
-from steering.sampler import Problem
+from steering.numerics.noise import Noise
+from steering.sampling.rows import Rows
+from steering.sampling.sampler import Problem
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from steering.diagnostics import field
-from steering.noise import START, Draw, Noise
-from steering.rows import Rows
-from steering.sampler import Problem
+from steering.numerics.noise import START, Draw, Noise
+from steering.sampling.rows import Rows
+from steering.sampling.sampler import Problem
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from steering.diagnostics import field
-from steering.noise import Noise
+from steering.numerics.noise import Noise
 from steering.paths import DenoisingError, KineticOptimal, kinetic_energy
-from steering.rows import Rows
-from steering.sampler import Problem
+from steering.sampling.rows import Rows
+from steering.sampling.sampler import Problem
 
 
 @dataclass(frozen=True)

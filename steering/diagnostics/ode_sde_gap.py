@@ -14,9 +14,9 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from steering.errors import PlanError
-from steering.noise import Noise
-from steering.rows import Rows
-from steering.sampler import Problem, sample
+from steering.numerics.noise import Noise
+from steering.sampling.rows import Rows
+from steering.sampling.sampler import Problem, sample
 
 SHUFFLES = 200
 QUANTILE = 0.95

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from steering.reflow import Coupling
+from steering.flow.reflow import Coupling
 
 
 @dataclass(frozen=True)

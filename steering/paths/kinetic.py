@@ -25,7 +25,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steering.noise import Draw, Noise
+from steering.numerics.noise import Draw, Noise
 from steering.paths.base import Path, Time, float64
 from steering.paths.piecewise import Piecewise
 

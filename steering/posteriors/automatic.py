@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from steering.calibration import Calibration
 from steering.paths import Path
+from steering.posteriors.calibration import Calibration
 from steering.posteriors.gaussian import Gaussian
 from steering.posteriors.local import Local
 from steering.posteriors.mixture import HELD_OUT, MOST_DIMENSIONS, Mixture, mixture

@@ -12,18 +12,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steering.calibration import Calibration
-from steering.plan import Node
+from steering.numerics.tiles import by_tiles
+from steering.numerics.weights import effective_size, flat, softmax
+from steering.plans.plan import Node
+from steering.posteriors.calibration import Calibration
 from steering.posteriors.gaussian import Gaussian
 from steering.posteriors.local import Local, Variance
 from steering.posteriors.mixture import mixture
 from steering.posteriors.neighbours import Neighbours
 from steering.posteriors.points import Cloud, Points
 from steering.posteriors.union import Union
-from steering.rows import Rows
-from steering.targets import Target
-from steering.tiles import by_tiles
-from steering.weights import effective_size, flat, softmax
+from steering.sampling.rows import Rows
+from steering.targets.target import Target
 
 # below this many effective samples the local posterior is better; 50 and 1.5 are both much worse
 HAND_OVER = 5.0

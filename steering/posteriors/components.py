@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from steering.noise import Noise
-from steering.plan import Node
-from steering.tiles import by_tiles, product
+from steering.numerics.noise import Noise
+from steering.numerics.tiles import by_tiles, product
+from steering.plans.plan import Node
 
 ITERATIONS = 30
 MOST = 16

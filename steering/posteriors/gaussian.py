@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from steering.calibration import Calibration
-from steering.noise import Draw, Noise
-from steering.plan import Stage
+from steering.numerics.noise import Draw, Noise
+from steering.plans.plan import Stage
+from steering.posteriors.calibration import Calibration
 from steering.posteriors.local import Candidates, Variance
-from steering.rows import Rows
-from steering.sampler import Problem
+from steering.sampling.rows import Rows
+from steering.sampling.sampler import Problem
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steering.noise import Noise
+from steering.numerics.noise import Noise
 from steering.paths import Path
-from steering.plan import Stage
-from steering.rows import Rows
-from steering.sampler import Problem
+from steering.plans.plan import Stage
+from steering.sampling.rows import Rows
+from steering.sampling.sampler import Problem
 
 
 class Variance(Protocol):

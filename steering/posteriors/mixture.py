@@ -18,14 +18,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steering.noise import Draw, Noise
+from steering.numerics.noise import Draw, Noise
+from steering.numerics.weights import draw_indices
 from steering.paths import Path
-from steering.plan import Node, Stage
+from steering.plans.plan import Node, Stage
 from steering.posteriors.components import Components
 from steering.posteriors.local import Candidates, Variance
-from steering.rows import Rows
-from steering.sampler import Problem
-from steering.weights import draw_indices
+from steering.sampling.rows import Rows
+from steering.sampling.sampler import Problem
 
 MOST_DIMENSIONS = 256
 """Above it, fits of a few thousand samples say too little: use `neighbours`."""

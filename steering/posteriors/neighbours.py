@@ -12,15 +12,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steering.calibration import Calibration
-from steering.noise import Draw, Noise
-from steering.plan import Stage
+from steering.numerics.noise import Draw, Noise
+from steering.numerics.tiles import by_tiles
+from steering.numerics.weights import draw_indices, effective_size, softmax
+from steering.plans.plan import Stage
+from steering.posteriors.calibration import Calibration
 from steering.posteriors.local import Candidates, Variance
 from steering.posteriors.points import Cloud
-from steering.rows import Rows
-from steering.sampler import Problem
-from steering.tiles import by_tiles
-from steering.weights import draw_indices, effective_size, softmax
+from steering.sampling.rows import Rows
+from steering.sampling.sampler import Problem
 
 NEIGHBOURHOOD = 40.0
 # The calibrated variance is a mean over states: where the reward still has something to decide, the posterior is wider.

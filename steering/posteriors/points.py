@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steering.plan import Node
-from steering.rows import Rows
-from steering.tiles import Matrix
+from steering.numerics.tiles import Matrix
+from steering.plans.plan import Node
+from steering.sampling.rows import Rows
 
 
 class Cloud:

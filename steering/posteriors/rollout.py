@@ -11,12 +11,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steering.calibration import Uncalibrated
-from steering.noise import Noise
-from steering.plan import Stage, compile_plan
+from steering.numerics.noise import Noise
+from steering.plans.plan import Stage, compile_plan
+from steering.posteriors.calibration import Uncalibrated
 from steering.posteriors.local import Candidates, Variance
-from steering.rows import Rows
-from steering.sampler import Problem, sample
+from steering.sampling.rows import Rows
+from steering.sampling.sampler import Problem, sample
 from steering.solvers import SOLVERS
 
 

@@ -17,9 +17,9 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from steering.numerics.weights import effective_size, softmax
 from steering.posteriors.points import Cloud
-from steering.targets import Target
-from steering.weights import effective_size, softmax
+from steering.targets.target import Target
 
 FEW = 25.0
 """Effective samples that can still say where to go."""

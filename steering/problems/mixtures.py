@@ -10,7 +10,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from steering.paths import Path
-from steering.predictions import PREDICTIONS
+from steering.plans.predictions import PREDICTIONS
 
 
 @dataclass(frozen=True, eq=False)

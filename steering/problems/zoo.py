@@ -10,7 +10,7 @@ from torch import Tensor
 from steering.problems.mixtures import GaussianMixture, Quadratic
 from steering.problems.projected import Projected
 from steering.problems.strength import at_nats
-from steering.targets import Target
+from steering.targets.target import Target
 
 COMPONENTS = 5
 Law = Quadratic | Projected

@@ -7,9 +7,9 @@ from random import Random
 
 from torch import Tensor
 
-from steering.plan import Plan
-from steering.program import Program
-from steering.rows import Rows
+from steering.plans.plan import Plan
+from steering.plans.program import Program
+from steering.sampling.rows import Rows
 from steering.search.moves import crossed, drawn, mutated, uniform_programs
 from steering.search.predictor import Predictor, kendall_tau
 from steering.search.trial import Trial, compiler

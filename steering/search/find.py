@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from steering.program import Program
-from steering.rows import Rows
-from steering.sampler import Problem
+from steering.plans.program import Program
+from steering.sampling.rows import Rows
+from steering.sampling.sampler import Problem
 from steering.search.evolution import evolve
 from steering.search.fixed import Fixed, best_fixed
 from steering.search.polish import polished

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from steering import grids
 from steering.errors import PlanError
-from steering.plan import Plan, deterministic
-from steering.rows import Rows
+from steering.plans import grids
+from steering.plans.plan import Plan, deterministic
+from steering.sampling.rows import Rows
 from steering.search.trial import Trial, compiler
 from steering.solvers import SOLVERS
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from steering.errors import NetworkError
-from steering.rows import Rows
+from steering.sampling.rows import Rows
 
 Result = TypeVar("Result")
 

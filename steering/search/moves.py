@@ -9,11 +9,11 @@ from typing import get_args
 
 import torch
 
-from steering import grids
 from steering.errors import PlanError
 from steering.paths import Path
-from steering.plan import Course, nodes_at
-from steering.program import MAX_ORDER, Choice, Program, Target, Variable
+from steering.plans import grids
+from steering.plans.plan import Course, nodes_at
+from steering.plans.program import MAX_ORDER, Choice, Program, Target, Variable
 from steering.solvers import adams
 from steering.solvers.ipndm import ADAMS_BASHFORTH
 

@@ -16,9 +16,9 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from steering.errors import PlanError
-from steering.plan import Plan
-from steering.program import Program
-from steering.rows import Rows
+from steering.plans.plan import Plan
+from steering.plans.program import Program
+from steering.sampling.rows import Rows
 from steering.search.moves import from_gaps, gaps
 from steering.search.trial import Compiler, Trial, compiler
 

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from steering.program import MAX_ORDER, Program, Target, Variable
+from steering.plans.program import MAX_ORDER, Program, Target, Variable
 
 WIDTH = 0.5
 """Squared width of the kernel, for each feature of unit variance."""

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from steering.noise import START, Draw, Noise
-from steering.plan import Plan, compile_plan
-from steering.program import Choice, Program
-from steering.rows import Rows
-from steering.sampler import Problem, sample
+from steering.numerics.noise import START, Draw, Noise
+from steering.plans.plan import Plan, compile_plan
+from steering.plans.program import Choice, Program
+from steering.sampling.rows import Rows
+from steering.sampling.sampler import Problem, sample
 from steering.search.lockstep import lockstep
 from steering.solvers import SOLVERS
 

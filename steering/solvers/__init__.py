@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from steering.plan import Solver
+from steering.plans.plan import Solver
 from steering.solvers import (
     annealed_langevin,
     consistency,

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from steering.paths import Path
-from steering.plan import Course, Update
-from steering.program import Choice, Variable
+from steering.plans.plan import Course, Update
+from steering.plans.program import Choice, Variable
 from steering.solvers import multistep
 from steering.solvers.multistep import Step
 

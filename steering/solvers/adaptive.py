@@ -18,12 +18,12 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from steering.errors import BudgetError
-from steering.noise import Noise
-from steering.plan import Option
-from steering.rows import Rows
-from steering.sampler import Problem
+from steering.numerics.noise import Noise
+from steering.numerics.tiles import by_tiles
+from steering.plans.plan import Option
+from steering.sampling.rows import Rows
+from steering.sampling.sampler import Problem
 from steering.solvers.levels import Level, along
-from steering.tiles import by_tiles
 
 SHRINK, GROW = 0.2, 10.0
 

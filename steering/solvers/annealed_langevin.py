@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import repeat
 
-from steering.plan import Course, Option, Solver, Update
+from steering.plans.plan import Course, Option, Solver, Update
 from steering.solvers.pc import langevin
 
 OPTIONS = {

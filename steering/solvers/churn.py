@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from steering.plan import Course, Node, Option, Update
+from steering.plans.plan import Course, Node, Option, Update
 
 OPTIONS: Mapping[str, Option] = {
     "churn": Option("S_churn: noise added and removed again over the whole course; 0 for none", 0.0),

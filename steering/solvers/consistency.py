@@ -11,7 +11,7 @@ denoiser, D is a mean and no sample, and no number of steps mends that.
 import math
 from collections.abc import Iterator
 
-from steering.plan import Course, Solver, Update
+from steering.plans.plan import Course, Solver, Update
 
 
 def updates(course: Course) -> Iterator[Update]:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from steering.paths import Path
-from steering.plan import Course, Node
+from steering.plans.plan import Course, Node
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator
 
 from steering.errors import PlanError
-from steering.plan import Course, Solver, Update
+from steering.plans.plan import Course, Solver, Update
 
 
 def updates(course: Course) -> Iterator[Update]:

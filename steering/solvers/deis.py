@@ -12,8 +12,8 @@ vp_linear, "quadratic") has at 10 steps a half to a tenth of the error of "logsn
 from collections.abc import Iterator
 from functools import partial
 
-from steering.plan import Course, Solver, Update
-from steering.program import Choice, Variable
+from steering.plans.plan import Course, Solver, Update
+from steering.plans.program import Choice, Variable
 from steering.solvers import adams
 
 

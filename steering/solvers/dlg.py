@@ -24,13 +24,13 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from steering.noise import START, Draw, Noise
-from steering.plan import Option, Solver
-from steering.rows import Rows
-from steering.sampler import Problem
+from steering.numerics.noise import START, Draw, Noise
+from steering.numerics.weights import draw_indices
+from steering.plans.plan import Option, Solver
+from steering.sampling.rows import Rows
+from steering.sampling.sampler import Problem
 from steering.solvers.dpm_solver_adaptive import attempt_12
 from steering.solvers.levels import Level, along
-from steering.weights import draw_indices
 
 LEVELS = 1000
 LEVEL = Draw.SOLVER + 1

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from steering.plan import Course, Node, Solver, Update
+from steering.plans.plan import Course, Node, Solver, Update
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from collections.abc import Generator
 import torch
 from torch import Tensor
 
-from steering.plan import Solver
-from steering.rows import Rows
-from steering.sampler import Problem
+from steering.plans.plan import Solver
+from steering.sampling.rows import Rows
+from steering.sampling.sampler import Problem
 from steering.solvers import adaptive
 from steering.solvers.adaptive import Times, Trial
 from steering.solvers.levels import Level, along

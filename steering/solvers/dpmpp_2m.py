@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from steering.plan import Course, Node, Solver, Update
+from steering.plans.plan import Course, Node, Solver, Update
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ import math
 from collections.abc import Iterator
 from functools import partial
 
-from steering.plan import Course, Solver, Update
+from steering.plans.plan import Course, Solver, Update
 from steering.solvers import multistep
 
 

@@ -5,7 +5,7 @@ x_t / alpha_t = x_s / alpha_s + (rho_t - rho_s) eps,   eps = (x_s - alpha_s D) /
 
 from collections.abc import Iterator
 
-from steering.plan import Course, Node, Solver, Update
+from steering.plans.plan import Course, Node, Solver, Update
 from steering.solvers import churn
 
 

@@ -7,7 +7,7 @@ Since y_s = D + rho_s eps, this is y_t = D + rho_down eps + rho_up z: DDIM's ste
 Meng & Ermon 2021, arXiv:2010.02502, eq. 12), and for eta = 1 that of DDPM (Ho et al. 2020, arXiv:2006.11239).
 """
 
-from steering.plan import Solver
+from steering.plans.plan import Solver
 from steering.solvers import ddim
 
 SOLVER = Solver(

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from functools import partial
 from itertools import pairwise
 
-from steering.plan import Course, Solver, Update
+from steering.plans.plan import Course, Solver, Update
 from steering.solvers.coordinates import TIME
 from steering.solvers.runge_kutta import EULER, MIDPOINT, updates
 

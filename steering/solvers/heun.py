@@ -9,7 +9,7 @@ every step but the first starts from a state lifted to a higher noise level.
 
 from collections.abc import Iterator
 
-from steering.plan import Course, Solver, Update
+from steering.plans.plan import Course, Solver, Update
 from steering.solvers import churn, euler
 
 

@@ -11,7 +11,7 @@ derivatives in u: order 2, though with a small error, on every grid that samplin
 from collections.abc import Iterator
 from functools import partial
 
-from steering.plan import Course, Solver, Update
+from steering.plans.plan import Course, Solver, Update
 from steering.solvers import multistep
 from steering.solvers.multistep import Step
 

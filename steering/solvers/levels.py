@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from steering.rows import Rows
-from steering.sampler import Problem, evaluate
+from steering.sampling.rows import Rows
+from steering.sampling.sampler import Problem, evaluate
 
 
 def along(c: Float64[Tensor, " n"], y: Tensor) -> Tensor:

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from steering.plan import Node, Update
-from steering.program import Target
+from steering.plans.plan import Node, Update
+from steering.plans.program import Target
 
 Value = tuple[Target, int]
 """Of what, and how many steps ago it was evaluated."""

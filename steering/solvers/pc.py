@@ -15,7 +15,7 @@ import math
 from collections.abc import Iterator
 from itertools import repeat
 
-from steering.plan import Course, Node, Option, Solver, Update
+from steering.plans.plan import Course, Node, Option, Solver, Update
 
 OPTIONS = {
     "corrections": Option("Langevin moves after each predictor step; 0: the predictor alone", 1, 0, 32, whole=True),

@@ -10,7 +10,7 @@ ANGLE coordinates, in which data of variance 1 keep their size; in RHO the size 
 from collections.abc import Iterator
 from itertools import pairwise
 
-from steering.plan import Course, Solver, Update
+from steering.plans.plan import Course, Solver, Update
 from steering.solvers.coordinates import ANGLE
 
 

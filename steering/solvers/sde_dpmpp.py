@@ -10,7 +10,7 @@ mass exactly (variance sigma_t^2 (1 + 2 (e^h - 1)^2) after a step from the exact
 
 from collections.abc import Iterator
 
-from steering.plan import Course, Solver, Update
+from steering.plans.plan import Course, Solver, Update
 from steering.solvers import dpmpp_2m
 
 

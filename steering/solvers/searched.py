@@ -5,8 +5,8 @@ Without a program it does what the search starts from: the same in every step, o
 
 from collections.abc import Iterator
 
-from steering.plan import Course, Solver, Update
-from steering.program import Choice
+from steering.plans.plan import Course, Solver, Update
+from steering.plans.program import Choice
 from steering.solvers import adams
 
 

@@ -14,8 +14,8 @@ most exact of the solvers from 5 rows on (`make bench ARGS=solvers`).
 from collections.abc import Iterator, Sequence
 from functools import partial
 
-from steering.plan import Course, Solver, Update
-from steering.program import Choice
+from steering.plans.plan import Course, Solver, Update
+from steering.plans.program import Choice
 from steering.solvers import adams
 
 

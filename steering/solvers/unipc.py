@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from functools import partial
 
 from steering.errors import PlanError
-from steering.plan import Course, Option, Solver, Update
-from steering.program import Choice
+from steering.plans.plan import Course, Option, Solver, Update
+from steering.plans.program import Choice
 from steering.solvers import adams, multistep
 from steering.solvers.multistep import Step
 

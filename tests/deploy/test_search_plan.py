@@ -8,7 +8,7 @@ from typer.testing import CliRunner, Result
 
 from deploy.cli import app
 from protos.programs import load_programs
-from serving import offline
+from serving.models import offline
 
 
 def run(root: Path, *arguments: str) -> Result:

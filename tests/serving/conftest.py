@@ -11,11 +11,12 @@ import torch
 
 from serving.backends import Array, Backend
 from serving.backends.ort import OrtNetwork
-from serving.engine import Engine
-from serving.metrics import ReplicaMetrics
-from serving.profiling import measured
-from serving.repository import RAW, Model, PlainModel, Sampler, load, scan
-from serving.task import Network
+from serving.backends.profiling import measured
+from serving.engine.engine import Engine
+from serving.engine.metrics import ReplicaMetrics
+from serving.engine.task import Network
+from serving.models.model import RAW, Model, PlainModel, Sampler
+from serving.models.repository import load, scan
 
 
 class Gated:

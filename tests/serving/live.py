@@ -18,8 +18,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from tritonclient.utils import InferenceServerException
 
 from protos.tiltserve.v1 import reward_pb2, reward_pb2_grpc
-from serving.directory import LocalDirectory
-from serving.front import Front
+from serving.fleet.directory import LocalDirectory
+from serving.front.server import Front
 from serving.replica import Replica
 from tests import networks
 

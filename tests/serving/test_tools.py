@@ -10,12 +10,13 @@ from onnx import TensorProto
 
 import steering
 from protos.card import Card, dump_card
-from serving import job
-from serving.answer import Answer
 from serving.backends.ort import OrtNetwork
-from serving.errors import RequestError
-from serving.kserve import InferRequest
-from serving.repository import Model, Sampler, load, scan
+from serving.models.model import Model, Sampler
+from serving.models.repository import load, scan
+from serving.requests import job
+from serving.wire.answer import Answer
+from serving.wire.errors import RequestError
+from serving.wire.kserve import InferRequest
 from steering.paths import mean_reverting
 from tests import networks
 from tests.serving.conftest import MakeEngine

@@ -25,11 +25,11 @@ from torch import Tensor
 
 import steering
 from steering import paths
-from steering.noise import Draw, Noise
+from steering.numerics.noise import Draw, Noise
 from steering.paths import Path
-from steering.plan import Node, Plan
+from steering.plans.plan import Node, Plan
+from steering.plans.program import Choice, Program
 from steering.problems import GaussianMixture
-from steering.program import Choice, Program
 
 from .test_solvers import slopes
 

@@ -12,7 +12,7 @@ from torch import Tensor
 import steering
 from steering.errors import PlanError
 from steering.paths import Path
-from steering.plan import Plan
+from steering.plans.plan import Plan
 from steering.problems import GaussianMixture
 
 from .conftest import PATHS

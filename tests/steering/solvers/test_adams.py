@@ -12,10 +12,10 @@ from scipy.integrate import quad
 from torch import Tensor
 
 import steering
-from steering import grids
 from steering.paths import Path
-from steering.plan import Course, Node, nodes_at
-from steering.program import Choice, Program, Target, Variable
+from steering.plans import grids
+from steering.plans.plan import Course, Node, nodes_at
+from steering.plans.program import Choice, Program, Target, Variable
 from steering.solvers import adams
 from steering.solvers.multistep import Step
 

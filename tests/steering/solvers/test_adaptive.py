@@ -10,11 +10,11 @@ from torch import Tensor
 
 import steering
 from steering.errors import BudgetError, PlanError, SteeringError
-from steering.noise import Noise
-from steering.plan import Plan
+from steering.numerics.noise import Noise
+from steering.plans.plan import Plan
 from steering.problems import GaussianMixture
-from steering.rows import Rows
-from steering.sampler import Problem, Report, sample
+from steering.sampling.rows import Rows
+from steering.sampling.sampler import Problem, Report, sample
 from steering.solvers.levels import Level
 
 from ..conftest import PATHS

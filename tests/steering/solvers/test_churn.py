@@ -11,8 +11,8 @@ from torch import Tensor
 
 import steering
 from steering.errors import PlanError
-from steering.noise import Draw, Noise
-from steering.plan import Plan
+from steering.numerics.noise import Draw, Noise
+from steering.plans.plan import Plan
 
 from ..conftest import PATHS
 from ..test_solvers import MIXTURE, law, slopes, start

@@ -5,9 +5,9 @@ import torch
 from torch import Tensor
 
 import steering
-from steering.noise import START, Draw, Noise
+from steering.numerics.noise import START, Draw, Noise
 from steering.paths import Path
-from steering.plan import Plan
+from steering.plans.plan import Plan
 
 from ..conftest import PATHS
 from ..test_solvers import law

@@ -10,7 +10,7 @@ from scipy.integrate import quad
 
 import steering
 from steering.paths import Path, VPLinear
-from steering.plan import Node, Plan
+from steering.plans.plan import Node, Plan
 
 from ..conftest import PATHS
 from ..test_solvers import GAUSSIAN, flowed, slopes, start

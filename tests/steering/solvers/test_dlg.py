@@ -9,10 +9,10 @@ from torch import Tensor
 
 import steering
 from steering.errors import PlanError, SteeringError
-from steering.noise import Noise
-from steering.plan import Plan
+from steering.numerics.noise import Noise
+from steering.plans.plan import Plan
 from steering.problems import GaussianMixture, energy_distance
-from steering.sampler import Problem
+from steering.sampling.sampler import Problem
 from steering.solvers import SOLVERS
 from steering.solvers.dlg import LogDensity, State, categorical, chain, draw, flow, reflected
 from steering.solvers.levels import Level

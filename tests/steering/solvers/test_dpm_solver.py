@@ -9,7 +9,7 @@ from torch import Tensor
 
 import steering
 from steering.paths import Path
-from steering.plan import Node
+from steering.plans.plan import Node
 from steering.solvers.dpm_solver import DATA, NOISE
 
 from ..conftest import PATHS

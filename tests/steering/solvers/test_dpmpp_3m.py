@@ -8,7 +8,7 @@ import torch
 
 import steering
 from steering.paths import Path
-from steering.plan import Plan
+from steering.plans.plan import Plan
 
 from ..conftest import PATHS
 from ..test_solvers import GAUSSIAN, MIXTURE, flowed, reference, slopes, start

@@ -7,7 +7,7 @@ import pytest
 import steering
 from steering.errors import PlanError
 from steering.paths import Path
-from steering.plan import Stage
+from steering.plans.plan import Stage
 
 from ..conftest import PATHS
 

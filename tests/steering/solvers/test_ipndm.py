@@ -7,7 +7,7 @@ import torch
 
 import steering
 from steering.paths import Path
-from steering.plan import Plan
+from steering.plans.plan import Plan
 
 from ..conftest import PATHS
 from .test_deis import coefficients

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import steering
 from steering.errors import PlanError
-from steering.plan import Plan
+from steering.plans.plan import Plan
 from steering.problems import GaussianMixture, energy_distance
 
 from ..conftest import PATHS

@@ -10,7 +10,7 @@ from torch import Tensor
 import steering
 from steering.errors import PlanError
 from steering.paths import Path
-from steering.plan import Node, Plan, Stage
+from steering.plans.plan import Node, Plan, Stage
 from steering.problems import GaussianMixture
 
 from ..conftest import PATHS

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import steering
-from steering.plan import Plan
+from steering.plans.plan import Plan
 
 from ..conftest import PATHS
 from ..test_solvers import slopes

@@ -10,7 +10,7 @@ from torch import Tensor
 import steering
 from steering.errors import PlanError
 from steering.paths import Path
-from steering.plan import Node
+from steering.plans.plan import Node
 
 from ..conftest import CLOSED_PATHS, PATHS
 from ..test_solvers import GAUSSIAN, MIXTURE, flowed, slopes, start

@@ -1,0 +1,126 @@
+"""What calls of a graph cost by their size, and at which sizes it gives a row other bits: measured when it is loaded.
+
+Vectorised exponentials and sines run over a batch's numbers in strides, and what is left over at the end is rounded
+by other code. So where rows are short, a row's last bits depend on how many rows there are; such sizes are not used.
+"""
+
+import math
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from serving.backends import Array, Backend, InputError, OutOfMemoryError
+from serving.backends.costs import Costs
+
+REFERENCE = 32
+"""The call whose bits the others' must be."""
+SHORT, TRIALS, TRIALS_S = 1024, 64, 1.5
+"""Graphs with fewer numbers a row are tried so many times, or for so long; longer rows once."""
+WARM = 3
+"""Trials before times are compared: those of small calls are mostly noise."""
+VECTOR = 16
+"""Calls of so many rows, or a multiple, leave no strides over, whatever a row's length."""
+CHEAP = 3.0
+"""Such calls alone are used where the smallest of them costs no more than this many of the smallest there are."""
+GAIN = 0.95
+"""Beyond the reference, calls grow while twice the rows bring a row's price below this much of what it was."""
+LONGEST_S = 0.25
+"""Calls that take longer hold up everybody, whatever they cost a row."""
+
+Feeds = dict[str, Array]
+
+
+def measured(backend: Backend, most: int) -> Costs:
+    """Seconds of calls of up to `most` rows, as large as is worth it, at sizes that a row's bits do not depend on."""
+    sizes = backend.sizes(most)
+    guessed = Costs.guessed(sizes).up_to(REFERENCE)
+    if any(axis is None for each in backend.inputs for axis in each.row):
+        return guessed
+    rng = np.random.default_rng(0)
+    numbers = sum(math.prod(axis or 0 for axis in each.row) for each in backend.inputs)
+    short = numbers < SHORT and backend.invariant
+    try:
+        largest = _worthwhile(backend, sizes, rng)
+        tried = [size for size in sizes if size <= largest]
+        seconds = dict.fromkeys(tried, math.inf)
+        uneven: set[int] = set()
+        for _ in range(WARM if short else 1):
+            _try_sizes(backend, tried, _made_up(backend, max(REFERENCE, largest), rng), seconds, uneven)
+        whole = [size for size in tried if size % VECTOR == 0]
+        if short and whole and seconds[whole[0]] <= CHEAP * seconds[tried[0]]:
+            tried = whole  # a trial may miss rare differences, and these have none
+        trial, end = WARM, time.monotonic() + TRIALS_S
+        while short and trial < TRIALS and time.monotonic() < end:
+            trial += 1
+            _try_sizes(backend, tried, _made_up(backend, max(REFERENCE, largest), rng), seconds, uneven)
+    except InputError:
+        return guessed
+    even = [size for size in tried if size not in uneven] or tried[-1:]
+    return Costs({size: seconds[size] for size in even})
+
+
+def _worthwhile(backend: Backend, sizes: Sequence[int], rng: np.random.Generator) -> int:
+    """The largest size worth having."""
+    best, best_s, done = sizes[0], math.inf, 0
+    for size in sizes:
+        if size < 2 * done and size != sizes[-1]:
+            continue
+        done = size
+        feeds = _made_up(backend, size, rng)
+        try:
+            cost = min(_timed(backend, feeds)[0] for _ in range(3))
+        except OutOfMemoryError:
+            break
+        if size > REFERENCE and cost / size > GAIN * best_s:
+            break
+        best, best_s = size, min(best_s, cost / size)
+        if 2 * cost > LONGEST_S and (backend.invariant or size >= REFERENCE):
+            break
+    return best
+
+
+def _try_sizes(
+    backend: Backend, sizes: Sequence[int], feeds: Feeds, seconds: dict[int, float], uneven: set[int]
+) -> None:
+    """Time each size at both ends of the reference, and compare its rows with the reference's."""
+    expected = _timed(backend, _rows(feeds, 0, REFERENCE))[1] if backend.invariant else None
+    for size in sizes:
+        for first in (0, max(0, REFERENCE - size)):
+            cost, outputs = _timed(backend, _rows(feeds, first, first + size))
+            seconds[size] = min(seconds[size], cost)
+            if expected is not None and any(
+                not _equal(a[:REFERENCE], b[first : first + size]) for a, b in zip(outputs, expected, strict=True)
+            ):
+                uneven.add(size)
+        if backend.invariant and size > REFERENCE:
+            last = _timed(backend, _rows(feeds, size - REFERENCE, size))[1]
+            if any(not _equal(a[-REFERENCE:], b) for a, b in zip(outputs, last, strict=True)):
+                uneven.add(size)
+
+
+def _timed(backend: Backend, feeds: Feeds) -> tuple[float, list[Array]]:
+    start = time.perf_counter()
+    outputs = backend.run(feeds, [each.name for each in backend.outputs])
+    return time.perf_counter() - start, outputs
+
+
+def _rows(feeds: Feeds, first: int, stop: int) -> Feeds:
+    return {name: value[first:stop] for name, value in feeds.items()}
+
+
+def _made_up(backend: Backend, rows: int, rng: np.random.Generator) -> Feeds:
+    """Rows of every input: numbers in 0..1 for scalars such as times, normal ones for tensors, zeros for labels."""
+    feeds: Feeds = {}
+    for each in backend.inputs:
+        shape = (rows, *(axis or 0 for axis in each.row))
+        if each.dtype.kind != "f":
+            feeds[each.name] = np.zeros(shape, each.dtype)
+        else:
+            made = rng.standard_normal(shape) if each.row else rng.uniform(0.05, 0.95, shape)
+            feeds[each.name] = made.astype(each.dtype)
+    return feeds
+
+
+def _equal(a: Array, b: Array) -> bool:
+    return a.shape == b.shape and np.ascontiguousarray(a).tobytes() == np.ascontiguousarray(b).tobytes()

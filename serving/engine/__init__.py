@@ -1,0 +1,1 @@
+"""The engine: rows of all running requests share one network call after another."""

@@ -1,0 +1,95 @@
+"""What a replica counts, as Prometheus metrics."""
+
+from typing import Literal
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
+
+# A creation time beside every counter and histogram doubles the page, and nobody reads it.
+disable_created_metrics()
+
+_REQUEST_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60, 120, 300)
+_NETWORK_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
+_FILL = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+_ESS = (1, 1.5, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+Phase = Literal["idle", "pack", "network", "reward", "update", "host"]
+
+
+class ReplicaMetrics:
+    """What a replica counts."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        self.rows_total = Counter(
+            "tiltserve_rows", "Rows evaluated; kind is network or reward", ["model", "kind"], registry=registry
+        )
+        self.bucket_fill = Histogram(
+            "tiltserve_bucket_fill",
+            "Share of a network call's rows that were asked for",
+            ["model"],
+            buckets=_FILL,
+            registry=registry,
+        )
+        self.backlog_rows = Gauge("tiltserve_backlog_rows", "Network rows still to evaluate", registry=registry)
+        self.network_seconds = Histogram(
+            "tiltserve_network_seconds",
+            "Seconds of a network call",
+            ["model"],
+            buckets=_NETWORK_SECONDS,
+            registry=registry,
+        )
+        self.queue_seconds = Histogram(
+            "tiltserve_queue_seconds",
+            "Seconds a request waits for its first network call",
+            ["model"],
+            buckets=_REQUEST_SECONDS,
+            registry=registry,
+        )
+        self.external_seconds = Histogram(
+            "tiltserve_external_seconds",
+            "Seconds a request waits for one reply of a reward outside of the server",
+            ["model"],
+            buckets=_REQUEST_SECONDS,
+            registry=registry,
+        )
+        self.ess = Histogram(
+            "tiltserve_ess",
+            "Mean effective sample size of a steered request's weights",
+            ["model"],
+            buckets=_ESS,
+            registry=registry,
+        )
+
+        self.steering = Counter(
+            "tiltserve_steering", "Requests for samples answered, by steering method", ["model", "method"],
+            registry=registry,
+        )  # fmt: skip
+
+        self.refused = Counter(
+            "tiltserve_refused", "Requests not taken on; reason is queue (rows or memory) or deadline",
+            ["model", "reason"], registry=registry,
+        )  # fmt: skip
+        self.reclaimed = Counter(
+            "tiltserve_reclaimed_rows", "Network rows of requests cancelled, late or failed, not evaluated",
+            ["model", "reason"], registry=registry,
+        )  # fmt: skip
+        self._engine_seconds = Counter(
+            "tiltserve_engine_seconds",
+            "Where the engine's time goes: idle, pack, network, reward and update; host is a thread of its own",
+            ["phase"], registry=registry,
+        )  # fmt: skip
+
+    def spent(self, phase: Phase, seconds: float) -> None:
+        """Counts time of the engine."""
+        self._engine_seconds.labels(phase).inc(seconds)
+
+    def answered(self, model: str, method: str, ess: object) -> None:
+        """Counts how samples were drawn: by which steering method ("" where none were), with which effective size."""
+        if method:
+            self.steering.labels(model, method).inc()
+        if isinstance(ess, float):
+            self.ess.labels(model).observe(ess)
+
+    def text(self) -> str:
+        """Prometheus text exposition, what `ReplicaInternal.Metrics` answers."""
+        return generate_latest(self.registry).decode()

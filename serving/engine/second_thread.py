@@ -1,0 +1,135 @@
+"""The second thread: what tasks compute between their evaluations, so that the network goes on meanwhile.
+
+Tasks that ask for products with one matrix share them: a product of a few rows takes as long as reading the matrix, so
+tasks that one network call has brought here advance until each waits for a product, and then all of them are made.
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from serving.backends import Array
+from serving.engine.task import Product, Step, Task
+from steering.numerics.tiles import Matrix
+
+Advance = Callable[[], Step]
+
+
+class SecondThread:
+    """Advances programs on a thread of its own.
+
+    Args:
+        ring: called on that thread with a task and its next step, once that is no product; calling the step gives it or
+            raises what the program raised, StopIteration at its end.
+        spent: called with seconds of work.
+    """
+
+    def __init__(self, ring: Callable[[Task, Advance], None], spent: Callable[[float], None]) -> None:
+        self._ring, self._spent = ring, spent
+        self._condition = threading.Condition()
+        self._inbox: deque[tuple[Task, list[Array] | None]] = deque()
+        self._closing: deque[Task] = deque()
+        self._products: dict[Matrix, dict[Task, Tensor]] = {}  # only this thread touches it
+        self._here: set[Task] = set()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._loop, name="second", daemon=True)
+        self._thread.start()
+
+    @property
+    def busy(self) -> bool:
+        """Whether a task is here."""
+        return bool(self._here)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread runs; it ends by itself only through a bug."""
+        return self._thread.is_alive()
+
+    def advance(self, task: Task, reply: list[Array] | None) -> None:
+        """Send a program the reply to its last step; None starts it."""
+        with self._condition:
+            self._here.add(task)
+            self._inbox.append((task, reply))
+            self._condition.notify()
+
+    def close(self, task: Task) -> None:
+        """Close a program, wherever it is; it does not ring."""
+        with self._condition:
+            self._closing.append(task)
+            self._condition.notify()
+
+    def stop(self) -> None:
+        """End the thread when programs that were to be closed are."""
+        with self._condition:
+            self._stopping = True
+            self._condition.notify()
+        self._thread.join()
+
+    def _loop(self) -> None:
+        while True:
+            with self._condition:
+                while not (self._inbox or self._closing or self._products or self._stopping):
+                    self._condition.wait()
+                arrived, self._inbox = list(self._inbox), deque()
+                closing, self._closing = list(self._closing), deque()
+                if self._stopping and not closing:
+                    return
+            start = time.monotonic()
+            for task in closing:
+                self._close(task)
+            for task, reply in arrived:
+                if task not in closing:
+                    self._step(task, reply)
+            if self._products and not self._inbox:
+                self._multiply()
+            self._spent(time.monotonic() - start)
+
+    def _close(self, task: Task) -> None:
+        for matrix in [matrix for matrix, waiting in self._products.items() if task in waiting]:
+            del self._products[matrix][task]
+            if not self._products[matrix]:
+                del self._products[matrix]
+        task.close()
+        with self._condition:
+            self._here.discard(task)
+
+    def _step(self, task: Task, reply: list[Array] | None) -> None:
+        """To the next step that is no product."""
+        try:
+            step = task.advance(reply)
+        except BaseException as error:
+            self._leave(task, _raiser(error))
+        else:
+            if isinstance(step, Product):
+                self._products.setdefault(step.matrix, {})[task] = step.x
+            else:
+                self._leave(task, lambda: step)
+
+    def _leave(self, task: Task, advance: Advance) -> None:
+        with self._condition:
+            self._here.discard(task)
+        self._ring(task, advance)
+
+    def _multiply(self) -> None:
+        """One product for all tasks that wait for one with the same matrix, the one asked for longest ago."""
+        matrix = next(iter(self._products))
+        waiting = self._products.pop(matrix)
+        try:
+            whole = matrix.times(torch.cat(list(waiting.values())))
+        except Exception as error:  # memory
+            for task in waiting:
+                self._leave(task, _raiser(error))
+            return
+        for task, part in zip(waiting, whole.split([len(x) for x in waiting.values()]), strict=True):
+            self._step(task, [part.numpy()])
+
+
+def _raiser(error: BaseException) -> Advance:
+    def again() -> Step:
+        raise error
+
+    return again

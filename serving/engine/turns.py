@@ -1,0 +1,99 @@
+"""Which network runs next: those with rows waiting share the device's time evenly, after their rows' urgency."""
+
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+
+from serving.backends import Backend
+from serving.backends.costs import Costs
+from serving.engine.scheduler import Call, Queue, Slice
+from serving.engine.task import Evaluation, Network, Task
+
+FIXED = 32
+"""Rows of every call where the size of calls must not change a row's bits, or the largest below: no clock chose it."""
+
+
+@dataclass(frozen=True)
+class Key:
+    """Rows that may share a call: of one network, for the same outputs; in calls of one size only, where `fixed`."""
+
+    network: Network
+    outputs: tuple[str, ...]
+    fixed: bool = False
+
+
+class Turns:
+    """A queue for each key; keys of one network take turns. A network that had nothing to do saves up no time."""
+
+    def __init__(self) -> None:
+        self._queues: dict[Key, Queue[Task]] = {}
+        self._spent: dict[Backend, float] = {}  # seconds of each, as far as it counts against it
+        self._calls: Counter[Key] = Counter()
+        self._of: dict[Task, set[Key]] = {}
+        self._users: Counter[Key] = Counter()
+        self._now = 0.0
+
+    def __bool__(self) -> bool:
+        return any(self._queues.values())
+
+    def add(self, task: Task, evaluation: Evaluation, now: float) -> None:
+        network = evaluation.network
+        key = Key(network, tuple(evaluation.outputs), task.deterministic and not network.backend.invariant)
+        if not self._queues.setdefault(key, Queue()):
+            backend = network.backend
+            if not any(queue for each, queue in self._queues.items() if each.network.backend is backend):
+                self._spent[backend] = max(self._spent.get(backend, 0.0), self._now)
+        keys = self._of.setdefault(task, set())
+        if key not in keys:
+            keys.add(key)
+            self._users[key] += 1
+        self._queues[key].add(task, evaluation.rows, now=now, priority=task.level, deadline=task.deadline)
+
+    def drop(self, task: Task) -> None:
+        """Take out a task's rows and forget it, and queues that nobody uses: clients make keys."""
+        for key in self._of.pop(task, ()):
+            self._queues[key].drop(task)
+            self._users[key] -= 1
+            if not self._users[key]:
+                del self._queues[key], self._calls[key], self._users[key]
+                if not any(each.network.backend is key.network.backend for each in self._queues):
+                    self._spent.pop(key.network.backend, None)
+
+    def next(self, now: float, urgent: Collection[Task]) -> Key | None:
+        """The key to run: of the most urgent, the one that had the least time."""
+        waiting = [key for key, queue in self._queues.items() if queue]
+        if not waiting:
+            return None
+
+        def place(key: Key) -> tuple[tuple[int, bool], float, int]:
+            return self._queues[key].urgency(now, urgent), self._spent[key.network.backend], self._calls[key]
+
+        self._now = max(self._now, min(self._spent[key.network.backend] for key in waiting))
+        return min(waiting, key=place)
+
+    def patience(self, key: Key) -> float:
+        """Seconds that are worth waiting for more rows: what a call of those there are costs beyond the best price."""
+        rows, costs = self._queues[key].rows, key.network.costs
+        return max(0.0, costs.seconds(rows) - rows * costs.row_s) if rows < costs.largest else 0.0
+
+    def pack(self, key: Key, now: float, costs: Costs, urgent: Collection[Task]) -> Call[Task]:
+        """The next call of a key's rows."""
+        if key.fixed:
+            costs = costs.up_to(FIXED)
+        call = self._queues[key].pack(now, costs, urgent)
+        return replace(call, size=costs.holding(FIXED)) if key.fixed else call
+
+    def covers(self, key: Key, part: Slice[Task], call: Call[Task]) -> bool:
+        """Whether the next call is as full as this one without what the owner of a part of this one asks for next."""
+        return self._queues[key].covers(call.size, part.waiting.total, part.owner.level)
+
+    def restore(self, key: Key, call: Call[Task]) -> None:
+        """Put back a call that was not run."""
+        self._queues[key].restore(call)
+
+    def spent(self, key: Key, seconds: float) -> None:
+        """Note what a call took."""
+        if key in self._users:  # not where the call's owners are gone
+            self._calls[key] += 1
+        if key.network.backend in self._spent:
+            self._spent[key.network.backend] += seconds

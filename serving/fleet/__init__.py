@@ -1,0 +1,1 @@
+"""Which replicas and fronts there are, and what they serve."""

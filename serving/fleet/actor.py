@@ -1,0 +1,44 @@
+"""The directory as a named Ray actor, and the client through which fronts and replicas reach it."""
+
+import asyncio
+from typing import Any
+
+import ray
+
+from serving.fleet.directory import LEASE_S, Directory, FrontState, ReplicaState
+
+NAME = "directory"
+NAMESPACE = "tiltserve"
+
+
+class RayDirectory:
+    """A `DirectoryClient` of the actor, which is started by whoever comes first and restarted by Ray for ever.
+
+    A call that takes more than `timeout_s` seconds (the actor is restarting) raises TimeoutError.
+    """
+
+    def __init__(self, lease_s: float = LEASE_S, timeout_s: float = 2.0) -> None:
+        self._timeout_s = timeout_s
+        self.actor: Any = (
+            ray.remote(num_cpus=0, max_restarts=-1)(Directory)
+            .options(name=NAME, namespace=NAMESPACE, get_if_exists=True, lifetime="detached")
+            .remote(lease_s)
+        )
+
+    async def beat(self, replica: ReplicaState) -> None:
+        await self._call("beat", replica)
+
+    async def leave(self, replica_id: str) -> None:
+        await self._call("leave", replica_id)
+
+    async def replicas(self) -> list[ReplicaState]:
+        return await self._call("replicas")
+
+    async def announce_front(self, grpc_address: str, metrics_address: str) -> None:
+        await self._call("announce_front", grpc_address, metrics_address)
+
+    async def fronts(self) -> list[FrontState]:
+        return await self._call("fronts")
+
+    async def _call(self, method: str, *arguments: object) -> Any:
+        return await asyncio.wait_for(getattr(self.actor, method).remote(*arguments), self._timeout_s)

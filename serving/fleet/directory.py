@@ -1,0 +1,132 @@
+"""Who serves what: soft state that replicas renew with heartbeats and fronts read."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, Literal, Protocol, TypeVar
+
+from serving.wire.tensors import TensorSpec
+
+LEASE_S = 3.0
+"""A replica or front that has not been heard of for so long is forgotten; heartbeats come every second."""
+
+Kind = Literal["sampler", "network"]
+State = Literal["READY", "LOADING", "UNAVAILABLE"]
+
+
+@dataclass(frozen=True)
+class ModelState:
+    """One version of a model on one replica; `reason` says why it is not READY."""
+
+    name: str
+    version: str
+    kind: Kind
+    state: State
+    reason: str = ""
+    fingerprint: str = ""
+    inputs: tuple[TensorSpec, ...] = ()
+    outputs: tuple[TensorSpec, ...] = ()
+
+
+@dataclass(frozen=True)
+class ReplicaState:
+    """A replica's heartbeat; `address` is `host:port` of its own gRPC server, `beat` counts its reports."""
+
+    id: str
+    address: str
+    pid: int
+    models: tuple[ModelState, ...] = ()
+    backlog_rows: int = 0
+    draining: bool = False
+    beat: int = 0
+
+
+@dataclass(frozen=True)
+class FrontState:
+    """Where a front's gRPC server and metrics page listen."""
+
+    grpc_address: str
+    metrics_address: str
+
+
+Item = TypeVar("Item")
+
+
+class Leases(Generic[Item]):
+    """Items by name, each forgotten `lease_s` seconds after it was last put; `clock` counts seconds."""
+
+    def __init__(self, lease_s: float, clock: Callable[[], float]) -> None:
+        self._lease_s, self._clock = lease_s, clock
+        self._items: dict[str, tuple[float, Item]] = {}
+
+    def put(self, name: str, item: Item) -> None:
+        self._items[name] = (self._clock() + self._lease_s, item)
+
+    def drop(self, name: str) -> None:
+        self._items.pop(name, None)
+
+    def live(self) -> list[Item]:
+        """The items whose lease runs, by name."""
+        now = self._clock()
+        self._items = {name: entry for name, entry in self._items.items() if entry[0] > now}
+        return [self._items[name][1] for name in sorted(self._items)]
+
+
+class Directory:
+    """The list itself, on one clock; it may be lost at any time and is whole again one heartbeat later."""
+
+    def __init__(self, lease_s: float = LEASE_S, clock: Callable[[], float] = time.monotonic) -> None:
+        self._replicas = Leases[ReplicaState](lease_s, clock)
+        self._fronts = Leases[FrontState](lease_s, clock)
+
+    def beat(self, replica: ReplicaState) -> None:
+        self._replicas.put(replica.id, replica)
+
+    def leave(self, replica_id: str) -> None:
+        """Forgets a replica now. One that was only thought dead is back with its next heartbeat."""
+        self._replicas.drop(replica_id)
+
+    def replicas(self) -> list[ReplicaState]:
+        return self._replicas.live()
+
+    def announce_front(self, grpc_address: str, metrics_address: str) -> None:
+        self._fronts.put(grpc_address, FrontState(grpc_address, metrics_address))
+
+    def fronts(self) -> list[FrontState]:
+        return self._fronts.live()
+
+
+class DirectoryClient(Protocol):
+    """A directory that may be elsewhere: any call may fail or hang, and the caller lives on with what it knew."""
+
+    async def beat(self, replica: ReplicaState) -> None: ...
+
+    async def leave(self, replica_id: str) -> None: ...
+
+    async def replicas(self) -> list[ReplicaState]: ...
+
+    async def announce_front(self, grpc_address: str, metrics_address: str) -> None: ...
+
+    async def fronts(self) -> list[FrontState]: ...
+
+
+class LocalDirectory:
+    """A directory of this process as a `DirectoryClient`."""
+
+    def __init__(self, directory: Directory | None = None) -> None:
+        self.directory = directory or Directory()
+
+    async def beat(self, replica: ReplicaState) -> None:
+        self.directory.beat(replica)
+
+    async def leave(self, replica_id: str) -> None:
+        self.directory.leave(replica_id)
+
+    async def replicas(self) -> list[ReplicaState]:
+        return self.directory.replicas()
+
+    async def announce_front(self, grpc_address: str, metrics_address: str) -> None:
+        self.directory.announce_front(grpc_address, metrics_address)
+
+    async def fronts(self) -> list[FrontState]:
+        return self.directory.fronts()

@@ -1,0 +1,46 @@
+"""tiltserve.v1.Fleet: the models of the server and the replicas that hold them."""
+
+from collections.abc import Sequence
+
+from grpc.aio import ServicerContext
+
+from protos.tiltserve.v1 import fleet_pb2, fleet_pb2_grpc
+from serving.fleet.directory import ModelState, ReplicaState
+from serving.front import router
+from serving.front.roster import Roster
+
+_BEST_FIRST = ("READY", "LOADING", "UNAVAILABLE")
+
+
+class Fleet(fleet_pb2_grpc.FleetServicer):
+    """Answers from the front's copy of the directory."""
+
+    def __init__(self, roster: Roster) -> None:
+        self._roster = roster
+
+    async def ListModels(
+        self, request: fleet_pb2.ListModelsRequest, context: ServicerContext
+    ) -> fleet_pb2.ListModelsReply:
+        replicas = self._roster.replicas
+        return fleet_pb2.ListModelsReply(
+            models=[_model(states) for states in router.listing(replicas).values()],
+            replicas=[_replica(replica) for replica in replicas],
+        )
+
+
+def _model(states: Sequence[ModelState]) -> fleet_pb2.Model:
+    best = min(states, key=lambda each: _BEST_FIRST.index(each.state))
+    return fleet_pb2.Model(
+        name=best.name, versions=router.versions(states), state=best.state, reason=best.reason, kind=best.kind
+    )
+
+
+def _replica(replica: ReplicaState) -> fleet_pb2.Replica:
+    return fleet_pb2.Replica(
+        id=replica.id,
+        address=replica.address,
+        pid=replica.pid,
+        backlog_rows=replica.backlog_rows,
+        draining=replica.draining,
+        fingerprints={model.name: model.fingerprint for model in replica.models},
+    )

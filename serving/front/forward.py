@@ -1,0 +1,176 @@
+"""One request to one replica, and again to an equal one when the channel breaks under it."""
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TypeVar
+
+import grpc
+from tritonclient.grpc import service_pb2 as pb
+
+from serving.fleet.directory import ModelState
+from serving.front import router
+from serving.front.deadline import Deadline
+from serving.front.links import Link, Links
+from serving.front.metrics import FrontMetrics
+from serving.front.roster import Roster
+from serving.front.router import Route
+from serving.front.row_estimate import rows_of
+from serving.wire import errors, kserve
+
+Reply = TypeVar("Reply")
+
+REPLAYS = 2
+"""A request that kills its replica must not walk through the fleet."""
+CLEARLY_LESS = 0.5
+"""A replica with at most this share of the load of one that refused a request may take it."""
+
+# What gRPC itself reports when the peer's process or connection ends. Not UNKNOWN: that is an exception in a live one.
+_BROKEN = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.INTERNAL}
+
+
+class Forwarder:
+    """Sends requests for inference to replicas.
+
+    A sample is a pure function of the request, its seed and the replica's fingerprint. So a seed is drawn here, before
+    the first try, and a request whose replica is lost is repeated on one with the same fingerprint: the client gets the
+    same bytes. For such a replica to appear it waits up to `replay_wait_s` seconds, and never past the deadline.
+    """
+
+    def __init__(self, roster: Roster, links: Links, metrics: FrontMetrics, replay_wait_s: float) -> None:
+        self._roster, self._links, self._metrics = roster, links, metrics
+        self._replay_wait_s = replay_wait_s
+
+    async def infer(self, request: pb.ModelInferRequest, data: bytes, deadline: Deadline) -> bytes:
+        """The replica's serialised response to `request`, which `data` is the serialised form of.
+
+        Raises:
+            RequestError: the replica's own; NOT_FOUND or UNAVAILABLE if no replica can answer; DEADLINE_EXCEEDED.
+        """
+        target = self._choose(request.model_name, request.model_version)
+        sampler = target.model.kind == "sampler"
+        if sampler and "seed" not in request.parameters:
+            data = kserve.with_seed(data, secrets.randbelow(2**63))
+        rows = rows_of(request, sampler=sampler)
+        return await self._send(target, deadline, lambda link: link.infer(data, rows, deadline.left()))
+
+    async def interact(
+        self,
+        request: pb.ModelInferRequest,
+        first: bytes,
+        requests: AsyncIterator[bytes],
+        write: Callable[[bytes], Awaitable[None]],
+        deadline: Deadline,
+    ) -> None:
+        """A stream of candidates and scores, begun by `first`: what `request` asks for, with a seed.
+
+        Repeated on another replica only while nothing was written: the client's scores are not asked for twice.
+
+        Raises:
+            RequestError: as `infer`.
+        """
+        written = False
+
+        async def note(reply: bytes) -> None:
+            nonlocal written
+            written = True
+            await write(reply)
+
+        target = self._choose(request.model_name, request.model_version)
+        rows = rows_of(request, sampler=True)
+        await self._send(
+            target,
+            deadline,
+            lambda link: link.interact(first, rows, requests, note, deadline.left()),
+            lambda: not written,
+        )
+
+    async def _send(
+        self,
+        target: Route,
+        deadline: Deadline,
+        send: Callable[[Link], Awaitable[Reply]],
+        repeatable: Callable[[], bool] = lambda: True,
+    ) -> Reply:
+        """What comes of `send` to the target, or to an equal replica if that one is lost while it is `repeatable`.
+
+        Where the target has too much to do, an equal one that has clearly less is asked once.
+        """
+        name = target.model.name
+        tried: set[str] = set()
+        refused = False
+        for replay in range(REPLAYS + 1):
+            if replay:
+                target = await self._another(target.model, tried, deadline)
+                self._metrics.replays.labels(name).inc()
+            try:
+                try:
+                    return await send(self._links.to(target.replica))
+                except grpc.aio.AioRpcError as error:
+                    other = None if refused or not _refused(error) else self._less_loaded(target)
+                    if other is None:
+                        raise
+                    target, refused = other, True
+                    return await send(self._links.to(target.replica))
+            except grpc.aio.AioRpcError as error:
+                if errors.answered(error) or error.code() not in _BROKEN:
+                    raise _as_answered(error, name) from None
+                cause = error.details()
+            self._roster.lose(target.replica.id)
+            tried.add(target.replica.id)
+            if not repeatable():
+                raise errors.unavailable(f"model {name!r}: its replica was lost between two batches of candidates")
+        raise errors.unavailable(f"model {name!r}: lost {REPLAYS + 1} replicas under it: {cause}")
+
+    async def _another(self, model: ModelState, tried: set[str], deadline: Deadline) -> Route:
+        """A replica of the same fingerprint: rather one that was not tried, else one that came back."""
+        try:
+            async with asyncio.timeout(deadline.within(self._replay_wait_s)):
+                while True:
+                    for exclude in (tried, set[str]()):
+                        with contextlib.suppress(errors.RequestError):
+                            return self._choose(model.name, model.version, model.fingerprint, exclude)
+                    await self._roster.changed()
+        except TimeoutError:
+            lost = f"model {model.name!r}: its replica was lost and no other with the same fingerprint came"
+            if deadline.past:
+                raise errors.deadline(f"{lost} before the deadline") from None
+            raise errors.unavailable(f"{lost} within {self._replay_wait_s:g} s") from None
+
+    def _less_loaded(self, target: Route) -> Route | None:
+        """An equal replica with clearly less to do, if there is one."""
+        loads = self._links.unreported(self._roster.covered)
+        now = target.replica.backlog_rows + loads.get(target.replica.id, 0)
+        with contextlib.suppress(errors.RequestError):
+            other = self._choose(target.model.name, target.model.version, target.model.fingerprint, {target.replica.id})
+            if other.load < now * CLEARLY_LESS:
+                return other
+        return None
+
+    def _choose(
+        self, name: str, version: str, fingerprint: str | None = None, exclude: set[str] | None = None
+    ) -> Route:
+        return router.choose(
+            self._roster.replicas,
+            name,
+            version,
+            fingerprint=fingerprint,
+            exclude=exclude or (),
+            unreported=self._links.unreported(self._roster.covered),
+        )
+
+
+def _refused(error: grpc.aio.AioRpcError) -> bool:
+    """Whether a replica did not take the request on."""
+    return errors.answered(error) and error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def _as_answered(error: grpc.aio.AioRpcError, model: str) -> errors.RequestError:
+    if errors.answered(error):
+        return errors.RequestError(error.code(), error.details() or "")
+    if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
+        return errors.deadline(f"model {model!r}: no answer before the deadline")
+    if error.code() == grpc.StatusCode.UNKNOWN:
+        return errors.internal(f"model {model!r} failed inside its replica: {error.details()}")
+    return errors.RequestError(error.code(), f"model {model!r}: {error.details()}")

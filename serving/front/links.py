@@ -1,0 +1,126 @@
+"""Open channels from a front to its replicas, one each."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
+
+import grpc
+from google.protobuf.descriptor import ServiceDescriptor
+from tritonclient.grpc import service_pb2
+
+from protos.tiltserve.v1 import fleet_pb2, fleet_pb2_grpc, sampling_pb2
+from serving.fleet.directory import ReplicaState
+from serving.wire import channels
+
+INFERENCE: ServiceDescriptor = service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
+SAMPLING: ServiceDescriptor = sampling_pb2.DESCRIPTOR.services_by_name["Sampling"]
+
+
+class Link:
+    """A channel to one replica that knows its requests in flight, with their rows and when they were sent."""
+
+    def __init__(self, address: str) -> None:
+        self.channel = grpc.aio.insecure_channel(address, options=channels.CHANNEL)
+        self._sent: dict[object, tuple[float, int]] = {}
+        # Without serialisers gRPC passes bytes through: the front never rebuilds a message.
+        self._infer = self.channel.unary_unary(f"/{INFERENCE.full_name}/ModelInfer")
+        self._interact = self.channel.stream_stream(f"/{SAMPLING.full_name}/SampleInteractive")
+        self._metrics = fleet_pb2_grpc.ReplicaInternalStub(self.channel).Metrics
+
+    @property
+    def in_flight(self) -> int:
+        """Requests under way."""
+        return len(self._sent)
+
+    def rows_since(self, since: float) -> int:
+        """Rows of the requests under way that were sent after that time (`time.monotonic`)."""
+        return sum(rows for sent, rows in self._sent.values() if sent > since)
+
+    @contextlib.contextmanager
+    def _under_way(self, rows: int) -> Iterator[None]:
+        key = object()
+        self._sent[key] = time.monotonic(), rows
+        try:
+            yield
+        finally:
+            del self._sent[key]
+
+    async def infer(self, request: bytes, rows: int, timeout: float | None) -> bytes:
+        """A serialised ModelInferResponse; raises AioRpcError. Cancelling it cancels the call on the replica."""
+        with self._under_way(rows):
+            return await self._infer(request, timeout=timeout)
+
+    async def interact(
+        self,
+        first: bytes,
+        rows: int,
+        requests: AsyncIterator[bytes],
+        deliver: Callable[[bytes], Awaitable[None]],
+        timeout: float | None,
+    ) -> None:
+        """Passes messages between a client and the replica until the replica ends the stream; raises AioRpcError.
+
+        `requests` is not read before a reply was delivered: until then the stream can be begun anew elsewhere.
+        """
+        call = self._interact(timeout=timeout)
+        passing: asyncio.Task[None] | None = None
+        with self._under_way(rows):
+            try:
+                await call.write(first)
+                async for reply in call:
+                    await deliver(reply)
+                    passing = passing or asyncio.create_task(_pass_on(requests, call))
+            finally:
+                if passing is not None:
+                    passing.cancel()
+                call.cancel()
+
+    async def metrics(self, timeout: float) -> str:
+        """The replica's metrics as Prometheus text; raises AioRpcError."""
+        reply: fleet_pb2.MetricsReply = await self._metrics(fleet_pb2.MetricsRequest(), timeout=timeout)
+        return reply.text
+
+
+async def _pass_on(requests: AsyncIterator[bytes], call: grpc.aio.StreamStreamCall) -> None:
+    # where the call is over its reader says why
+    with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+        async for request in requests:
+            await call.write(request)
+        await call.done_writing()
+
+
+class Links:
+    """The links by replica id."""
+
+    def __init__(self) -> None:
+        self._links: dict[str, Link] = {}
+
+    def to(self, replica: ReplicaState) -> Link:
+        """The link to this replica, opened if there is none."""
+        if replica.id not in self._links:
+            self._links[replica.id] = Link(replica.address)
+        return self._links[replica.id]
+
+    def in_flight(self) -> dict[str, int]:
+        """Requests under way by replica id."""
+        return {replica_id: link.in_flight for replica_id, link in self._links.items()}
+
+    def unreported(self, covered: Mapping[str, float]) -> dict[str, int]:
+        """Rows by replica id of the requests under way that the backlog it reported does not have yet.
+
+        Args:
+            covered: until when the backlog of each replica has them, see `Roster`.
+        """
+        return {key: link.rows_since(covered.get(key, 0.0)) for key, link in self._links.items()}
+
+    async def keep(self, replica_ids: Collection[str]) -> None:
+        """Closes the idle links to all other replicas: one that drains has left the list but still answers."""
+        gone = [key for key, link in self._links.items() if key not in replica_ids and not link.in_flight]
+        for link in [self._links.pop(key) for key in gone]:
+            await link.channel.close()
+
+    async def close(self) -> None:
+        for link in self._links.values():
+            await link.channel.close()
+        self._links.clear()

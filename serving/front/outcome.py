@@ -1,0 +1,52 @@
+"""How a call to the front ends: errors become statuses, and every end is counted."""
+
+import asyncio
+import logging
+import time
+from types import TracebackType
+from typing import Self
+
+import grpc
+from grpc.aio import ServicerContext
+
+from serving.front import router
+from serving.front.metrics import FrontMetrics
+from serving.front.roster import Roster
+from serving.wire import errors
+
+_log = logging.getLogger(__name__)
+
+
+class Outcome:
+    """Around the body of a call, which says what `model` it is for as soon as it knows."""
+
+    def __init__(self, method: str, context: ServicerContext, roster: Roster, metrics: FrontMetrics) -> None:
+        self.model = ""
+        self._method, self._context, self._roster, self._metrics = method, context, roster, metrics
+        self._began = time.perf_counter()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # counted before the status is sent: whoever has seen it finds it counted
+        if error is None:
+            self._count(grpc.StatusCode.OK)
+        elif isinstance(error, errors.RequestError):
+            self._count(error.code)
+            await errors.abort(self._context, error)
+        elif isinstance(error, asyncio.CancelledError):
+            past = self._context.time_remaining() == 0
+            self._count(grpc.StatusCode.DEADLINE_EXCEEDED if past else grpc.StatusCode.CANCELLED)
+        elif isinstance(error, Exception):
+            self._count(grpc.StatusCode.INTERNAL)
+            _log.error("%s failed", self._method, exc_info=error)
+            await errors.abort(
+                self._context, errors.internal(f"{self._method} failed inside the front; its log says why")
+            )
+
+    def _count(self, code: grpc.StatusCode) -> None:
+        known = self.model if router.knows(self._roster.replicas, self.model) else ""
+        self._metrics.finished(known, self._method, code, time.perf_counter() - self._began)

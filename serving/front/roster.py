@@ -1,0 +1,72 @@
+"""What a front knows of the fleet: the directory's last list."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Mapping, Sequence
+
+from serving.fleet.directory import DirectoryClient, ReplicaState
+
+_log = logging.getLogger(__name__)
+
+
+class Roster:
+    """A copy of the directory's list, kept while the directory is down.
+
+    `refresh` reads it; `pause` waits until the next read is due, which `lose` makes now; `changed` waits for that read.
+
+    Attributes:
+        replicas: the list.
+        covered: for each replica by id a time (`time.monotonic`): what was sent to it until then is in its backlog.
+    """
+
+    def __init__(self, directory: DirectoryClient, every_s: float = 0.5) -> None:
+        self.replicas: Sequence[ReplicaState] = ()
+        self.covered: Mapping[str, float] = {}
+        self._last_read = 0.0
+        self._directory, self._every_s = directory, every_s
+        self._lost: set[str] = set()
+        self._due = asyncio.Event()
+        self._read = asyncio.Event()
+        self._down = False
+
+    def lose(self, replica_id: str) -> None:
+        """Takes a replica that does not answer off the list, until its next heartbeat puts it back."""
+        self.replicas = [replica for replica in self.replicas if replica.id != replica_id]
+        self._lost.add(replica_id)
+        self._due.set()
+
+    async def refresh(self) -> None:
+        """Reads the list, first telling the directory what was lost; a failure leaves the old list."""
+        lost, now = self._lost.copy(), time.monotonic()
+        try:
+            for replica_id in lost:
+                await self._directory.leave(replica_id)
+            listed = await self._directory.replicas()
+        except Exception as error:  # whatever is wrong with the directory, requests go on
+            if not self._down:
+                _log.warning("directory is down, going on with %d replicas: %s", len(self.replicas), error)
+            self._down = True
+            return
+        self._down = False
+        # What was lost during the two calls may still be in their answer.
+        self._lost -= lost
+        # A report that is new in this read was made after the read before it, which did not have it.
+        known = {replica.id: replica.beat for replica in self.replicas}
+        self.covered = {
+            each.id: self.covered.get(each.id, 0.0) if known.get(each.id) == each.beat else self._last_read
+            for each in listed
+        }
+        self._last_read = now
+        self.replicas = [replica for replica in listed if replica.id not in self._lost]
+        self._read.set()
+        self._read = asyncio.Event()
+
+    async def pause(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._due.wait(), self._every_s)
+        self._due.clear()
+
+    async def changed(self) -> None:
+        await self._read.wait()

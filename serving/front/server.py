@@ -1,0 +1,161 @@
+"""The public gRPC server: finds replicas through the directory and forwards requests to them."""
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from prometheus_client import start_http_server
+
+from protos.tiltserve.v1 import fleet_pb2, fleet_pb2_grpc
+from serving.fleet.directory import DirectoryClient
+from serving.front import router
+from serving.front.fleet import Fleet
+from serving.front.forward import Forwarder
+from serving.front.health import Health
+from serving.front.inference import Inference
+from serving.front.interactive import Sampling
+from serving.front.links import INFERENCE, SAMPLING, Links
+from serving.front.metrics import FrontMetrics
+from serving.front.roster import Roster
+from serving.wire import channels
+
+_FLEET = fleet_pb2.DESCRIPTOR.services_by_name["Fleet"].full_name
+_HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+_SCRAPE_S = 1.0
+
+
+class PortError(RuntimeError):
+    """A port cannot be listened on; the text is one line."""
+
+
+class Front:
+    """One public endpoint of the fleet; make it and use it on one event loop.
+
+    Args:
+        directory: where replicas report.
+        host: address that both servers bind to.
+        grpc_port, metrics_port: 0 for any free port.
+        replay_wait_s: how long a request whose replica was lost waits for an equal one.
+        drain_s: how long `stop` lets requests finish.
+        poll_s: how often the directory is read.
+    """
+
+    def __init__(
+        self,
+        directory: DirectoryClient,
+        *,
+        host: str = "127.0.0.1",
+        grpc_port: int = 0,
+        metrics_port: int = 0,
+        replay_wait_s: float = 30.0,
+        drain_s: float = 30.0,
+        poll_s: float = 0.5,
+    ) -> None:
+        self._directory, self._host = directory, host
+        self._grpc_port, self._metrics_port, self._drain_s = grpc_port, metrics_port, drain_s
+        self.metrics = FrontMetrics(self._replica_pages)
+        self._roster = Roster(directory, poll_s)
+        self._links = Links()
+        self._health = Health([INFERENCE.full_name, SAMPLING.full_name, _FLEET])
+        self._forwarder = Forwarder(self._roster, self._links, self.metrics, replay_wait_s)
+        self._server: grpc.aio.Server | None = None
+        self._page: tuple[Any, threading.Thread] | None = None
+        self._following: asyncio.Task[None] | None = None
+
+    @property
+    def grpc_address(self) -> str:
+        """`host:port` of the gRPC server, with the real port once started."""
+        return channels.address(self._host, self._grpc_port)
+
+    @property
+    def metrics_address(self) -> str:
+        """`host:port` of the metrics page, with the real port once started."""
+        return channels.address(self._host, self._metrics_port)
+
+    async def start(self) -> None:
+        """Listens; raises PortError, with nothing left open."""
+        self._loop = asyncio.get_running_loop()
+        try:
+            self._listen_metrics()
+            server = self._listen_grpc()
+        except PortError:
+            await self.stop()
+            raise
+        await self._follow_once()
+        await server.start()
+        self._server = server
+        self._following = asyncio.create_task(self._follow())
+
+    async def stop(self) -> None:
+        """Reports NOT_SERVING, lets requests finish for up to `drain_s` seconds, and closes everything."""
+        self._health.close()
+        if self._server is not None:
+            await self._server.stop(self._drain_s)
+        if self._following is not None:
+            self._following.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._following
+        if self._page is not None:
+            server, thread = self._page
+            await asyncio.to_thread(server.shutdown)  # a page being made waits for this loop
+            server.server_close()
+            thread.join()
+        await self._links.close()
+        self._server = self._following = self._page = None
+
+    def _listen_grpc(self) -> grpc.aio.Server:
+        server = grpc.aio.server(options=channels.SERVER)
+        parts = self._roster, self._forwarder, self.metrics
+        server.add_generic_rpc_handlers([Inference(*parts).handler(), Sampling(*parts).handler()])
+        fleet_pb2_grpc.add_FleetServicer_to_server(Fleet(self._roster), server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        services = (INFERENCE.full_name, SAMPLING.full_name, _FLEET, _HEALTH, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(services, server)
+        try:
+            self._grpc_port = server.add_insecure_port(self.grpc_address)
+        except RuntimeError:
+            raise PortError(f"gRPC: expected a free port, {self.grpc_address} cannot be listened on") from None
+        return server
+
+    def _listen_metrics(self) -> None:
+        try:
+            self._page = start_http_server(self._metrics_port, self._host, self.metrics.registry)
+        except OSError as error:
+            cause = error.strerror or error
+            raise PortError(f"metrics: expected a free port, got {self.metrics_address}: {cause}") from None
+        self._metrics_port = self._page[0].server_port
+
+    async def _follow(self) -> None:
+        """Follows replicas as they come, go and move."""
+        while True:
+            await self._roster.pause()
+            await self._follow_once()
+
+    async def _follow_once(self) -> None:
+        await self._roster.refresh()
+        await self._links.keep({replica.id for replica in self._roster.replicas})
+        self._health.set_serving(router.any_ready(self._roster.replicas))
+        # Repeated, because the directory forgets what it is not told; while it is down the roster says so.
+        with contextlib.suppress(Exception):
+            await self._directory.announce_front(self.grpc_address, self.metrics_address)
+
+    def _replica_pages(self) -> Mapping[str, str]:
+        """The metrics text of every replica that answers; called by the page's threads."""
+        scraping = asyncio.run_coroutine_threadsafe(self._scrape(), self._loop)
+        try:
+            return scraping.result(2 * _SCRAPE_S)
+        except TimeoutError:
+            scraping.cancel()
+            return {}
+
+    async def _scrape(self) -> dict[str, str]:
+        replicas = self._roster.replicas
+        pages = await asyncio.gather(
+            *(self._links.to(replica).metrics(_SCRAPE_S) for replica in replicas), return_exceptions=True
+        )
+        return {replica.id: page for replica, page in zip(replicas, pages, strict=True) if isinstance(page, str)}

@@ -1,0 +1,1 @@
+"""Model repositories: what lies in their folders, what was loaded from them, and what stays in memory."""

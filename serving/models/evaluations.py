@@ -1,0 +1,66 @@
+"""Samplers as programs for the engine: rows in the terms of a graph, its input names, types and time input."""
+
+from collections.abc import Generator
+from typing import Literal, Protocol, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import steering
+from serving.backends import Array
+from serving.engine.task import Evaluation, Product, Step
+from serving.models.model import Sampler
+
+Result = TypeVar("Result")
+
+
+class Scorer(Protocol):
+    """A reward, as far as a sampler needs it."""
+
+    def scores(self, x: Tensor) -> Generator[Step, list[Array], Tensor]:
+        """Asks for evaluations and returns the scores [B] of x [B, *event]."""
+        ...
+
+
+def evaluations(
+    sampler: Generator[steering.Rows, Tensor, Result],
+    model: Sampler,
+    reward: Scorer | None,
+    kind: Literal["network", "reward"] = "network",
+    announced: bool = True,
+) -> Generator[Step, list[Array], Result]:
+    """A sampler's rows as evaluations: network rows, counted as `kind`, for the model, and what the reward asks for."""
+    try:
+        rows = next(sampler)
+        while True:
+            if rows.kind == "reward":
+                assert reward is not None
+                reply = yield from reward.scores(rows.x)
+            elif rows.matrix is not None:
+                (output,) = yield Product(rows.matrix, rows.x)
+                reply = torch.from_numpy(output)
+            else:
+                (output,) = yield network_evaluation(model, rows, kind, announced)
+                reply = torch.from_numpy(output)
+            rows = sampler.send(reply)
+    except StopIteration as stop:
+        return stop.value
+
+
+def network_evaluation(
+    model: Sampler, rows: steering.Rows, kind: Literal["network", "reward"] = "network", announced: bool = True
+) -> Evaluation:
+    """Rows of a sampler in the terms of its graph: input names and types, and what the time input is fed."""
+    card = model.card
+    inputs = {each.name: each for each in model.network.backend.inputs}
+    t = inputs[card.inputs.t]
+    time = steering.paths.TIME_INPUTS[card.inputs.time](model.path, rows.t).numpy()
+    if t.dtype.kind == "i":
+        time = np.rint(time)
+    feeds: dict[str, Array] = {
+        card.inputs.x: rows.x.contiguous().numpy(),
+        card.inputs.t: time.astype(t.dtype).reshape(-1, *(1 for _ in t.row)),
+        **{name: value.contiguous().numpy() for name, value in rows.condition.items()},
+    }
+    return Evaluation(model.network, feeds, (card.output,), len(rows), kind, announced)

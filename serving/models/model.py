@@ -1,0 +1,145 @@
+"""A model as it was loaded: a plain network, or a sampler with what is known of its law."""
+
+import dataclasses
+import hashlib
+from collections.abc import Hashable, Mapping, MutableMapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from cachetools import LRUCache
+
+import steering
+from protos.card import Card, Range
+from serving.backends import Array
+from serving.engine.task import Network
+from steering.posteriors import Chosen, Cloud, Gaussian, Local, Neighbours, Union, Variance
+
+RAW = ".network"  # digits.network is the raw network of the sampler digits
+
+REMEMBERED = 256
+"""Rewards whose scores on a bank are kept."""
+GROWN = 8
+"""Targets whose grown banks are kept: some 12,000 samples each."""
+
+
+@dataclass(frozen=True, eq=False)
+class PlainModel:
+    """A network without a path: a classifier, a critic, or a sampler's raw network.
+
+    Attributes:
+        ranges: what some of its inputs may be, by name.
+    """
+
+    name: str
+    version: str
+    network: Network
+    fingerprint: str
+    ranges: Mapping[str, Range] = field(default_factory=dict)
+
+    def out_of_range(self, name: str, value: Array) -> str:
+        """Why an input's values are refused; empty where they are not."""
+        return self.ranges[name].fault(value) if name in self.ranges else ""
+
+
+class Knowledge:
+    """What is known of a sampler's law: replaced as a whole, so that a request sees one state of it from end to end.
+
+    Attributes:
+        cloud: the bank's samples, None while there are none.
+        calibration: V(t), None before it was measured.
+        choice: the local posterior that fits the bank, None before it was sought.
+        scored: rewards of the bank by reward; clients choose them, so their number is bounded.
+        refreshed: banks grown toward rare targets; bounded likewise.
+        underway: for targets that a request prepares right now, what ends when it has; only the engine's second
+            thread looks into it.
+        fingerprint: graph, card and backend with bank, calibration and choice; replicas with equal ones give equal
+            bytes.
+    """
+
+    def __init__(
+        self,
+        card: Card,
+        digest: str,
+        samples: torch.Tensor | None,
+        calibration: steering.Calibration | None,
+        choice: Chosen | None = None,
+    ) -> None:
+        self._card = card
+        self.cloud = None if samples is None else Cloud(samples)
+        self.calibration, self.choice = calibration, choice
+        self.scored: MutableMapping[Hashable, torch.Tensor] = LRUCache(REMEMBERED)
+        self.refreshed: MutableMapping[Hashable, Union] = LRUCache(GROWN)
+        self.underway: dict[Hashable, Future[None]] = {}
+        whole = hashlib.sha256(digest.encode())
+        whole.update(b"" if samples is None else samples.numpy().tobytes())
+        whole.update(repr(calibration).encode())
+        if choice is not None:
+            whole.update(choice.why.encode())
+            parts = () if choice.mixture is None else dataclasses.astuple(choice.mixture.components)
+            for part in parts:
+                whole.update(part.numpy().tobytes())
+        self.fingerprint = whole.hexdigest()[:16]
+
+    def local(self, kind: str | None) -> Local:
+        """The local posterior of the given kind, or of the card's, or the one that fits the bank; where there is not
+        yet what it needs, neighbours for images and a Gaussian for vectors, as far as there is a bank."""
+        calibration: Variance | None = self.calibration
+        if calibration is None:
+            calibration = steering.Uncalibrated(self.cloud.variance if self.cloud is not None else 1.0)
+        kind = kind or self._card.posterior
+        if self.choice is not None and kind is None:
+            return self.choice.local
+        if self.choice is not None and self.choice.mixture is not None and kind == "mixture":
+            return self.choice.mixture
+        image = len(self._card.event_shape) > 1
+        if self.cloud is not None and (kind == "neighbours" or (kind != "gaussian" and image)):
+            return Neighbours(self.cloud, calibration)
+        return Gaussian(calibration)
+
+
+class Sampler:
+    """A network with a card: what is needed to draw from it, and in `known` what is needed to steer it.
+
+    Attributes:
+        programs: searched solver programs by number of steps.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        version: str,
+        card: Card,
+        path: steering.Path,
+        network: Network,
+        digest: str,
+        programs: Mapping[int, steering.Program] | None = None,
+    ) -> None:
+        self.name, self.version, self.card, self.path, self.network = name, version, card, path, network
+        self.digest, self.programs = digest, programs or {}
+        self.learn(None, None)
+
+    def plan(self, solver: str, steps: int, path: steering.Path | None = None, **other: Any) -> steering.Plan:
+        """A plan for this network, on its own path or rescheduled onto another; raises `PlanError`."""
+        assert self.card.prediction is not None
+        return steering.plan(
+            solver, path=path or self.path, trained=self.path, steps=steps, prediction=self.card.prediction,
+            preconditioning=self.card.preconditioning, sigma_data=self.card.sigma_data, **other,
+        )  # fmt: skip
+
+    def learn(
+        self, samples: torch.Tensor | None, calibration: steering.Calibration | None, *, choose: bool = False
+    ) -> None:
+        """Take on a bank's samples [K, *event] and a calibration, as far as there are any.
+
+        Args:
+            choose: also find the local posterior that fits them, where both are there: takes up to some seconds.
+        """
+        choice = None
+        if choose and samples is not None and calibration is not None and not self.card.conditions:
+            choice = Chosen.of(Cloud(samples), self.path, calibration)
+        self.known = Knowledge(self.card, self.digest, samples, calibration, choice)
+
+
+Model = PlainModel | Sampler

@@ -1,0 +1,54 @@
+"""A repository's model without a server: answers a sampler's rows by the same graph, fed in the same way."""
+
+from collections.abc import Generator
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from torch import Tensor
+
+import steering
+from serving.backends import LoadError
+from serving.backends.opening import Opener
+from serving.engine.task import Evaluation
+from serving.models.evaluations import evaluations
+from serving.models.model import Sampler
+from serving.models.repository import load, scan
+
+Result = TypeVar("Result")
+BATCH = 64
+"""Rows per network call; a row's bytes do not depend on it, as long as it has company."""
+
+
+def open_sampler(root: Path, name: str, threads: int = 2) -> Sampler:
+    """The newest version of the sampler `name` in the repository `root`.
+
+    Raises:
+        LoadError: one line: no such model, no sampler, or what is wrong with its files.
+    """
+    folders = {folder.name: folder for folder in scan(root)} if root.is_dir() else {}
+    if name not in folders:
+        raise LoadError(f"unknown model {name!r} in {root}: expected one of {', '.join(folders) or 'none'}")
+    model = load(folders[name], Opener(threads))
+    if not isinstance(model, Sampler):
+        raise LoadError(f"model {name!r}: expected a sampler (a card with a path), got a plain network")
+    return model
+
+
+def solve(generator: Generator[steering.Rows, Tensor, Result], model: Sampler) -> Result:
+    """The result of a generator of network rows, answered by the model's graph."""
+    program = evaluations(generator, model, None)
+    try:
+        evaluation = next(program)
+        while True:
+            assert isinstance(evaluation, Evaluation)  # a network's rows go nowhere else
+            parts = []
+            for first in range(0, evaluation.rows, BATCH):
+                feeds = {name: value[first : first + BATCH] for name, value in evaluation.feeds.items()}
+                size = len(next(iter(feeds.values())))
+                if size == 1:  # a row never runs alone, see backends.sizes
+                    feeds = {name: np.repeat(value, 2, axis=0) for name, value in feeds.items()}
+                parts.append([output[:size] for output in model.network.backend.run(feeds, evaluation.outputs)])
+            evaluation = program.send([np.concatenate(column) for column in zip(*parts, strict=True)])
+    except StopIteration as stop:
+        return stop.value

@@ -1,0 +1,199 @@
+"""A model repository on disk: Triton's layout plus a card. Finds the models, and opens one."""
+
+import hashlib
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import steering
+from protos.card import Card, CardError, dump_text, load_card
+from protos.programs import ProgramsError, load_programs
+from serving.backends import Backend, GraphTensor, LoadError
+from serving.backends.costs import Costs
+from serving.engine.task import Network
+from serving.models.model import Model, PlainModel, Sampler
+from steering.plans.program import Choice
+
+GRAPH, TORCH, CARD, BANK, PROGRAMS = "model.onnx", "model.pt2", "card.yaml", "bank.npz", "searched.json"
+
+Open = Callable[[Path], Backend]
+Measure = Callable[[Backend, str], Costs]
+"""What calls of a backend cost; the text is equal for equal graphs on equal backends."""
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The newest version of one model: `<root>/<name>/<version>/model.onnx`, or `model.pt2` where there is no such."""
+
+    name: str
+    version: str
+    root: Path
+
+    @property
+    def graph(self) -> Path:
+        found, other = (self.root / self.version / name for name in (GRAPH, TORCH))
+        return other if other.is_file() and not found.is_file() else found
+
+    @property
+    def bank(self) -> Path:
+        return self.root / self.version / BANK
+
+    @property
+    def programs(self) -> Path:
+        return self.root / self.version / PROGRAMS
+
+    @property
+    def card(self) -> Path:
+        return self.root / CARD
+
+
+def scan(root: Path) -> list[Folder]:
+    """Every folder of `root` that has a version folder (a number), or looks as if it should, by name."""
+    found = []
+    for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
+        versions = [path.name for path in folder.iterdir() if path.is_dir() and path.name.isdecimal()]
+        if versions or (folder / CARD).exists() or (folder / GRAPH).exists():
+            found.append(Folder(folder.name, max(versions or ["1"], key=int), folder))
+    return found
+
+
+def guess(backend: Backend, graph: str) -> Costs:
+    """For those who only run a backend themselves: nothing is measured."""
+    return Costs.guessed(backend.sizes(64))
+
+
+def load(folder: Folder, opener: Open, measure: Measure = guess) -> Model:
+    """Open a model's graph, measure what its calls cost, and check its card against it.
+
+    Raises:
+        LoadError: one line that names the file, what was expected and what came.
+    """
+    backend = opener(folder.graph)
+    graph_sha256 = _sha256(folder.graph) if folder.graph.is_file() else None  # none here: it runs on another server
+    network = Network(folder.name, backend, measure(backend, f"{graph_sha256} {backend.kind}"))
+    digest = hashlib.sha256(f"{graph_sha256} {backend.kind}".encode())
+    for file in sorted(folder.graph.parent.glob("*")):  # weights may lie in files beside the graph
+        if file.is_file() and file not in (folder.graph, folder.bank):
+            digest.update(_sha256(file).encode())
+    if not folder.card.exists():
+        return PlainModel(folder.name, folder.version, network, digest.hexdigest()[:16])
+    try:
+        card = load_card(folder.card)
+    except CardError as error:
+        raise LoadError(str(error)) from None
+    if card.name != folder.name:
+        raise LoadError(f"{folder.card}: name: expected {folder.name!r}, its folder's name, got {card.name!r}")
+    digest.update(dump_text(card).encode())
+    if not card.is_sampler:
+        if unknown := {*card.arguments} - (names := {each.name for each in backend.inputs}):
+            raise LoadError(
+                f"{folder.card}: arguments: expected inputs of the graph ({', '.join(sorted(names))}), "
+                f"got {min(unknown)!r}"
+            )
+        return PlainModel(folder.name, folder.version, network, digest.hexdigest()[:16], card.arguments)
+    assert card.path is not None
+    assert card.prediction is not None
+    try:
+        path = steering.paths.build(card.path, card.t_range)
+        steering.plan("ddim", path=path, steps=1, prediction=card.prediction, preconditioning=card.preconditioning)
+        if card.preconditioning == "edm" and isinstance(path, steering.paths.MeanReverting):
+            raise ValueError("preconditioning 'edm': expected a path that reverts to no mean, got mean_reverting")
+        steering.paths.TIME_INPUTS[card.inputs.time](path, torch.ones(1))  # not every path counts steps
+    except (ValueError, TypeError) as error:
+        raise LoadError(f"{folder.card}: {error}") from None
+    check_graph(folder.card, card, backend)
+    programs = _load_programs(folder.programs, graph_sha256) if folder.programs.exists() else {}
+    sampler = Sampler(folder.name, folder.version, card, path, network, digest.hexdigest(), programs)
+    curve = card.calibration
+    calibration = None
+    if curve is not None and len(curve.t) > 1:
+        calibration = steering.Calibration(tuple(curve.t), tuple(curve.mse))
+    samples = _load_bank(folder.bank, card.event_shape, graph_sha256) if folder.bank.exists() else None
+    sampler.learn(samples, calibration)
+    return sampler
+
+
+def check_graph(file: Path, card: Card, backend: Backend) -> None:
+    """The card's names, types and shapes against the graph's; LoadError with both."""
+    inputs = {each.name: each for each in backend.inputs}
+    wanted: dict[str, tuple[str, tuple[int, ...]]] = {
+        card.inputs.x: ("float32", card.event_shape),
+        card.inputs.t: ("float32", ()),
+        **{name: (condition.dtype, condition.shape) for name, condition in card.conditions.items()},
+    }
+    for name, (dtype, row) in wanted.items():
+        if name not in inputs:
+            raise LoadError(f"{file}: the card names input {name!r}, the graph has {', '.join(inputs)}")
+        here = inputs[name]
+        squeezed = here.row if name != card.inputs.t or here.row != (1,) else ()
+        whole = card.inputs.time in ("1000*t", "N*t-1")  # the time inputs that integers can hold
+        loose = name == card.inputs.t and here.dtype.kind in ("fi" if whole else "f")
+        if not _fits(row, squeezed) or not (here.dtype == dtype or loose):
+            raise LoadError(f"{file}: input {name!r}: the card says {dtype} {_show(row)}, the graph {_describe(here)}")
+    if extra := [name for name in inputs if name not in wanted]:
+        raise LoadError(f"{file}: the graph has input {extra[0]!r}, the card names {', '.join(wanted)}")
+    outputs = {each.name: each for each in backend.outputs}
+    if card.output not in outputs:
+        raise LoadError(f"{file}: the card names output {card.output!r}, the graph has {', '.join(outputs)}")
+    out = outputs[card.output]
+    if not _fits(card.event_shape, out.row) or out.dtype.kind != "f":
+        raise LoadError(
+            f"{file}: output {card.output!r}: "
+            f"the card says float32 {_show(card.event_shape)}, the graph {_describe(out)}"
+        )
+
+
+def _load_bank(file: Path, event: tuple[int, ...], graph_sha256: str | None) -> torch.Tensor:
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            samples = torch.from_numpy(archive["x"].astype(np.float32))
+            owner = str(archive["model_sha256"]) if "model_sha256" in archive else None
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise LoadError(f"{file}: expected a bank (x, model_sha256), got: {' '.join(str(error).split())}") from None
+    if samples.shape[1:] != event or len(samples) < 2:
+        raise LoadError(f"{file}: x: expected [K, {_show(event)[1:]} with K >= 2, got {_show(tuple(samples.shape))}")
+    if not bool(samples.isfinite().all()):
+        raise LoadError(f"{file}: x: expected finite samples, got NaN or infinity")
+    if None not in (owner, graph_sha256) and owner != graph_sha256:
+        here, there = str(graph_sha256)[:12], str(owner)[:12]
+        raise LoadError(f"{file}: drawn from a graph with sha256 {there}, the graph beside it has {here}")
+    return samples
+
+
+def _load_programs(file: Path, graph_sha256: str | None) -> dict[int, steering.Program]:
+    try:
+        content = load_programs(file)
+        programs = {
+            each.rows: steering.Program(each.fractions, tuple(Choice(**dict(step)) for step in each.steps))
+            for each in content.programs
+        }
+    except ProgramsError as error:
+        raise LoadError(str(error)) from None
+    if graph_sha256 is not None and content.model_sha256 != graph_sha256:
+        raise LoadError(
+            f"{file}: searched for a graph with sha256 {content.model_sha256[:12]}, the graph beside it has "
+            f"{graph_sha256[:12]}: delete it, or search again with tiltserve search-plan"
+        )
+    return programs
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _fits(expected: tuple[int, ...], row: tuple[int | None, ...]) -> bool:
+    return len(expected) == len(row) and all(b in (None, a) for a, b in zip(expected, row, strict=True))
+
+
+def _show(shape: tuple[int | None, ...]) -> str:
+    return "[" + ", ".join("?" if axis is None else str(axis) for axis in shape) + "]"
+
+
+def _describe(tensor: GraphTensor) -> str:
+    return f"{tensor.dtype} {_show(tensor.row)}"

@@ -1,0 +1,71 @@
+"""What stays of a model that has made room for others: enough to list it, to check requests, and to load it again."""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+
+from serving.backends import Array, Backend
+from serving.models.model import Knowledge, Model, PlainModel, Sampler
+
+
+class UnloadedBackend:
+    """Stands for a backend that is not in memory: knows its inputs and outputs, and runs nothing."""
+
+    invariant = False
+
+    def __init__(self, backend: Backend) -> None:
+        self.inputs, self.outputs, self.kind = backend.inputs, backend.outputs, backend.kind
+
+    def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
+        """Implements `Backend.run`."""
+        raise RuntimeError("the model is not in memory")
+
+    def sizes(self, most: int) -> tuple[int, ...]:
+        """Implements `Backend.sizes`."""
+        return ()
+
+    def close(self) -> None:
+        """Implements `Backend.close`."""
+
+
+def unloaded(model: Model) -> Model:
+    """The model without its network, and without what is known of its law."""
+    network = replace(model.network, backend=UnloadedBackend(model.network.backend))
+    if isinstance(model, PlainModel):
+        return replace(model, network=network)
+    return Sampler(model.name, model.version, model.card, model.path, network, model.digest, model.programs)
+
+
+def identity(model: Model) -> str:
+    """Equal for the same graph, card and backend."""
+    return model.fingerprint if isinstance(model, PlainModel) else model.digest
+
+
+class Kept:
+    """A model's identity, and what is known of a sampler's law, in a file that has no name and ends with the process.
+
+    So a model that comes back has the bank, calibration and choice it had, whoever made them: the same bytes for the
+    same requests. What is known is written when it is learnt, since a model that makes room must do so at once.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self._identity = identity(model)
+        if isinstance(model, Sampler):
+            known = model.known
+            self._file = tempfile.TemporaryFile()  # noqa: SIM115 - open for as long as the model may come back
+            samples = None if known.cloud is None else known.cloud.samples
+            torch.save((samples, known.calibration, known.choice), self._file)
+
+    def fits(self, model: Model) -> bool:
+        """Whether this is the model that was kept."""
+        return identity(model) == self._identity
+
+    def restore(self, model: Model) -> None:
+        """Give a sampler what was known of it."""
+        if isinstance(model, Sampler):
+            self._file.seek(0)
+            # our own file, which nobody else can open: it may hold more than tensors
+            samples, calibration, choice = torch.load(self._file, weights_only=False)
+            model.known = Knowledge(model.card, model.digest, samples, calibration, choice)

@@ -1,0 +1,195 @@
+"""From a request to a program for the engine, and from its result to a response."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+
+import steering
+from serving import rewards
+from serving.backends import Array, InputError, OutOfMemoryError, UnavailableError
+from serving.engine.admission import DeadlineError
+from serving.engine.engine import DeadlinePassedError, ExternalError, NetworkFailedError, QueueFullError
+from serving.engine.task import Routine, Task
+from serving.models.evaluations import evaluations
+from serving.models.model import Knowledge, Model, PlainModel, Sampler
+from serving.requests import likelihood
+from serving.requests.methods import Steered, completed, group_size, method_of, steering_for
+from serving.requests.parameters import Parameters, terms_of
+from serving.requests.parameters import parse as parameters_of
+from serving.requests.plain import plain_task
+from serving.requests.plans import plan_for
+from serving.requests.report import echoed
+from serving.requests.shared_setup import once
+from serving.requests.tensors import Tensors, tensors_of
+from serving.rewards import Definition, Reward
+from serving.wire import errors
+from serving.wire.answer import Answer
+from serving.wire.kserve import InferRequest
+from serving.wire.tensors import Parameter
+from steering.numerics.weights import checked_rewards
+from steering.sampling.run import merged
+
+STATE_BYTES = 12 * 4
+"""Of each number of a state under way: some twelve tensors in float32."""
+
+
+def output_names(model: Model) -> list[str]:
+    """Every output a request for the model may ask for."""
+    if isinstance(model, PlainModel):
+        return [each.name for each in model.network.backend.outputs]
+    return ["samples", "rewards", *likelihood.OUTPUTS]
+
+
+def task_for(
+    request: InferRequest,
+    model: Model,
+    models: Mapping[str, Model],
+    remotes: Mapping[str, Definition] | None = None,
+    deadline: float = math.inf,
+) -> Task:
+    """The task that answers a request; its future gives an `Answer`.
+
+    Args:
+        models: every model of the replica by name; rewards are found there.
+        remotes: rewards that are scored elsewhere, by name.
+        deadline: when the answer is worth nothing any more, as `time.monotonic` counts.
+
+    Raises:
+        RequestError: INVALID_ARGUMENT with what was expected and what came.
+    """
+    terms = terms_of(request)
+    if isinstance(model, PlainModel):
+        task = plain_task(request, model)
+    else:
+        task = _sampling_task(request, model, models, remotes)
+    task.priority, task.deterministic, task.deadline = terms.priority, terms.deterministic, deadline
+    return task
+
+
+def _sampling_task(
+    request: InferRequest, model: Sampler, models: Mapping[str, Model], remotes: Mapping[str, Definition] | None
+) -> Task:
+    parameters, options, reward_arguments = parameters_of(request)
+    if parameters.likelihood is not None:
+        parameters = likelihood.checked(parameters, request.parameters)
+    n, card = parameters.samples, model.card
+    parameters = completed(parameters)
+    tensors = tensors_of(request, model, n, parameters.guidance)
+    plan = plan_for(model, parameters, options)
+    problem = steering.Problem(
+        plan, card.event_shape, torch.float32, tensors.condition, parameters.guidance, tensors.null, model.digest,
+        tensors.mean,
+    )  # fmt: skip
+    doubled = 2 if tensors.condition and parameters.guidance != 1 else 1
+    if plan.reverse and tensors.x_init is None:
+        raise errors.invalid("reverse: expected the data to start from in an input x_init, got none")
+    if parameters.likelihood is not None:
+        program = likelihood.program(model, problem, parameters, tensors, request.outputs)
+        rows = n * plan.most_rows * doubled * likelihood.rows_per_step(parameters.probes)
+        width = n * doubled * likelihood.rows_at_once(parameters.probes)
+        return Task(model.name, program, rows, model.network, width, _bytes(n, card.event_shape))
+    if absent := [name for name in request.outputs if name in likelihood.OUTPUTS]:
+        raise errors.invalid(f"output {absent[0]!r}: expected a parameter likelihood beside it, got none")
+    reward = None
+    if parameters.reward is not None:
+        reward = rewards.bind(parameters.reward, models, card.event_shape, reward_arguments, tensors.reward, remotes)
+    elif reward_arguments or tensors.reward:
+        raise errors.invalid(
+            f"{[*reward_arguments, *tensors.reward][0]}: expected a parameter reward beside it, got none"
+        )
+    elif (method := method_of(parameters)) != "none":
+        raise errors.invalid(f"steering {method!r}: expected a parameter reward beside it, got none")
+    elif "rewards" in request.outputs:
+        raise errors.invalid("output 'rewards': expected a parameter reward beside it, got none")
+    if parameters.threshold is not None:
+        _check_threshold(parameters, reward)
+    known = model.known  # one state of it from here to the answer's fingerprint
+    steered = steering_for(model, known, plan, parameters, reward, tensors)
+    group = min(n, group_size(steered.steer, card.event_shape))
+    rows = steering.most_network_rows(steered.steer, plan, n) * doubled
+    program = _sample(model, known, problem, parameters, reward, steered, tensors)
+    held = n + group * (0 if steered.steer is None else steered.steer.width)
+    return Task(
+        model.name,
+        program,
+        rows,
+        model.network,
+        steering.rows_at_once(steered.steer, group) * doubled,
+        _bytes(held, card.event_shape),
+        heavy=reward is not None,
+    )
+
+
+def _bytes(states: int, event: tuple[int, ...]) -> int:
+    """About what so many states under way take: registers, estimates, rows and replies."""
+    return states * math.prod(event) * STATE_BYTES
+
+
+def _check_threshold(parameters: Parameters, reward: Reward | None) -> None:
+    """Refuse a threshold of nothing, or beside another meaning of the reward."""
+    if reward is None:
+        raise errors.invalid("threshold: expected a parameter reward beside it, got none")
+    if "beta" in parameters.model_fields_set:
+        raise errors.invalid("threshold: expected no beta beside it (an event has no temperature), got both")
+    if reward.threshold is not None:
+        raise errors.invalid(f"threshold: expected none beside reward {reward.name!r}, which has its own, got one")
+
+
+def request_error(error: BaseException) -> errors.RequestError:
+    """What a caller is told when a task failed."""
+    if isinstance(error, errors.RequestError):
+        return error
+    if isinstance(error, steering.UnsuitableError):
+        return errors.invalid(str(error))
+    if isinstance(error, steering.SteeringError | steering.BudgetError):
+        return errors.failed_precondition(str(error))
+    if isinstance(error, InputError):
+        return errors.invalid(f"expected inputs the network accepts, got: {error}")
+    if isinstance(error, QueueFullError | DeadlineError | OutOfMemoryError):
+        return errors.exhausted(str(error))
+    if isinstance(error, DeadlinePassedError):
+        return errors.deadline(str(error))
+    if isinstance(error, ExternalError | UnavailableError):
+        return errors.unavailable(str(error))
+    if isinstance(error, NetworkFailedError | steering.NetworkError):
+        return errors.internal(str(error))
+    return errors.internal(f"{type(error).__name__}: {error}")
+
+
+def _sample(
+    model: Sampler,
+    known: Knowledge,
+    problem: steering.Problem,
+    parameters: Parameters,
+    reward: Reward | None,
+    steered: Steered,
+    tensors: Tensors,
+) -> Routine:
+    """Run the samplers of a request, group after group, and put the answer together."""
+    n, steer, setup, parts = parameters.samples, steered.steer, steered.setup, []
+    if setup is not None:
+        target = setup.target
+        key = (type(setup), target.key, target.beta, target.threshold, problem.plan.path)
+        yield from once(known.underway, key, evaluations(setup.prepare(problem), model, reward, announced=False))
+    group = group_size(steer, problem.event)
+    for first in range(0, n, group):
+        rows = slice(first, min(first + group, n))
+        sampler = steering.sample(
+            problem.rows(rows),
+            steering.Noise(parameters.seed, range(rows.start, rows.stop)),
+            replace(steer, values=steer.values[rows]) if isinstance(steer, steering.Project) else steer,
+            None if tensors.x_init is None else tensors.x_init[rows],
+        )
+        parts.append((yield from evaluations(sampler, model, reward)))
+    x, report = torch.cat([part for part, _ in parts]), merged([r for _, r in parts])
+    if reward is not None and report.rewards is None:  # asked for scores without steering
+        report.rewards = checked_rewards((yield from reward.scores(x)), n, reward.name)
+        report.reward_rows += n
+    outputs: dict[str, Array] = {"samples": x.numpy()}
+    if report.rewards is not None:
+        outputs["rewards"] = report.rewards.to(torch.float32).numpy()
+    fingerprint = known.fingerprint if reward is None else f"{known.fingerprint}-{reward.fingerprint}"
+    said: dict[str, Parameter] = {"seed": parameters.seed, "solver": parameters.solver, "fingerprint": fingerprint}
+    return Answer(outputs, {**said, **echoed(report, steered, x)}, steered.method)

@@ -1,0 +1,97 @@
+"""From a request for log-likelihoods to a program: how likely the model finds the samples it is sent."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+
+import steering
+from serving.engine.task import Routine
+from serving.models.evaluations import evaluations
+from serving.models.model import Sampler
+from serving.requests.parameters import OPTIONS, STEERING, Parameters
+from serving.requests.tensors import Tensors
+from serving.rewards import PREFIX
+from serving.wire import errors
+from serving.wire.answer import Answer
+from serving.wire.tensors import Parameter
+
+OUTPUTS = ("log_likelihood", "standard_error")
+GROUP = 16
+"""Most samples at once."""
+NUMBERS = 2**20
+"""Most numbers in the probes of a group: bounds a request's memory, and its turns on the engine's thread."""
+USELESS = ("solver", "eta", "reverse", *STEERING)
+"""Parameters of sampling; the integrator of a likelihood is its own."""
+
+
+def rows_at_once(probes: int) -> int:
+    """Network rows per sample at a time: one value and two differences a probe."""
+    return 1 + 2 * probes
+
+
+def rows_per_step(probes: int) -> int:
+    """Network rows per sample and step: of four stages, and the ends."""
+    return 5 * rows_at_once(probes)
+
+
+def checked(parameters: Parameters, asked: Mapping[str, Parameter]) -> Parameters:
+    """The parameters of a likelihood, whose steps lie evenly in log-SNR unless a grid is asked for.
+
+    Raises:
+        RequestError: INVALID_ARGUMENT for what only sampling has a use for.
+    """
+    for name in asked:
+        if name in USELESS or name in OPTIONS or name.startswith(PREFIX):
+            raise errors.invalid(f"{name}: expected none beside likelihood, got {asked[name]!r}")
+    return parameters.model_copy(update={"solver": "ddim", "grid": parameters.grid or "logsnr"})
+
+
+def program(
+    model: Sampler,
+    problem: steering.Problem,
+    parameters: Parameters,
+    tensors: Tensors,
+    outputs: Sequence[str],
+) -> Routine:
+    """A program whose answer has `log_likelihood` in nats and its `standard_error` over the probes, [n] each.
+
+    Raises:
+        RequestError: INVALID_ARGUMENT for what a likelihood has no use for.
+    """
+    if tensors.x_init is None:
+        raise errors.invalid("likelihood: expected the samples to judge in an input x_init, got none")
+    if tensors.known is not None or tensors.reward:
+        raise errors.invalid("likelihood: expected no inputs known and reward_<argument> beside it, got some")
+    if missing := [name for name in outputs if name not in OUTPUTS]:
+        raise errors.invalid(f"output {missing[0]!r}: a request with likelihood has {', '.join(OUTPUTS)}")
+    if parameters.guidance != 1 and parameters.likelihood == "data":
+        raise errors.invalid(
+            "guidance: a guided model has no law of its data, expected 1.0 or likelihood 'sampler', "
+            f"got {parameters.guidance}"
+        )
+    return _judge(model, problem, parameters, tensors.x_init)
+
+
+def _judge(model: Sampler, problem: steering.Problem, parameters: Parameters, x: torch.Tensor) -> Routine:
+    assert parameters.likelihood is not None
+    fingerprint, parts = model.known.fingerprint, []
+    group = min(GROUP, max(1, NUMBERS // (parameters.probes * math.prod(problem.event))))
+    for first in range(0, len(x), group):
+        rows = slice(first, min(first + group, len(x)))
+        noise = steering.Noise(parameters.seed, range(rows.start, rows.stop))
+        judging = steering.log_likelihood(
+            problem.rows(rows), x[rows], noise, probes=parameters.probes, law=parameters.likelihood
+        )
+        parts.append((yield from evaluations(judging, model, None)))
+    log_density = torch.cat([part.log_density for part in parts])
+    error = torch.cat([part.standard_error for part in parts])
+    return Answer(
+        {"log_likelihood": log_density.to(torch.float32).numpy(), "standard_error": error.to(torch.float32).numpy()},
+        {
+            "seed": parameters.seed,
+            "network_rows": sum(part.network_rows for part in parts),
+            "fingerprint": fingerprint,
+            "warnings": "",
+        },
+    )

@@ -1,0 +1,44 @@
+"""From a request for a plain network to a program: one evaluation of the graph's own inputs."""
+
+from protos.complaint import unknown
+from serving.engine.task import Evaluation, Routine, Task
+from serving.models.model import PlainModel
+from serving.requests.parameters import EVERYWHERE
+from serving.requests.tensors import batched, came
+from serving.wire import errors
+from serving.wire.answer import Answer
+from serving.wire.kserve import InferRequest
+
+
+def plain_task(request: InferRequest, model: PlainModel) -> Task:
+    """Plain inference: the graph's own inputs, all of them, with one batch size."""
+    for name in request.parameters:
+        if name not in EVERYWHERE and not name.startswith("triton_"):
+            raise errors.invalid(f"model {model.name!r} is a plain network and takes no parameters, got {name!r}")
+    tensors = {each.name: each for each in model.network.backend.inputs}
+    for name in request.inputs:
+        if name not in tensors:
+            raise errors.invalid(unknown("input", name, tensors))
+    for name, tensor in tensors.items():
+        if name not in request.inputs:
+            raise errors.invalid(f"input {name!r}: expected {tensor.dtype} {batched(tensor)}, got none")
+        value = request.inputs[name]
+        fits = value.ndim == len(tensor.row) + 1 and all(
+            a in (None, b) for a, b in zip(tensor.row, value.shape[1:], strict=True)
+        )
+        if value.dtype != tensor.dtype or not fits or len(value) < 1:
+            raise errors.invalid(f"input {name!r}: expected {tensor.dtype} {batched(tensor)}, got {came(value)}")
+        if why := model.out_of_range(name, value):
+            raise errors.invalid(f"input {name!r}: {why}")
+    sizes = {name: len(value) for name, value in request.inputs.items()}
+    if len(set(sizes.values())) != 1:
+        raise errors.invalid(f"inputs: expected one batch size, got {sizes}")
+    rows = next(iter(sizes.values()))
+    names = tuple(request.outputs) or tuple(tensor.name for tensor in model.network.backend.outputs)
+
+    def program() -> Routine:
+        results = yield Evaluation(model.network, request.inputs, names, rows)
+        return Answer(dict(zip(names, results, strict=True)), {"fingerprint": model.fingerprint})
+
+    size = sum(value.nbytes for value in request.inputs.values())
+    return Task(model.name, program(), rows, model.network, rows, 2 * size)

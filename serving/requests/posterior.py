@@ -1,0 +1,75 @@
+"""Where the candidates of a request come from."""
+
+import math
+from dataclasses import dataclass, field
+
+import steering
+from serving.models.model import Knowledge, Sampler
+from serving.requests.parameters import Parameters
+from serving.requests.shared_setup import Pinned
+from serving.wire import errors
+from steering.posteriors import Bank, Local
+from steering.posteriors.mixture import MOST_DIMENSIONS
+
+
+@dataclass
+class Found:
+    """A posterior, what was chosen automatically in it and why, and what the caller should know of it."""
+
+    posterior: Bank | Local
+    choices: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def bank(self) -> Bank | None:
+        return self.posterior if isinstance(self.posterior, Bank) else None
+
+
+def shared_bank(known: Knowledge, local: Local | None, shared: bool) -> Bank:
+    """The model's bank; what this request makes of it is for later ones too where `shared`."""
+    assert known.cloud is not None
+    scored, refreshed = (known.scored, known.refreshed) if shared else (None, None)
+    return Bank(known.cloud, local, None, Pinned(scored), Pinned(refreshed))
+
+
+def posterior_for(
+    model: Sampler, known: Knowledge, plan: steering.Plan, parameters: Parameters, conditional: bool, shared: bool
+) -> Found:
+    """The posterior a request asks for, or the model's best; where that is missing, the nearest there is, with a note.
+
+    Args:
+        conditional: the request's samples have conditions, and so no law that a bank could be of.
+        shared: what the reward says of a bank may serve later requests.
+
+    Raises:
+        RequestError: INVALID_ARGUMENT for a mixture of more dimensions than can be fitted.
+    """
+    wanted, name, notes = parameters.posterior, model.name, list[str]()
+    on_bank = wanted in (None, "bank")
+    if on_bank and (conditional or known.cloud is None):
+        why = "its bank belongs to no condition" if conditional else "it has no bank yet"
+        notes.append(f"model {name!r}: {why}; a local posterior was used throughout")
+    if known.calibration is None:
+        notes.append(f"model {name!r} is not calibrated; the variance of Gaussian data was used instead")
+    kind = None if wanted in (None, "bank", "rollout") else wanted
+    if kind == "mixture" and (size := math.prod(model.card.event_shape)) > MOST_DIMENSIONS:
+        raise errors.invalid(f"posterior 'mixture': expected at most {MOST_DIMENSIONS} numbers a sample, got {size}")
+    local = known.local(kind or ("gaussian" if conditional else None))
+    if isinstance(local.calibration, steering.Calibration):
+        local = local.calibrated(local.calibration.rescheduled(plan.trained, plan.path))
+    used = type(local).__name__.lower()
+    if kind is not None and used != kind:
+        lacking = "neighbours need a bank" if kind == "neighbours" else f"no mixture was fitted to model {name!r}"
+        notes.append(f"{lacking}; {used} was used instead")
+    if wanted == "rollout":
+        assert local.calibration is not None
+        return Found(steering.posteriors.rollout(parameters.rollout_steps).calibrated(local.calibration), notes=notes)
+    if not on_bank or conditional or known.cloud is None:
+        return Found(local, notes=notes)
+    if model.card.posterior is not None:
+        choices = [f"local posterior {used}: the model's card says so"]
+    else:
+        choices = [] if known.choice is None else [known.choice.why]
+        if known.choice is None and known.calibration is not None:
+            notes.append(f"model {name!r}: its local posterior was not chosen yet; {used} was used")
+    return Found(shared_bank(known, local, shared), choices, notes)

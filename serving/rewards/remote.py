@@ -1,0 +1,260 @@
+"""Rewards that their owners serve over gRPC (tiltserve.v1.Reward); requests that use one together share its calls.
+
+They are outside of what fingerprints promise: a service may score differently tomorrow. So what it said of a bank is
+remembered for a limited time only, and an answer's fingerprint says `remote`.
+"""
+
+import asyncio
+import contextlib
+import json
+import logging
+import time
+import weakref
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import numpy as np
+
+from protos.tiltserve.v1 import reward_pb2, reward_pb2_grpc
+from serving.backends import Array
+from serving.backends.costs import Costs
+from serving.engine.scheduler import Queue, Slice
+from serving.rewards import Given
+from serving.rewards.external import ExternalReward, Once, check_scores, most_rows
+from serving.wire import channels, errors
+from serving.wire.errors import RequestError
+from serving.wire.tensors import tensor, values
+
+_log = logging.getLogger(__name__)
+
+_RETRIES = {
+    "methodConfig": [
+        {
+            "name": [{"service": reward_pb2.DESCRIPTOR.services_by_name["Reward"].full_name}],
+            # three seconds in all: as long as a service may take to start again without anybody noticing
+            "retryPolicy": {
+                "maxAttempts": 5,
+                "initialBackoff": "0.2s",
+                "maxBackoff": "2s",
+                "backoffMultiplier": 2,
+                "retryableStatusCodes": ["UNAVAILABLE"],
+            },
+        }
+    ]
+}
+# No keepalive: a server with gRPC's defaults takes pings during a long call for an attack and hangs up.
+_CHANNEL: Sequence[tuple[str, int | str]] = (
+    *channels.MESSAGES,
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+    ("grpc.service_config", json.dumps(_RETRIES)),
+    ("grpc.per_rpc_retry_buffer_size", channels.LONGEST_MESSAGE),  # larger messages would not be sent again
+)
+
+LINGER_S, LINGER_SHARE = 0.02, 0.25
+"""How long a call waits for requests that shared the last one: seconds, and a share of what the last one took."""
+
+
+class RemoteRewards:
+    """The configured rewards by name. Make it and use it on one event loop.
+
+    Args:
+        addresses: host:port by name; requests can name rewards, never addresses.
+        seconds: how long one call may take, retries included.
+        remembered_s: how long scores of a bank are used again; 0 for never.
+    """
+
+    def __init__(self, addresses: Mapping[str, str], *, seconds: float = 30.0, remembered_s: float = 600.0) -> None:
+        self.definitions = {
+            name: RemoteDefinition(name, address, seconds, remembered_s) for name, address in addresses.items()
+        }
+
+    async def close(self) -> None:
+        """Ends every call and connection."""
+        for definition in self.definitions.values():
+            await definition.close()
+
+
+class RemoteDefinition:
+    """One reward at its owner's address; it takes any arguments, and its owner judges them."""
+
+    def __init__(self, name: str, address: str, seconds: float, remembered_s: float) -> None:
+        self.name, self._seconds, self._remembered_s = name, seconds, remembered_s
+        self._loop = asyncio.get_running_loop()
+        self._channel = grpc.aio.insecure_channel(address, options=_CHANNEL)
+        self._score = reward_pb2_grpc.RewardStub(self._channel).Score
+        self._lines = weakref.WeakValueDictionary[tuple[object, ...], Line]()
+
+    def takes(self, given: Mapping[str, Given]) -> Sequence[str]:
+        """Implements `Definition.takes`: no more than what stands beside its name."""
+        return list(given)
+
+    def bind(self, given: Mapping[str, Given]) -> ExternalReward:
+        """Implements `Definition.bind`."""
+        request = reward_pb2.ScoreRequest(reward=self.name, arguments=values(given))
+        exact = request.SerializeToString(deterministic=True)
+        # what was scored in one period of so many seconds is forgotten in the next: a key cannot know its age
+        period = int(time.monotonic() // self._remembered_s) if self._remembered_s else Once()
+        rider = Rider(lambda event: self._line(exact, event))
+        return ExternalReward(self.name, ("remote", exact, period), "remote", rider.ask, self._loop)
+
+    async def close(self) -> None:
+        await self._channel.close()
+
+    def _line(self, exact: bytes, event: tuple[int, ...]) -> "Line":
+        """The line of candidates of one shape for one set of arguments; it exists while somebody holds it."""
+        line = self._lines.get((exact, event))
+        if line is None:
+            line = Line(self.name, lambda x: self._ask(exact, x), most_rows(event))
+            self._lines[exact, event] = line
+        return line
+
+    async def _ask(self, exact: bytes, x: Array) -> Array:
+        """One call: the scores [rows] of candidates [rows, *event]."""
+        request = reward_pb2.ScoreRequest.FromString(exact)
+        request.candidates.CopyFrom(tensor(x))
+        try:
+            reply = await self._score(request, timeout=self._seconds)
+        except grpc.aio.AioRpcError as error:
+            _log.warning("reward %r: %s: %s", self.name, error.code().name, error.details())
+            raise self._told(error, len(x)) from None
+        if len(reply.scores) != len(x):
+            raise errors.failed_precondition(f"reward {self.name!r}: expected {len(x)} scores, got {len(reply.scores)}")
+        return np.array(reply.scores, np.float32)
+
+    def _told(self, error: grpc.aio.AioRpcError, rows: int) -> RequestError:
+        """What a caller is told; nothing of where the service is."""
+        code, expected = error.code(), f"reward {self.name!r}: expected scores of {rows} candidates"
+        if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+            return errors.unavailable(f"{expected} from its service within {self._seconds:g} s, got none")
+        if code is grpc.StatusCode.UNAVAILABLE:
+            return errors.unavailable(f"{expected}, its service cannot be reached")
+        return errors.failed_precondition(f"{expected} from its service, got {code.name}: {error.details()}")
+
+
+class Rider:
+    """A request on the line of its reward."""
+
+    def __init__(self, line: "Callable[[tuple[int, ...]], Line]") -> None:
+        self._find, self._line = line, dict[tuple[int, ...], Line]()
+
+    async def ask(self, x: Array) -> Array:
+        """The scores of candidates [rows, *event]."""
+        event = x.shape[1:]
+        if event not in self._line:
+            self._line[event] = self._find(event)
+        return await self._line[event].score(self, x)
+
+
+@dataclass(eq=False)
+class Asked:
+    """Candidates [rows, *event] of a request, the scores [rows] that have come, and how many have not."""
+
+    rider: Rider
+    x: Array
+    scores: Array
+    missing: int
+    done: "asyncio.Future[Array]"
+
+
+class Line:
+    """Candidates that wait for one reward; one call at a time takes up to `most` rows, a share from each request.
+
+    The requests of a call wait for each other before the next, for a moment: otherwise two of them would take turns,
+    one being computed while the other is scored, and never share a call.
+    """
+
+    def __init__(self, reward: str, ask: Callable[[Array], Coroutine[Any, Any, Array]], most: int) -> None:
+        self._reward, self._ask = reward, ask
+        self._queue = Queue[Asked]()
+        self._costs = Costs({most: 1.0})  # nothing is known of what rows cost there
+        self._riders = weakref.WeakSet[Rider]()  # of the last call; those that ended are not waited for
+        self._took = 0.0
+        self._came = asyncio.Event()
+        self._aboard: Sequence[Asked] = ()
+        self._call: asyncio.Task[Array] | None = None
+        self._running: asyncio.Task[None] | None = None
+
+    async def score(self, rider: Rider, x: Array) -> Array:
+        """The scores of a request's candidates; cancelling it takes them out, and ends a call that nobody awaits."""
+        future = asyncio.get_running_loop().create_future()
+        asked = Asked(rider, x, np.empty(len(x), np.float32), len(x), future)
+        self._queue.add(asked, len(x), now=time.monotonic())
+        self._came.set()
+        if self._running is None:
+            self._running = asyncio.create_task(self._run())
+        try:
+            return await asked.done
+        finally:
+            self._drop(asked)
+
+    async def _run(self) -> None:
+        """Call after call, until nobody waits."""
+        try:
+            while self._queue:
+                await self._gather()
+                if slices := self._queue.pack(time.monotonic(), self._costs).slices:
+                    self._riders = weakref.WeakSet(each.owner.rider for each in slices)
+                    await self._ride(slices)
+        finally:
+            self._running = None
+
+    async def _gather(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(min(LINGER_S, LINGER_SHARE * self._took)):
+                while set(self._riders) - {each.rider for each in self._queue.owners}:
+                    self._came.clear()
+                    await self._came.wait()
+
+    async def _ride(self, slices: Sequence[Slice[Asked]]) -> None:
+        """One call for rows of many requests; one request's candidates must not fail the others'."""
+        self._aboard = [each.owner for each in slices]
+        began = time.monotonic()
+        self._call = asyncio.create_task(self._scores(slices))
+        await asyncio.wait({self._call})
+        self._took = time.monotonic() - began
+        if self._call.cancelled():
+            return
+        error = self._call.exception()
+        if error is None:
+            self._deliver(slices, self._call.result())
+        elif len(slices) > 1 and not (isinstance(error, RequestError) and error.code is grpc.StatusCode.UNAVAILABLE):
+            for each in slices:
+                if not each.owner.done.done():
+                    await self._ride([each])
+        else:
+            for each in slices:
+                self._fail(each.owner, error)
+
+    async def _scores(self, slices: Sequence[Slice[Asked]]) -> Array:
+        return await self._ask(np.concatenate([each.owner.x[each.first : each.stop] for each in slices]))
+
+    def _deliver(self, slices: Sequence[Slice[Asked]], scores: Array) -> None:
+        row = 0
+        for each in slices:
+            count, asked = each.stop - each.first, each.owner
+            asked.scores[each.first : each.stop] = scores[row : row + count]
+            asked.missing -= count
+            row += count
+            if not asked.missing and not asked.done.done():
+                try:
+                    check_scores(self._reward, asked.scores)
+                except RequestError as error:
+                    self._fail(asked, error)
+                else:
+                    asked.done.set_result(asked.scores)
+
+    def _fail(self, asked: Asked, error: BaseException) -> None:
+        if not asked.done.done():
+            asked.done.set_exception(error)
+        self._drop(asked)
+
+    def _drop(self, asked: Asked) -> None:
+        """Take what is left of it out of the queue; a call in which nobody's is left ends."""
+        self._queue.drop(asked)
+        if self._call is not None and all(each.done.done() for each in self._aboard):
+            self._call.cancel()

@@ -1,0 +1,1 @@
+"""What travels between clients, fronts and replicas: messages, statuses, channels."""

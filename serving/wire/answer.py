@@ -1,0 +1,15 @@
+"""What a finished request sends back."""
+
+from dataclasses import dataclass
+
+from serving.wire.tensors import Array, Parameter
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Output tensors and response parameters by name; `steering` names the method that drew samples, for the metrics,
+    "" where none were drawn."""
+
+    outputs: dict[str, Array]
+    parameters: dict[str, Parameter]
+    steering: str = ""

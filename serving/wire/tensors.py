@@ -1,0 +1,68 @@
+"""Tensors between processes: what a model takes and gives, and arrays and parameters as tiltserve.v1 messages."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from protos.tiltserve.v1 import tensor_pb2
+
+Parameter = bool | int | float | str
+Array = npt.NDArray[Any]
+Given = Parameter | Array
+
+# KServe datatype -> numpy type and the field of InferTensorContents that may carry it (None: only raw bytes).
+DATATYPES: dict[str, tuple[np.dtype[np.generic], str | None]] = {
+    "BOOL": (np.dtype(np.bool_), "bool_contents"),
+    "UINT8": (np.dtype(np.uint8), "uint_contents"),
+    "UINT16": (np.dtype(np.uint16), "uint_contents"),
+    "UINT32": (np.dtype(np.uint32), "uint_contents"),
+    "UINT64": (np.dtype(np.uint64), "uint64_contents"),
+    "INT8": (np.dtype(np.int8), "int_contents"),
+    "INT16": (np.dtype(np.int16), "int_contents"),
+    "INT32": (np.dtype(np.int32), "int_contents"),
+    "INT64": (np.dtype(np.int64), "int64_contents"),
+    "FP16": (np.dtype(np.float16), None),
+    "FP32": (np.dtype(np.float32), "fp32_contents"),
+    "FP64": (np.dtype(np.float64), "fp64_contents"),
+}
+_NAMES = {dtype: name for name, (dtype, _) in DATATYPES.items()}
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output of a model: a KServe datatype (`FP32`) and a shape, -1 for any length."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+def datatype(dtype: np.dtype[np.generic] | type[np.generic]) -> str:
+    """The KServe name of a numpy type; KeyError if there is none."""
+    return _NAMES[np.dtype(dtype)]
+
+
+def tensor(array: Array) -> tensor_pb2.Tensor:
+    """An array as a message; KeyError if its type has no name."""
+    data = array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
+    return tensor_pb2.Tensor(datatype=datatype(array.dtype), shape=array.shape, data=data)
+
+
+def value(given: Given) -> tensor_pb2.Value:
+    """A parameter or an array as a message."""
+    if isinstance(given, bool):
+        return tensor_pb2.Value(flag=given)
+    if isinstance(given, int):
+        return tensor_pb2.Value(integer=given)
+    if isinstance(given, float):
+        return tensor_pb2.Value(number=given)
+    if isinstance(given, str):
+        return tensor_pb2.Value(text=given)
+    return tensor_pb2.Value(tensor=tensor(given))
+
+
+def values(given: Mapping[str, Parameter] | Mapping[str, Given]) -> dict[str, tensor_pb2.Value]:
+    return {name: value(each) for name, each in given.items()}

@@ -1,0 +1,1 @@
+"""What the probability flow is good for beside sampling: inversion, likelihoods, interpolation, couplings."""

@@ -1,0 +1,1 @@
+"""Steering methods: Doob's transform, sequential Monte Carlo, inverse problems, and their parts."""

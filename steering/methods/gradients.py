@@ -1,0 +1,48 @@
+"""What gradient methods ask for, and no forward-only engine answers: D's Jacobian, transposed; a reward's gradient."""
+
+from collections.abc import Generator
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from steering.errors import SteeringError
+from steering.numerics.weights import checked_rewards
+from steering.plans.predictions import Denoise
+from steering.sampling.rows import Rows
+from steering.sampling.sampler import Problem, beside_null, extrapolated
+from steering.targets.target import Target
+
+
+def pullback(
+    problem: Problem, rule: Denoise, x: Float[Tensor, "n *event"], cotangent: Float[Tensor, "n *event"]
+) -> Generator[Rows, Tensor, Float[Tensor, "n *event"]]:
+    """J^T `cotangent`, J = dD/dx of the denoised estimate that `sampler.evaluate` makes of x under guidance.
+
+    D = state x + output F(scale x, t), so J^T v = state v + output scale J_F^T v.
+    """
+    scaled = rule.scaled(x)
+    if problem.guidance == 1 or not problem.condition:
+        back = yield Rows.pullback(scaled, rule.t, cotangent, problem.condition)
+    else:
+        t, both = beside_null(problem, rule.t)
+        pair = yield Rows.pullback(torch.cat([scaled, scaled]), t, torch.cat([cotangent, cotangent]), both)
+        back = extrapolated(problem, pair)
+    if not bool(back.isfinite().all()):
+        raise SteeringError("network: expected finite gradients, got NaN or infinity")
+    return rule(cotangent, rule.scaled(back.to(x.dtype)))
+
+
+def reward_gradient(
+    target: Target, x: Float[Tensor, "b *event"]
+) -> Generator[Rows, Tensor, tuple[Float[Tensor, " b"], Float[Tensor, "b *event"]]]:
+    """Rewards of x and their gradients. A row of reward -inf has none: its gradient is 0."""
+    reply = yield Rows.reward_gradient(x)
+    if not isinstance(reply, Tensor) or reply.shape != (len(x), 1 + x[0].numel()):
+        checked_rewards(reply, len(x), target.name)  # says what is wrong with the reward's own reply
+        raise SteeringError(f"reward {target.name!r}: expected gradients [{len(x)}, {1 + x[0].numel()}], got none")
+    rewards = checked_rewards(reply[:, 0], len(x), target.name, x.dtype)
+    gradient = torch.where(rewards[:, None] == -torch.inf, 0.0, reply[:, 1:].to(x.dtype))
+    if not bool(gradient.isfinite().all()):
+        raise SteeringError(f"reward {target.name!r}: expected finite gradients, got NaN or infinity")
+    return rewards, gradient.reshape(x.shape)

@@ -1,0 +1,1 @@
+"""Samplers: generators that ask for network rows, and the loop that answers them in a notebook."""

@@ -1,0 +1,74 @@
+"""The unit of work: rows to be evaluated by a network or a reward. Samplers yield them and receive the outputs."""
+
+from collections import Counter
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, TypeVar
+
+import torch
+from torch import Tensor
+
+from steering.numerics.tiles import Matrix
+
+Condition = Mapping[str, Tensor]
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows that can be evaluated in any batch, with any neighbours.
+
+    For kind "network": x [B, *event], path times t [B] in float64, condition tensors [B, ...]; the reply is the raw
+    output [B, *event]. For kind "reward": x [B, *event] alone; the reply is [B].
+
+    Two kinds need a network or a reward that can be differentiated. "pullback": beside what "network" has, a cotangent
+    v [B, *event]; the reply is J^T v [B, *event], J the Jacobian of the raw output in x. "reward_gradient": x alone;
+    the reply is [B, 1 + d], the reward and then its gradient in the flattened event.
+
+    "product": x [B, d] and a matrix [d, k]; the reply is [B, k], x times the matrix, see `tiles`.
+    """
+
+    kind: Literal["network", "reward", "pullback", "reward_gradient", "product"]
+    x: Tensor
+    t: Tensor
+    condition: Condition = field(default_factory=dict)
+    cotangent: Tensor | None = None
+    matrix: Matrix | None = None
+
+    @classmethod
+    def network(cls, x: Tensor, t: float | Tensor, condition: Condition | None = None) -> "Rows":
+        """Network rows at one time, or at a time each [B]."""
+        times = torch.as_tensor(t, dtype=torch.float64).expand(len(x))
+        return cls("network", x, times, condition or {})
+
+    @classmethod
+    def reward(cls, x: Tensor) -> "Rows":
+        return cls("reward", x, torch.empty(0, dtype=torch.float64))
+
+    @classmethod
+    def pullback(cls, x: Tensor, t: float | Tensor, cotangent: Tensor, condition: Condition | None = None) -> "Rows":
+        """Rows of J^T `cotangent` at one time, or at a time each [B]."""
+        times = torch.as_tensor(t, dtype=torch.float64).expand(len(x))
+        return cls("pullback", x, times, condition or {}, cotangent)
+
+    @classmethod
+    def reward_gradient(cls, x: Tensor) -> "Rows":
+        return cls("reward_gradient", x, torch.empty(0, dtype=torch.float64))
+
+    @classmethod
+    def product(cls, x: Tensor, matrix: Matrix) -> "Rows":
+        return cls("product", x, torch.empty(0, dtype=torch.float64), matrix=matrix)
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+
+def metered(rows: Generator[Rows, Tensor, Result], meter: Counter[str]) -> Generator[Rows, Tensor, Result]:
+    """Pass everything through, counting rows by kind."""
+    try:
+        request = next(rows)
+        while True:
+            meter[request.kind] += len(request)
+            request = rows.send((yield request))
+    except StopIteration as stop:
+        return stop.value

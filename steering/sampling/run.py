@@ -1,0 +1,233 @@
+"""The offline driver: runs a sampler against a network and a reward in this process."""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Generator, Mapping
+from functools import partial
+from typing import Literal, overload
+
+import torch
+from torch import Tensor
+
+from steering.errors import SteeringError
+from steering.numerics.noise import Noise
+from steering.plans.plan import Plan
+from steering.sampling.rows import Result, Rows
+from steering.sampling.sampler import Problem, Report, Steering, sample
+
+Network = Callable[..., Tensor]
+TILE = 16
+GROUP_ELEMENTS = 2**25
+COTANGENT = "cotangent of the output"
+"""Its key beside the conditions, which are identifiers and so never called this."""
+
+
+@overload
+def run(
+    plan: Plan, network: Network, shape: tuple[int, ...], seed: int = ..., steer: Steering | None = ...,
+    condition: Mapping[str, Tensor] | None = ..., guidance: float = ..., x_init: Tensor | None = ...,
+    dtype: torch.dtype = ..., report: Literal[False] = ..., *, null: Mapping[str, Tensor] | None = ...,
+    tile: int | None = ..., mean: Tensor | None = ...,
+) -> Tensor: ...  # fmt: skip
+@overload
+def run(
+    plan: Plan, network: Network, shape: tuple[int, ...], seed: int = ..., steer: Steering | None = ...,
+    condition: Mapping[str, Tensor] | None = ..., guidance: float = ..., x_init: Tensor | None = ...,
+    dtype: torch.dtype = ..., *, report: Literal[True], null: Mapping[str, Tensor] | None = ..., tile: int | None = ...,
+    mean: Tensor | None = ...,
+) -> tuple[Tensor, Report]: ...  # fmt: skip
+def run(
+    plan: Plan,
+    network: Network,
+    shape: tuple[int, ...],
+    seed: int = 0,
+    steer: Steering | None = None,
+    condition: Mapping[str, Tensor] | None = None,
+    guidance: float = 1.0,
+    x_init: Tensor | None = None,
+    dtype: torch.dtype = torch.float32,
+    report: bool = False,
+    *,
+    null: Mapping[str, Tensor] | None = None,
+    tile: int | None = TILE,
+    mean: Tensor | None = None,
+) -> Tensor | tuple[Tensor, Report]:
+    """Draw shape[0] samples of shape shape[1:] with `network(x, t, **condition)`.
+
+    Args:
+        network: raw outputs [B, *event] for rows x [B, *event] at path times t [B].
+        steer: a `Doob`, a `Project`, or None.
+        condition: tensors [n, ...] or [1, ...] by name.
+        guidance: classifier-free guidance scale; other than 1 needs `null`, the null condition's tensors [1, ...].
+        x_init: state at the plan's first node, [n, *event], already scaled.
+        report: also return a `Report`.
+        tile: rows per call of the network, the last call filled up: rows 0..k of a larger run then equal the smaller
+            run bit for bit. None: all rows in one call, faster for small networks, without that guarantee.
+        mean: what a mean-reverting process reverts to, [n, *event] or [1, *event]; none otherwise.
+
+    Raises:
+        SteeringError: a reward raised, or returned a wrong shape, NaN or +inf.
+        NetworkError: the network returned a wrong shape or NaN.
+        ValueError: arguments out of range.
+    """
+    if len(shape) < 2 or min(shape) < 1:
+        raise ValueError(f"shape: expected (samples, *event), all of them at least 1, got {tuple(shape)}")
+    n, event = shape[0], tuple(shape[1:])
+    if x_init is not None and tuple(x_init.shape) != tuple(shape):
+        raise ValueError(f"x_init: expected shape {list(shape)}, got {list(x_init.shape)}")
+    conditions = {k: expanded(k, torch.as_tensor(c), n) for k, c in (condition or {}).items()}
+    nulls = dict(null or {})
+    means = None if mean is None else expanded("mean", torch.as_tensor(mean, dtype=dtype), n)
+    if means is not None and tuple(means.shape) != tuple(shape):
+        raise ValueError(f"mean: expected shape {list(shape)} or {[1, *event]}, got {list(means.shape)}")
+    if guidance != 1 and not conditions:
+        raise ValueError(f"guidance: expected 1.0 without conditions, got {guidance}")
+    if guidance != 1 and set(nulls) != set(conditions):
+        raise ValueError(f"guidance {guidance}: expected null tensors for {sorted(conditions)}, got {sorted(nulls)}")
+    # samples are independent: groups bound the memory of the particles and keep every sample's place in its tile
+    group = n
+    if steer is not None:
+        elements = steer.width * math.prod(event)
+        unit = math.lcm(TILE, steer.together)
+        group = max(unit, GROUP_ELEMENTS // elements // unit * unit)
+    whole = Problem(plan, event, dtype, conditions, guidance, nulls, model=network, mean=means)
+    parts = []
+    for first in range(0, n, group):
+        rows = slice(first, min(first + group, n))
+        generator = sample(
+            whole.rows(rows), Noise(seed, range(rows.start, rows.stop)), steer, None if x_init is None else x_init[rows]
+        )
+        parts.append(_drive(generator, lambda request: _answer(request, network, steer, tile)))
+    x = torch.cat([part for part, _ in parts])
+    return (x, merged([r for _, r in parts])) if report else x
+
+
+def solve(generator: Generator[Rows, Tensor, Result], network: Network, tile: int | None = TILE) -> Result:
+    """The result of any generator of network rows (`likelihood`, `diagnostics`, ...), answered by `network`."""
+    return _drive(generator, lambda request: _answer(request, network, None, tile))
+
+
+def _drive(generator: Generator[Rows, Tensor, Result], answer: Callable[[Rows], Tensor]) -> Result:
+    try:
+        request = next(generator)
+        while True:
+            request = generator.send(answer(request))
+    except StopIteration as stop:
+        return stop.value
+
+
+def expanded(name: str, condition: Tensor, n: int) -> Tensor:
+    """A condition with one row per sample."""
+    if condition.ndim == 0 or len(condition) not in (1, n):
+        raise ValueError(f"condition {name!r}: expected shape [{n}, ...] or [1, ...], got {list(condition.shape)}")
+    return condition.expand(n, *condition.shape[1:])
+
+
+def merged(reports: list[Report]) -> Report:
+    """One report for groups of samples that ran one after another."""
+    first = reports[0]
+    rewards = [r.rewards for r in reports if r.rewards is not None]
+    tallies = _added([r.tallies for r in reports])
+    counted = [f"{count} of {of} {what}" for what, (count, of) in tallies.items() if count]
+    return Report(
+        network_rows=sum(r.network_rows for r in reports),
+        reward_rows=sum(r.reward_rows for r in reports),
+        gradient_rows=sum(r.gradient_rows for r in reports),
+        reward_gradient_rows=sum(r.reward_gradient_rows for r in reports),
+        setup_rows=sum(r.setup_rows for r in reports),
+        setup_reward_rows=sum(r.setup_reward_rows for r in reports),
+        ess=torch.cat([r.ess for r in reports], dim=-1),
+        methods=sum((r.methods for r in reports), Counter[str]()),
+        no_hit=sum(r.no_hit for r in reports),
+        rewards=torch.cat(rewards) if rewards else None,
+        # a bank's is the same for all groups, populations have one each
+        log_z=first.log_z if first.population_ess is None else _joined([r.log_z for r in reports]),
+        population_ess=_joined([r.population_ess for r in reports]),
+        ancestry=_joined([r.ancestry for r in reports]),
+        choices=list(dict.fromkeys(c for r in reports for c in r.choices)),
+        warnings=[*dict.fromkeys(w for r in reports for w in r.warnings), *counted],
+        tallies=tallies,
+    )
+
+
+def _added(parts: list[dict[str, tuple[int, int]]]) -> dict[str, tuple[int, int]]:
+    """Tallies of all groups."""
+    whole: dict[str, tuple[int, int]] = {}
+    for what, (count, of) in (each for part in parts for each in part.items()):
+        counted, seen = whole.get(what, (0, 0))
+        whole[what] = counted + count, seen + of
+    return whole
+
+
+def _joined(parts: list[Tensor | None]) -> Tensor | None:
+    """Groups side by side."""
+    there = [part for part in parts if part is not None]
+    return torch.cat(there, dim=-1) if there else None
+
+
+@torch.no_grad()
+def _answer(request: Rows, network: Network, steer: Steering | None, tile: int | None) -> Tensor:
+    if request.matrix is not None:
+        return request.matrix.times(request.x)
+    if request.kind in ("network", "pullback"):
+        tensors = {"x": request.x, "t": request.t.to(request.x.dtype), **request.condition}
+        if request.cotangent is None:
+            return _tiled(lambda x, t, **c: network(x, t, **c), tensors, tile)
+        return _tiled(partial(_pullback, network), {**tensors, COTANGENT: request.cotangent}, tile)
+    assert steer is not None
+    assert steer.reward is not None
+    reward, per_call = steer.reward, None if tile is None else tile * steer.width
+    if request.kind == "reward_gradient":
+        reward = partial(_with_gradient, reward, steer.name)
+    try:
+        return _tiled(lambda x: reward(x), {"x": request.x}, per_call)
+    except SteeringError:
+        raise
+    except Exception as error:
+        raise SteeringError(f"reward {steer.name!r} raised {type(error).__name__}: {error}") from error
+
+
+@torch.enable_grad()
+def _pullback(network: Network, /, x: Tensor, t: Tensor, **tensors: Tensor) -> Tensor:
+    """J^T v [B, *event], J the Jacobian in x of the network's output."""
+    cotangent = tensors.pop(COTANGENT)
+    x = x.detach().requires_grad_()
+    output = network(x, t, **tensors)
+    if not isinstance(output, Tensor) or output.shape != x.shape:
+        raise SteeringError(f"network: expected a tensor of shape {list(x.shape)} to differentiate, got another")
+    return _differentiated("network", output, x, cotangent)
+
+
+@torch.enable_grad()
+def _with_gradient(reward: Callable[[Tensor], Tensor], name: str, x: Tensor) -> Tensor:
+    """Rewards and their gradients [B, 1 + d]; a wrong reply of the reward itself is judged where it is used."""
+    x = x.detach().requires_grad_()
+    scores = reward(x)
+    if not isinstance(scores, Tensor) or scores.shape != (len(x),):
+        return scores
+    gradient = _differentiated(f"reward {name!r}", scores, x, torch.ones_like(scores))
+    return torch.cat([scores.detach().to(x.dtype)[:, None], gradient.flatten(1)], dim=1)
+
+
+def _differentiated(what: str, output: Tensor, x: Tensor, cotangent: Tensor) -> Tensor:
+    """The cotangent pulled back to x; `SteeringError` where the output does not depend on x differentiably."""
+    if output.requires_grad:
+        (gradient,) = torch.autograd.grad(output, x, cotangent.to(output.dtype), allow_unused=True)
+        if gradient is not None:
+            return gradient
+    raise SteeringError(f"{what}: expected a differentiable function of x for a gradient method, got none")
+
+
+def _tiled(function: Callable[..., Tensor], tensors: Mapping[str, Tensor], tile: int | None) -> Tensor:
+    """Evaluate tensors [rows, ...] in calls of exactly `tile` rows, the last filled up with copies of its last row."""
+    if tile is None:
+        return function(**tensors)
+    rows = len(tensors["x"])
+    outputs = []
+    for first in range(0, rows, tile):
+        index = torch.arange(first, first + tile).clamp(max=rows - 1)
+        output = function(**{name: tensor[index] for name, tensor in tensors.items()})
+        if not isinstance(output, Tensor) or output.shape[:1] != (tile,):
+            return output  # a wrong reply is judged, and named, where it is used
+        outputs.append(output)
+    return torch.cat(outputs)[:rows]

@@ -1,0 +1,325 @@
+"""The sampler: a generator that runs a plan and meets the outside world only by yielding rows."""
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Generator, Hashable, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from steering.errors import NetworkError, PlanError, SteeringError, UnsuitableError
+from steering.numerics.noise import START, Draw, Noise
+from steering.plans.plan import Plan, Stage
+from steering.plans.predictions import Denoise
+from steering.sampling.rows import Condition, Result, Rows, metered
+
+
+@dataclass(frozen=True)
+class Guided:
+    """What steering makes of a stage.
+
+    Attributes:
+        denoised: [n, *event], the estimate to go on with.
+        noises: the solver's noise, where steering chose it.
+        log_h: [n], estimates of log E[w(x_0) | x_t], where the method makes them: -inf where nothing it tried had any
+            weight, NaN for samples it tried nothing for at this stage.
+    """
+
+    denoised: Tensor
+    noises: Sequence[Tensor] | None = None
+    log_h: Tensor | None = None
+
+
+@dataclass
+class Report:
+    """What a run cost and how steering went; rows are totals over all samples.
+
+    Attributes:
+        network_rows, reward_rows: rows evaluated while sampling.
+        gradient_rows: vector-Jacobian products of the network, of about twice a network row's cost each, which they
+            do not count as.
+        reward_gradient_rows: rewards evaluated together with their gradients, not counted as reward rows.
+        setup_rows, setup_reward_rows: rows spent once to draw, calibrate and score a bank, and reused afterwards.
+        ess: [stages, n] effective sample size of the rewarded weights behind each correction.
+        methods: how many (stage, sample) corrections came from "bank", "average", "select" or "none".
+        no_hit: (stage, sample) pairs where no candidate had any weight.
+        rewards: [n] rewards of the finished samples, when steered.
+        log_z: log E_p[w], the log normalising constant of the tilted law, where the method estimates it: [1] from a
+            bank, [populations] from sequential Monte Carlo.
+        population_ess: [stages + 1, populations] effective sizes of the chains' own weights, the last of the finished
+            chains; sequential Monte Carlo only.
+        ancestry: [stages, chains]: which chain each one went on from, itself where its population was not resampled.
+        choices: which methods were chosen automatically, and why.
+        tallies: further warnings, as what happened to how many of how many; groups of samples add up in them.
+    """
+
+    network_rows: int = 0
+    reward_rows: int = 0
+    gradient_rows: int = 0
+    reward_gradient_rows: int = 0
+    setup_rows: int = 0
+    setup_reward_rows: int = 0
+    ess: Tensor = field(default_factory=lambda: torch.empty(0, 0))
+    methods: Counter[str] = field(default_factory=Counter)
+    no_hit: int = 0
+    rewards: Tensor | None = None
+    log_z: Tensor | None = None
+    population_ess: Tensor | None = None
+    ancestry: Tensor | None = None
+    choices: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    tallies: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    def count(self, meter: Counter[str]) -> None:
+        """Add the rows of a meter that ran while sampling."""
+        self.network_rows += meter["network"]
+        self.reward_rows += meter["reward"]
+        self.gradient_rows += meter["pullback"]
+        self.reward_gradient_rows += meter["reward_gradient"]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is being sampled: the plan, the event's shape, and how the network is asked.
+
+    Attributes:
+        condition: tensors [n, ...] by name, handed to the network row by row.
+        guidance: classifier-free guidance scale w in D_null + w (D_condition - D_null); 1 asks no null rows.
+        null: the null condition's tensors, [1, ...] by name.
+        model: identifies the network, so that steering can keep what it measured on it.
+        mean: [n, *event], what the states of a mean-reverting process revert to: the path is then that of x - mean.
+    """
+
+    plan: Plan
+    event: tuple[int, ...]
+    dtype: torch.dtype = torch.float32
+    condition: Condition = field(default_factory=dict)
+    guidance: float = 1.0
+    null: Condition = field(default_factory=dict)
+    model: Hashable = None
+    mean: Tensor | None = None
+
+    def rows(self, index: Tensor | slice) -> "Problem":
+        """The same problem for some of the samples: `index` is a mask, an index or a slice of them."""
+        condition = {name: tensor[index] for name, tensor in self.condition.items()}
+        return replace(self, condition=condition, mean=None if self.mean is None else self.mean[index])
+
+
+Drawing = Generator[Rows, Tensor, tuple[Tensor, Report]]
+"""Draws samples [n, *event] and says how it went."""
+
+
+class Tilt(ABC):
+    """A method that replaces denoised estimates, prepared for one problem."""
+
+    def start_shift(self) -> Tensor | None:
+        """[*event], or [n, *event], to add to x_0's mean in the first state, or None."""
+        return None
+
+    @abstractmethod
+    def steer(self, stage: Stage, x: Tensor, denoised: Tensor, noise: Noise) -> Generator[Rows, Tensor, Guided]:
+        """Steer one stage, x and denoised [n, *event]; may yield rows of its own."""
+
+    def continued(self, ancestors: Tensor) -> None:
+        """After a stage's `steer`, resampled: sample i goes on from where sample ancestors[i] is."""
+        return
+
+    def finish(self, x: Tensor, report: Report) -> Generator[Rows, Tensor, None]:
+        """Score the finished samples and fill in the report."""
+        yield from ()
+
+
+class Steering(ABC):
+    """A steering method: how to draw samples of a problem so that they follow another law."""
+
+    @property
+    def reward(self) -> Callable[[Tensor], Tensor] | None:
+        """Scores samples [B, *event] -> [B]; None for methods that ask for no reward rows."""
+        return None
+
+    @property
+    def name(self) -> str:
+        """What errors call it."""
+        return type(self).__name__
+
+    @property
+    def width(self) -> int:
+        """States or candidates of one sample held at a time: bounds how many samples are drawn together."""
+        return 1
+
+    @property
+    def together(self) -> int:
+        """How many neighbouring samples make up a unit that must not be divided."""
+        return 1
+
+    @property
+    def stage_rows(self) -> int:
+        """Network rows that such a unit takes at a stage, at most."""
+        return 1
+
+    @property
+    def stage_evaluations(self) -> int:
+        """How often the network is asked at a stage, once after the other."""
+        return 1
+
+    @property
+    def needs_gradients(self) -> bool:
+        """Whether it asks for rows of kind "pullback" or "reward_gradient"."""
+        return False
+
+    def unsuitable(self, plan: Plan) -> str:
+        """Why it cannot draw by a plan; empty if it can."""
+        return ""
+
+    @abstractmethod
+    def draw(self, problem: Problem, noise: Noise, x_init: Tensor | None) -> Drawing:
+        """One sample per index of `noise`, with a report."""
+
+
+def most_network_rows(steering: Steering | None, plan: Plan, samples: int) -> int:
+    """What so many samples take at most, setup and the doubling of classifier-free guidance aside."""
+    if steering is None:
+        return samples * plan.most_rows
+    return -(-samples // steering.together) * steering.stage_rows * plan.most_rows
+
+
+def rows_at_once(steering: Steering | None, samples: int) -> int:
+    """Network rows that so many samples, drawn together, ask for at a time, about."""
+    if steering is None:
+        return samples
+    return max(1, -(-samples // steering.together) * steering.stage_rows // steering.stage_evaluations)
+
+
+def evaluate(problem: Problem, rule: Denoise, x: Tensor) -> Generator[Rows, Tensor, Tensor]:
+    """The denoised estimate of x [n, *event] by a plan's rule, under classifier-free guidance where asked for.
+
+    States and estimates of a mean-reverting process are those of x - mean, which follows the plan's path; only the
+    network sees x (MRS, arXiv:2502.07856: y = x - mean is an ordinary process).
+    """
+    scaled, mean = rule.scaled(x), problem.mean
+    scaled = scaled if mean is None else scaled + mean
+    if problem.guidance == 1 or not problem.condition:
+        rows = Rows.network(scaled, rule.t, problem.condition)
+        output = checked((yield rows), rows)
+    else:
+        rows = Rows.network(torch.cat([scaled, scaled]), *beside_null(problem, rule.t))
+        output = extrapolated(problem, checked((yield rows), rows))
+    denoised = rule(x, output.to(x.dtype))
+    return denoised - mean if mean is not None and problem.plan.prediction == "x0" else denoised
+
+
+def beside_null(problem: Problem, t: float | Tensor) -> tuple[float | Tensor, Condition]:
+    """Times and conditions of a problem's rows, and of the same rows under the null condition after them."""
+    both = {k: torch.cat([c, problem.null[k].expand_as(c)]) for k, c in problem.condition.items()}
+    return torch.cat([t, t]) if isinstance(t, Tensor) else t, both
+
+
+def extrapolated(problem: Problem, outputs: Tensor) -> Tensor:
+    """Classifier-free guidance on the reply to rows `beside_null`: null + w (condition - null)."""
+    conditional, null = outputs.tensor_split(2)
+    return null + (conditional - null) * problem.guidance
+
+
+def checked(output: object, rows: Rows) -> Tensor:
+    """A network's reply to `rows`, or `NetworkError`."""
+    if not isinstance(output, Tensor):
+        raise NetworkError(f"network: expected a tensor of shape {list(rows.x.shape)}, got {type(output).__name__}")
+    if output.shape != rows.x.shape:
+        raise NetworkError(f"network: expected output of shape {list(rows.x.shape)}, got {list(output.shape)}")
+    if not bool(output.isfinite().all()):
+        row = int((~output.isfinite()).flatten(1).any(dim=1).nonzero()[0])
+        raise NetworkError(f"network: expected finite output at t={float(rows.t[row]):.6g}, got NaN or infinity")
+    return output
+
+
+def sample(problem: Problem, noise: Noise, steering: Steering | None = None, x_init: Tensor | None = None) -> Drawing:
+    """Draw one sample per index of `noise`: [n, *event], with a report.
+
+    Args:
+        x_init: state at the plan's first node [n, *event], already scaled; drawn when absent.
+    """
+    if problem.plan.reverse and x_init is None:
+        raise PlanError("x_init: expected the data to start from, for a plan in reverse, got none")
+    if problem.mean is not None and problem.plan.preconditioning == "edm":
+        raise PlanError("mean: expected none beside preconditioning 'edm', whose scales are those of data about 0")
+    drawing = guided(problem, noise, None, x_init) if steering is None else steering.draw(problem, noise, x_init)
+    return (yield from drawing)
+
+
+def guided(
+    problem: Problem, noise: Noise, preparing: Generator[Rows, Tensor, Tilt] | None, x_init: Tensor | None
+) -> Drawing:
+    """Draw with the tilt that `preparing` comes to, or plain."""
+    plan, report = problem.plan, Report()
+    tilt: Tilt | None = None
+    if preparing is not None:
+        if why := unsteerable(plan, problem.mean is not None):
+            raise UnsuitableError(why)
+        tilt = yield from prepared(preparing, report)
+    meter: Counter[str] = Counter()
+    x = first_state(problem, noise, tilt.start_shift() if tilt is not None else None, x_init)
+    draw = plan.direct(problem, noise, x) if plan.direct else _march(problem, noise, tilt, x)
+    x = yield from metered(draw, meter)
+    x = x if problem.mean is None else x + problem.mean
+    if tilt is not None:
+        yield from metered(tilt.finish(x, report), meter)
+    report.count(meter)
+    return x, report
+
+
+class Tilting(Steering):
+    """A steering method that only replaces denoised estimates."""
+
+    @abstractmethod
+    def prepare(self, problem: Problem) -> Generator[Rows, Tensor, Tilt]:
+        """What to do once per problem."""
+
+    def draw(self, problem: Problem, noise: Noise, x_init: Tensor | None) -> Drawing:
+        """Implements `Steering.draw`."""
+        return guided(problem, noise, self.prepare(problem), x_init)
+
+
+def prepared(preparing: Generator[Rows, Tensor, Result], report: Report) -> Generator[Rows, Tensor, Result]:
+    """What `preparing` comes to, its rows counted as the report's setup."""
+    setup: Counter[str] = Counter()
+    result = yield from metered(preparing, setup)
+    report.setup_rows += setup["network"]
+    report.setup_reward_rows += setup["reward"]
+    return result
+
+
+def unsteerable(plan: Plan, reverts: bool) -> str:
+    """Why a plan, of states that revert to a mean or not, cannot be steered, and what can; empty if it can."""
+    what = (
+        "a plan in reverse" if plan.reverse else f"solver {plan.solver!r}" if plan.direct else "a mean-reverting path"
+    )
+    if not (plan.direct or plan.reverse or reverts):
+        return ""
+    return f"{what} cannot be steered: expected no steering, or a forward plan of fixed steps, such as dpmpp_2m"
+
+
+def first_state(problem: Problem, noise: Noise, shift: Tensor | None, x_init: Tensor | None) -> Tensor:
+    """The state at the plan's first node, for data whose mean is shifted by [*event] or [n, *event]."""
+    if x_init is not None:
+        x = x_init.to(problem.dtype)
+        return x if problem.mean is None else x - problem.mean
+    first = problem.plan.nodes[0]
+    x = noise.normal(START, Draw.SOLVER, problem.event, problem.dtype) * first.sigma
+    if shift is not None and shift.ndim == x.ndim and len(shift) not in (1, len(x)):
+        raise SteeringError(f"steering: expected values for 1 or {len(x)} samples, got {len(shift)}")
+    return x if shift is None else x + shift.to(problem.dtype) * first.alpha
+
+
+def _march(problem: Problem, noise: Noise, tilt: Tilt | None, x: Tensor) -> Generator[Rows, Tensor, Tensor]:
+    """Stage after stage of a plan's table."""
+    registers = [x]
+    for stage in problem.plan.stages:
+        x = registers[0]
+        denoised = yield from evaluate(problem, stage.denoise, x)
+        noises = [noise.normal(stage.index, Draw.SOLVER + k, problem.event, problem.dtype) for k in range(stage.draws)]
+        if tilt is not None:
+            guided = yield from tilt.steer(stage, x, denoised, noise)
+            denoised, noises = guided.denoised, list(guided.noises or noises)
+        registers = stage.advance(registers, denoised, noises)
+    return registers[0]

@@ -1,0 +1,137 @@
+"""The choice of a replica, and the directory that it is made from."""
+
+import collections
+import random
+
+import grpc
+import pytest
+
+from serving.fleet.directory import Directory, FrontState, ModelState, ReplicaState
+from serving.front import router
+from serving.wire.errors import RequestError
+
+
+def replica(name: str, *models: ModelState, backlog: int = 0, draining: bool = False) -> ReplicaState:
+    models = models or (digits(),)
+    return ReplicaState(name, f"127.0.0.1:{len(name)}", 1, models, backlog_rows=backlog, draining=draining)
+
+
+def digits(version="1", state="READY", fingerprint="f", reason="") -> ModelState:
+    return ModelState("digits", version, "sampler", state, reason, fingerprint)
+
+
+def picked(replicas, name="digits", version="", **how) -> collections.Counter[str]:
+    rng = random.Random(0)
+    return collections.Counter(router.choose(replicas, name, version, rng=rng, **how).replica.id for _ in range(200))
+
+
+def refusal(replicas, name="digits", version="", **how) -> RequestError:
+    with pytest.raises(RequestError) as caught:
+        router.choose(replicas, name, version, **how)
+    return caught.value
+
+
+def test_equal_replicas_share_the_work():
+    assert min(picked([replica("a"), replica("b")]).values()) > 60
+
+
+def test_the_less_loaded_of_two_is_taken():
+    assert picked([replica("a", backlog=100), replica("b", backlog=99)]) == {"b": 200}
+
+
+def test_the_most_loaded_of_many_is_never_taken():
+    counts = picked([replica("a", backlog=10), replica("b", backlog=20), replica("c", backlog=30)])
+    assert counts["a"] > counts["b"] > counts["c"] == 0
+
+
+def test_rows_count_before_they_are_reported():
+    assert picked([replica("a"), replica("b", backlog=30)], unreported={"a": 31}) == {"b": 200}
+    assert picked([replica("a"), replica("b", backlog=30)], unreported={"a": 29}) == {"a": 200}
+
+
+def test_only_replicas_of_the_fingerprint():
+    replicas = [replica("a", digits(fingerprint="f")), replica("b", digits(fingerprint="g"))]
+    assert picked(replicas, fingerprint="g") == {"b": 200}
+    assert refusal(replicas, fingerprint="h").code is grpc.StatusCode.UNAVAILABLE
+
+
+def test_of_many_the_load_evens_out():
+    """Requests of 5 to 1000 rows, reports far behind: a front that counts its own rows keeps ten replicas even."""
+    rng = random.Random(1)
+    replicas = [replica(f"r{i}") for i in range(10)]
+    sent: collections.Counter[str] = collections.Counter()
+    for _ in range(4000):
+        target = router.choose(replicas, "digits", unreported=sent, rng=rng)
+        assert target.load == sent[target.replica.id]
+        sent[target.replica.id] += rng.randint(5, 1000)
+    assert max(sent.values()) - min(sent.values()) < 5000  # a random choice: 70,000
+
+
+def test_excluded_and_draining_replicas_get_nothing():
+    replicas = [replica("a"), replica("b"), replica("c", draining=True)]
+    assert picked(replicas, exclude={"a"}) == {"b": 200}
+    assert refusal(replicas, exclude={"a", "b"}).code is grpc.StatusCode.UNAVAILABLE
+
+
+def test_the_newest_ready_version_unless_asked():
+    replicas = [replica("a", digits("9"), digits("10"), digits("11", "LOADING")), replica("b", digits("9"))]
+    assert router.choose(replicas, "digits").model.version == "10"
+    assert picked(replicas) == {"a": 200}
+    assert router.choose(replicas, "digits", "9").model.version == "9"
+
+
+@pytest.mark.parametrize(
+    ("replicas", "name", "version", "code", "text"),
+    [
+        ([], "digits", "", "UNAVAILABLE", "model 'digits': no replica is up"),
+        ([replica("a")], "dogs", "", "NOT_FOUND", "unknown model 'dogs', expected one of digits"),
+        ([replica("a")], "digits", "2", "NOT_FOUND", "model 'digits': unknown version '2', expected one of 1"),
+        ([replica("a", digits(state="LOADING"))], "digits", "", "UNAVAILABLE", "model 'digits' is loading"),
+        (
+            [replica("a", digits(state="UNAVAILABLE", reason="truncated file"))],
+            "digits",
+            "",
+            "UNAVAILABLE",
+            "model 'digits' is unavailable: truncated file",
+        ),
+    ],
+)
+def test_refusals_say_why(replicas, name, version, code, text):
+    error = refusal(replicas, name, version)
+    assert (error.code.name, error.detail) == (code, text)
+
+
+def test_a_long_refusal_fits_into_a_header():
+    assert len(refusal([replica("a")], "x" * 100_000).detail) == 1000
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_replica_lives_three_seconds_after_its_last_beat():
+    clock = Clock()
+    directory = Directory(clock=clock)
+    directory.beat(replica("a"))
+    clock.now += 2
+    directory.beat(replica("b"))
+    assert [each.id for each in directory.replicas()] == ["a", "b"]
+    clock.now += 1
+    assert [each.id for each in directory.replicas()] == ["b"]
+    directory.beat(replica("b", backlog=7))
+    assert [each.backlog_rows for each in directory.replicas()] == [7]
+    directory.leave("b")
+    directory.leave("b")
+    assert directory.replicas() == []
+
+
+def test_fronts_are_listed_while_they_announce_themselves():
+    clock = Clock()
+    directory = Directory(clock=clock)
+    directory.announce_front("127.0.0.1:1", "127.0.0.1:2")
+    assert directory.fronts() == [FrontState("127.0.0.1:1", "127.0.0.1:2")]
+    clock.now += 3
+    assert directory.fronts() == []

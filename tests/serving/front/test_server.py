@@ -1,0 +1,605 @@
+"""A real front before real gRPC replicas (which do arithmetic), asked by real clients."""
+
+import asyncio
+import contextlib
+import itertools
+import time
+import urllib.request
+from collections.abc import AsyncIterator, Callable
+
+import grpc
+import numpy as np
+import pytest
+import tritonclient.grpc as triton
+import tritonclient.grpc.aio as triton_aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+from prometheus_client.parser import text_string_to_metric_families
+from tritonclient.grpc import service_pb2 as pb
+from tritonclient.grpc import service_pb2_grpc
+from tritonclient.utils import InferenceServerException
+
+from protos.tiltserve.v1 import fleet_pb2, fleet_pb2_grpc
+from serving.engine.metrics import ReplicaMetrics
+from serving.fleet.directory import Directory, LocalDirectory, ModelState, ReplicaState
+from serving.front.links import INFERENCE
+from serving.front.server import Front, PortError
+from serving.wire import channels, errors, kserve
+from serving.wire.tensors import TensorSpec
+
+SERVED = {"ServerLive", "ServerReady", "ModelReady", "ServerMetadata", "ModelMetadata", "ModelInfer"}
+
+
+def sampler(fingerprint: str = "f", state="READY") -> ModelState:
+    spec = TensorSpec("x", "FP32", (-1,))
+    return ModelState("adder", "1", "sampler", state, "", fingerprint, (spec,), (spec,))
+
+
+class Replica(service_pb2_grpc.GRPCInferenceServiceServicer, fleet_pb2_grpc.ReplicaInternalServicer):
+    """Answers y = 2 x + seed; while `gate` is shut it keeps requests waiting."""
+
+    def __init__(self, name: str, *models: ModelState) -> None:
+        self.name, self.models = name, models or (sampler(),)
+        self.seen: list[kserve.InferRequest] = []
+        self.arrived, self.gate, self.cancelled = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self.gate.set()
+        self.error: Exception | None = None
+        self.metrics = ReplicaMetrics()
+        self.draining, self.backlog, self.beat = False, 0, 0
+
+    async def start(self) -> None:
+        self.server = grpc.aio.server(options=channels.SERVER)
+        service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self, self.server)
+        fleet_pb2_grpc.add_ReplicaInternalServicer_to_server(self, self.server)
+        self.address = f"127.0.0.1:{self.server.add_insecure_port('127.0.0.1:0')}"
+        await self.server.start()
+
+    def state(self) -> ReplicaState:
+        self.beat += 1
+        return ReplicaState(
+            self.name, self.address, 1, self.models, self.backlog, draining=self.draining, beat=self.beat
+        )
+
+    async def ModelInfer(self, request, context):
+        decoded = kserve.decode_request(request)
+        self.seen.append(decoded)
+        self.arrived.set()
+        try:
+            await self.gate.wait()
+        except asyncio.CancelledError:
+            self.cancelled.set()
+            raise
+        if isinstance(self.error, errors.RequestError):
+            await errors.abort(context, self.error)
+        if self.error is not None:
+            raise self.error
+        seed = decoded.parameters.get("seed", 0)
+        y = 2 * decoded.inputs["x"] + np.float32(seed % 1000)
+        self.metrics.rows_total.labels(decoded.model, "network").inc(len(y))
+        return kserve.encode_response(decoded.model, "1", decoded.id, {"y": y}, {"seed": seed}, decoded.outputs)
+
+    async def Metrics(self, request, context):
+        return fleet_pb2.MetricsReply(text=self.metrics.text())
+
+
+class System:
+    """A front, its directory, and replicas that beat ten times a second for as long as they run."""
+
+    def __init__(self, front: Front, directory: Directory) -> None:
+        self.front, self.directory = front, directory
+        self.beats: dict[str, asyncio.Task[None]] = {}
+        self.client = triton_aio.InferenceServerClient(front.grpc_address)
+        self.channel = grpc.aio.insecure_channel(front.grpc_address)
+
+    async def join(self, *replicas: Replica) -> None:
+        for replica in replicas:
+            await replica.start()
+            self.beats[replica.name] = asyncio.create_task(self._beat(replica))
+        await until(lambda: {each.name for each in replicas} <= {each.id for each in self.front._roster.replicas})
+
+    async def kill(self, replica: Replica) -> None:
+        self.beats.pop(replica.name).cancel()
+        await replica.server.stop(None)
+
+    async def _beat(self, replica: Replica) -> None:
+        while True:
+            self.directory.beat(replica.state())
+            await asyncio.sleep(0.1)
+
+    async def infer(self, x=(1.0, 2.0), model="adder", parameters=None, **how) -> triton.InferResult:
+        tensor = triton.InferInput("x", [len(x)], "FP32")
+        tensor.set_data_from_numpy(np.array(x, np.float32))
+        return await self.client.infer(model, [tensor], parameters=parameters, **how)
+
+    async def refusal(self, **how) -> tuple[str, str]:
+        with pytest.raises(InferenceServerException) as caught:
+            await self.infer(**how)
+        return caught.value.status().removeprefix("StatusCode."), caught.value.message()
+
+
+@contextlib.asynccontextmanager
+async def system(*replicas: Replica, **settings) -> AsyncIterator[System]:
+    directory = Directory(lease_s=1.0)
+    front = Front(LocalDirectory(directory), **({"poll_s": 0.05, "drain_s": 0.2} | settings))
+    await front.start()
+    made = System(front, directory)
+    try:
+        await made.join(*replicas)
+        yield made
+    finally:
+        for beat in made.beats.values():
+            beat.cancel()
+        await made.client.close()
+        await made.channel.close()
+        await front.stop()
+        for replica in replicas:
+            await replica.server.stop(None)
+
+
+async def until(true: Callable[[], bool], seconds: float = 5.0) -> None:
+    async with asyncio.timeout(seconds):
+        while not true():  # noqa: ASYNC110 - what is waited for has no event
+            await asyncio.sleep(0.01)
+
+
+def test_a_request_is_forwarded_and_its_answer_comes_back():
+    async def body():
+        replica = Replica("a")
+        async with system(replica) as live:
+            result = await live.infer(parameters={"seed": 5, "steps": 3}, request_id="r1")
+            np.testing.assert_array_equal(result.as_numpy("y"), np.array([7, 9], np.float32))
+            assert (result.get_response().id, result.get_response().parameters["seed"].int64_param) == ("r1", 5)
+            assert replica.seen[0].parameters == {"seed": 5, "steps": 3}
+
+    asyncio.run(body())
+
+
+def test_the_blocking_client_works_too():
+    async def body():
+        async with system(Replica("a")) as live:
+
+            def ask() -> np.ndarray:
+                with triton.InferenceServerClient(live.front.grpc_address) as client:
+                    assert client.is_server_live()
+                    assert client.is_server_ready()
+                    assert client.is_model_ready("adder")
+                    assert not client.is_model_ready("nothing")
+                    assert client.get_server_metadata().name == "tiltserve"
+                    metadata = client.get_model_metadata("adder")
+                    assert (metadata.name, list(metadata.versions)) == ("adder", ["1"])
+                    assert metadata.inputs[0].datatype == "FP32"
+                    tensor = triton.InferInput("x", [1], "FP32")
+                    tensor.set_data_from_numpy(np.array([4], np.float32))
+                    return client.infer("adder", [tensor], parameters={"seed": 0}).as_numpy("y")
+
+            assert await asyncio.to_thread(ask) == [8]
+
+    asyncio.run(body())
+
+
+def test_seeds_are_drawn_for_samplers_only():
+    async def body():
+        network = ModelState("adder.network", "1", "network", "READY", fingerprint="n")
+        replica = Replica("a", sampler(), network)
+        async with system(replica) as live:
+            await live.infer()
+            await live.infer()
+            await live.infer(model="adder.network")
+            first, second, third = (request.parameters.get("seed") for request in replica.seen)
+            assert isinstance(first, int)
+            assert 0 <= first < 2**63
+            assert first != second
+            assert third is None
+
+    asyncio.run(body())
+
+
+def test_a_lost_replica_is_replaced_with_the_same_seed():
+    async def body():
+        first, other, equal = Replica("a"), Replica("b", sampler("g")), Replica("c")
+        first.gate.clear()
+        async with system(first) as live:
+            asked = asyncio.create_task(live.infer())
+            await first.arrived.wait()
+            await live.join(other)  # another fingerprint: not good enough
+            await live.kill(first)
+            await asyncio.sleep(0.2)
+            assert not asked.done()
+            await live.join(equal)
+            result = await asked
+            assert other.seen == []
+            assert first.seen[0].parameters == equal.seen[0].parameters
+            seed = equal.seen[0].parameters["seed"]
+            assert result.get_response().parameters["seed"].int64_param == seed
+            np.testing.assert_array_equal(first.seen[0].inputs["x"], equal.seen[0].inputs["x"])
+            for replica in (other, equal):
+                await live.kill(replica)
+
+    asyncio.run(body())
+
+
+def test_a_request_that_kills_replicas_stops_after_two_replays():
+    async def body():
+        replicas = [Replica(name) for name in "abcd"]
+        for replica in replicas:
+            replica.gate.clear()
+        async with system(*replicas) as live:
+            asked = asyncio.create_task(live.refusal())
+            for _ in range(3):
+                await until(lambda: any(replica.arrived.is_set() for replica in replicas))
+                victim = next(replica for replica in replicas if replica.arrived.is_set())
+                victim.arrived.clear()
+                await live.kill(victim)
+            code, text = await asked
+            assert code == "UNAVAILABLE"
+            assert "lost 3 replicas" in text
+            assert len([replica for replica in replicas if replica.seen]) == 3
+
+    asyncio.run(body())
+
+
+def test_no_equal_replica_in_time():
+    async def body():
+        replica = Replica("a")
+        replica.gate.clear()
+        async with system(replica, replay_wait_s=0.3) as live:
+            asked = asyncio.create_task(live.refusal())
+            await replica.arrived.wait()
+            await live.kill(replica)
+            code, text = await asked
+            assert code == "UNAVAILABLE"
+            assert "within 0.3 s" in text
+
+    asyncio.run(body())
+
+
+@pytest.mark.parametrize("code", [grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.UNAVAILABLE])
+def test_a_replicas_own_errors_are_not_replayed(code):
+    async def body():
+        replicas = [Replica("a"), Replica("b")]
+        for replica in replicas:
+            replica.error = errors.RequestError(code, "steps: expected 1..1000, got 0")
+        async with system(*replicas) as live:
+            assert await live.refusal() == (code.name, "steps: expected 1..1000, got 0")
+            assert sum(len(replica.seen) for replica in replicas) == 1
+
+    asyncio.run(body())
+
+
+def test_an_exception_in_a_replica_is_internal_and_not_replayed():
+    async def body():
+        replicas = [Replica("a"), Replica("b")]
+        for replica in replicas:
+            replica.error = ValueError("broken")
+        async with system(*replicas) as live:
+            code, text = await live.refusal()
+            assert (code, sum(len(replica.seen) for replica in replicas)) == ("INTERNAL", 1)
+            assert "failed inside its replica" in text
+
+    asyncio.run(body())
+
+
+def test_a_draining_replica_sends_requests_elsewhere():
+    async def body():
+        leaving, staying = Replica("a"), Replica("b")
+        leaving.error = errors.draining("replica a is draining")
+        async with system(leaving) as live:
+            asked = asyncio.create_task(live.infer())
+            await leaving.arrived.wait()
+            leaving.draining = True
+            await live.join(staying)
+            await asked
+            assert leaving.seen[0].parameters == staying.seen[0].parameters
+            await live.kill(staying)
+
+    asyncio.run(body())
+
+
+@pytest.mark.parametrize(("backlog", "answered"), [(900, False), (100, True)])
+def test_a_refused_request_goes_to_an_equal_replica_with_clearly_less_to_do(backlog: int, answered: bool):
+    async def body():
+        full, other, unequal = Replica("a"), Replica("b"), Replica("c", sampler("g"))
+        full.backlog = 1000
+        full.error = errors.exhausted("a is full")
+        full.gate.clear()
+        async with system(full) as live:
+            asked = [asyncio.create_task(live.infer(parameters={"seed": 1})) for _ in range(3)]
+            await full.arrived.wait()
+            other.backlog = backlog
+            await live.join(other, unequal)
+            full.gate.set()
+            await asyncio.wait(asked)
+            if answered:
+                assert [each.result().as_numpy("y").tolist() for each in asked] == [[3, 5]] * 3
+            else:
+                assert all("a is full" in str(each.exception()) for each in asked)
+            assert [len(each.seen) for each in (full, other, unequal)] == [3, 3 * answered, 0]
+            await live.kill(unequal)
+            await until(lambda: len(live.front._roster.replicas) == 2)
+            other.error = errors.exhausted("b is full")
+            code, text = await live.refusal(parameters={"seed": 1})
+            assert (code, text) in [("RESOURCE_EXHAUSTED", "a is full"), ("RESOURCE_EXHAUSTED", "b is full")]
+            await live.kill(other)
+
+    asyncio.run(body())
+
+
+def test_rows_under_way_count_until_a_report_has_them():
+    async def body():
+        replica = Replica("a")
+        replica.gate.clear()
+        async with system(replica, poll_s=0.02) as live:
+            links, roster = live.front._links, live.front._roster
+
+            def unreported() -> int:
+                return links.unreported(roster.covered).get("a", 0)
+
+            live.beats["a"].cancel()  # no report from here on
+            await asyncio.sleep(0.1)
+            asked = [asyncio.create_task(live.infer(parameters={"samples": n, "steps": 5})) for n in (3, 4)]
+            await until(lambda: len(replica.seen) == 2)
+            assert unreported() == 5 * (3 + 4)
+            await asyncio.sleep(0.2)
+            assert unreported() == 5 * (3 + 4)
+            live.directory.beat(replica.state())
+            await until(lambda: unreported() == 0)
+            assert links.in_flight() == {"a": 2}
+            late = asyncio.create_task(live.infer(parameters={"samples": 2, "steps": 5}))
+            await until(lambda: len(replica.seen) == 3)
+            assert unreported() == 10
+            replica.gate.set()
+            await asyncio.gather(*asked, late)
+            assert unreported() == 0
+            assert links.in_flight() == {"a": 0}
+
+    asyncio.run(body())
+
+
+def test_unknown_and_loading_models():
+    async def body():
+        async with system(Replica("a", sampler(), ModelState("slow", "1", "network", "LOADING"))) as live:
+            assert await live.refusal(model="dogs") == (
+                "NOT_FOUND",
+                "unknown model 'dogs', expected one of adder, slow",
+            )
+            assert await live.refusal(model="slow") == ("UNAVAILABLE", "model 'slow' is loading")
+            assert (await live.refusal(model_version="9"))[0] == "NOT_FOUND"
+        async with system() as live:
+            assert await live.refusal() == ("UNAVAILABLE", "model 'adder': no replica is up")
+            assert not await live.client.is_server_ready()
+
+    asyncio.run(body())
+
+
+def test_the_earlier_deadline_counts():
+    async def body():
+        replica = Replica("a")
+        replica.gate.clear()
+        async with system(replica) as live:
+            began = time.monotonic()
+            assert (await live.refusal(timeout=200_000))[0] == "DEADLINE_EXCEEDED"
+            assert (await live.refusal(client_timeout=0.2, timeout=10_000_000))[0] == "DEADLINE_EXCEEDED"
+            assert time.monotonic() - began < 2
+            assert len(replica.seen) == 2
+            code, text = await live.refusal(timeout=-1)
+            assert code == "INVALID_ARGUMENT"
+            assert "'timeout': expected an integer >= 0" in text
+            ended = live.front.metrics.requests.labels("adder", "ModelInfer", "DEADLINE_EXCEEDED")
+            await until(lambda: ended._value.get() == 2)
+
+    asyncio.run(body())
+
+
+def test_a_client_that_leaves_frees_the_replica():
+    async def body():
+        replica = Replica("a")
+        replica.gate.clear()
+        async with system(replica) as live:
+            asked = asyncio.create_task(live.infer())
+            await replica.arrived.wait()
+            asked.cancel()
+            await asyncio.wait_for(replica.cancelled.wait(), 5)
+            assert live.front._links.in_flight() == {"a": 0}
+
+    asyncio.run(body())
+
+
+def test_the_last_list_is_kept_while_the_directory_is_down():
+    class Failing(LocalDirectory):
+        down = False
+
+        async def replicas(self) -> list[ReplicaState]:
+            if self.down:
+                raise ConnectionError("down")
+            return await super().replicas()
+
+    async def body():
+        directory, replica = Failing(), Replica("a")
+        await replica.start()
+        await directory.beat(replica.state())
+        front = Front(directory, poll_s=0.02)
+        await front.start()
+        try:
+            directory.down = True
+            await directory.leave("a")
+            await asyncio.sleep(0.2)
+            await System(front, directory.directory).infer()
+        finally:
+            await front.stop()
+            await replica.server.stop(None)
+
+    asyncio.run(body())
+
+
+def test_the_other_rpcs_say_that_they_are_not_served():
+    async def body():
+        async with system(Replica("a")) as live:
+            stub = service_pb2_grpc.GRPCInferenceServiceStub(live.channel)
+            refused = [method for method in INFERENCE.methods if method.name not in SERVED]
+            assert len(refused) == 14
+            for method in refused:
+                request = getattr(pb, method.input_type.name)()
+                call = getattr(stub, method.name)(iter([request]) if method.client_streaming else request)
+                with pytest.raises(grpc.aio.AioRpcError) as caught:
+                    await (call.read() if method.client_streaming else call)
+                assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+                assert caught.value.details() == f"{method.name} is not served by tiltserve yet"
+
+    asyncio.run(body())
+
+
+def test_bytes_that_are_no_message():
+    async def body():
+        async with system(Replica("a")) as live:
+            call = live.channel.unary_unary(f"/{INFERENCE.full_name}/ModelInfer")
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await call(b"\xff\xff\xff")
+            assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+    asyncio.run(body())
+
+
+def test_health_follows_the_replicas():
+    async def body():
+        replica = Replica("a")
+        async with system() as live:
+            stub = health_pb2_grpc.HealthStub(live.channel)
+            leaving = stub.Watch(health_pb2.HealthCheckRequest())
+            watch = stub.Watch(health_pb2.HealthCheckRequest(service=INFERENCE.full_name))
+            states = health_pb2.HealthCheckResponse
+            assert (await leaving.read()).status == states.NOT_SERVING
+            assert (await watch.read()).status == states.NOT_SERVING
+            leaving.cancel()
+            await live.join(replica)
+            assert (await watch.read()).status == states.SERVING
+            assert (await stub.Check(health_pb2.HealthCheckRequest())).status == states.SERVING
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await stub.Check(health_pb2.HealthCheckRequest(service="no.such"))
+            assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+            unknown = stub.Watch(health_pb2.HealthCheckRequest(service="no.such"))
+            assert (await unknown.read()).status == states.SERVICE_UNKNOWN
+            await live.kill(replica)
+            assert (await watch.read()).status == states.NOT_SERVING  # the lease ran out
+            await live.join(again := Replica("b"))
+            assert (await watch.read()).status == states.SERVING
+            stopping = asyncio.create_task(live.front.stop())
+            assert (await watch.read()).status == states.NOT_SERVING
+            assert await watch.read() is grpc.aio.EOF
+            await stopping
+            await live.kill(again)
+
+    asyncio.run(body())
+
+
+def test_a_stopping_front_finishes_its_requests():
+    async def body():
+        replica = Replica("a")
+        replica.gate.clear()
+        async with system(replica, drain_s=5) as live:
+            asked = asyncio.create_task(live.infer())
+            await replica.arrived.wait()
+            stopping = asyncio.create_task(live.front.stop())
+            await asyncio.sleep(0.1)
+            replica.gate.set()
+            assert (await asked).as_numpy("y").shape == (2,)
+            await asyncio.wait_for(stopping, 3)
+
+    asyncio.run(body())
+
+
+def test_reflection_describes_every_service():
+    async def body():
+        async with system(Replica("a")) as live:
+
+            def describe() -> tuple[set[str], int]:
+                with grpc.insecure_channel(live.front.grpc_address) as channel:
+                    database = ProtoReflectionDescriptorDatabase(channel)
+                    file = database.FindFileContainingSymbol("inference.GRPCInferenceService")
+                    assert database.FindFileContainingSymbol("tiltserve.v1.Fleet").package == "tiltserve.v1"
+                    return set(database.get_services()), len(file.service[0].method)
+
+            services, methods = await asyncio.to_thread(describe)
+            assert methods == 20
+            assert services == {
+                "inference.GRPCInferenceService",
+                "tiltserve.v1.Fleet",
+                "tiltserve.v1.Sampling",
+                "grpc.health.v1.Health",
+                "grpc.reflection.v1alpha.ServerReflection",
+            }
+
+    asyncio.run(body())
+
+
+def test_the_fleet_lists_models_and_replicas():
+    async def body():
+        loading = ModelState("adder", "2", "sampler", "LOADING")
+        async with system(Replica("a"), Replica("b", loading)) as live:
+            reply = await fleet_pb2_grpc.FleetStub(live.channel).ListModels(fleet_pb2.ListModelsRequest())
+            (model,) = reply.models
+            assert (model.name, model.state, model.kind, model.reason) == ("adder", "READY", "sampler", "")
+            assert list(model.versions) == ["1", "2"]
+            assert [(each.id, dict(each.fingerprints)) for each in reply.replicas] == [
+                ("a", {"adder": "f"}),
+                ("b", {"adder": ""}),
+            ]
+
+    asyncio.run(body())
+
+
+def test_the_metrics_page_shows_the_front_and_its_replicas():
+    async def body():
+        async with system(Replica("a"), Replica("b")) as live:
+            for _ in range(20):
+                await live.infer()
+            await live.refusal(model="made up by a client")
+            url = f"http://{live.front.metrics_address}/metrics"
+            page = (await asyncio.to_thread(lambda: urllib.request.urlopen(url).read())).decode()
+        samples = {
+            (sample.name, frozenset(sample.labels.items())): sample.value
+            for family in text_string_to_metric_families(page)
+            for sample in family.samples
+        }
+
+        def value(name: str, **labels: str) -> float:
+            return samples[name, frozenset(labels.items())]
+
+        assert value("tiltserve_requests_total", model="adder", method="ModelInfer", code="OK") == 20
+        assert value("tiltserve_requests_total", model="", method="ModelInfer", code="NOT_FOUND") == 1
+        assert value("tiltserve_request_seconds_count", model="adder", method="ModelInfer") == 20
+        assert value("nv_inference_request_success", model="adder") == 20
+        assert value("nv_inference_request_failure", model="") == 1
+        rows = [value("tiltserve_rows_total", model="adder", kind="network", replica=name) for name in "ab"]
+        assert min(rows) > 0
+        assert sum(rows) == 40
+        assert value("tiltserve_backlog_rows", replica="a") == 0
+        types = [line.split()[2] for line in page.splitlines() if line.startswith("# TYPE")]
+        assert len(types) == len(set(types))
+
+    asyncio.run(body())
+
+
+def test_a_taken_port_is_one_line():
+    async def body():
+        async with system() as live:
+            grpc_port, metrics_port = (
+                int(address.rpartition(":")[2]) for address in (live.front.grpc_address, live.front.metrics_address)
+            )
+            for front in (
+                Front(LocalDirectory(), grpc_port=grpc_port),
+                Front(LocalDirectory(), metrics_port=metrics_port),
+            ):
+                with pytest.raises(PortError, match="expected a free port") as caught:
+                    await front.start()
+                assert "\n" not in str(caught.value)
+
+    asyncio.run(body())
+
+
+def test_a_large_message_passes():
+    async def body():
+        async with system(Replica("a")) as live:
+            x = list(itertools.repeat(1.0, 2_000_000))
+            assert (await live.infer(x, parameters={"seed": 0})).as_numpy("y").sum() == 4_000_000
+
+    asyncio.run(body())
