@@ -125,7 +125,7 @@ def test_a_bank_that_no_posterior_can_be_chosen_for_is_still_served(root: Path, 
     def fail(*_: object) -> None:
         raise RuntimeError("no fit")
 
-    monkeypatch.setattr("serving.models.repository.Chosen.of", fail)
+    monkeypatch.setattr("serving.models.model.Chosen.of", fail)
     shelf = LoadedModels(root, 1)
     asyncio.run(shelf.load_all())
     engine = Engine(ReplicaMetrics())
