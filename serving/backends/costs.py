@@ -7,7 +7,9 @@ from functools import cached_property
 GUESSED_ROW_S = 1e-3
 """What a row is taken to cost where nothing was measured."""
 EAGER = 1.1
-"""Rows left over are priced so much higher than the best: a measurement's noise must not make calls small."""
+"""The price of rows left over, in prices of the best size: a measurement's noise must not make calls small."""
+PATIENCE = 4.0
+"""Calls of at most this many times the seconds of the smallest call may be larger than that for a better price."""
 
 
 class Costs:
@@ -31,7 +33,9 @@ class Costs:
     @classmethod
     def guessed(cls, sizes: tuple[int, ...]) -> "Costs":
         """For a network whose inputs cannot be made up: each row the same."""
-        return cls({size: size * GUESSED_ROW_S for size in sizes})
+        costs = cls({size: size * GUESSED_ROW_S for size in sizes})
+        costs.usual = costs.largest  # calls that may cost much of themselves are not made small
+        return costs
 
     @property
     def largest(self) -> int:
@@ -42,10 +46,20 @@ class Costs:
         """Seconds of a row in calls of the best size."""
         return min(cost / size for size, cost in zip(self.sizes, self._costs, strict=True))
 
+    @cached_property
+    def usual(self) -> int:
+        """Rows of a call at most, where no size is asked for: larger ones hardly cost less a row, and a request that
+        comes while a call runs waits for its end."""
+        return max(self.at_price(EAGER), self.within(PATIENCE * self._costs[0]))
+
     def up_to(self, most: int) -> "Costs":
         """Without calls of more than `most` rows; the smallest is kept."""
         kept = [size for size in self.sizes if size <= most] or [self.sizes[0]]
-        return self if len(kept) == len(self.sizes) else Costs({size: self.seconds(size) for size in kept})
+        if len(kept) == len(self.sizes):
+            return self
+        costs = Costs({size: self.seconds(size) for size in kept})
+        costs.usual = min(self.usual, costs.largest)
+        return costs
 
     def holding(self, rows: int) -> int:
         """The smallest size that holds so many rows, or the largest there is."""
@@ -67,11 +81,11 @@ class Costs:
         return self._at_price[times]
 
     def choose(self, rows: int) -> int:
-        """The size of the next call when so many rows wait: what it leaves over will cost the best price at least.
+        """The size of the next call when `rows` rows wait, at most `usual`: what it leaves over costs the best price.
 
         The least of cost(size) + EAGER (rows left over) row_s; of equal ones the largest.
         """
         return min(
-            reversed(self.sizes[: bisect_left(self.sizes, rows) + 1]),
+            reversed(self.sizes[: bisect_left(self.sizes, min(rows, self.usual)) + 1]),
             key=lambda size: self.seconds(size) + EAGER * max(0, rows - size) * self.row_s,
         )

@@ -27,7 +27,7 @@ from serving.engine.metrics import ReplicaMetrics
 from serving.engine.pace import Pace
 from serving.engine.scheduler import Call, Slice
 from serving.engine.second_thread import Advance, SecondThread
-from serving.engine.task import External, Product, Task
+from serving.engine.task import External, Product, State, Task
 from serving.engine.turns import Key, Turns
 
 _log = logging.getLogger(__name__)
@@ -102,7 +102,7 @@ class Engine:
         A parked task waits for somebody else, whose slowness is not the engine's.
         """
         with self._condition:
-            waiting = [task.since for task in self._tasks if task.external is None and not task.on_second_thread]
+            waiting = [task.since for task in self._tasks if task.state in (State.ARRIVED, State.QUEUED)]
             return time.monotonic() - max(self._calls.last, min(waiting)) if waiting else 0.0
 
     def submit(self, task: Task) -> "Future[Any]":
@@ -180,7 +180,7 @@ class Engine:
         while self._take_in():
             now = time.monotonic()
             with self._condition:
-                # who waits for somebody else cannot be hurried
+                # a task that waits for a service or a client cannot be hurried
                 timed = [task for task in self._foreground() if task.timed and task.external is None]
             urgent = {timed[i] for i in admission.urgent(self._pace.demands(timed), now)}
             key = self._turns.next(now, urgent)
@@ -237,7 +237,6 @@ class Engine:
             if task in self._tasks:
                 if task.heavy:
                     self._pace.thought(now - task.since)
-                task.on_second_thread, task.since = False, now
                 self._proceed(task, advance)
         for task, external, reply in replied:
             if task.external is reply:  # not so if the task has ended
@@ -274,7 +273,8 @@ class Engine:
             self._turns.spent(key, time.monotonic() - start)
             return
         ran, kind = time.monotonic(), kind_of(call.slices)
-        # who is aside misses the next call
+        # A task resumed on the second thread cannot rejoin in time for the next call: do it only if that one is full
+        # without the task.
         row, aside = 0, [each.owner not in urgent and self._turns.covers(key, each, call) for each in call.slices]
         for each, covered in zip(call.slices, aside, strict=True):
             self._deliver(each, [output[row : row + each.rows] for output in outputs], covered)
@@ -334,7 +334,7 @@ class Engine:
         """Advance a task's program to its next step, or to its end; `aside`, while the network runs other rows."""
         task.evaluation, task.replies = None, []
         if task.heavy or aside:
-            task.on_second_thread, task.since = True, time.monotonic()
+            task.become(State.COMPUTING)
             self._second_thread.advance(task, reply)
         else:
             self._proceed(task, lambda: task.advance(reply))
@@ -369,6 +369,7 @@ class Engine:
             return
         if step.kind == "network" and not step.announced:
             task.network_rows += step.rows
+        task.become(State.QUEUED)
         task.evaluation, task.missing = step, step.rows
         self._turns.add(task, step, time.monotonic())
 
@@ -380,13 +381,13 @@ class Engine:
                 self._replied.append((task, external, future))
                 self._condition.notify()
 
-        task.since = time.monotonic()
+        task.become(State.PARKED)
         task.external = external.start()
         task.external.add_done_callback(ring)
 
     def _wake(self, task: Task, external: External, reply: "Future[list[Array]]") -> None:
         """Resume a parked task with its reply, or fail it with the reason why there is none."""
-        parked, task.since, task.external = task.since, time.monotonic(), None
+        parked, task.external = time.monotonic() - task.since, None
         try:
             outputs = reply.result()
         except CancelledError:
@@ -396,7 +397,7 @@ class Engine:
         else:
             if external.rows:
                 self._metrics.rows_total.labels(external.name, external.kind).inc(external.rows)
-                self._metrics.external_seconds.labels(external.name).observe(task.since - parked)
+                self._metrics.external_seconds.labels(external.name).observe(parked)
             self._resume(task, outputs)
 
     def _fail(self, task: Task, error: Exception) -> None:
@@ -408,8 +409,9 @@ class Engine:
         """Take a task's rows out, and close its program on the thread that it runs on."""
         if task in self._tasks and task.backlog:
             self._metrics.reclaimed.labels(task.model, reason).inc(task.backlog)
+        away = task.heavy or task.state is State.COMPUTING
         self._forget(task)
-        if task.heavy or task.on_second_thread:
+        if away:
             self._second_thread.close(task)
         else:
             task.close()
@@ -419,5 +421,7 @@ class Engine:
         with self._condition:
             self._tasks.pop(task, None)
             external, task.external = task.external, None
+            if task.state is not State.ENDED:
+                task.become(State.ENDED)
         if external is not None:
             external.cancel()

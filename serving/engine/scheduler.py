@@ -1,37 +1,50 @@
 """Whose rows go into the next call: pure, so that its promises can be tested.
 
-Deficit round-robin by rows: an owner that was served `QUANTUM` rows has its next turn when the others have had theirs.
-A quantum is what a common request takes in all, so most are served in the order in which they came: taking turns more
-often would only make everybody wait for everybody. Before turns come priorities, and who has waited for long rises in
-them. Owners that would else miss their deadline are let through first, by deadline (`urgent`, see `admission`).
+Requests are served by how much work is left of them, the least first (`least_work`): a small request then never waits
+for a large one to end, and the mean slowdown, latency over the time a request would take alone, is the smallest that
+any order gives where rows cost the same in every call. Before that order come deadlines that would else be missed
+(`urgent`, see `admission`) and priorities. A request rises one priority for every `AGEING_S` seconds in which it was
+not served, so none waits for ever.
 
-Evaluations of at most `SHORT` rows go before long ones for as long as they take no more than half of the rows,
-however many long ones wait; and as a call takes what its rows cost, rows of those that come later only fill a call up
-as far as it does not cost more than `STRETCH` times what it would without them.
+A call has leads and others. The first in order leads. The next ones lead too as long as joining costs the leads less
+slowdown than it saves; so equal requests share calls, as do all where calls are cheaper for being shared. The others
+fill the call up to `STRETCH` times what the leads alone would cost: large requests keep getting rows while small ones
+come, and small ones are at most that much slower for it.
 """
 
-import heapq
-from collections.abc import Callable, Collection, Hashable, Set
+from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass
 from itertools import count
 from math import inf
 from typing import Generic, TypeVar
 
-from serving.backends.costs import Costs
+from serving.backends.costs import EAGER, Costs
 
 Owner = TypeVar("Owner", bound=Hashable)
 
 FIRST, DEFAULT, LAST = 1, 5, 9
 """Priorities that a request may have; smaller ones go before larger ones."""
 BACKGROUND = 10
-"""Served when nobody else waits, however long that takes."""
-QUANTUM = 256
-SHORT = 8
+"""The priority of rows that are served only when no others wait, however long that takes."""
 AGEING_S = 2.0
-"""Seconds of waiting that are worth one priority."""
-STRETCH = 2.0
-MOST_BALANCE = 64
-"""How many rows short ones may be behind or ahead of long ones before that is forgotten."""
+"""Seconds without service that are worth one priority."""
+STRETCH = 1.5
+"""Most seconds of a call, in seconds of a call of its leads alone."""
+
+PEER = 2.0
+"""Requests with at most this many times another's work left count as equals: they share calls, and may go first while
+the other's state is updated."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """Seconds of network calls that a request takes if nothing else runs: what is left, and the whole."""
+
+    left: float
+    whole: float
+
+
+UNKNOWN = Work(1.0, 1.0)
 
 
 @dataclass(eq=False)
@@ -39,9 +52,10 @@ class Waiting(Generic[Owner]):
     """Rows first..total of an owner's evaluation are still to be run.
 
     Attributes:
-        since: when it came or was last served.
-        used: rows its owner was served, as far as they count against it.
-        born: in which order its owner came.
+        since: when the owner came or was last served, in seconds on any clock.
+        came: when the owner's first evaluation came.
+        born: in which order the owners came.
+        served: rows that the owner was served before, of this evaluation and earlier ones.
     """
 
     owner: Owner
@@ -49,33 +63,40 @@ class Waiting(Generic[Owner]):
     priority: int
     deadline: float
     since: float
-    used: int
+    came: float
     born: int
+    work: Work
+    served: int = 0
     first: int = 0
 
     @property
     def left(self) -> int:
         return self.total - self.first
 
-    @property
-    def short(self) -> bool:
-        return self.total <= SHORT
-
     def level(self, now: float) -> int:
-        """Its priority, risen by its wait."""
+        """Its priority, raised by the time without service."""
         if self.priority == BACKGROUND:
             return BACKGROUND
         return max(FIRST, self.priority - int((now - self.since) / AGEING_S))
 
 
+Order = Callable[[Waiting[Owner], float], float]
+"""The place of an owner at a time among those of its level: the least is first, equal ones as they came."""
+
+
+def least_work(waiting: Waiting[Owner], now: float) -> float:
+    """Least work left first; it counts half for every `AGEING_S` seconds without service."""
+    return waiting.work.left * 0.5 ** ((now - waiting.since) / AGEING_S)
+
+
 @dataclass(frozen=True)
 class Slice(Generic[Owner]):
-    """Rows first..stop of an owner's evaluation; `used` is what its owner had been served before."""
+    """Rows first..stop of an owner's evaluation; `since` is when its owner had been served before."""
 
     waiting: Waiting[Owner]
     first: int
     stop: int
-    used: int
+    since: float
 
     @property
     def owner(self) -> Owner:
@@ -88,11 +109,10 @@ class Slice(Generic[Owner]):
 
 @dataclass(frozen=True)
 class Call(Generic[Owner]):
-    """Slices that are run together, filled up to `size` rows; `balance` is what their queue's was before."""
+    """Slices that are run together, filled up to `size` rows."""
 
     slices: tuple[Slice[Owner], ...]
     size: int
-    balance: int = 0
 
     @property
     def rows(self) -> int:
@@ -102,12 +122,10 @@ class Call(Generic[Owner]):
 class Queue(Generic[Owner]):
     """Rows that wait for one network, at most one evaluation of an owner at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, order: "Order[Owner]" = least_work) -> None:
+        self._order = order
         self._waiting: dict[Owner, Waiting[Owner]] = {}
-        self._used: dict[Owner, int] = {}
-        self._turn = 0
-        self._balance = 0  # rows of short ones less those of long ones, since both waited
-        self._births: dict[Owner, int] = {}
+        self._owners: dict[Owner, Waiting[Owner]] = {}  # the last evaluation of each
         self._numbers = count()
 
     def __bool__(self) -> bool:
@@ -124,34 +142,53 @@ class Queue(Generic[Owner]):
     def rows(self) -> int:
         return sum(each.left for each in self._waiting.values())
 
-    def add(self, owner: Owner, rows: int, *, now: float, priority: int = DEFAULT, deadline: float = inf) -> None:
-        """An owner's next evaluation. While it was away it saved up nothing."""
-        used = max(self._used.get(owner, 0), self._turn)
-        born = self._births.setdefault(owner, next(self._numbers))
-        self._waiting[owner] = Waiting(owner, rows, priority, deadline, now, used, born)
+    @property
+    def least_left(self) -> float:
+        """Seconds of work left of the owner with the least; there must be one."""
+        return min(each.work.left for each in self._waiting.values())
+
+    def add(
+        self,
+        owner: Owner,
+        rows: int,
+        *,
+        now: float,
+        work: Work = UNKNOWN,
+        priority: int = DEFAULT,
+        deadline: float = inf,
+    ) -> None:
+        """An owner's next evaluation."""
+        before = self._owners.get(owner)
+        came, born, served = (
+            (now, next(self._numbers), 0) if before is None else (before.came, before.born, before.served)
+        )
+        waiting = Waiting(owner, rows, priority, deadline, now, came, born, work, served)
+        self._owners[owner] = self._waiting[owner] = waiting
 
     def drop(self, owner: Owner) -> None:
         """Take out an owner's rows and forget it."""
         self._waiting.pop(owner, None)
-        self._used.pop(owner, None)
-        self._births.pop(owner, None)
+        self._owners.pop(owner, None)
 
-    def covers(self, rows: int, total: int, priority: int) -> bool:
-        """Whether so many rows wait that need not let an evaluation of `total` rows and this priority go first."""
-        equals = (each for each in self._waiting.values() if each.priority <= priority)
-        return sum(each.left for each in equals if each.short or total > SHORT) >= rows
+    def covers(self, rows: int, work: Work, priority: int) -> bool:
+        """Whether `rows` rows wait of requests that may go before one with this work and priority.
+
+        Those with up to `PEER` times its work left count, so that equal requests take turns on the network while their
+        states are updated; a small request is not held up for large ones.
+        """
+        peers = (e for e in self._waiting.values() if e.priority <= priority and e.work.left <= PEER * work.left)
+        return sum(each.left for each in peers) >= rows
 
     def restore(self, call: Call[Owner]) -> None:
         """Put back the rows of a call that was not run."""
-        self._balance = call.balance
         for each in call.slices:
-            each.waiting.first = min(each.waiting.first, each.first)
-            each.waiting.used = each.used
-            self._used[each.owner] = each.waiting.used
-            self._waiting[each.owner] = each.waiting
+            waiting = each.waiting
+            waiting.served -= waiting.first - min(waiting.first, each.first)
+            waiting.first, waiting.since = min(waiting.first, each.first), each.since
+            self._waiting[each.owner] = waiting
 
-    def urgency(self, now: float, urgent: Collection[Owner] = ()) -> tuple[int, bool]:
-        """How early the most urgent of its rows are to be served, compared with other queues': the least is first."""
+    def place(self, now: float, urgent: Collection[Owner] = ()) -> tuple[int, bool]:
+        """Where the first of its rows stand among other queues': the least place is first."""
         return min((each.level(now), each.owner not in urgent) for each in self._waiting.values())
 
     def pack(self, now: float, costs: Costs, urgent: Collection[Owner] = ()) -> Call[Owner]:
@@ -159,68 +196,62 @@ class Queue(Generic[Owner]):
         waiting = list(self._waiting.values())
         if any(each.priority != BACKGROUND for each in waiting):
             waiting = [each for each in waiting if each.priority != BACKGROUND]
-        self._turn = max(self._turn, min((each.used for each in waiting), default=0))
-        levels = {each.owner: each.level(now) for each in waiting}
-        first = min((each.priority for each in waiting), default=0)
-        mixed = len({each.short for each in waiting if each.priority == first}) > 1
-        shorts_first = mixed and self._balance <= 0
 
-        def place(each: Waiting[Owner], used: int) -> Place:
-            hurry = each.owner in urgent
-            due, late = (each.deadline, False) if hurry else (0.0, shorts_first and not each.short)
-            turn = 0 if hurry else used // QUANTUM
-            return levels[each.owner], not hurry, due, late, turn, each.born
+        def place(each: Waiting[Owner]) -> tuple[int, bool, float, int]:
+            hurries = each.owner in urgent
+            key = each.deadline if hurries else self._order(each, now)
+            return each.level(now), not hurries, key, each.born
 
-        served = _served(waiting, costs.choose(sum(each.left for each in waiting)), place)
-        # as they were asked for: those that only waited for long must not make calls small
-        leads = {each for each, _ in served if each.priority == first and (each.short or not shorts_first)}
-        slices, balance = [], self._balance
-        for each, rows in _stretched(served, leads, costs):
-            if not rows:
-                continue
-            slices.append(Slice(each, each.first, each.first + rows, each.used))
-            each.first, each.since = each.first + rows, now
-            # what shorts are let ahead is not held against them later, when it would hold them up
-            ahead = self._turn + QUANTUM if shorts_first and each.short else inf
-            each.used = self._used[each.owner] = int(min(each.used + rows, max(each.used, ahead)))
-            if mixed:
-                balance += rows if each.short else -rows
+        waiting.sort(key=place)
+        slices = []
+        for each, rows in _shared(waiting, costs):
+            slices.append(Slice(each, each.first, each.first + rows, each.since))
+            each.first, each.served, each.since = each.first + rows, each.served + rows, now
             if not each.left:
                 del self._waiting[each.owner]
-        before, self._balance = self._balance, max(-MOST_BALANCE, min(MOST_BALANCE, balance))
-        return Call(tuple(slices), costs.holding(sum(each.rows for each in slices)), before)
+        return Call(tuple(slices), costs.holding(sum(each.rows for each in slices)))
 
 
-Place = tuple[int, bool, float, bool, int, int]
-Served = list[tuple[Waiting[Owner], int]]
+def _shared(waiting: Sequence[Waiting[Owner]], costs: Costs) -> list[tuple[Waiting[Owner], int]]:
+    """Rows of each in the next call, of those that have some; `waiting` is in order."""
+    if not waiting:
+        return []
+    leads = _leads(waiting, costs)
+    lead_rows = min(sum(each.left for each in waiting[:leads]), costs.usual)
+    most = max(lead_rows, costs.choose(sum(each.left for each in waiting)))
+    if leads < len(waiting):
+        most = max(lead_rows, min(most, costs.within(STRETCH * costs.seconds(lead_rows))))
+    else:
+        most = min(most, costs.choose(lead_rows))
+    shares = []
+    for each in waiting:
+        if not most:
+            break
+        rows = min(each.left, most)
+        shares.append((each, rows))
+        most -= rows
+    return shares
 
 
-def _served(
-    waiting: list[Waiting[Owner]], capacity: int, place: Callable[[Waiting[Owner], int], Place]
-) -> Served[Owner]:
-    """Rows of each, in order of who came to the front first."""
-    heap = [(place(each, each.used), each) for each in waiting]
-    heapq.heapify(heap)
-    rows: dict[Waiting[Owner], int] = {}
-    while heap and capacity:
-        _, each = heapq.heappop(heap)
-        had = rows.get(each, 0)
-        left = each.left - had
-        taken = min(left, capacity, left if each.short else QUANTUM - (each.used + had) % QUANTUM)
-        rows[each] = had + taken
-        capacity -= taken
-        if taken < left:
-            heapq.heappush(heap, (place(each, each.used + rows[each]), each))
-    return list(rows.items())
+def _leads(waiting: Sequence[Waiting[Owner]], costs: Costs) -> int:
+    """How many of those in order lead the next call: the first, its peers, and those whose joining pays.
 
-
-def _stretched(served: Served[Owner], leads: Set[Waiting[Owner]], costs: Costs) -> Served[Owner]:
-    """Without the rows beside the leads' that would hold those up."""
-    lead = sum(rows for each, rows in served if each in leads)
-    room = costs.within(STRETCH * costs.seconds(lead)) - lead if lead else inf
-    kept: Served[Owner] = []
-    for each, rows in served:
-        taken = rows if each in leads else int(max(0, min(rows, room)))
-        room -= 0 if each in leads else taken
-        kept.append((each, taken))
-    return kept
+    It pays if the slowdown that its rows add to the leads before it is at most what it saves: its own wait for a call
+    without it, and for all behind it the seconds by which one shared call is cheaper than two.
+    """
+    asked = min(each.priority for each in waiting)  # who only waited for long does not make calls small
+    behind = sum(1 / each.work.whole for each in waiting)
+    ahead, rows, leads = 0.0, 0, 0
+    for each in waiting:
+        weight, more = 1 / each.work.whole, min(each.left, costs.usual - rows)
+        behind -= weight
+        if leads:
+            if not more or each.priority != asked:
+                break
+            now, then = costs.seconds(rows), costs.seconds(rows + more)
+            saved = now * weight + max(0.0, now + costs.seconds(more) - then) * behind
+            peer = each.work.left <= PEER * waiting[0].work.left
+            if not peer and (then - now) * ahead > EAGER * saved:
+                break
+        leads, rows, ahead = leads + 1, rows + more, ahead + weight
+    return leads

@@ -6,13 +6,14 @@ import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any, Literal
 
 from torch import Tensor
 
 from serving.backends import Array, Backend
 from serving.backends.costs import Costs
-from serving.engine.scheduler import BACKGROUND, DEFAULT
+from serving.engine.scheduler import BACKGROUND, DEFAULT, Work
 from steering.numerics.tiles import Matrix
 
 _log = logging.getLogger(__name__)
@@ -70,6 +71,27 @@ Step = Evaluation | External | Product
 Routine = Generator[Step, list[Array], Any]
 
 
+class State(Enum):
+    """Where a task is. Every change goes through `Task.become`."""
+
+    ARRIVED = "taken on, not started"
+    QUEUED = "its rows wait for the network, or are in a call"
+    COMPUTING = "its program runs on the second thread"
+    PARKED = "its rows are evaluated elsewhere"
+    ENDED = "it has a result, failed, or was cancelled"
+
+
+_UNDER_WAY = frozenset({State.QUEUED, State.COMPUTING, State.PARKED, State.ENDED})
+NEXT: Mapping[State, frozenset[State]] = {
+    State.ARRIVED: _UNDER_WAY,
+    State.QUEUED: _UNDER_WAY,
+    State.COMPUTING: _UNDER_WAY - {State.COMPUTING},
+    State.PARKED: _UNDER_WAY,
+    State.ENDED: frozenset(),
+}
+"""The states that may follow each."""
+
+
 @dataclass(eq=False)
 class Task:
     """A running program.
@@ -84,9 +106,10 @@ class Task:
         heavy: computes much between its evaluations.
         deterministic: its rows run in calls of one size, where the size of its calls may change a row's bits.
         deadline: when nobody wants the answer any more, on time.monotonic()'s clock.
-        external: what it waits for while it is parked; `since` is when it last was parked, or came to the engine or to
-            the second thread.
-        on_second_thread: its program runs on the second thread right now.
+        state: where it is.
+        since: when it came into its state, on time.monotonic()'s clock.
+        external: what it waits for while it is PARKED.
+        reward_s: seconds of reward calls between two evaluations of the network, as far as they were seen.
     """
 
     model: str
@@ -102,14 +125,39 @@ class Task:
     deadline: float = math.inf
     future: "Future[Any]" = field(default_factory=Future)
     submitted: float = field(default_factory=time.monotonic)
+    state: State = State.ARRIVED
+    since: float = field(default_factory=time.monotonic)
     evaluation: Evaluation | None = None
     external: "Future[list[Array]] | None" = None
-    since: float = field(default_factory=time.monotonic)
     replies: list[Array] = field(default_factory=list)
     done_rows: int = 0
     missing: int = 0
     started: bool = False
-    on_second_thread: bool = False
+    reward_s: float = 0.0
+
+    def become(self, state: State) -> float:
+        """Change the state; the seconds that the last one lasted.
+
+        Raises:
+            RuntimeError: no such change is possible.
+        """
+        if state not in NEXT[self.state]:
+            raise RuntimeError(f"a task for {self.model}: expected no change from {self.state.name} to {state.name}")
+        now = time.monotonic()
+        lasted, self.state, self.since = now - self.since, state, now
+        return lasted
+
+    def work(self, evaluation: Evaluation) -> Work:
+        """Seconds of calls that the request takes if nothing else runs: from this evaluation on, and as a whole."""
+        here = _alone(evaluation.rows, evaluation.rows, evaluation.network.costs)
+        if self.network is None or not self.network_rows:
+            return Work(here, here)
+        if evaluation.kind == "reward":
+            self.reward_s = max(self.reward_s, here)
+        costs = self.network.costs
+        left, whole = (_alone(rows, self.width, costs) for rows in (self.backlog, self.network_rows))
+        rewards = self.reward_s / max(1, min(self.width, self.network_rows))
+        return Work(max(here, left + rewards * self.backlog), max(here, whole + rewards * self.network_rows))
 
     def advance(self, reply: list[Array] | None) -> Step:
         """The program's next step, after the reply to the last one; None starts it. Raises what the program raises."""
@@ -133,3 +181,9 @@ class Task:
     @property
     def level(self) -> int:
         return BACKGROUND if self.background else self.priority
+
+
+def _alone(rows: int, width: int, costs: Costs) -> float:
+    """Seconds of calls for `rows` rows of which `width` are asked for at a time, if nothing else runs."""
+    together = max(1, min(width, rows, costs.largest))
+    return rows / together * costs.seconds(together)

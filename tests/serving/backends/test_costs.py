@@ -48,16 +48,23 @@ def test_a_bound_keeps_the_rest_of_the_table(costs: Costs, most: int) -> None:
 
 
 def test_a_row_more_than_a_size_holds_is_left_over_where_rows_cost_and_not_where_they_do_not() -> None:
-    assert LINEAR.choose(17) == 16
-    assert LINEAR.choose(24) == 24
-    assert LINEAR.choose(1000) == 32
+    assert LINEAR.choose(7) == 6
+    assert LINEAR.choose(8) == 8
     assert FLAT.choose(9) == 16
     assert FLAT.choose(1) == 2
 
 
 def test_noise_does_not_make_calls_small() -> None:
-    lucky = Costs({size: (1.75e-3 if size == 4 else 1.85e-3) * size for size in (2, 4, 8, 16, 32)})
-    assert lucky.choose(100) == 32
+    lucky = Costs({size: (1.80e-3 if size == 4 else 1.85e-3) * size for size in (2, 4, 6, 16, 32)})
+    assert lucky.choose(100) == lucky.choose(6) == 6
+
+
+def test_calls_are_no_larger_than_a_better_price_is_worth() -> None:
+    """Rows get hardly cheaper beyond some size, and those that come meanwhile wait for the end of a call."""
+    assert LINEAR.choose(1000) == LINEAR.usual == 8  # 2.13 ms a row, where the best is 2.03
+    dear = Costs({size: 5e-3 + 2e-4 * size for size in (1, 8, 32, 64, 128, 256)})  # as on a GPU
+    assert dear.choose(1000) == dear.usual == 128
+    assert Costs.guessed((1, 32)).choose(1000) == 32  # nothing was measured
 
 
 @pytest.mark.parametrize("seconds", [{}, {0: 1.0}, {2: 0.0}])
