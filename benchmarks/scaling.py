@@ -32,7 +32,7 @@ from serving.backends.ort import OrtNetwork
 from serving.backends.profiling import measured
 from serving.engine.scheduler import Queue
 from serving.fleet.directory import ModelState, ReplicaState
-from serving.front.router import choose
+from serving.front.router import Index, choose
 
 BEAT_S, POLL_S = 1.0, 0.5
 CLIENTS = 32
@@ -83,7 +83,7 @@ class Fleet:
         self.costs, self.rng = costs, random.Random(seed)
         self.replicas = [Replica(number) for number in range(replicas)]
         self.model = ModelState("digits", "1", "sampler", "READY", fingerprint="f")
-        self.states: list[ReplicaState] = []
+        self.index = Index()
         self.unreported: dict[str, int] = {}
         self.events: list[tuple[float, int, Callable[[], None]]] = []
         self.order = count()
@@ -111,7 +111,9 @@ class Fleet:
 
     def poll(self) -> None:
         """The front reads the directory; what it has sent since a replica's report is not in that."""
-        self.states = [ReplicaState(str(each.number), "", 0, (self.model,), each.reported) for each in self.replicas]
+        self.index = Index.of(
+            ReplicaState(str(each.number), "", 0, (self.model,), each.reported) for each in self.replicas
+        )
         self.unreported = {str(each.number): each.sent for each in self.replicas if each.sent}
         self.at(self.now + POLL_S, self.poll)
 
@@ -119,9 +121,10 @@ class Fleet:
         """A request, routed and taken on."""
         job = Job(self.rng.randint(1, 4), self.rng.randint(5, 60), self.now)
         start = time.perf_counter()
-        chosen = choose(self.states, "digits", unreported=self.unreported, rng=self.rng).replica.id
+        route = choose(self.index, "digits", unreported=lambda key: self.unreported.get(key, 0), rng=self.rng)
         self.routing += time.perf_counter() - start
         self.requests += 1
+        chosen = route.replica.id
         replica = self.replicas[int(chosen)]
         rows = job.samples * job.left
         replica.backlog += rows

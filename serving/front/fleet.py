@@ -21,10 +21,10 @@ class Fleet(fleet_pb2_grpc.FleetServicer):
     async def ListModels(
         self, request: fleet_pb2.ListModelsRequest, context: ServicerContext
     ) -> fleet_pb2.ListModelsReply:
-        replicas = self._roster.replicas
+        index = self._roster.index
         return fleet_pb2.ListModelsReply(
-            models=[_model(states) for states in router.listing(replicas).values()],
-            replicas=[_replica(replica) for replica in replicas],
+            models=[_model(listed.states) for listed in index.models.values()],
+            replicas=[_replica(replica) for replica in index.replicas],
         )
 
 

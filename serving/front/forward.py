@@ -7,16 +7,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TypeVar
 
 import grpc
-from tritonclient.grpc import service_pb2 as pb
 
 from serving.fleet.directory import ModelState
 from serving.front import router
+from serving.front.asked import Asked
 from serving.front.deadline import Deadline
 from serving.front.links import Link, Links
 from serving.front.metrics import FrontMetrics
 from serving.front.roster import Roster
 from serving.front.router import Route
-from serving.front.row_estimate import rows_of
 from serving.wire import errors, kserve
 
 Reply = TypeVar("Reply")
@@ -42,28 +41,28 @@ class Forwarder:
         self._roster, self._links, self._metrics = roster, links, metrics
         self._replay_wait_s = replay_wait_s
 
-    async def infer(self, request: pb.ModelInferRequest, data: bytes, deadline: Deadline) -> bytes:
-        """The replica's serialised response to `request`, which `data` is the serialised form of.
+    async def infer(self, asked: Asked, data: bytes, deadline: Deadline) -> bytes:
+        """The replica's serialised response to the serialised ModelInferRequest `data`, of which `asked` was read.
 
         Raises:
             RequestError: the replica's own; NOT_FOUND or UNAVAILABLE if no replica can answer; DEADLINE_EXCEEDED.
         """
-        target = self._choose(request.model_name, request.model_version)
+        target = self._choose(asked.model, asked.version)
         sampler = target.model.kind == "sampler"
-        if sampler and "seed" not in request.parameters:
+        if sampler and not asked.seeded:
             data = kserve.with_seed(data, secrets.randbelow(2**63))
-        rows = rows_of(request, sampler=sampler)
+        rows = asked.rows(sampler=sampler)
         return await self._send(target, deadline, lambda link: link.infer(data, rows, deadline.left()))
 
     async def interact(
         self,
-        request: pb.ModelInferRequest,
+        asked: Asked,
         first: bytes,
         requests: AsyncIterator[bytes],
         write: Callable[[bytes], Awaitable[None]],
         deadline: Deadline,
     ) -> None:
-        """A stream of candidates and scores, begun by `first`: what `request` asks for, with a seed.
+        """A stream of candidates and scores, begun by `first`, a message with a seed of which `asked` was read.
 
         Repeated on another replica only while nothing was written: the client's scores are not asked for twice.
 
@@ -77,8 +76,8 @@ class Forwarder:
             written = True
             await write(reply)
 
-        target = self._choose(request.model_name, request.model_version)
-        rows = rows_of(request, sampler=True)
+        target = self._choose(asked.model, asked.version)
+        rows = asked.rows(sampler=True)
         await self._send(
             target,
             deadline,
@@ -140,8 +139,7 @@ class Forwarder:
 
     def _less_loaded(self, target: Route) -> Route | None:
         """An equal replica with clearly less to do, if there is one."""
-        loads = self._links.unreported(self._roster.covered)
-        now = target.replica.backlog_rows + loads.get(target.replica.id, 0)
+        now = target.replica.backlog_rows + self._unreported(target.replica.id)
         with contextlib.suppress(errors.RequestError):
             other = self._choose(target.model.name, target.model.version, target.model.fingerprint, {target.replica.id})
             if other.load < now * CLEARLY_LESS:
@@ -152,13 +150,16 @@ class Forwarder:
         self, name: str, version: str, fingerprint: str | None = None, exclude: set[str] | None = None
     ) -> Route:
         return router.choose(
-            self._roster.replicas,
+            self._roster.index,
             name,
             version,
             fingerprint=fingerprint,
             exclude=exclude or (),
-            unreported=self._links.unreported(self._roster.covered),
+            unreported=self._unreported,
         )
+
+    def _unreported(self, replica_id: str) -> int:
+        return self._links.unreported(replica_id, self._roster.covered)
 
 
 def _refused(error: grpc.aio.AioRpcError) -> bool:

@@ -11,7 +11,7 @@ from google.protobuf.message_factory import GetMessageClass
 from grpc.aio import ServicerContext
 from tritonclient.grpc import service_pb2 as pb
 
-from serving.front import router
+from serving.front import asked, router
 from serving.front.deadline import Deadline
 from serving.front.forward import Forwarder
 from serving.front.links import INFERENCE
@@ -56,26 +56,26 @@ class Inference:
         return pb.ServerLiveResponse(live=True)
 
     async def _server_ready(self, call: Rpc) -> Message:
-        return pb.ServerReadyResponse(ready=router.any_ready(self._roster.replicas))
+        return pb.ServerReadyResponse(ready=self._roster.index.any_ready)
 
     async def _server_metadata(self, call: Rpc) -> Message:
         return pb.ServerMetadataResponse(name="tiltserve", version=_version(), extensions=["parameters"])
 
     async def _model_ready(self, call: Rpc) -> Message:
         try:
-            router.choose(self._roster.replicas, call.request.name, call.request.version)
+            router.choose(self._roster.index, call.request.name, call.request.version)
         except errors.RequestError:
             return pb.ModelReadyResponse(ready=False)
         return pb.ModelReadyResponse(ready=True)
 
     async def _model_metadata(self, call: Rpc) -> Message:
-        model = router.choose(self._roster.replicas, call.request.name, call.request.version).model
-        versions = router.versions(router.listing(self._roster.replicas)[model.name])
+        model = router.choose(self._roster.index, call.request.name, call.request.version).model
+        versions = router.versions(self._roster.index.models[model.name].states)
         return kserve.model_metadata(model.name, versions, model.inputs, model.outputs)
 
     async def _model_infer(self, call: Rpc) -> bytes:
-        deadline = Deadline(call.seconds, timeout_parameter(call.request))
-        return await self._forwarder.infer(call.request, call.data, deadline)
+        request = asked.of_infer(call.request)
+        return await self._forwarder.infer(request, call.data, Deadline(call.seconds, request.timeout_s))
 
     def _method(self, method: MethodDescriptor) -> grpc.RpcMethodHandler:
         parse = GetMessageClass(method.input_type).FromString
@@ -108,16 +108,6 @@ def parsed(parse: Callable[[bytes], Parsed], data: bytes) -> Parsed:
         return parse(data)
     except DecodeError:
         raise errors.invalid(f"expected a protocol buffer message, got {len(data)} bytes that do not parse") from None
-
-
-def timeout_parameter(request: pb.ModelInferRequest) -> float | None:
-    """The `timeout` parameter (microseconds, 0 for none) in seconds."""
-    if "timeout" not in request.parameters:
-        return None
-    value = kserve.parameter("timeout", request.parameters["timeout"])
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise errors.invalid(f"parameter 'timeout': expected an integer >= 0 (microseconds), got {value!r}")
-    return value / 1e6 if value else None
 
 
 def _refuse(method: str) -> Handler:

@@ -7,9 +7,10 @@ import grpc
 from grpc.aio import ServicerContext
 
 from protos.tiltserve.v1 import sampling_pb2
+from serving.front import asked
 from serving.front.deadline import Deadline
 from serving.front.forward import Forwarder
-from serving.front.inference import parsed, timeout_parameter
+from serving.front.inference import parsed
 from serving.front.links import SAMPLING
 from serving.front.metrics import FrontMetrics
 from serving.front.outcome import Outcome
@@ -32,9 +33,10 @@ class Sampling:
     async def _interact(self, requests: AsyncIterator[bytes], context: ServicerContext) -> None:
         async with Outcome("SampleInteractive", context, self._roster, self._metrics) as call:
             message = parsed(sampling_pb2.InteractiveRequest.FromString, await anext(requests, b""))
-            request = interactive.infer_request(message)
-            call.model = request.model_name
-            if "seed" not in message.sample.parameters:
-                message.sample.parameters["seed"].integer = secrets.randbelow(2**63)
-            deadline = Deadline(context.time_remaining(), timeout_parameter(request))
+            sample = interactive.sample_request(message)
+            call.model = sample.model
+            request = asked.of_sample(sample, interactive.CLIENT)
+            deadline = Deadline(context.time_remaining(), request.timeout_s)
+            if not request.seeded:
+                sample.parameters["seed"].integer = secrets.randbelow(2**63)
             await self._forwarder.interact(request, message.SerializeToString(), requests, context.write, deadline)

@@ -106,13 +106,14 @@ class Links:
         """Requests under way by replica id."""
         return {replica_id: link.in_flight for replica_id, link in self._links.items()}
 
-    def unreported(self, covered: Mapping[str, float]) -> dict[str, int]:
-        """Rows by replica id of the requests under way that the backlog it reported does not have yet.
+    def unreported(self, replica_id: str, covered: Mapping[str, float]) -> int:
+        """Rows of the requests under way at a replica that the backlog it reported does not have yet.
 
         Args:
             covered: until when the backlog of each replica has them, see `Roster`.
         """
-        return {key: link.rows_since(covered.get(key, 0.0)) for key, link in self._links.items()}
+        link = self._links.get(replica_id)
+        return 0 if link is None else link.rows_since(covered.get(replica_id, 0.0))
 
     async def keep(self, replica_ids: Collection[str]) -> None:
         """Closes the idle links to all other replicas: one that drains has left the list but still answers."""

@@ -9,7 +9,6 @@ from typing import Self
 import grpc
 from grpc.aio import ServicerContext
 
-from serving.front import router
 from serving.front.metrics import FrontMetrics
 from serving.front.roster import Roster
 from serving.wire import errors
@@ -48,5 +47,5 @@ class Outcome:
             )
 
     def _count(self, code: grpc.StatusCode) -> None:
-        known = self.model if router.knows(self._roster.replicas, self.model) else ""
+        known = self.model if self.model in self._roster.index.models else ""
         self._metrics.finished(known, self._method, code, time.perf_counter() - self._began)

@@ -4,9 +4,10 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 from serving.fleet.directory import DirectoryClient, ReplicaState
+from serving.front.router import Index
 
 _log = logging.getLogger(__name__)
 
@@ -17,12 +18,12 @@ class Roster:
     `refresh` reads it; `pause` waits until the next read is due, which `lose` makes now; `changed` waits for that read.
 
     Attributes:
-        replicas: the list.
+        index: the list, by models.
         covered: for each replica by id a time (`time.monotonic`): what was sent to it until then is in its backlog.
     """
 
     def __init__(self, directory: DirectoryClient, every_s: float = 0.5) -> None:
-        self.replicas: Sequence[ReplicaState] = ()
+        self.index = Index()
         self.covered: Mapping[str, float] = {}
         self._last_read = 0.0
         self._directory, self._every_s = directory, every_s
@@ -33,8 +34,8 @@ class Roster:
 
     def lose(self, replica_id: str) -> None:
         """Takes a replica that does not answer off the list, until its next heartbeat puts it back."""
-        self.replicas = [replica for replica in self.replicas if replica.id != replica_id]
         self._lost.add(replica_id)
+        self._list(self.index.replicas)
         self._due.set()
 
     async def refresh(self) -> None:
@@ -46,20 +47,20 @@ class Roster:
             listed = await self._directory.replicas()
         except Exception as error:  # whatever is wrong with the directory, requests go on
             if not self._down:
-                _log.warning("directory is down, going on with %d replicas: %s", len(self.replicas), error)
+                _log.warning("directory is down, going on with %d replicas: %s", len(self.index.replicas), error)
             self._down = True
             return
         self._down = False
         # What was lost during the two calls may still be in their answer.
         self._lost -= lost
         # A report that is new in this read was made after the read before it, which did not have it.
-        known = {replica.id: replica.beat for replica in self.replicas}
+        known = {replica.id: replica.beat for replica in self.index.replicas}
         self.covered = {
             each.id: self.covered.get(each.id, 0.0) if known.get(each.id) == each.beat else self._last_read
             for each in listed
         }
         self._last_read = now
-        self.replicas = [replica for replica in listed if replica.id not in self._lost]
+        self._list(listed)
         self._read.set()
         self._read = asyncio.Event()
 
@@ -70,3 +71,6 @@ class Roster:
 
     async def changed(self) -> None:
         await self._read.wait()
+
+    def _list(self, replicas: Iterable[ReplicaState]) -> None:
+        self.index = Index.of(replica for replica in replicas if replica.id not in self._lost)

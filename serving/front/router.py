@@ -1,8 +1,9 @@
-"""Which replica gets a request: a pure choice from the directory's list."""
+"""Which replica gets a request: a pure choice from an index of the directory's list."""
 
 import random
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from operator import attrgetter
 
 from serving.fleet.directory import ModelState, ReplicaState
 from serving.wire import errors
@@ -23,14 +24,55 @@ class Route:
     load: int = 0
 
 
+@dataclass(frozen=True)
+class Listed:
+    """One model of the fleet.
+
+    Attributes:
+        routes: where it is listed, in any state, oldest version first.
+        newest: those of its newest version that take requests.
+    """
+
+    routes: Sequence[Route]
+    newest: Sequence[Route]
+
+    @property
+    def states(self) -> list[ModelState]:
+        return [route.model for route in self.routes]
+
+
+@dataclass(frozen=True)
+class Index:
+    """The directory's list, looked up by the name of a model; made once for each list.
+
+    Attributes:
+        models: every model by name, in order.
+        any_ready: some replica takes requests for some model.
+    """
+
+    replicas: Sequence[ReplicaState] = ()
+    models: Mapping[str, Listed] = field(default_factory=dict)
+    any_ready: bool = False
+
+    @classmethod
+    def of(cls, replicas: Iterable[ReplicaState]) -> "Index":
+        replicas = tuple(replicas)
+        found: dict[str, list[Route]] = {}
+        for each in replicas:
+            for model in each.models:
+                found.setdefault(model.name, []).append(Route(each, model, each.backlog_rows))
+        models = {name: _listed(found[name]) for name in sorted(found)}
+        return cls(replicas, models, any(each.newest for each in models.values()))
+
+
 def choose(
-    replicas: Iterable[ReplicaState],
+    index: Index,
     name: str,
     version: str = "",
     *,
     fingerprint: str | None = None,
     exclude: Collection[str] = (),
-    unreported: Mapping[str, int] | None = None,
+    unreported: Callable[[str], int] = lambda replica_id: 0,
     rng: random.Random = _RNG,
 ) -> Route:
     """The less loaded of two random replicas that hold the newest ready version of the model.
@@ -42,27 +84,19 @@ def choose(
         version: "" for the newest one.
         fingerprint: accept only replicas whose answers have the same bytes.
         exclude: ids of replicas that were tried.
-        unreported: rows that the caller has sent and no report has yet, by replica id.
+        unreported: rows that the caller has sent to a replica (by its id) and no report has yet.
 
     Raises:
         RequestError: NOT_FOUND for an unknown model or version, UNAVAILABLE while no replica can take the request.
     """
-    held = _held(list(replicas), name, version, unreported or {})
-    ready = [target for target in held if target.model.state == "READY"]
-    if not ready:
-        raise errors.unavailable(_why_not_ready(held))
-    usable = [
-        target
-        for target in ready
-        if not target.replica.draining
-        and target.replica.id not in exclude
-        and fingerprint in (None, target.model.fingerprint)
-    ]
+    if name in index.models and not (version or exclude or fingerprint is not None):
+        usable = index.models[name].newest
+    else:
+        usable = ()
     if not usable:
-        raise errors.unavailable(f"model {name!r}: every replica that holds it is draining, lost or of another kind")
-    newest = max(version_order(target.model.version) for target in usable)
-    usable = [target for target in usable if version_order(target.model.version) == newest]
-    return min(rng.sample(usable, min(2, len(usable))), key=lambda each: each.load)
+        usable = _usable(_held(index, name, version), name, fingerprint, exclude)
+    drawn = rng.sample(usable, min(2, len(usable)))
+    return min((replace(each, load=each.load + unreported(each.replica.id)) for each in drawn), key=attrgetter("load"))
 
 
 def version_order(version: str) -> tuple[int, str]:
@@ -70,51 +104,55 @@ def version_order(version: str) -> tuple[int, str]:
     return (int(version) if version.isdecimal() else -1, version)
 
 
-def listing(replicas: Iterable[ReplicaState]) -> dict[str, list[ModelState]]:
-    """Every model of the fleet by name, each with its states of all replicas, oldest version first."""
-    found: dict[str, list[ModelState]] = {}
-    for replica in replicas:
-        for model in replica.models:
-            found.setdefault(model.name, []).append(model)
-    return {name: sorted(found[name], key=lambda each: version_order(each.version)) for name in sorted(found)}
-
-
 def versions(models: Iterable[ModelState]) -> list[str]:
     """The versions among these states, oldest first."""
     return sorted({model.version for model in models}, key=version_order)
 
 
-def knows(replicas: Iterable[ReplicaState], name: str) -> bool:
-    """True if some replica lists the model, in any state."""
-    return any(model.name == name for replica in replicas for model in replica.models)
+def _listed(routes: Sequence[Route]) -> Listed:
+    routes = sorted(routes, key=lambda each: version_order(each.model.version))
+    return Listed(routes, _newest([each for each in routes if _takes_requests(each)]))
 
 
-def any_ready(replicas: Iterable[ReplicaState]) -> bool:
-    """True if some replica takes requests for some model."""
-    return any(model.state == "READY" for replica in replicas if not replica.draining for model in replica.models)
+def _takes_requests(route: Route) -> bool:
+    return route.model.state == "READY" and not route.replica.draining
 
 
-def _held(replicas: list[ReplicaState], name: str, version: str, unreported: Mapping[str, int]) -> list[Route]:
+def _newest(routes: Sequence[Route]) -> Sequence[Route]:
+    """Those of the newest version."""
+    newest = max((version_order(version) for version in {each.model.version for each in routes}), default=None)
+    return [each for each in routes if version_order(each.model.version) == newest]
+
+
+def _held(index: Index, name: str, version: str) -> Sequence[Route]:
     """Where the model is listed, in any state."""
-    if not replicas:
+    if not index.replicas:
         raise errors.unavailable(f"model {name!r}: no replica is up")
-    named = [
-        Route(replica, model, replica.backlog_rows + unreported.get(replica.id, 0))
-        for replica in replicas
-        for model in replica.models
-        if model.name == name
-    ]
-    if not named:
-        raise errors.not_found(f"unknown model {name!r}, expected one of {', '.join(listing(replicas)) or '(none)'}")
-    held = [target for target in named if version in ("", target.model.version)]
+    if name not in index.models:
+        raise errors.not_found(f"unknown model {name!r}, expected one of {', '.join(index.models) or '(none)'}")
+    listed = index.models[name]
+    held = [each for each in listed.routes if version in ("", each.model.version)]
     if not held:
-        known = ", ".join(versions(target.model for target in named))
+        known = ", ".join(versions(listed.states))
         raise errors.not_found(f"model {name!r}: unknown version {version!r}, expected one of {known}")
     return held
 
 
-def _why_not_ready(held: list[Route]) -> str:
-    states = [target.model for target in held]
+def _usable(held: Sequence[Route], name: str, fingerprint: str | None, exclude: Collection[str]) -> Sequence[Route]:
+    """The routes of the newest version that may be used."""
+    if not any(each.model.state == "READY" for each in held):
+        raise errors.unavailable(_why_not_ready([each.model for each in held]))
+    usable = [
+        each
+        for each in held
+        if _takes_requests(each) and each.replica.id not in exclude and fingerprint in (None, each.model.fingerprint)
+    ]
+    if not usable:
+        raise errors.unavailable(f"model {name!r}: every replica that holds it is draining, lost or of another kind")
+    return _newest(usable)
+
+
+def _why_not_ready(states: Sequence[ModelState]) -> str:
     name = states[0].name
     if any(model.state == "LOADING" for model in states):
         return f"model {name!r} is loading"

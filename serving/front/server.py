@@ -13,7 +13,6 @@ from prometheus_client import start_http_server
 
 from protos.tiltserve.v1 import fleet_pb2, fleet_pb2_grpc
 from serving.fleet.directory import DirectoryClient
-from serving.front import router
 from serving.front.fleet import Fleet
 from serving.front.forward import Forwarder
 from serving.front.health import Health
@@ -138,8 +137,8 @@ class Front:
 
     async def _follow_once(self) -> None:
         await self._roster.refresh()
-        await self._links.keep({replica.id for replica in self._roster.replicas})
-        self._health.set_serving(router.any_ready(self._roster.replicas))
+        await self._links.keep({replica.id for replica in self._roster.index.replicas})
+        self._health.set_serving(self._roster.index.any_ready)
         # Repeated, because the directory forgets what it is not told; while it is down the roster says so.
         with contextlib.suppress(Exception):
             await self._directory.announce_front(self.grpc_address, self.metrics_address)
@@ -154,7 +153,7 @@ class Front:
             return {}
 
     async def _scrape(self) -> dict[str, str]:
-        replicas = self._roster.replicas
+        replicas = self._roster.index.replicas
         pages = await asyncio.gather(
             *(self._links.to(replica).metrics(_SCRAPE_S) for replica in replicas), return_exceptions=True
         )

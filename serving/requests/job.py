@@ -16,8 +16,8 @@ from serving.models.evaluations import evaluations
 from serving.models.model import Knowledge, Model, PlainModel, Sampler
 from serving.requests import likelihood
 from serving.requests.methods import Steered, completed, group_size, method_of, steering_for
-from serving.requests.parameters import Parameters, terms_of
 from serving.requests.parameters import parse as parameters_of
+from serving.requests.parameters import terms_of
 from serving.requests.plain import plain_task
 from serving.requests.plans import plan_for
 from serving.requests.report import echoed
@@ -27,6 +27,8 @@ from serving.rewards import Definition, Reward
 from serving.wire import errors
 from serving.wire.answer import Answer
 from serving.wire.kserve import InferRequest
+from serving.wire.parameters import Parameters
+from serving.wire.rows import likelihood_rows_at_once, rows_of
 from serving.wire.tensors import Parameter
 from steering.numerics.weights import checked_rewards
 from steering.sampling.run import merged
@@ -87,8 +89,8 @@ def _sampling_task(
         raise errors.invalid("reverse: expected the data to start from in an input x_init, got none")
     if parameters.likelihood is not None:
         program = likelihood.program(model, problem, parameters, tensors, request.outputs)
-        rows = n * plan.most_rows * doubled * likelihood.rows_per_step(parameters.probes)
-        width = n * doubled * likelihood.rows_at_once(parameters.probes)
+        rows = rows_of(parameters, options)
+        width = n * doubled * likelihood_rows_at_once(parameters.probes)
         return Task(model.name, program, rows, model.network, width, _bytes(n, card.event_shape))
     if absent := [name for name in request.outputs if name in likelihood.OUTPUTS]:
         raise errors.invalid(f"output {absent[0]!r}: expected a parameter likelihood beside it, got none")
@@ -108,7 +110,7 @@ def _sampling_task(
     known = model.known  # one state of it from here to the answer's fingerprint
     steered = steering_for(model, known, plan, parameters, reward, tensors)
     group = min(n, group_size(steered.steer, card.event_shape))
-    rows = steering.most_network_rows(steered.steer, plan, n) * doubled
+    rows = rows_of(parameters, options)
     program = _sample(model, known, problem, parameters, reward, steered, tensors)
     held = n + group * (0 if steered.steer is None else steered.steer.width)
     return Task(

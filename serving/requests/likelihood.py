@@ -9,11 +9,12 @@ import steering
 from serving.engine.task import Routine
 from serving.models.evaluations import evaluations
 from serving.models.model import Sampler
-from serving.requests.parameters import OPTIONS, STEERING, Parameters
+from serving.requests.parameters import OPTIONS
 from serving.requests.tensors import Tensors
 from serving.rewards import PREFIX
 from serving.wire import errors
 from serving.wire.answer import Answer
+from serving.wire.parameters import STEERING, Parameters
 from serving.wire.tensors import Parameter
 
 OUTPUTS = ("log_likelihood", "standard_error")
@@ -23,16 +24,6 @@ NUMBERS = 2**20
 """Most numbers in the probes of a group: bounds a request's memory, and its turns on the engine's thread."""
 USELESS = ("solver", "eta", "reverse", *STEERING)
 """Parameters of sampling; the integrator of a likelihood is its own."""
-
-
-def rows_at_once(probes: int) -> int:
-    """Network rows per sample at a time: one value and two differences a probe."""
-    return 1 + 2 * probes
-
-
-def rows_per_step(probes: int) -> int:
-    """Network rows per sample and step: of four stages, and the ends."""
-    return 5 * rows_at_once(probes)
 
 
 def checked(parameters: Parameters, asked: Mapping[str, Parameter]) -> Parameters:

@@ -10,12 +10,12 @@ from torch import Tensor
 
 import steering
 from serving.models.model import Knowledge, Sampler
-from serving.requests.parameters import Parameters
 from serving.requests.posterior import Found, posterior_for, shared_bank
 from serving.requests.tensors import Tensors
 from serving.rewards import Reward
 from serving.rewards.external import lasting
 from serving.wire import errors
+from serving.wire.parameters import Parameters
 from steering.baselines import BASELINES, PRESETS, BankResampling, BestOf, Svdd, fk_steering
 from steering.numerics.tiles import ROWS
 from steering.posteriors import Bank
@@ -83,7 +83,7 @@ def method_of(parameters: Parameters) -> str:
     Raises:
         RequestError: INVALID_ARGUMENT for names that are none, and methods that are not served.
     """
-    name = parameters.steering or ("none" if parameters.reward is None else "doob")
+    name = parameters.method
     if name in BASELINES and name not in TAKES:
         raise errors.invalid(
             f"steering {name!r} needs gradients, and engines here only run forwards: expected one of "
@@ -226,7 +226,7 @@ def _make_doob(asked: _Asked, score: Callable[[Tensor], Tensor]) -> tuple[steeri
 def _smc(asked: _Asked) -> Steered:
     parameters, score = asked.parameters, _scored_elsewhere(asked.reward)
     make = partial(
-        steering.Smc, score, population=parameters.population or 64, keep=parameters.keep,
+        steering.Smc, score, population=parameters.chains_together, keep=parameters.kept,
         potential=parameters.potential, **asked.aim,
     )  # fmt: skip
     if parameters.inner == "none":
@@ -240,7 +240,7 @@ def _fk_steering(asked: _Asked) -> Steered:
     parameters = asked.parameters
     potential: Any = parameters.potential or "difference"
     steer = fk_steering(
-        _scored_elsewhere(asked.reward), particles=parameters.population or 16, keep=parameters.keep or 1,
+        _scored_elsewhere(asked.reward), particles=parameters.chains_together, keep=parameters.kept,
         potential=potential, **asked.aim,
     )  # fmt: skip
     return Steered("fk_steering", steer, threshold=asked.threshold)
@@ -252,18 +252,17 @@ def _svdd(asked: _Asked) -> Steered:
 
 
 def _best_of(asked: _Asked) -> Steered:
-    return Steered("best_of", BestOf(_scored_elsewhere(asked.reward), asked.parameters.chains, key=asked.reward.key))
+    chains = asked.parameters.chains_a_sample
+    return Steered("best_of", BestOf(_scored_elsewhere(asked.reward), chains, key=asked.reward.key))
 
 
 def _doit(asked: _Asked) -> Steered:
     parameters = asked.parameters
     chosen = PRESETS.get(parameters.preset or "")
     make = partial(steering.baselines.Doit, _scored_elsewhere(asked.reward), key=asked.reward.key)
-    chains = parameters.chains if "chains" in parameters.model_fields_set else 1
+    chains = parameters.chains_a_sample
     if chosen is None:
         return Steered("doit", make(particles=chains))
-    if "chains" not in parameters.model_fields_set:
-        chains = chosen.particles
     return Steered("doit", make(tau=chosen.tau, gamma=chosen.gamma, t_star=chosen.t_star, probes=32, particles=chains))
 
 

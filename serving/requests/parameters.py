@@ -1,9 +1,8 @@
-"""The parameters of a request for samples: names, types and ranges, the wire contract."""
+"""Reading the parameters of a request: what is the sampler's, its solver's, its reward's, and how it is served."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 import steering
 from protos.complaint import complaint, unknown
@@ -11,53 +10,11 @@ from serving.engine.scheduler import DEFAULT, LAST
 from serving.rewards import PREFIX
 from serving.wire import errors
 from serving.wire.kserve import InferRequest
+from serving.wire.parameters import EVERYWHERE, Parameters
 from serving.wire.tensors import Parameter
 
-EVERYWHERE = ("timeout", "priority", "deterministic")
-"""Parameters of every model: the front and the engine read them."""
 OPTIONS = frozenset(name for solver in steering.solvers.values() for name in solver.options)
 """Parameters that only some solvers take; steering knows their ranges."""
-
-
-STEERING = (
-    "steering", "reward", "beta", "threshold", "particles", "posterior", "rollout_steps", "refresh", "reward_budget",
-    "population", "keep", "inner", "potential", "chains", "candidates", "preset",
-)  # fmt: skip
-"""Parameters of how samples are steered, and toward what."""
-
-
-class Parameters(BaseModel):
-    """The parameters of a request for samples, with their ranges (the wire contract)."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-    samples: Annotated[int, Field(ge=1, le=4096)] = 1
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    solver: str = "dpmpp_2m"
-    steps: Annotated[int, Field(ge=1, le=1000)] = 20
-    grid: str | None = None
-    eta: Annotated[float, Field(ge=0)] | None = None
-    path: str | None = None
-    reverse: bool = False
-    guidance: float = 1.0
-    likelihood: Literal["data", "sampler"] | None = None
-    probes: Annotated[int, Field(ge=2, le=256)] = 4
-    reward: str | None = None
-    beta: Annotated[float, Field(gt=0)] = 1.0
-    threshold: float | None = None
-    particles: Annotated[int, Field(ge=2, le=1024, multiple_of=2)] = 32
-    steering: str | None = None
-    posterior: Literal["bank", "gaussian", "mixture", "neighbours", "rollout"] | None = None
-    rollout_steps: Annotated[int, Field(ge=2, le=100)] = 4
-    refresh: bool | None = None
-    reward_budget: Annotated[int, Field(ge=1, lt=2**31)] | None = None
-    population: Annotated[int, Field(ge=2, le=256)] | None = None
-    keep: Annotated[int, Field(ge=1, le=256)] | None = None
-    inner: Literal["doob", "none"] = "doob"
-    potential: Literal["twisted", "difference", "max", "sum"] | None = None
-    chains: Annotated[int, Field(ge=1, le=1024)] = 8
-    candidates: Annotated[int, Field(ge=1, le=256)] = 8
-    preset: str | None = None
 
 
 @dataclass(frozen=True)

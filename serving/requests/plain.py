@@ -3,11 +3,11 @@
 from protos.complaint import unknown
 from serving.engine.task import Evaluation, Routine, Task
 from serving.models.model import PlainModel
-from serving.requests.parameters import EVERYWHERE
 from serving.requests.tensors import batched, came
 from serving.wire import errors
 from serving.wire.answer import Answer
 from serving.wire.kserve import InferRequest
+from serving.wire.parameters import EVERYWHERE
 
 
 def plain_task(request: InferRequest, model: PlainModel) -> Task:

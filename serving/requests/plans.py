@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 import steering
 from serving.models.model import Sampler
-from serving.requests.parameters import Parameters
 from serving.wire import errors
+from serving.wire.parameters import Parameters
 from serving.wire.tensors import Parameter
 
 PATHS = ("edm", "one_sided", "rectified_flow", "sub_vp", "trig_flow", "ve", "vp_cosine", "vp_linear")

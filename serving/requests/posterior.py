@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 
 import steering
 from serving.models.model import Knowledge, Sampler
-from serving.requests.parameters import Parameters
 from serving.requests.shared_setup import Pinned
 from serving.wire import errors
+from serving.wire.parameters import Parameters
 from steering.posteriors import Bank, Local
 from steering.posteriors.mixture import MOST_DIMENSIONS
 

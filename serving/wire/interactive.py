@@ -11,15 +11,20 @@ CLIENT = "client"
 """What the client's own reward is called."""
 
 
+def sample_request(message: sampling_pb2.InteractiveRequest) -> sampling_pb2.SampleRequest:
+    """What the first message of a stream asks for; INVALID_ARGUMENT where it is another message."""
+    if message.WhichOneof("kind") != "sample":
+        raise errors.invalid(f"expected sample as the first message, got {message.WhichOneof('kind') or 'none'}")
+    return message.sample
+
+
 def infer_request(message: sampling_pb2.InteractiveRequest) -> pb.ModelInferRequest:
     """The first message of a stream as the ModelInfer that it stands for; its reward is the client unless it says.
 
     Raises:
         RequestError: INVALID_ARGUMENT where it is another message, or a parameter is a tensor.
     """
-    if message.WhichOneof("kind") != "sample":
-        raise errors.invalid(f"expected sample as the first message, got {message.WhichOneof('kind') or 'none'}")
-    sample = message.sample
+    sample = sample_request(message)
     parameters = {"reward": pb.InferParameter(string_param=CLIENT)}
     for name, value in sample.parameters.items():
         kind = value.WhichOneof("kind")

@@ -43,12 +43,12 @@ def test_the_list_survives_the_actor():
         async with asyncio.timeout(60):
             while True:
                 await roster.refresh()
-                if not roster.replicas:  # the new actor answers, and knows nothing yet
+                if not roster.index.replicas:  # the new actor answers, and knows nothing yet
                     break
-                assert roster.replicas == [STATE]
+                assert roster.index.replicas == (STATE,)
                 await asyncio.sleep(0.1)
         await directory.beat(STATE)
         await roster.refresh()
-        assert roster.replicas == [STATE]
+        assert roster.index.replicas == (STATE,)
 
     asyncio.run(body())

@@ -22,12 +22,13 @@ def digits(version="1", state="READY", fingerprint="f", reason="") -> ModelState
 
 def picked(replicas, name="digits", version="", **how) -> collections.Counter[str]:
     rng = random.Random(0)
-    return collections.Counter(router.choose(replicas, name, version, rng=rng, **how).replica.id for _ in range(200))
+    index = router.Index.of(replicas)
+    return collections.Counter(router.choose(index, name, version, rng=rng, **how).replica.id for _ in range(200))
 
 
 def refusal(replicas, name="digits", version="", **how) -> RequestError:
     with pytest.raises(RequestError) as caught:
-        router.choose(replicas, name, version, **how)
+        router.choose(router.Index.of(replicas), name, version, **how)
     return caught.value
 
 
@@ -45,8 +46,9 @@ def test_the_most_loaded_of_many_is_never_taken():
 
 
 def test_rows_count_before_they_are_reported():
-    assert picked([replica("a"), replica("b", backlog=30)], unreported={"a": 31}) == {"b": 200}
-    assert picked([replica("a"), replica("b", backlog=30)], unreported={"a": 29}) == {"a": 200}
+    replicas = [replica("a"), replica("b", backlog=30)]
+    assert picked(replicas, unreported={"a": 31, "b": 0}.__getitem__) == {"b": 200}
+    assert picked(replicas, unreported={"a": 29, "b": 0}.__getitem__) == {"a": 200}
 
 
 def test_only_replicas_of_the_fingerprint():
@@ -60,8 +62,9 @@ def test_of_many_the_load_evens_out():
     rng = random.Random(1)
     replicas = [replica(f"r{i}") for i in range(10)]
     sent: collections.Counter[str] = collections.Counter()
+    index = router.Index.of(replicas)
     for _ in range(4000):
-        target = router.choose(replicas, "digits", unreported=sent, rng=rng)
+        target = router.choose(index, "digits", unreported=sent.__getitem__, rng=rng)
         assert target.load == sent[target.replica.id]
         sent[target.replica.id] += rng.randint(5, 1000)
     assert max(sent.values()) - min(sent.values()) < 5000  # a random choice: 70,000
@@ -75,9 +78,9 @@ def test_excluded_and_draining_replicas_get_nothing():
 
 def test_the_newest_ready_version_unless_asked():
     replicas = [replica("a", digits("9"), digits("10"), digits("11", "LOADING")), replica("b", digits("9"))]
-    assert router.choose(replicas, "digits").model.version == "10"
+    assert router.choose(router.Index.of(replicas), "digits").model.version == "10"
     assert picked(replicas) == {"a": 200}
-    assert router.choose(replicas, "digits", "9").model.version == "9"
+    assert router.choose(router.Index.of(replicas), "digits", "9").model.version == "9"
 
 
 @pytest.mark.parametrize(
@@ -103,6 +106,15 @@ def test_refusals_say_why(replicas, name, version, code, text):
 
 def test_a_long_refusal_fits_into_a_header():
     assert len(refusal([replica("a")], "x" * 100_000).detail) == 1000
+
+
+def test_an_index_lists_models_in_order_and_says_what_is_ready():
+    other = ModelState("cats", "1", "network", "LOADING")
+    index = router.Index.of([replica("a", digits("10"), digits("9"), other), replica("b", digits("9"))])
+    assert list(index.models) == ["cats", "digits"]
+    assert [state.version for state in index.models["digits"].states] == ["9", "9", "10"]
+    assert index.any_ready
+    assert not router.Index.of([replica("a", other), replica("b", draining=True)]).any_ready
 
 
 class Clock:

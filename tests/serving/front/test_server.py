@@ -95,7 +95,7 @@ class System:
         for replica in replicas:
             await replica.start()
             self.beats[replica.name] = asyncio.create_task(self._beat(replica))
-        await until(lambda: {each.name for each in replicas} <= {each.id for each in self.front._roster.replicas})
+        await until(lambda: {each.name for each in replicas} <= {each.id for each in self.front._roster.index.replicas})
 
     async def kill(self, replica: Replica) -> None:
         self.beats.pop(replica.name).cancel()
@@ -315,7 +315,7 @@ def test_a_refused_request_goes_to_an_equal_replica_with_clearly_less_to_do(back
                 assert all("a is full" in str(each.exception()) for each in asked)
             assert [len(each.seen) for each in (full, other, unequal)] == [3, 3 * answered, 0]
             await live.kill(unequal)
-            await until(lambda: len(live.front._roster.replicas) == 2)
+            await until(lambda: len(live.front._roster.index.replicas) == 2)
             other.error = errors.exhausted("b is full")
             code, text = await live.refusal(parameters={"seed": 1})
             assert (code, text) in [("RESOURCE_EXHAUSTED", "a is full"), ("RESOURCE_EXHAUSTED", "b is full")]
@@ -332,7 +332,7 @@ def test_rows_under_way_count_until_a_report_has_them():
             links, roster = live.front._links, live.front._roster
 
             def unreported() -> int:
-                return links.unreported(roster.covered).get("a", 0)
+                return links.unreported("a", roster.covered)
 
             live.beats["a"].cancel()  # no report from here on
             await asyncio.sleep(0.1)

@@ -1,0 +1,27 @@
+"""The front as a Ray Serve deployment. Its process imports this module, and with it neither torch nor steering."""
+
+import logging
+
+from deploy.private_port import keep_to
+from deploy.settings import Settings
+from serving.fleet.actor import RayDirectory
+from serving.front.server import Front
+
+
+class FrontDeployment:
+    """The public endpoint."""
+
+    async def __init__(self, settings: Settings) -> None:  # type: ignore[misc]  # Serve awaits it
+        logging.basicConfig(level=settings.log_level.upper())
+        keep_to(settings.host)
+        self._front = Front(
+            RayDirectory(),
+            host=settings.host,
+            grpc_port=settings.grpc_port,
+            metrics_port=settings.metrics_port,
+            drain_s=settings.drain_seconds,
+        )
+        await self._front.start()
+
+    async def __del__(self) -> None:
+        await self._front.stop()

@@ -1,0 +1,58 @@
+"""A replica as a Ray Serve deployment."""
+
+import logging
+
+from deploy.private_port import keep_to
+from deploy.settings import Settings
+from serving.backends.opening import Opener
+from serving.fleet.actor import RayDirectory
+from serving.replica import Replica
+
+HUNG_S = 300.0
+"""A network call that takes longer than this is taken for hung, and its replica is replaced."""
+
+
+class ReplicaDeployment:
+    """One process that holds the models."""
+
+    async def __init__(self, settings: Settings) -> None:  # type: ignore[misc]  # Serve awaits it
+        logging.basicConfig(level=settings.log_level.upper())
+        keep_to(settings.host)
+        self._replica = Replica(
+            settings.models,
+            RayDirectory(),
+            host=settings.host,
+            ports=settings.replica_ports,
+            threads=settings.threads,
+            max_bucket=settings.max_bucket,
+            max_queue_rows=settings.max_queue_rows,
+            max_queue_bytes=settings.max_queue_memory,
+            model_memory=settings.model_memory,
+            drain_s=settings.drain_seconds,
+            rewards=settings.rewards,
+            reward_s=settings.reward_seconds,
+            remembered_s=settings.reward_memory_seconds,
+            answer_s=settings.answer_seconds,
+            opener=opener(settings),
+        )
+        await self._replica.start()
+
+    async def check_health(self) -> None:
+        """Called by Serve: raises when a network call hangs, whatever the port says."""
+        self._replica.check_health(HUNG_S)
+
+    async def __del__(self) -> None:
+        await self._replica.stop()
+
+
+def opener(settings: Settings) -> Opener:
+    """What chooses the backends of a replica's networks."""
+    return Opener(
+        threads=settings.threads,
+        provider=settings.provider,
+        most=settings.max_bucket,
+        cache=settings.tensorrt_cache,
+        half=settings.tensorrt_fp16,
+        remote=settings.networks,
+        remote_s=settings.network_seconds,
+    )

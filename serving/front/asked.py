@@ -1,0 +1,79 @@
+"""What a front reads of a request, once; the tensors stay the bytes they came in."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+from tritonclient.grpc import service_pb2 as pb
+
+from protos.tiltserve.v1 import sampling_pb2
+from serving.wire import errors
+from serving.wire.parameters import Parameters
+from serving.wire.rows import rows_of
+from serving.wire.tensors import Parameter
+
+_MOST = 2**31
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request for inference, which need not be valid.
+
+    Attributes:
+        version: "" for the newest.
+        parameters: by name; None for one without a value or with a tensor.
+        length: of its first input's first axis, 1 where there is none.
+    """
+
+    model: str
+    version: str
+    parameters: Mapping[str, Parameter | None]
+    length: int = 1
+
+    @property
+    def seeded(self) -> bool:
+        return "seed" in self.parameters
+
+    @property
+    def timeout_s(self) -> float | None:
+        """The `timeout` parameter (microseconds, 0 for none) in seconds; INVALID_ARGUMENT for anything else."""
+        value = self.parameters.get("timeout", 0)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise errors.invalid(f"parameter 'timeout': expected an integer >= 0 (microseconds), got {value!r}")
+        return value / 1e6 if value else None
+
+    def rows(self, *, sampler: bool) -> int:
+        """Network rows that it takes, at most; a parameter that is not valid counts as its default.
+
+        Args:
+            sampler: whether the model draws samples; else the rows are those of its first input.
+        """
+        if not sampler:
+            return min(_MOST, max(1, self.length))
+        mine = {name: value for name, value in self.parameters.items() if name in Parameters.model_fields}
+        try:
+            parameters = Parameters.model_validate(mine)
+        except ValidationError as error:
+            wrong = {fault["loc"][0] for fault in error.errors(include_url=False, include_input=False)}
+            parameters = Parameters.model_validate({name: each for name, each in mine.items() if name not in wrong})
+        options = {name: each for name, each in self.parameters.items() if name not in mine and each is not None}
+        return min(_MOST, rows_of(parameters, options))
+
+
+def of_infer(request: pb.ModelInferRequest) -> Asked:
+    """A ModelInfer."""
+    parameters = {}
+    for name, value in request.parameters.items():
+        which = value.WhichOneof("parameter_choice")
+        parameters[name] = getattr(value, which) if which else None
+    shape = request.inputs[0].shape if request.inputs else ()
+    return Asked(request.model_name, request.model_version, parameters, shape[0] if shape else 1)
+
+
+def of_sample(request: sampling_pb2.SampleRequest, reward: str) -> Asked:
+    """A request for samples, whose reward is `reward` unless it says another."""
+    parameters: dict[str, Parameter | None] = {"reward": reward}
+    for name, value in request.parameters.items():
+        which = value.WhichOneof("kind")
+        parameters[name] = getattr(value, which) if which and which != "tensor" else None
+    return Asked(request.model, request.version, parameters)

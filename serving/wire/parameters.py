@@ -1,0 +1,85 @@
+"""The parameters of a request for samples: names, types, ranges and defaults. Fronts and replicas read them alike."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+EVERYWHERE = ("timeout", "priority", "deterministic")
+"""Parameters of every model: the front and the engine read them."""
+STEERING = (
+    "steering", "reward", "beta", "threshold", "particles", "posterior", "rollout_steps", "refresh", "reward_budget",
+    "population", "keep", "inner", "potential", "chains", "candidates", "preset",
+)  # fmt: skip
+"""Parameters of how samples are steered, and toward what."""
+
+_POPULATIONS = {"smc": 64, "fk_steering": 16}
+_PRESET_CHAINS = {
+    "halfcheetah-medium-expert-v2": 4,
+    "hopper-medium-expert-v2": 4,
+    "walker2d-medium-expert-v2": 8,
+    "halfcheetah-medium-v2": 4,
+    "hopper-medium-v2": 8,
+    "walker2d-medium-v2": 4,
+    "halfcheetah-medium-replay-v2": 8,
+    "hopper-medium-replay-v2": 4,
+    "walker2d-medium-replay-v2": 8,
+}
+
+
+class Parameters(BaseModel):
+    """The parameters of a request for samples, with their ranges (the wire contract).
+
+    Where a default depends on the method, the field is None and a property below says what it comes to.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    samples: Annotated[int, Field(ge=1, le=4096)] = 1
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    solver: str = "dpmpp_2m"
+    steps: Annotated[int, Field(ge=1, le=1000)] = 20
+    grid: str | None = None
+    eta: Annotated[float, Field(ge=0)] | None = None
+    path: str | None = None
+    reverse: bool = False
+    guidance: float = 1.0
+    likelihood: Literal["data", "sampler"] | None = None
+    probes: Annotated[int, Field(ge=2, le=256)] = 4
+    reward: str | None = None
+    beta: Annotated[float, Field(gt=0)] = 1.0
+    threshold: float | None = None
+    particles: Annotated[int, Field(ge=2, le=1024, multiple_of=2)] = 32
+    steering: str | None = None
+    posterior: Literal["bank", "gaussian", "mixture", "neighbours", "rollout"] | None = None
+    rollout_steps: Annotated[int, Field(ge=2, le=100)] = 4
+    refresh: bool | None = None
+    reward_budget: Annotated[int, Field(ge=1, lt=2**31)] | None = None
+    population: Annotated[int, Field(ge=2, le=256)] | None = None
+    keep: Annotated[int, Field(ge=1, le=256)] | None = None
+    inner: Literal["doob", "none"] = "doob"
+    potential: Literal["twisted", "difference", "max", "sum"] | None = None
+    chains: Annotated[int, Field(ge=1, le=1024)] = 8
+    candidates: Annotated[int, Field(ge=1, le=256)] = 8
+    preset: str | None = None
+
+    @property
+    def method(self) -> str:
+        """The steering method that is asked for, which need not exist; "none" for plain samples."""
+        return self.steering or ("none" if self.reward is None else "doob")
+
+    @property
+    def chains_together(self) -> int:
+        """Chains of a population, for the methods that have some: `smc` and `fk_steering`."""
+        return self.population or _POPULATIONS.get(self.method, 1)
+
+    @property
+    def kept(self) -> int:
+        """Samples drawn from one population: all chains of `smc`, one of `fk_steering`, unless it is said."""
+        return self.keep or (self.chains_together if self.method == "smc" else 1)
+
+    @property
+    def chains_a_sample(self) -> int:
+        """Chains a sample is the best of: `doit` has one, or as many as its preset says, unless it is said."""
+        if self.method != "doit" or "chains" in self.model_fields_set:
+            return self.chains
+        return _PRESET_CHAINS.get(self.preset or "", 1)

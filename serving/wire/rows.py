@@ -1,0 +1,90 @@
+"""How many network rows a request takes, from its parameters alone.
+
+The front chooses replicas by these numbers and a replica admits by the same ones. They are exact for solvers that are
+tables, and the most that may be taken for the others. Neither a plan nor a network is needed, and nothing is imported
+that knows one: the tests compare every solver and method with what `steering` says of it.
+"""
+
+from collections.abc import Callable, Mapping
+
+from serving.wire.parameters import Parameters
+from serving.wire.tensors import Parameter
+
+RowsOf = Callable[[int, Callable[[str, int], int]], int]
+"""Network rows of a sample, given the number of steps and how to look up a solver's option with its default."""
+
+
+def _each_step(rows: int) -> RowsOf:
+    return lambda steps, option: rows * steps
+
+
+def _adaptive(rows: int) -> RowsOf:
+    """`rows` an attempt of a step; the budget bounds the attempts."""
+    return lambda steps, option: max(rows * steps, option("budget", 1000))
+
+
+SOLVERS: Mapping[str, RowsOf] = {
+    **dict.fromkeys(
+        ("dpm_solver_2", "dpmpp_2s", "rho_midpoint", "rho_heun", "interpolant_ode"),
+        _each_step(2),
+    ),
+    **dict.fromkeys(("dpm_solver_3", "dpmpp_3s", "rho_kutta3"), _each_step(3)),
+    "rho_rk4": _each_step(4),
+    "heun": lambda steps, option: 2 * steps - 1,  # its last step is one of Euler's
+    "reversible_heun": lambda steps, option: steps + 1,  # and the row at the end
+    "pc": lambda steps, option: steps * (1 + option("corrections", 1)),
+    "annealed_langevin": lambda steps, option: (steps + 1) * option("corrections", 5),
+    "dlg": lambda steps, option: 3 * steps + 4 * option("denoise", 10),
+    "dpm_solver_12": _adaptive(2),
+    "dpm_solver_23": _adaptive(3),
+    "rk45": _adaptive(6),
+}
+"""Solvers by name; any other takes one row a step."""
+
+
+def rows_of(parameters: Parameters, options: Mapping[str, Parameter]) -> int:
+    """Network rows of a request for samples or likelihoods, at most; what its target's setup takes aside.
+
+    Args:
+        options: those of the solver, by name; what is no number counts as the solver's default.
+    """
+
+    def option(name: str, default: int) -> int:
+        given = options.get(name, default)
+        return int(given) if isinstance(given, int | float) else default
+
+    doubled = 1 if parameters.guidance == 1 else 2
+    if parameters.likelihood is not None:
+        return parameters.samples * parameters.steps * likelihood_rows(parameters.probes) * doubled
+    sample = SOLVERS.get(parameters.solver, _each_step(1))(parameters.steps, option)
+    rows, samples = stage_rows(parameters)
+    return -(-parameters.samples // samples) * rows * sample * doubled
+
+
+def stage_rows(parameters: Parameters) -> tuple[int, int]:
+    """Network rows that steering takes where a plain sampler takes one, and how many samples they are for."""
+    method = parameters.method
+    rollouts = 0
+    if parameters.posterior == "rollout":
+        rollouts = parameters.particles * parameters.rollout_steps
+    if method == "smc":
+        return parameters.chains_together * (1 + (rollouts if parameters.inner == "doob" else 0)), parameters.kept
+    if method == "fk_steering":
+        return parameters.chains_together, parameters.kept
+    if method in ("best_of", "doit"):
+        return parameters.chains_a_sample, 1
+    if method == "svdd":
+        return parameters.candidates, 1
+    if method == "bank_resampling":
+        return 0, 1
+    return 1 + (rollouts if method == "doob" else 0), 1
+
+
+def likelihood_rows(probes: int) -> int:
+    """Network rows of a likelihood, a sample and step: of four stages, and the ends."""
+    return 5 * likelihood_rows_at_once(probes)
+
+
+def likelihood_rows_at_once(probes: int) -> int:
+    """Network rows of a likelihood, a sample at a time: one value and two differences a probe."""
+    return 1 + 2 * probes

@@ -1,0 +1,139 @@
+"""What the front reads of a request, and its network rows against those that a replica counts."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from tritonclient.grpc import service_pb2 as pb
+
+import steering
+from protos.tiltserve.v1 import sampling_pb2
+from serving.front import asked
+from serving.models.model import Model
+from serving.requests import job, methods
+from serving.wire import kserve
+from serving.wire.errors import RequestError
+from serving.wire.kserve import InferRequest
+from serving.wire.tensors import value
+
+F = np.float32
+STEERED: dict[str, Any] = {"reward": "nearness", "reward_mode": 1}
+NOISY: dict[str, Any] = {"solver": "sde_dpmpp_2m", **STEERED}
+DDIM: dict[str, Any] = {"solver": "ddim", "eta": 1.0, **STEERED}
+HALF_CHEETAH = "halfcheetah-medium-expert-v2"
+
+BY_METHOD: dict[str, list[dict[str, Any]]] = {
+    "doob": [STEERED, {"posterior": "rollout", "particles": 8, "rollout_steps": 3, **STEERED}],
+    "smc": [
+        {"samples": 10, **NOISY},
+        {"samples": 100, "population": 32, "keep": 8, **NOISY},
+        {"samples": 3, "population": 32, "keep": 5, "inner": "none", **NOISY},
+        {"samples": 3, "population": 4, "posterior": "rollout", "particles": 4, **NOISY},
+    ],
+    "best_of": [{"samples": 8, **STEERED}, {"samples": 3, "chains": 12, **STEERED}],
+    "svdd": [{"samples": 8, **DDIM}, {"candidates": 6, **DDIM}],
+    "fk_steering": [{"samples": 5, **NOISY}, {"samples": 5, "population": 8, "keep": 2, **NOISY}],
+    "doit": [DDIM, {"chains": 4, **DDIM}, {"preset": HALF_CHEETAH, **STEERED}],
+    "bank_resampling": [{"samples": 9, **STEERED}],
+    "none": [{"samples": 100, "steps": 50, **STEERED}],
+}
+STEERINGS = [{"steering": name, **each} for name, cases in BY_METHOD.items() for each in cases]
+IMAGES = {"x_init": np.zeros((4, 2), F)}
+
+
+def message(inputs: dict[str, Any], parameters: dict[str, Any]) -> pb.ModelInferRequest:
+    request = pb.ModelInferRequest(model_name="m", model_version="3")
+    for name, each in parameters.items():
+        request.parameters[name].CopyFrom(kserve._encode_parameter(each))
+    for name, each in inputs.items():
+        request.inputs.add(name=name, datatype="FP32", shape=each.shape)
+    return request
+
+
+def rows(inputs: dict[str, Any], parameters: dict[str, Any], sampler: bool = True) -> int:
+    return asked.of_infer(message(inputs, parameters)).rows(sampler=sampler)
+
+
+def counted(models: dict[str, Model], model: str, inputs: dict[str, Any], parameters: dict[str, Any]) -> int:
+    return job.task_for(InferRequest(model, inputs=inputs, parameters=parameters), models[model], models).network_rows
+
+
+@pytest.mark.parametrize(
+    ("model", "inputs", "parameters"),
+    [
+        ("rings", {}, {}),
+        ("rings", {}, {"samples": 7, "steps": 3, "solver": "ddim"}),
+        *[("rings", {}, {"steps": 7, **parameters}) for parameters in STEERINGS],
+        ("rings", {"known": np.zeros((1, 2), F), "mask": np.ones(2, np.bool_)}, {"samples": 3}),
+        ("stripes", {"label": np.array([2])}, {"samples": 3, "guidance": 3.0}),
+        ("stripes", {}, {"samples": 3, "guidance": 3.0}),
+        ("stripes", {"label": np.array([2])}, {"samples": 3}),
+        ("rings", IMAGES, {"samples": 4, "likelihood": "data", "probes": 3}),
+        ("rings.network", {"x": np.zeros((33, 2), F), "t": np.full(33, 0.5, F)}, {}),
+    ],
+)
+def test_front_and_replica_count_the_same_rows(models: dict[str, Model], model: str, inputs: Any, parameters: Any):
+    assert rows(inputs, parameters, not model.endswith(".network")) == counted(models, model, inputs, parameters)
+
+
+@pytest.mark.parametrize("parameters", STEERINGS, ids=lambda each: each["steering"])
+def test_rows_are_those_of_steering(models: dict[str, Model], monkeypatch: pytest.MonkeyPatch, parameters: Any):
+    """`steering.most_network_rows` knows the method itself."""
+    made = []
+
+    def steering_for(*given: Any) -> methods.Steered:
+        made.append((given[2], methods.steering_for(*given)))
+        return made[-1][1]
+
+    monkeypatch.setattr(job, "steering_for", steering_for)
+    count = counted(models, "rings", {}, parameters)
+    (plan, steered), n = made[0], parameters.get("samples", 1)
+    assert count == steering.most_network_rows(steered.steer, plan, n)
+
+
+def test_every_method_is_compared():
+    assert set(BY_METHOD) == {*methods.TAKES, "none"}
+
+
+def test_presets_have_the_chains_that_steering_gives_them(models: dict[str, Model]):
+    for name, preset in steering.baselines.PRESETS.items():
+        assert rows({}, {"steering": "doit", "preset": name, "steps": 5, **STEERED}) == 5 * preset.particles
+
+
+def test_nonsense_counts_as_the_default():
+    wrong: list[dict[str, Any]] = [
+        {"samples": -4},
+        {"steps": "many"},
+        {"samples": 2.5},
+        {"solver": "none"},
+        {"steps": True},
+        {"samples": 2**62, "steps": 2**62},
+        {"population": 3, "steering": "", "likelihood": "no"},
+        {"solver": "pc", "steps": 10, "corrections": "some"},
+    ]
+    for parameters in wrong:
+        assert rows({}, parameters) == 20
+    assert rows({}, {}, sampler=False) == 1
+    assert rows({"x": np.zeros((0, 3))}, {}, sampler=False) == 1
+    unset = message({}, {"samples": 3})
+    unset.parameters["steps"].Clear()
+    assert asked.of_infer(unset).rows(sampler=True) == 60
+
+
+def test_a_stream_asks_as_a_request_does():
+    given: dict[str, Any] = {"samples": 3, "steering": "best_of", "chains": 2, "timeout": 2_000_000, "seed": 4}
+    sample = sampling_pb2.SampleRequest(model="m", version="3")
+    for name, each in given.items():
+        sample.parameters[name].CopyFrom(value(each))
+    streamed, sent = asked.of_sample(sample, "client"), asked.of_infer(message({}, {"reward": "client", **given}))
+    assert streamed == sent
+    assert (sent.model, sent.version, sent.seeded, sent.timeout_s) == ("m", "3", True, 2.0)
+    assert sent.rows(sampler=True) == 3 * 20 * 2
+    assert not asked.of_infer(message({}, {})).seeded
+
+
+@pytest.mark.parametrize("timeout", [-1, 1.5, True, "soon"])
+def test_a_timeout_is_microseconds(timeout: Any):
+    with pytest.raises(RequestError, match="parameter 'timeout': expected an integer >= 0"):
+        _ = asked.of_infer(message({}, {"timeout": timeout})).timeout_s
+    assert asked.of_infer(message({}, {"timeout": 0})).timeout_s is None
