@@ -7,6 +7,9 @@ from deploy.settings import Settings
 from serving.fleet.actor import RayDirectory
 from serving.front.server import Front
 
+STILL_S = 30.0
+"""A front whose view of the fleet is older than this is replaced."""
+
 
 class FrontDeployment:
     """The public endpoint."""
@@ -22,6 +25,10 @@ class FrontDeployment:
             drain_s=settings.drain_seconds,
         )
         await self._front.start()
+
+    async def check_health(self) -> None:
+        """Called by Serve: raises when the front no longer follows the fleet or no longer listens."""
+        await self._front.check_health(STILL_S)
 
     async def __del__(self) -> None:
         await self._front.stop()

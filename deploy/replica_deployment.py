@@ -10,6 +10,8 @@ from serving.replica import Replica
 
 HUNG_S = 300.0
 """A network call that takes longer than this is taken for hung, and its replica is replaced."""
+STILL_S = 30.0
+"""A replica that has not tried to tell the directory how it is for so long is replaced."""
 
 
 class ReplicaDeployment:
@@ -38,8 +40,8 @@ class ReplicaDeployment:
         await self._replica.start()
 
     async def check_health(self) -> None:
-        """Called by Serve: raises when a network call hangs, whatever the port says."""
-        self._replica.check_health(HUNG_S)
+        """Called by Serve: raises when a network call or the heartbeat hangs, whatever the port says."""
+        self._replica.check_health(HUNG_S, STILL_S)
 
     async def __del__(self) -> None:
         await self._replica.stop()

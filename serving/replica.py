@@ -27,6 +27,7 @@ from serving.requests import job
 from serving.rewards import Definition
 from serving.rewards.client import ClientDefinition
 from serving.rewards.remote import RemoteRewards
+from serving.supervised import Supervised
 from serving.wire import channels, errors, interactive, kserve
 from serving.wire.answer import Answer
 from serving.wire.interactive import CLIENT
@@ -83,7 +84,8 @@ class Replica:
         self._draining = False
         self._address = ""
         self._server: grpc.aio.Server | None = None
-        self._tasks: list[asyncio.Task[None]] = []
+        self._heartbeat: Supervised | None = None
+        self._preparation: Supervised | None = None
         self._beats = 0
         torch.set_num_threads(1)  # what steering computes runs beside the network, which has the threads
 
@@ -91,19 +93,20 @@ class Replica:
         """Listens, tells the directory, and loads the models; those that lack a bank get it in the background."""
         self._server, self._address = self._listen()
         await self._server.start()
-        self._tasks.append(asyncio.create_task(self._beat()))
+        self._heartbeat = Supervised("the heartbeat", self._beat, HEARTBEAT_S)
         await self._models.load_all()
         for name in self._rewards.definitions:
             if name in self._models.models or name in BUILT_IN:
                 _log.warning("reward %r: a model or a built-in of that name hides the configured service", name)
-        self._tasks.append(asyncio.create_task(self._models.prepare(self._engine)))
+        self._preparation = Supervised("preparing models", lambda: self._models.prepare(self._engine))
         await self._tell()
 
     async def stop(self) -> None:
         """Leaves the directory and finishes running requests, for up to `drain_s` seconds."""
         self._draining = True
-        for task in self._tasks:
-            task.cancel()
+        for task in (self._heartbeat, self._preparation):
+            if task is not None:
+                await task.stop()
         with contextlib.suppress(Exception):
             await self._directory.leave(self.id)
         if self._server is not None:
@@ -112,8 +115,15 @@ class Replica:
         self._models.close()
         await self._rewards.close()
 
-    def check_health(self, hung_s: float) -> None:
-        """Raises RuntimeError when requests wait and no network call has ended for `hung_s` seconds."""
+    def check_health(self, hung_s: float, still_s: float = math.inf) -> None:
+        """Raises RuntimeError for a replica that is to be replaced.
+
+        Args:
+            hung_s: seconds in which a network call ends while requests wait.
+            still_s: seconds in which a heartbeat is tried.
+        """
+        if self._heartbeat is not None:
+            self._heartbeat.check(still_s)
         if not self._engine.alive:
             raise RuntimeError("the engine's thread has ended")
         if (idle := self._engine.stalled_for()) > hung_s:
@@ -186,7 +196,7 @@ class Replica:
         """A server on the first port that is free."""
         low, high = self._ports
         for port in range(low, high + 1):
-            server = grpc.aio.server(options=channels.SERVER)
+            server = grpc.aio.server(options=channels.REPLICA)
             service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(_Inference(self), server)
             sampling_pb2_grpc.add_SamplingServicer_to_server(_Sampling(self), server)
             fleet_pb2_grpc.add_ReplicaInternalServicer_to_server(_Internal(self._metrics), server)
@@ -198,6 +208,8 @@ class Replica:
     async def _beat(self) -> None:
         while True:
             await self._tell()
+            if self._heartbeat is not None:
+                self._heartbeat.progressed()
             await asyncio.sleep(HEARTBEAT_S)
 
     async def _tell(self) -> None:

@@ -21,11 +21,14 @@ from serving.front.interactive import Sampling
 from serving.front.links import INFERENCE, SAMPLING, Links
 from serving.front.metrics import FrontMetrics
 from serving.front.roster import Roster
+from serving.supervised import Supervised
 from serving.wire import channels
 
 _FLEET = fleet_pb2.DESCRIPTOR.services_by_name["Fleet"].full_name
 _HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 _SCRAPE_S = 1.0
+ANSWER_S = 5.0
+"""Seconds in which a front that is well answers its own health check."""
 
 
 class PortError(RuntimeError):
@@ -64,7 +67,8 @@ class Front:
         self._forwarder = Forwarder(self._roster, self._links, self.metrics, replay_wait_s)
         self._server: grpc.aio.Server | None = None
         self._page: tuple[Any, threading.Thread] | None = None
-        self._following: asyncio.Task[None] | None = None
+        self._following: Supervised | None = None
+        self._myself: grpc.aio.Channel | None = None
 
     @property
     def grpc_address(self) -> str:
@@ -88,7 +92,8 @@ class Front:
         await self._follow_once()
         await server.start()
         self._server = server
-        self._following = asyncio.create_task(self._follow())
+        self._following = Supervised("following the fleet", self._follow)
+        self._myself = grpc.aio.insecure_channel(self.grpc_address, options=channels.CHANNEL)
 
     async def stop(self) -> None:
         """Reports NOT_SERVING, lets requests finish for up to `drain_s` seconds, and closes everything."""
@@ -96,16 +101,26 @@ class Front:
         if self._server is not None:
             await self._server.stop(self._drain_s)
         if self._following is not None:
-            self._following.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._following
+            await self._following.stop()
+        if self._myself is not None:
+            await self._myself.close()
         if self._page is not None:
             server, thread = self._page
             await asyncio.to_thread(server.shutdown)  # a page being made waits for this loop
             server.server_close()
             thread.join()
         await self._links.close()
-        self._server = self._following = self._page = None
+        self._server = self._following = self._myself = self._page = None
+
+    async def check_health(self, still_s: float) -> None:
+        """Raises RuntimeError when the fleet was not read for `still_s` seconds, or the gRPC server does not answer."""
+        if self._following is None or self._myself is None:
+            raise RuntimeError("the front: expected it to run, it was not started or has stopped")
+        self._following.check(still_s)
+        try:
+            await health_pb2_grpc.HealthStub(self._myself).Check(health_pb2.HealthCheckRequest(), timeout=ANSWER_S)
+        except grpc.aio.AioRpcError as error:
+            raise RuntimeError(f"the front's gRPC server does not answer: {error.code().name}") from None
 
     def _listen_grpc(self) -> grpc.aio.Server:
         server = grpc.aio.server(options=channels.SERVER)
@@ -134,6 +149,8 @@ class Front:
         while True:
             await self._roster.pause()
             await self._follow_once()
+            if self._following is not None:
+                self._following.progressed()
 
     async def _follow_once(self) -> None:
         await self._roster.refresh()

@@ -23,6 +23,7 @@ from serving.backends.costs import Costs
 from serving.engine.scheduler import Queue, Slice
 from serving.rewards import Given
 from serving.rewards.external import ExternalReward, Once, check_scores, most_rows
+from serving.supervised import Supervised
 from serving.wire import channels, errors
 from serving.wire.errors import RequestError
 from serving.wire.tensors import tensor, values
@@ -55,6 +56,8 @@ _CHANNEL: Sequence[tuple[str, int | str]] = (
     ("grpc.per_rpc_retry_buffer_size", channels.LONGEST_MESSAGE),  # larger messages would not be sent again
 )
 
+AGAIN_S = 0.1
+"""Seconds after a fault in a line before its next call."""
 LINGER_S, LINGER_SHARE = 0.02, 0.25
 """How long a call waits for requests that shared the last one: seconds, and a share of what the last one took."""
 
@@ -177,7 +180,7 @@ class Line:
         self._came = asyncio.Event()
         self._aboard: Sequence[Asked] = ()
         self._call: asyncio.Task[Array] | None = None
-        self._running: asyncio.Task[None] | None = None
+        self._running: Supervised | None = None
 
     async def score(self, rider: Rider, x: Array) -> Array:
         """The scores of a request's candidates; cancelling it takes them out, and ends a call that nobody awaits."""
@@ -185,23 +188,25 @@ class Line:
         asked = Asked(rider, x, np.empty(len(x), np.float32), len(x), future)
         self._queue.add(asked, len(x), now=time.monotonic())
         self._came.set()
-        if self._running is None:
-            self._running = asyncio.create_task(self._run())
+        if self._running is None or self._running.ended:
+            self._running = Supervised(f"calls for reward {self._reward!r}", self._run, AGAIN_S)
         try:
             return await asked.done
         finally:
             self._drop(asked)
 
     async def _run(self) -> None:
-        """Call after call, until nobody waits."""
+        """Call after call, until nobody waits. Where it fails, so do the requests of the call; others wait on."""
         try:
             while self._queue:
                 await self._gather()
                 if slices := self._queue.pack(time.monotonic(), self._costs).slices:
                     self._riders = weakref.WeakSet(each.owner.rider for each in slices)
                     await self._ride(slices)
-        finally:
-            self._running = None
+        except Exception:
+            for asked in self._aboard:
+                self._fail(asked, errors.internal(f"reward {self._reward!r}: its call failed inside the replica"))
+            raise
 
     async def _gather(self) -> None:
         with contextlib.suppress(TimeoutError):

@@ -21,6 +21,13 @@ SERVER: Options = (
     ("grpc.http2.min_recv_ping_interval_without_data_ms", _PING_EVERY_MS // 2),
 )
 
+REPLICA: Options = (
+    *SERVER,
+    # Pings here are a front's own keepalive. A replica that computes for long reads many of them at once; it must not
+    # take them for an attack and hang up, which the front would take for its loss.
+    ("grpc.http2.max_ping_strikes", 0),
+)
+
 CHANNEL: Options = (
     *MESSAGES,
     ("grpc.keepalive_time_ms", _PING_EVERY_MS),

@@ -15,7 +15,7 @@ from serving.backends import Array
 from serving.engine.engine import QueueFullError
 from serving.engine.task import External, Routine, Task
 from serving.rewards.external import lasting, most_rows
-from serving.rewards.remote import RemoteRewards
+from serving.rewards.remote import Line, RemoteRewards, Rider
 from serving.wire.errors import RequestError
 from tests.serving.live import CENTRE, Floats, Live, Service, near, nearness, running, until
 
@@ -378,3 +378,27 @@ def test_a_failure_outside_fails_its_task_alone(make_engine):
     with pytest.raises(Exception, match="reward 'mine': its evaluation was cancelled"):
         tasks[1].result(5)
     assert len(tasks[2].result(5)) == 3
+
+
+def test_a_line_whose_loop_raised_serves_the_requests_that_come_after(monkeypatch: pytest.MonkeyPatch):
+    async def body() -> None:
+        async def ask(x: Any) -> Any:
+            return nearness(x)
+
+        line, x = Line("mine", ask, 64), np.zeros((3, 2), np.float32)
+        rider = Rider(lambda event: line)
+
+        def deliver(*_: object) -> None:
+            monkeypatch.undo()
+            raise ZeroDivisionError("a bug")
+
+        monkeypatch.setattr(line, "_deliver", deliver)
+        first = asyncio.create_task(rider.ask(x))
+        await asyncio.sleep(0)
+        second = asyncio.create_task(Rider(lambda event: line).ask(x[:2]))  # in that call or the next
+        with pytest.raises(RequestError, match="reward 'mine': its call failed inside the replica"):
+            await first
+        await asyncio.gather(second, return_exceptions=True)
+        np.testing.assert_array_equal(await rider.ask(x), nearness(x))
+
+    asyncio.run(asyncio.wait_for(body(), 20))
