@@ -5,7 +5,8 @@
 A two-dimensional network: one row of it raw (`rings.network`), and one sample of one step. `ServerLive` is what the
 front answers by itself. 1, 8 and 32 clients in one process, each with a connection of its own; what front, replicas and
 clients take of the cores says who is the bound. `front alone` is requests per CPU second of the front: what it would
-do with a core of its own and everybody else elsewhere.
+do with a core of its own and everybody else elsewhere. `direct` are the same calls at the replica's own address, as
+`tiltserve models --json` lists it: what the front costs.
 """
 
 import tempfile
@@ -13,6 +14,7 @@ import time
 from pathlib import Path
 from typing import Annotated
 
+import grpc
 import numpy as np
 import typer
 from tritonclient.grpc import service_pb2 as pb
@@ -20,6 +22,7 @@ from tritonclient.grpc import service_pb2 as pb
 from benchmarks._load import Closed, Driver, Request, infer_body, percentile
 from benchmarks._server import Cpu, machine
 from deploy.process import Running, running_server
+from protos.tiltserve.v1 import fleet_pb2, fleet_pb2_grpc
 from tests.networks import write_rings
 
 LIVE = "/inference.GRPCInferenceService/ServerLive"
@@ -33,15 +36,22 @@ CALLS = {
 }
 
 
+def replica_address(server: Running) -> str:
+    """Where the first replica listens."""
+    with grpc.insecure_channel(server.grpc) as channel:
+        listed = fleet_pb2_grpc.FleetStub(channel).ListModels(fleet_pb2.ListModelsRequest(), timeout=20)
+    return str(listed.replicas[0].address)
+
+
 def measure(
-    server: Running, driver: Driver, replicas: int, clients: int, call: Request, seconds: float
+    server: Running, address: str, driver: Driver, replicas: int, clients: int, call: Request, seconds: float
 ) -> tuple[float, float]:
-    """Print one line, and give the requests per second and those per CPU second of the front."""
-    driver.start(server.grpc, [call], Closed(clients), WARM_S).result()
+    """Print one line, and give the requests per second and those per CPU second of the front (0 without it)."""
+    driver.start(address, [call], Closed(clients), WARM_S).result()
     cpu = Cpu(server, [driver.pid])
     cpu.start()
     begin = time.monotonic()
-    records = driver.start(server.grpc, [call], Closed(clients), seconds).result()
+    records = driver.start(address, [call], Closed(clients), seconds).result()
     end, cores = time.monotonic(), cpu.cores()
     failed = [record for record in records if record.status != "OK"]
     if failed:
@@ -49,9 +59,10 @@ def measure(
     rate = len(records) / (end - begin)
     latency = [1000 * record.seconds for record in records]
     used = " ".join(f"{cores[part]:9.2f}" for part in ("front", "replicas", "clients", "others"))
-    ceiling = rate / cores["front"]
+    direct = address != server.grpc
+    ceiling = 0.0 if direct else rate / cores["front"]
     print(
-        f"{call.kind:10} {replicas:9d} {clients:8d} {rate:11.0f} {percentile(latency, 50):8.2f} "
+        f"{call.kind + direct * ' direct':16} {replicas:9d} {clients:8d} {rate:11.0f} {percentile(latency, 50):8.2f} "
         f"{percentile(latency, 99):8.2f} {used} {ceiling:11.0f}",
         flush=True,
     )
@@ -66,7 +77,7 @@ def main(
     """Print the table; latencies are in milliseconds, the last columns in cores."""
     print(machine())
     print(
-        f"{'call':10} {'replicas':>9} {'clients':>8} {'requests/s':>11} {'p50':>8} {'p99':>8} "
+        f"{'call':16} {'replicas':>9} {'clients':>8} {'requests/s':>11} {'p50':>8} {'p99':>8} "
         f"{'front':>9} {'replicas':>9} {'clients':>9} {'others':>9} {'front alone':>11}"
     )
     best: dict[tuple[str, int], tuple[float, float]] = {}
@@ -75,9 +86,12 @@ def main(
         for number in replicas or [1, 2]:
             flags = ["--threads-per-replica=1", *(option or [])]
             with running_server(Path(temporary), replicas=number, options=flags) as server:
-                for name, call in CALLS.items():
-                    lines = [measure(server, driver, number, clients, call, seconds) for clients in (1, 8, 32)]
-                    best[name, number] = max(lines)
+                direct = {f"{name} direct": replica_address(server) for name in CALLS} if number == 1 else {}
+                for name, address in {**dict.fromkeys(CALLS, server.grpc), **direct}.items():
+                    call = CALLS[name.removesuffix(" direct")]
+                    best[name, number] = max(
+                        measure(server, address, driver, number, clients, call, seconds) for clients in (1, 8, 32)
+                    )
     for (name, number), (rate, ceiling) in best.items():
         print(f"most of {name}, {number} replica{'s' * (number > 1)}: {rate:.0f} requests/s, front alone {ceiling:.0f}")
 

@@ -5,6 +5,7 @@ import contextlib
 import logging
 import math
 import os
+import secrets
 import time
 import uuid
 from collections.abc import AsyncIterator, Mapping
@@ -20,7 +21,7 @@ from protos.tiltserve.v1 import fleet_pb2, fleet_pb2_grpc, sampling_pb2, samplin
 from serving.backends.opening import Opener
 from serving.engine.engine import Engine
 from serving.engine.metrics import ReplicaMetrics
-from serving.fleet.directory import DirectoryClient, ReplicaState
+from serving.fleet.directory import DirectoryClient, ModelState, ReplicaState
 from serving.models.loaded import LoadedModels
 from serving.models.model import Model, Sampler
 from serving.requests import job
@@ -32,6 +33,7 @@ from serving.wire import channels, errors, interactive, kserve
 from serving.wire.answer import Answer
 from serving.wire.interactive import CLIENT
 from serving.wire.kserve import InferRequest
+from serving.wire.parameters import timeout_s
 from steering.targets.rewards import BUILT_IN
 
 _log = logging.getLogger(__name__)
@@ -142,6 +144,16 @@ class Replica:
             self._beats,
         )
 
+    @property
+    def ready(self) -> bool:
+        """Whether it takes requests for some model."""
+        return not self._draining and any(each.state == "READY" for each in self._models.states())
+
+    def listed(self, name: str, version: str = "") -> ModelState | None:
+        """What the directory is told of a model; None where it has no such name or version."""
+        states = (each for each in self._models.states() if each.name == name)
+        return next((each for each in states if version in ("", each.version)), None)
+
     async def infer(self, message: pb.ModelInferRequest, context: ServicerContext) -> pb.ModelInferResponse:
         """ModelInfer: decode, run, encode; a caller that leaves takes its rows out of the engine."""
         async with _Statuses("ModelInfer", context):
@@ -171,11 +183,13 @@ class Replica:
         """Run a request; a caller that leaves takes its rows out of the engine."""
         if self._draining:
             raise errors.draining("the replica is stopping")
-        left = context.time_remaining()  # the front has made the parameter `timeout` a part of it
-        deadline = math.inf if left is None else time.monotonic() + left
+        limits = context.time_remaining(), timeout_s(request.parameters.get("timeout", 0))
+        deadline = time.monotonic() + min((limit for limit in limits if limit is not None), default=math.inf)
         async with self._models.holding(request):
             model = self._model(request.model)
             kserve.check_outputs(request.outputs, job.output_names(model))
+            if isinstance(model, Sampler):  # a front has drawn one; a client that comes without a front may have not
+                request.parameters.setdefault("seed", secrets.randbelow(2**63))
             task = job.task_for(request, model, self._models.models, remotes, deadline)
             try:
                 answer: Answer = await asyncio.wrap_future(self._engine.submit(task))
@@ -187,9 +201,8 @@ class Replica:
     def _model(self, name: str) -> Model:
         if name in self._models.models:
             return self._models.models[name]
-        for state in self._models.states():
-            if state.name == name:
-                raise errors.unavailable(f"model {name!r} is {state.state.lower()}: {state.reason or 'not loaded yet'}")
+        if (state := self.listed(name)) is not None:
+            raise errors.unavailable(f"model {name!r} is {state.state.lower()}: {state.reason or 'not loaded yet'}")
         raise errors.not_found(f"unknown model {name!r}, expected one of {', '.join(sorted(self._models.models))}")
 
     def _listen(self) -> tuple[grpc.aio.Server, str]:
@@ -220,8 +233,29 @@ class Replica:
 
 
 class _Inference(service_pb2_grpc.GRPCInferenceServiceServicer):
+    """What a replica answers to a front, and to a client that comes without one."""
+
     def __init__(self, replica: Replica) -> None:
         self._replica = replica
+
+    async def ServerLive(self, request: pb.ServerLiveRequest, context: ServicerContext) -> pb.ServerLiveResponse:
+        return pb.ServerLiveResponse(live=True)
+
+    async def ServerReady(self, request: pb.ServerReadyRequest, context: ServicerContext) -> pb.ServerReadyResponse:
+        return pb.ServerReadyResponse(ready=self._replica.ready)
+
+    async def ModelReady(self, request: pb.ModelReadyRequest, context: ServicerContext) -> pb.ModelReadyResponse:
+        state = self._replica.listed(request.name, request.version)
+        return pb.ModelReadyResponse(ready=state is not None and state.state == "READY")
+
+    async def ModelMetadata(
+        self, request: pb.ModelMetadataRequest, context: ServicerContext
+    ) -> pb.ModelMetadataResponse:
+        async with _Statuses("ModelMetadata", context):
+            state = self._replica.listed(request.name, request.version)
+            if state is None:
+                raise errors.not_found(f"unknown model {request.name!r} of version {request.version or 'any'!r}")
+            return kserve.model_metadata(state.name, [state.version], state.inputs, state.outputs)
 
     async def ModelInfer(self, request: pb.ModelInferRequest, context: ServicerContext) -> pb.ModelInferResponse:
         return await self._replica.infer(request, context)

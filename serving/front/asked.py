@@ -7,8 +7,7 @@ from pydantic import ValidationError
 from tritonclient.grpc import service_pb2 as pb
 
 from protos.tiltserve.v1 import sampling_pb2
-from serving.wire import errors
-from serving.wire.parameters import Parameters
+from serving.wire.parameters import Parameters, timeout_s
 from serving.wire.rows import rows_of
 from serving.wire.tensors import Parameter
 
@@ -36,11 +35,8 @@ class Asked:
 
     @property
     def timeout_s(self) -> float | None:
-        """The `timeout` parameter (microseconds, 0 for none) in seconds; INVALID_ARGUMENT for anything else."""
-        value = self.parameters.get("timeout", 0)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise errors.invalid(f"parameter 'timeout': expected an integer >= 0 (microseconds), got {value!r}")
-        return value / 1e6 if value else None
+        """Its parameter `timeout` in seconds, None for none; INVALID_ARGUMENT where it has no such value."""
+        return timeout_s(self.parameters.get("timeout", 0))
 
     def rows(self, *, sampler: bool) -> int:
         """Network rows that it takes, at most; a parameter that is not valid counts as its default.

@@ -4,6 +4,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from serving.wire import errors
+from serving.wire.tensors import Parameter
+
 EVERYWHERE = ("timeout", "priority", "deterministic")
 """Parameters of every model: the front and the engine read them."""
 STEERING = (
@@ -11,6 +14,14 @@ STEERING = (
     "population", "keep", "inner", "potential", "chains", "candidates", "preset",
 )  # fmt: skip
 """Parameters of how samples are steered, and toward what."""
+
+
+def timeout_s(value: Parameter | None) -> float | None:
+    """The value of `timeout` (microseconds, 0 for none) in seconds; INVALID_ARGUMENT where it is something else."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise errors.invalid(f"parameter 'timeout': expected an integer >= 0 (microseconds), got {value!r}")
+    return value / 1e6 if value else None
+
 
 _POPULATIONS = {"smc": 64, "fk_steering": 16}
 _PRESET_CHAINS = {
