@@ -46,12 +46,13 @@ class Replica:
     Args:
         model_memory: most bytes of models in memory, see `LoadedModels`; None for no bound.
         rewards: host:port by name of rewards that their owners serve.
-        reward_s, remembered_s: how long a call to one may take; how long its scores of a bank are used again.
+        reward_s: seconds that a call to such a reward may take. remembered_s: seconds for which its scores of a bank
+        are used again.
         answer_s: how long a client that scores candidates itself may take for one batch.
-        opener: chooses what runs a graph; None for ONNX Runtime on so many `threads`.
+        opener: chooses the backend of a graph; None for ONNX Runtime on `threads` threads.
 
-    Ray Serve sees none of its requests, so it drains by itself: `stop` leaves the directory, refuses new requests so
-    that fronts take them elsewhere, and finishes the running ones.
+    Ray Serve sees none of the requests, so the replica drains by itself: `stop` leaves the directory, refuses new
+    requests (fronts then send them to other replicas), and finishes the running ones.
     """
 
     def __init__(
@@ -89,10 +90,10 @@ class Replica:
         self._heartbeat: Supervised | None = None
         self._preparation: Supervised | None = None
         self._beats = 0
-        torch.set_num_threads(1)  # what steering computes runs beside the network, which has the threads
+        torch.set_num_threads(1)  # steering computes while the network runs, and the cores are for the network
 
     async def start(self) -> None:
-        """Listens, tells the directory, and loads the models; those that lack a bank get it in the background."""
+        """Listens, registers with the directory, and loads the models; missing banks are made in the background."""
         self._server, self._address = self._listen()
         await self._server.start()
         self._heartbeat = Supervised("the heartbeat", self._beat, HEARTBEAT_S)
@@ -132,7 +133,7 @@ class Replica:
             raise RuntimeError(f"no network call has ended for {idle:.0f} s while requests wait")
 
     def state(self) -> ReplicaState:
-        """What the next heartbeat says."""
+        """The content of the next heartbeat."""
         self._beats += 1
         return ReplicaState(
             self.id,
@@ -155,7 +156,7 @@ class Replica:
         return next((each for each in states if version in ("", each.version)), None)
 
     async def infer(self, message: pb.ModelInferRequest, context: ServicerContext) -> pb.ModelInferResponse:
-        """ModelInfer: decode, run, encode; a caller that leaves takes its rows out of the engine."""
+        """ModelInfer: decode, run, encode. If the caller leaves, its rows leave the engine."""
         async with _Statuses("ModelInfer", context):
             request = kserve.decode_request(message)
             model, answer = await self._answer(request, context, self._rewards.definitions)
@@ -180,7 +181,7 @@ class Replica:
     async def _answer(
         self, request: InferRequest, context: ServicerContext, remotes: Mapping[str, Definition]
     ) -> tuple[Model, Answer]:
-        """Run a request; a caller that leaves takes its rows out of the engine."""
+        """Run a request. If the caller leaves, its rows leave the engine."""
         if self._draining:
             raise errors.draining("the replica is stopping")
         limits = context.time_remaining(), timeout_s(request.parameters.get("timeout", 0))
@@ -228,7 +229,7 @@ class Replica:
     async def _tell(self) -> None:
         try:
             await self._directory.beat(self.state())
-        except Exception as error:  # the directory restarts; the next heartbeat reaches it
+        except Exception as error:  # the directory is restarting; a later heartbeat reaches it
             _log.warning("heartbeat: %s", error)
 
 

@@ -1,4 +1,4 @@
-"""Until when an answer is worth anything."""
+"""When a request must be answered."""
 
 import math
 import time
@@ -11,7 +11,7 @@ class Deadline:
         self._at = time.monotonic() + min((limit for limit in limits if limit is not None), default=math.inf)
 
     def left(self) -> float | None:
-        """Seconds left, 0 when it is past, None when there is no limit."""
+        """Seconds left: 0 after the deadline, None if there is no limit."""
         return None if self._at == math.inf else max(0.0, self._at - time.monotonic())
 
     def within(self, seconds: float) -> float:

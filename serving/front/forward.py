@@ -1,4 +1,4 @@
-"""One request to one replica, and again to an equal one when the channel breaks under it."""
+"""Sends a request to one replica, and again to an equal one if the channel to it breaks."""
 
 import asyncio
 import contextlib
@@ -21,11 +21,12 @@ from serving.wire import errors, kserve
 Reply = TypeVar("Reply")
 
 REPLAYS = 2
-"""A request that kills its replica must not walk through the fleet."""
+"""Most repetitions of a request: one that kills its replica must not kill the whole fleet."""
 CLEARLY_LESS = 0.5
 """A replica with at most this share of the load of one that refused a request may take it."""
 
-# What gRPC itself reports when the peer's process or connection ends. Not UNKNOWN: that is an exception in a live one.
+# What gRPC itself reports when the peer's process or connection ends. UNKNOWN is not among them: it means an exception
+# in a live process.
 _BROKEN = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.INTERNAL}
 
 
@@ -34,7 +35,7 @@ class Forwarder:
 
     A sample is a pure function of the request, its seed and the replica's fingerprint. So a seed is drawn here, before
     the first try, and a request whose replica is lost is repeated on one with the same fingerprint: the client gets the
-    same bytes. For such a replica to appear it waits up to `replay_wait_s` seconds, and never past the deadline.
+    same bytes. It waits for such a replica to appear, for up to `replay_wait_s` seconds and never past the deadline.
     """
 
     def __init__(self, roster: Roster, links: Links, metrics: FrontMetrics, replay_wait_s: float) -> None:
@@ -92,9 +93,10 @@ class Forwarder:
         send: Callable[[Link], Awaitable[Reply]],
         repeatable: Callable[[], bool] = lambda: True,
     ) -> Reply:
-        """What comes of `send` to the target, or to an equal replica if that one is lost while it is `repeatable`.
+        """The result of `send` to the target, or to an equal replica if the target is lost while the request is
+        `repeatable`.
 
-        Where the target has too much to do, an equal one that has clearly less is asked once.
+        If the target has too much to do, an equal replica with clearly less to do is asked, once.
         """
         name = target.model.name
         tried: set[str] = set()
@@ -123,7 +125,7 @@ class Forwarder:
         raise errors.unavailable(f"model {name!r}: lost {REPLAYS + 1} replicas under it: {cause}")
 
     async def _another(self, model: ModelState, tried: set[str], deadline: Deadline) -> Route:
-        """A replica of the same fingerprint: rather one that was not tried, else one that came back."""
+        """A replica with the same fingerprint: one that was not tried if there is any, else one that came back."""
         try:
             async with asyncio.timeout(deadline.within(self._replay_wait_s)):
                 while True:
@@ -163,7 +165,7 @@ class Forwarder:
 
 
 def _refused(error: grpc.aio.AioRpcError) -> bool:
-    """Whether a replica did not take the request on."""
+    """Whether the replica refused the request before it began."""
     return errors.answered(error) and error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
 
 

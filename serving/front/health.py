@@ -28,7 +28,7 @@ class Health(health_pb2_grpc.HealthServicer):
         self._notify()
 
     def close(self) -> None:
-        """NOT_SERVING for good; watches end after saying so."""
+        """Set NOT_SERVING for good; watches end after they have sent it."""
         self._serving, self._closed = False, True
         self._notify()
 

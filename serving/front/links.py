@@ -61,7 +61,8 @@ class Link:
     ) -> None:
         """Passes messages between a client and the replica until the replica ends the stream; raises AioRpcError.
 
-        `requests` is not read before a reply was delivered: until then the stream can be begun anew elsewhere.
+        `requests` is read only after the first reply was delivered: until then the stream can be started again on
+        another replica.
         """
         call = self._interact(timeout=timeout)
         passing: asyncio.Task[None] | None = None
@@ -83,7 +84,7 @@ class Link:
 
 
 async def _pass_on(requests: AsyncIterator[bytes], call: grpc.aio.StreamStreamCall) -> None:
-    # where the call is over its reader says why
+    # if the call has ended, the reader of its replies reports why
     with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
         async for request in requests:
             await call.write(request)
@@ -110,13 +111,14 @@ class Links:
         """Rows of the requests under way at a replica that the backlog it reported does not have yet.
 
         Args:
-            covered: until when the backlog of each replica has them, see `Roster`.
+            covered: until which time each replica's reported backlog includes what was sent, see `Roster`.
         """
         link = self._links.get(replica_id)
         return 0 if link is None else link.rows_since(covered.get(replica_id, 0.0))
 
     async def keep(self, replica_ids: Collection[str]) -> None:
-        """Closes the idle links to all other replicas: one that drains has left the list but still answers."""
+        """Closes the links to all other replicas once they are idle: a draining replica has left the list but still
+        answers."""
         gone = [key for key, link in self._links.items() if key not in replica_ids and not link.in_flight]
         for link in [self._links.pop(key) for key in gone]:
             await link.channel.close()

@@ -17,7 +17,7 @@ _log = logging.getLogger(__name__)
 
 
 class Outcome:
-    """Around the body of a call, which says what `model` it is for as soon as it knows."""
+    """Wraps the body of a call; the body sets `model` as soon as it knows it."""
 
     def __init__(self, method: str, context: ServicerContext, roster: Roster, metrics: FrontMetrics) -> None:
         self.model = ""
@@ -30,7 +30,7 @@ class Outcome:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # counted before the status is sent: whoever has seen it finds it counted
+        # counted before the status is sent: a client that has the status finds it counted
         if error is None:
             self._count(grpc.StatusCode.OK)
         elif isinstance(error, errors.RequestError):

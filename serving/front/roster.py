@@ -1,4 +1,4 @@
-"""What a front knows of the fleet: the directory's last list."""
+"""A front's copy of the directory's list of replicas."""
 
 import asyncio
 import contextlib
@@ -45,13 +45,13 @@ class Roster:
             for replica_id in lost:
                 await self._directory.leave(replica_id)
             listed = await self._directory.replicas()
-        except Exception as error:  # whatever is wrong with the directory, requests go on
+        except Exception as error:  # requests go on without the directory
             if not self._down:
                 _log.warning("directory is down, going on with %d replicas: %s", len(self.index.replicas), error)
             self._down = True
             return
         self._down = False
-        # What was lost during the two calls may still be in their answer.
+        # A replica that was lost during the two calls may still be in their answer.
         self._lost -= lost
         # A report that is new in this read was made after the read before it, which did not have it.
         known = {replica.id: replica.beat for replica in self.index.replicas}

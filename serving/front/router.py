@@ -77,8 +77,8 @@ def choose(
 ) -> Route:
     """The less loaded of two random replicas that hold the newest ready version of the model.
 
-    The best of two is nearly as even as the best of all, and fronts that share one stale list do not all run to the
-    same replica. Reported backlogs are up to 1.5 s old, so a front adds the rows that it has sent since.
+    The best of two spreads load nearly as evenly as the best of all, and fronts that share one stale list do not all
+    choose the same replica. Reported backlogs are up to 1.5 s old, so a front adds the rows that it has sent since.
 
     Args:
         version: "" for the newest one.

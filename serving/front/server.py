@@ -106,7 +106,7 @@ class Front:
             await self._myself.close()
         if self._page is not None:
             server, thread = self._page
-            await asyncio.to_thread(server.shutdown)  # a page being made waits for this loop
+            await asyncio.to_thread(server.shutdown)  # a page that is being made waits for this event loop
             server.server_close()
             thread.join()
         await self._links.close()
@@ -145,7 +145,7 @@ class Front:
         self._metrics_port = self._page[0].server_port
 
     async def _follow(self) -> None:
-        """Follows replicas as they come, go and move."""
+        """Keeps roster, links and health up to date, until cancelled."""
         while True:
             await self._roster.pause()
             await self._follow_once()

@@ -34,7 +34,7 @@ from steering.numerics.weights import checked_rewards
 from steering.sampling.run import merged
 
 STATE_BYTES = 12 * 4
-"""Of each number of a state under way: some twelve tensors in float32."""
+"""Bytes held for each number of a state: about twelve float32 tensors."""
 
 
 def output_names(model: Model) -> list[str]:
@@ -56,7 +56,7 @@ def task_for(
     Args:
         models: every model of the replica by name; rewards are found there.
         remotes: rewards that are scored elsewhere, by name.
-        deadline: when the answer is worth nothing any more, as `time.monotonic` counts.
+        deadline: after which no answer is wanted, on the clock of `time.monotonic`.
 
     Raises:
         RequestError: INVALID_ARGUMENT with what was expected and what came.
@@ -107,7 +107,7 @@ def _sampling_task(
         raise errors.invalid("output 'rewards': expected a parameter reward beside it, got none")
     if parameters.threshold is not None:
         _check_threshold(parameters, reward)
-    known = model.known  # one state of it from here to the answer's fingerprint
+    known = model.known  # read once: samples and fingerprint must come from the same state
     steered = steering_for(model, known, plan, parameters, reward, tensors)
     group = min(n, group_size(steered.steer, card.event_shape))
     rows = rows_of(parameters, options)
@@ -125,12 +125,12 @@ def _sampling_task(
 
 
 def _bytes(states: int, event: tuple[int, ...]) -> int:
-    """About what so many states under way take: registers, estimates, rows and replies."""
+    """Estimated bytes held by `states` states: registers, estimates, rows and replies."""
     return states * math.prod(event) * STATE_BYTES
 
 
 def _check_threshold(parameters: Parameters, reward: Reward | None) -> None:
-    """Refuse a threshold of nothing, or beside another meaning of the reward."""
+    """Refuse a threshold without a reward, with a beta, or for a reward that has its own."""
     if reward is None:
         raise errors.invalid("threshold: expected a parameter reward beside it, got none")
     if "beta" in parameters.model_fields_set:
@@ -140,7 +140,7 @@ def _check_threshold(parameters: Parameters, reward: Reward | None) -> None:
 
 
 def request_error(error: BaseException) -> errors.RequestError:
-    """What a caller is told when a task failed."""
+    """The error that the caller gets when a task failed."""
     if isinstance(error, errors.RequestError):
         return error
     if isinstance(error, steering.UnsuitableError):

@@ -1,4 +1,4 @@
-"""From a request for log-likelihoods to a program: how likely the model finds the samples it is sent."""
+"""From a request for log-likelihoods to a program that computes them for the samples it is sent."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -19,18 +19,18 @@ from serving.wire.tensors import Parameter
 
 OUTPUTS = ("log_likelihood", "standard_error")
 GROUP = 16
-"""Most samples at once."""
+"""Most samples computed together."""
 NUMBERS = 2**20
-"""Most numbers in the probes of a group: bounds a request's memory, and its turns on the engine's thread."""
+"""Most numbers in the probes of a group: bounds memory, and how long a request holds the engine's thread at a time."""
 USELESS = ("solver", "eta", "reverse", *STEERING)
-"""Parameters of sampling; the integrator of a likelihood is its own."""
+"""Parameters of sampling, which a likelihood refuses: it has an integrator of its own."""
 
 
 def checked(parameters: Parameters, asked: Mapping[str, Parameter]) -> Parameters:
     """The parameters of a likelihood, whose steps lie evenly in log-SNR unless a grid is asked for.
 
     Raises:
-        RequestError: INVALID_ARGUMENT for what only sampling has a use for.
+        RequestError: INVALID_ARGUMENT for parameters that only sampling uses.
     """
     for name in asked:
         if name in USELESS or name in OPTIONS or name.startswith(PREFIX):
@@ -48,7 +48,7 @@ def program(
     """A program whose answer has `log_likelihood` in nats and its `standard_error` over the probes, [n] each.
 
     Raises:
-        RequestError: INVALID_ARGUMENT for what a likelihood has no use for.
+        RequestError: INVALID_ARGUMENT for inputs or outputs that a likelihood does not use.
     """
     if tensors.x_init is None:
         raise errors.invalid("likelihood: expected the samples to judge in an input x_init, got none")

@@ -22,13 +22,13 @@ from steering.posteriors import Bank
 from steering.sampling.sampler import Steering, unsteerable
 
 STEADY = 2
-"""Up to this order a solver's weights stay near 1 in size, and steered samples of few particles near the data."""
+"""Up to this order a solver does not amplify steering's noise: its weights stay near 1."""
 GROUP = 64
-"""Most samples drawn together, but for populations, which are never divided."""
+"""Most samples drawn together. Populations may be larger, since they are never divided."""
 CANDIDATES = 2**22
-"""Numbers in the candidates of a stage: bounds a request's memory, and its turn on the engine's second thread."""
+"""Most numbers in one stage's candidates: bounds memory, and how long a request holds the second thread at a time."""
 MOST_CANDIDATES = 2**25
-"""What those of samples that cannot be divided may come to."""
+"""The same bound for samples that cannot be divided, such as a population."""
 
 AIM = ("beta", "threshold")
 DOOB = ("particles", "posterior", "rollout_steps", "refresh")
@@ -50,13 +50,13 @@ class Steered:
     """How the samples of a request are drawn.
 
     Attributes:
-        method: as the response calls it.
+        method: its name in the response.
         steer: None for plain samples.
         setup: what is prepared once for a target, before any sample.
-        bank: what the target's scores and samples are kept in.
+        bank: keeps the target's scores and grown samples.
         threshold: of the event the samples shall meet.
         choices: what was chosen automatically, and why.
-        notes: what the caller should know of it.
+        notes: warnings for the caller.
     """
 
     method: str
@@ -69,7 +69,8 @@ class Steered:
 
     @property
     def setup_rows(self) -> tuple[int, int]:
-        """Network and reward rows that the target's setup takes once, whoever pays for them: for after it."""
+        """Network and reward rows that the target's setup takes once, whichever request does it. Call it after the
+        setup."""
         if self.bank is None:
             return 0, 0
         levels = [level for union in self.bank.refreshed.values() for level in union.levels]
@@ -81,7 +82,7 @@ def method_of(parameters: Parameters) -> str:
     """The name of the method a request asks for, "none" for plain samples.
 
     Raises:
-        RequestError: INVALID_ARGUMENT for names that are none, and methods that are not served.
+        RequestError: INVALID_ARGUMENT for unknown names and methods that are not served.
     """
     name = parameters.method
     if name in BASELINES and name not in TAKES:
@@ -95,7 +96,7 @@ def method_of(parameters: Parameters) -> str:
 
 
 def completed(parameters: Parameters) -> Parameters:
-    """With what a preset says of the plan where the request says nothing."""
+    """The parameters, with solver and eta of the preset where the request leaves them out."""
     if parameters.preset is None:
         return parameters
     if parameters.preset not in PRESETS:
@@ -115,8 +116,8 @@ def steering_for(
     """The method with its settings.
 
     Raises:
-        RequestError: INVALID_ARGUMENT where the plan cannot be steered so, for a parameter that the method does not
-            take, or where two methods are asked for.
+        RequestError: INVALID_ARGUMENT if the method cannot steer the plan, does not take a parameter that was sent, or
+            if two methods are asked for.
     """
     method = method_of(parameters)
     if method != "none" and reward is not None and tensors.known is not None:
@@ -145,7 +146,7 @@ def group_size(steer: Steering | None, event: Sequence[int]) -> int:
     """How many samples are drawn together: a multiple of steering's tile where that is possible.
 
     Raises:
-        RequestError: INVALID_ARGUMENT where samples that cannot be divided take more memory than there is.
+        RequestError: INVALID_ARGUMENT if samples that cannot be divided exceed `MOST_CANDIDATES`.
     """
     if steer is None:
         return GROUP
@@ -164,7 +165,7 @@ def group_size(steer: Steering | None, event: Sequence[int]) -> int:
 
 @dataclass(frozen=True)
 class _Asked:
-    """What methods are made of."""
+    """What is needed to make a method."""
 
     model: Sampler
     known: Knowledge
@@ -184,7 +185,7 @@ class _Asked:
 
 
 def _check_options(method: str, parameters: Parameters) -> None:
-    """Refuse parameters that say nothing to the method."""
+    """Refuse parameters that the method does not take."""
     taken = set(TAKES[method])
     if method == "smc" and parameters.inner == "none":
         taken -= set(DOOB)
@@ -196,7 +197,7 @@ def _check_options(method: str, parameters: Parameters) -> None:
 
 
 def _scored_elsewhere(reward: Reward) -> Callable[[Tensor], Tensor]:
-    """The reward as steering knows it: a name; the engine answers its rows."""
+    """A stand-in with the reward's name: steering asks for reward rows, and the engine answers them."""
 
     def score(x: Tensor) -> Tensor:
         raise AssertionError("the engine answers reward rows itself")

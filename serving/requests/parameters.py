@@ -19,11 +19,11 @@ OPTIONS = frozenset(name for solver in steering.solvers.values() for name in sol
 
 @dataclass(frozen=True)
 class Terms:
-    """How a request is served, whatever it asks for.
+    """How a request is served: parameters of every model.
 
     Attributes:
         priority: 1 (first) .. 9 (last).
-        deterministic: bytes must not depend on the requests beside it, also where the backend's rows do.
+        deterministic: bytes must not depend on other requests, even if the backend's rows do.
     """
 
     priority: int = DEFAULT
@@ -44,7 +44,7 @@ def terms_of(request: InferRequest) -> Terms:
 
 
 def parse(request: InferRequest) -> tuple[Parameters, dict[str, Parameter], dict[str, Parameter]]:
-    """The request's own parameters, those that are options of its solver, and those that are arguments of its reward.
+    """The request's parameters in three groups: its own, options of its solver, arguments of its reward.
 
     Raises:
         RequestError: INVALID_ARGUMENT, naming the parameter, what was expected and what came.

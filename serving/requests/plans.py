@@ -9,7 +9,7 @@ from serving.wire.parameters import Parameters
 from serving.wire.tensors import Parameter
 
 PATHS = ("edm", "one_sided", "rectified_flow", "sub_vp", "trig_flow", "ve", "vp_cosine", "vp_linear")
-"""What a model can be sampled on beside its own path: those that need no arguments and reach any noise level."""
+"""Paths that any model can be sampled on: they need no arguments and reach any noise level."""
 
 
 def plan_for(model: Sampler, parameters: Parameters, options: Mapping[str, Parameter]) -> steering.Plan:
@@ -35,7 +35,7 @@ def plan_for(model: Sampler, parameters: Parameters, options: Mapping[str, Param
 
 
 def _program(model: Sampler, parameters: Parameters) -> steering.Program | None:
-    """The searched program of as many steps, for the solver that runs one."""
+    """The searched program for this number of steps; None if the solver is not "searched"."""
     if parameters.solver != "searched":
         return None
     if not model.programs:

@@ -14,7 +14,7 @@ from steering.posteriors.mixture import MOST_DIMENSIONS
 
 @dataclass
 class Found:
-    """A posterior, what was chosen automatically in it and why, and what the caller should know of it."""
+    """A posterior, with the automatic choices and their reasons, and warnings for the caller."""
 
     posterior: Bank | Local
     choices: list[str] = field(default_factory=list)
@@ -26,7 +26,7 @@ class Found:
 
 
 def shared_bank(known: Knowledge, local: Local | None, shared: bool) -> Bank:
-    """The model's bank; what this request makes of it is for later ones too where `shared`."""
+    """The model's bank. If `shared`, later requests use what this one adds to it (scores, growth)."""
     assert known.cloud is not None
     scored, refreshed = (known.scored, known.refreshed) if shared else (None, None)
     return Bank(known.cloud, local, None, Pinned(scored), Pinned(refreshed))
@@ -35,11 +35,11 @@ def shared_bank(known: Knowledge, local: Local | None, shared: bool) -> Bank:
 def posterior_for(
     model: Sampler, known: Knowledge, plan: steering.Plan, parameters: Parameters, conditional: bool, shared: bool
 ) -> Found:
-    """The posterior a request asks for, or the model's best; where that is missing, the nearest there is, with a note.
+    """The posterior a request asks for, or the model's best. If that is missing, the closest one there is, with a note.
 
     Args:
-        conditional: the request's samples have conditions, and so no law that a bank could be of.
-        shared: what the reward says of a bank may serve later requests.
+        conditional: the request has conditions; a bank holds samples without conditions and does not fit.
+        shared: later requests may use the reward's scores of the bank.
 
     Raises:
         RequestError: INVALID_ARGUMENT for a mixture of more dimensions than can be fitted.

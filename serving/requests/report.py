@@ -1,4 +1,4 @@
-"""How steering went, as a response says it."""
+"""The response parameters that tell how steering went."""
 
 import json
 import math
@@ -16,8 +16,8 @@ DIGITS = 4
 def echoed(report: Report, steered: Steered, x: Tensor) -> dict[str, Parameter]:
     """The response parameters about a run that drew x [n, *event]: rows, effective sizes, log Z, and a JSON `report`.
 
-    Rows of a target's setup are said every time, though spent once for each target and replica: equal requests have
-    equal answers.
+    Rows of a target's setup are spent once for each target and replica but reported every time, so that equal requests
+    have equal answers.
     """
     setup_network, setup_reward = steered.setup_rows
     parameters: dict[str, Parameter] = {
@@ -57,7 +57,7 @@ def _details(report: Report, steered: Steered, x: Tensor) -> dict[str, object]:
 
 
 def _further(report: Report, steered: Steered, x: Tensor) -> list[str]:
-    """What only the finished samples show."""
+    """Warnings that need the finished samples."""
     if steered.steer is None or report.rewards is None:
         return []
     said, n = [], len(x)
@@ -70,7 +70,7 @@ def _further(report: Report, steered: Steered, x: Tensor) -> list[str]:
 
 
 def _log_z(report: Report) -> float | None:
-    """log of the mean of Z over populations: that is unbiased, and its logarithm nearly so."""
+    """log of the mean of Z over populations: the mean is unbiased, and its logarithm nearly so."""
     if report.log_z is None:
         return None
     log_z = report.log_z.to(torch.float64)

@@ -1,4 +1,4 @@
-"""What the first request for a target prepares, for itself and for those after it."""
+"""Work that the first request for a target does for itself and for later requests."""
 
 import contextlib
 from collections.abc import Hashable, Iterator, MutableMapping
@@ -12,10 +12,10 @@ Value = TypeVar("Value")
 
 
 class Pinned(MutableMapping[Hashable, Value]):
-    """A request's view of what all of them share: what it has seen stays there for it, whatever the others evict.
+    """A request's view of a shared cache: entries it has seen stay visible to it, even if other requests evict them.
 
     Args:
-        shared: receives what the request makes; None where nobody else may have it.
+        shared: receives what the request makes; None if no other request may use it.
     """
 
     def __init__(self, shared: MutableMapping[Hashable, Value] | None) -> None:
@@ -41,9 +41,10 @@ class Pinned(MutableMapping[Hashable, Value]):
 
 
 def once(underway: MutableMapping[Hashable, "Future[None]"], key: Hashable, preparing: Routine) -> Routine:
-    """Run `preparing`, after whoever is at it for the same key: it then finds what they have left.
+    """Run `preparing`. If another request prepares the same key, wait for it first: `preparing` then finds its results.
 
-    Where they fail or leave, the next one takes over. For heavy tasks of one engine, which run on one thread.
+    If that request fails or leaves, the next one in line takes over. For heavy tasks of one engine, which run on one
+    thread.
     """
     while (other := underway.get(key)) is not None:
         yield External("setup", 0, lambda other=other: _after(other))  # type: ignore[misc]
@@ -56,7 +57,7 @@ def once(underway: MutableMapping[Hashable, "Future[None]"], key: Hashable, prep
 
 
 def _after(other: "Future[None]") -> "Future[list[Array]]":
-    """Ends when `other` does; whoever waits may leave, and the others do not notice."""
+    """Ends when `other` does; cancelling it does not cancel `other`."""
     mine = Future[list[Array]]()
 
     def ring(_: object) -> None:

@@ -18,7 +18,7 @@ from steering.paths import MeanReverting
 
 @dataclass(frozen=True)
 class Tensors:
-    """What a request for n samples brings beside its parameters.
+    """The input tensors of a request for n samples.
 
     Attributes:
         x_init: the state at the plan's first node [n, *event].
