@@ -27,11 +27,11 @@ class InputError(Exception):
 
 
 class OutOfMemoryError(Exception):
-    """A call that needed more memory than there was; one of fewer rows may pass. One line."""
+    """A call that needed more memory than there was; a call of fewer rows may succeed. One line."""
 
 
 class UnavailableError(Exception):
-    """A network that did not answer, elsewhere; asked again later it may. One line."""
+    """A network on another server did not answer; it may answer later. One line."""
 
 
 class Backend(Protocol):
@@ -45,28 +45,28 @@ class Backend(Protocol):
 
     @property
     def kind(self) -> str:
-        """What computes: part of the fingerprint, since another kind rounds differently."""
+        """Software and hardware that compute; part of the fingerprint, since another kind rounds differently."""
         ...
 
     @property
     def invariant(self) -> bool:
-        """Whether a row's bits are the same in calls of every size, but for those that `profiling` finds."""
+        """Whether a row's bits are the same in calls of every size, except sizes that `profiling` finds."""
         ...
 
     def sizes(self, most: int) -> tuple[int, ...]:
-        """Sizes of calls it is good at, ascending, the last of them `most` or the largest it takes."""
+        """Good sizes of calls in rows, ascending; the last is `most` or the largest it takes."""
         ...
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
         """The named outputs for `feeds`, all of one batch size.
 
         Raises:
-            InputError: the values are to blame.
-            OutOfMemoryError: fewer rows may pass.
+            InputError: the graph refuses the values.
+            OutOfMemoryError: a call of fewer rows may succeed.
             UnavailableError: the network is elsewhere and did not answer.
         """
         ...
 
     def close(self) -> None:
-        """Give back what it holds: memory, threads, connections. No call comes after it."""
+        """Release memory, threads and connections. No call follows."""
         ...

@@ -1,4 +1,4 @@
-"""Calls on buffers that stay where they are: what makes captured CUDA graphs, and copies without waiting, possible."""
+"""Calls on buffers at fixed addresses, which captured CUDA graphs and asynchronous copies need."""
 
 import contextlib
 import itertools
@@ -40,10 +40,10 @@ class _Call:
 
 
 class BoundNetwork:
-    """A session whose inputs and outputs lie on its device; calls of other sizes than `prepared` are filled up.
+    """A session whose inputs and outputs are on its device; calls of other sizes than `prepared` are padded.
 
-    Everything runs on one thread of its own: ONNX Runtime keeps captured graphs for each thread, so that a graph
-    captured while loading would not be there for the engine's thread.
+    Everything runs on one thread of the session's own: ONNX Runtime keeps captured graphs per thread, so a graph
+    captured while loading would be missing on the engine's thread.
 
     Args:
         file: the graph, for complaints.
@@ -126,7 +126,7 @@ class BoundNetwork:
         return self._thread.submit(on_stream).result()
 
     def _check(self, feeds: Mapping[str, Array]) -> int:
-        """The number of rows. Copying would cast and broadcast what does not fit."""
+        """The number of rows. Checked, because copying would silently cast and broadcast."""
         if {*feeds} != (names := {each.name for each in self.inputs}):
             raise InputError(f"expected inputs {', '.join(sorted(names))}, got {', '.join(sorted(feeds))}")
         rows = len(feeds[self.inputs[0].name])
@@ -139,7 +139,7 @@ class BoundNetwork:
         return rows
 
     def _prepare(self, file: Path, sizes: Sequence[int]) -> None:
-        """Buffers, bindings and first calls of every size, without the largest ones where memory ends."""
+        """Buffers, bindings and first calls of every size; the largest sizes are left out if memory ends."""
         for each in (*self.inputs, *self.outputs):
             check_fixed(file, each)
         for count in range(len(sizes), 0, -1):
@@ -160,7 +160,7 @@ class BoundNetwork:
             self._buffers[each.name] = self._buffer(each, sizes[-1])
         for size in sizes:
             self._calls[size] = self._bind(size)
-        for size in reversed(sizes):  # first what takes most
+        for size in reversed(sizes):  # the largest first
             for _ in range(WARM):
                 self._call(size)
 
@@ -181,7 +181,7 @@ class BoundNetwork:
         return _Call(binding, options)
 
     def _run(self, feeds: Mapping[str, Array], outputs: Sequence[str], rows: int) -> list[Array]:
-        """One call; its rows past `rows` are those of the calls before it, which nobody reads."""
+        """One call. Rows past `rows` are left over from earlier calls; their outputs are not read."""
         for name, value in feeds.items():
             buffer = self._buffers[name]
             np.copyto(buffer.host[:rows].numpy(), value)

@@ -1,11 +1,11 @@
-"""What calls of a network cost, by their size; the engine chooses sizes by it."""
+"""Seconds of a network's calls by size in rows; the engine chooses sizes by them."""
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
 from functools import cached_property
 
 GUESSED_ROW_S = 1e-3
-"""What a row is taken to cost where nothing was measured."""
+"""Seconds of a row where nothing was measured."""
 EAGER = 1.1
 """The price of rows left over, in prices of the best size: a measurement's noise must not make calls small."""
 PATIENCE = 4.0
@@ -13,10 +13,10 @@ PATIENCE = 4.0
 
 
 class Costs:
-    """Seconds of a call by its size: only sizes listed here are used, and none of them costs less than a smaller one.
+    """Seconds of a call by its size in rows. Only listed sizes are used, and none costs less than a smaller one.
 
     Args:
-        seconds: as measured; noise that makes a larger call cheaper is taken for what a smaller one costs too.
+        seconds: as measured. Where noise makes a larger call cheaper, the smaller one is given its cost.
     """
 
     def __init__(self, seconds: Mapping[int, float]) -> None:
@@ -53,7 +53,7 @@ class Costs:
         return max(self.at_price(EAGER), self.within(PATIENCE * self._costs[0]))
 
     def up_to(self, most: int) -> "Costs":
-        """Without calls of more than `most` rows; the smallest is kept."""
+        """The same costs without calls of more than `most` rows; the smallest size is kept."""
         kept = [size for size in self.sizes if size <= most] or [self.sizes[0]]
         if len(kept) == len(self.sizes):
             return self
@@ -62,19 +62,19 @@ class Costs:
         return costs
 
     def holding(self, rows: int) -> int:
-        """The smallest size that holds so many rows, or the largest there is."""
+        """The smallest size that holds `rows` rows, or the largest size."""
         return self.sizes[min(bisect_left(self.sizes, rows), len(self.sizes) - 1)]
 
     def seconds(self, rows: int) -> float:
-        """Of a call that holds so many rows."""
+        """Seconds of a call that holds `rows` rows."""
         return self._costs[min(bisect_left(self.sizes, rows), len(self.sizes) - 1)]
 
     def within(self, seconds: float) -> int:
-        """The largest size that costs no more, or the smallest there is."""
+        """The largest size that costs at most `seconds`, or the smallest size."""
         return self.sizes[max(0, bisect_right(self._costs, seconds) - 1)]
 
     def at_price(self, times: float) -> int:
-        """The smallest size at which a row costs at most so many times the best price, which are more than 1."""
+        """The smallest size at which a row costs at most `times` the best price; `times` is more than 1."""
         if times not in self._at_price:
             fitting = [size for size in self.sizes if self.seconds(size) <= times * size * self.row_s]
             self._at_price[times] = min(fitting, default=self.largest)
@@ -83,7 +83,7 @@ class Costs:
     def choose(self, rows: int) -> int:
         """The size of the next call when `rows` rows wait, at most `usual`: what it leaves over costs the best price.
 
-        The least of cost(size) + EAGER (rows left over) row_s; of equal ones the largest.
+        Minimises cost(size) + EAGER (rows left over) row_s; of equal sizes, the largest.
         """
         return min(
             reversed(self.sizes[: bisect_left(self.sizes, min(rows, self.usual)) + 1]),

@@ -15,7 +15,7 @@ from serving.backends.sizes import ladder
 _log = logging.getLogger(__name__)
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 PREPARED = 256
-"""Sizes of calls are prepared up to here; larger ones are several calls."""
+"""Largest prepared call, in rows; more rows take several calls."""
 
 
 def open_cuda(file: Path, threads: int, most: int) -> BoundNetwork:
@@ -46,7 +46,7 @@ def options(stream: "torch.cuda.Stream", *, captured: bool) -> dict[str, Any]:
         "device_id": "0",
         "user_compute_stream": str(stream.cuda_stream),
         "enable_cuda_graph": "1" if captured else "0",
-        "cudnn_conv_algo_search": "HEURISTIC",  # a search by the clock would choose another kernel in each process
+        "cudnn_conv_algo_search": "HEURISTIC",  # a search by time would choose another kernel in each process
         "use_tf32": "0",
     }
 

@@ -1,4 +1,4 @@
-"""Which backend runs a graph: by where it runs, its file, and the provider the server was told to use."""
+"""Chooses the backend of a graph: by the server it runs on, its file, and the configured provider."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ class Opener:
     """Opens graphs, `<root>/<model>/<version>/<file>`.
 
     Attributes:
-        threads: of one network on the CPU.
+        threads: threads of one network on the CPU.
         most: the most rows of a call, for backends that prepare sizes.
         cache: the folder of TensorRT's engines.
         half: whether TensorRT may compute in float16.
@@ -40,7 +40,7 @@ class Opener:
     def __call__(self, file: Path) -> Backend:
         """The backend of a graph; raises `LoadError`."""
         name = file.parents[1].name
-        if name in self.remote:  # its file, if there is one, is for the record
+        if name in self.remote:  # its file, if there is one, is not opened
             address, _, model = self.remote[name].partition("/")
             return TritonNetwork(name, address, model or name, seconds=self.remote_s)
         if not file.is_file():
@@ -50,7 +50,7 @@ class Opener:
         if self.provider == "cuda":
             return open_cuda(file, self.threads, self.most)
         if self.provider == "tensorrt":
-            from serving.backends.tensorrt import open_tensorrt  # onnx takes a moment, and serves nothing else
+            from serving.backends.tensorrt import open_tensorrt  # onnx is slow to import
 
             return open_tensorrt(file, self.threads, self.most, self.cache.expanduser(), half=self.half)
         return OrtNetwork(file, self.threads)

@@ -13,7 +13,7 @@ from serving.backends.sizes import dense
 
 
 class OrtNetwork:
-    """A session on one graph. A row's bits do not depend on its company, see `invariant`."""
+    """A session on one graph. A row's bits do not depend on the other rows of a call, see `invariant`."""
 
     invariant = True
 

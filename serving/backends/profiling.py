@@ -1,7 +1,7 @@
-"""What calls of a graph cost by their size, and at which sizes it gives a row other bits: measured when it is loaded.
+"""Measured when a graph is loaded: seconds of calls by size, and sizes at which a row gets other bits.
 
-Vectorised exponentials and sines run over a batch's numbers in strides, and what is left over at the end is rounded
-by other code. So where rows are short, a row's last bits depend on how many rows there are; such sizes are not used.
+Vectorised exponentials and sines run over a batch's numbers in strides; other code, with other rounding, computes the
+remainder at the end. So if rows are short, a row's last bits depend on the number of rows. Such sizes are not used.
 """
 
 import math
@@ -14,25 +14,25 @@ from serving.backends import Array, Backend, InputError, OutOfMemoryError
 from serving.backends.costs import Costs
 
 REFERENCE = 32
-"""The call whose bits the others' must be."""
+"""Rows of the reference call, whose bits all other sizes must give."""
 SHORT, TRIALS, TRIALS_S = 1024, 64, 1.5
-"""Graphs with fewer numbers a row are tried so many times, or for so long; longer rows once."""
+"""Graphs with fewer than SHORT numbers a row are tried TRIALS times, or for TRIALS_S seconds; others once."""
 WARM = 3
-"""Trials before times are compared: those of small calls are mostly noise."""
+"""Trials before times are compared: times of small calls are mostly noise."""
 VECTOR = 16
-"""Calls of so many rows, or a multiple, leave no strides over, whatever a row's length."""
+"""Calls of a multiple of this many rows leave no remainder, whatever a row's length."""
 CHEAP = 3.0
-"""Such calls alone are used where the smallest of them costs no more than this many of the smallest there are."""
+"""Only such calls are used if their smallest costs at most this many times the smallest of all."""
 GAIN = 0.95
-"""Beyond the reference, calls grow while twice the rows bring a row's price below this much of what it was."""
+"""Beyond the reference, calls grow while doubling the rows lowers a row's price to less than this share."""
 LONGEST_S = 0.25
-"""Calls that take longer hold up everybody, whatever they cost a row."""
+"""Longest call in seconds: a longer one delays all other requests, however cheap its rows."""
 
 Feeds = dict[str, Array]
 
 
 def measured(backend: Backend, most: int) -> Costs:
-    """Seconds of calls of up to `most` rows, as large as is worth it, at sizes that a row's bits do not depend on."""
+    """Seconds of calls of up to `most` rows, up to the largest worthwhile size, at sizes that keep a row's bits."""
     sizes = backend.sizes(most)
     guessed = Costs.guessed(sizes).up_to(REFERENCE)
     if any(axis is None for each in backend.inputs for axis in each.row):
@@ -49,7 +49,7 @@ def measured(backend: Backend, most: int) -> Costs:
             _try_sizes(backend, tried, _made_up(backend, max(REFERENCE, largest), rng), seconds, uneven)
         whole = [size for size in tried if size % VECTOR == 0]
         if short and whole and seconds[whole[0]] <= CHEAP * seconds[tried[0]]:
-            tried = whole  # a trial may miss rare differences, and these have none
+            tried = whole  # a trial may miss rare differences; these sizes have none
         trial, end = WARM, time.monotonic() + TRIALS_S
         while short and trial < TRIALS and time.monotonic() < end:
             trial += 1
@@ -61,7 +61,7 @@ def measured(backend: Backend, most: int) -> Costs:
 
 
 def _worthwhile(backend: Backend, sizes: Sequence[int], rng: np.random.Generator) -> int:
-    """The largest size worth having."""
+    """The largest worthwhile size."""
     best, best_s, done = sizes[0], math.inf, 0
     for size in sizes:
         if size < 2 * done and size != sizes[-1]:

@@ -23,11 +23,11 @@ _TYPES = {
     "tensor(uint8)": np.uint8,
     "tensor(bool)": np.bool_,
 }
-# Gather and its kin say it in words of their own, and not all with the same status
+# Gather and similar operators use their own texts, and not all the same status
 _OUT_OF_BOUNDS = re.compile(
     r"running (\w+) node.*(?:out of (?:data )?bounds|within.*bounds|out of range|invalid index)", re.I
 )
-# the arena, the C++ runtime, CUDA with its libraries, and torch each have words of their own, and no status code
+# the arena, the C++ runtime, CUDA with its libraries, and torch each use their own text, and no status code
 _OUT_OF_MEMORY = re.compile(
     r"failed to allocate memory|can't allocate memory|bad_?\s?alloc|out of memory|alloc_failed"
     r"|available memory of \d+ is smaller than requested",
@@ -74,14 +74,14 @@ def tensors(file: Path, nodes: Sequence[onnxruntime.NodeArg]) -> tuple[GraphTens
 
 
 def check_fixed(file: Path, each: GraphTensor) -> None:
-    """LoadError where a tensor's rows have a length that varies, which what is made beforehand cannot have."""
+    """LoadError if a tensor's rows have a length that varies: buffers made beforehand need fixed lengths."""
     if None in each.row:
         shape = ", ".join("?" if axis is None else str(axis) for axis in each.row)
         raise LoadError(f"{file}: {each.name}: expected rows of a fixed shape on this provider, got [{shape}]")
 
 
 def reason(error: Exception) -> Exception:
-    """What a failed call of a session raises in a backend's terms; the error itself where those have none for it."""
+    """The backend's error for a failed call of a session; the error itself if there is none for it."""
     text = " ".join(str(error).split())
     if isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(text):
         return OutOfMemoryError(text or "out of memory")

@@ -1,10 +1,10 @@
-"""Sizes of calls that backends are good at. None is 1 unless nothing else may be: a row alone is rounded otherwise."""
+"""Good sizes of calls. 1 is used only if nothing else is allowed: a row alone is rounded otherwise."""
 
 
 def dense(most: int) -> tuple[int, ...]:
     """Every size to 16, then steps of 2 to 32, of 4 to 64 and so on: less than an eighth of a call is padding.
 
-    For backends that need nothing made for a size.
+    For backends that prepare nothing for a size.
     """
     sizes, size, step = list[int](), 2, 1
     while size < most:

@@ -82,13 +82,13 @@ def shapes(inputs: Sequence[GraphTensor], rows: int) -> str:
 
 
 def cache_name(digest: str, version: str, gpu: str, profile: dict[str, str], *, half: bool) -> str:
-    """The folder of one engine: what else is built in it would be taken for another's."""
+    """The folder of one engine; engines in one folder would be mistaken for each other."""
     kernels = hashlib.sha256(f"{sorted(profile.items())} {half}".encode()).hexdigest()
     return re.sub(r"[^A-Za-z0-9.]+", "-", f"{digest[:16]} tensorrt {version} {gpu} {kernels[:8]}")
 
 
 def content(file: Path) -> str:
-    """The sha256 of a graph with its weights, also those in files beside it."""
+    """The sha256 of a graph with its weights, those in other files of its folder included."""
     model = onnx.load(file, load_external_data=False)
     names = {
         entry.value for tensor in model.graph.initializer for entry in tensor.external_data if entry.key == "location"

@@ -22,7 +22,7 @@ _RETRIES = {
     "methodConfig": [
         {
             "name": [{"service": service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name}],
-            # the engine waits meanwhile: long enough for a lost connection, no longer
+            # the engine waits meanwhile, so only long enough to restore a lost connection
             "retryPolicy": {
                 "maxAttempts": 4,
                 "initialBackoff": "0.1s",
@@ -47,10 +47,10 @@ POLL_S = 0.2
 
 
 class TritonNetwork:
-    """One version of a model elsewhere, the newest there was when it was loaded.
+    """One version of a model on another server: the newest one when it was loaded.
 
     Args:
-        name: what complaints call it; they name no address, since clients read them.
+        name: used in errors, which name no address because clients read them.
         address: host:port of its server.
         model: its name there.
         seconds: how long one call may take, and how long loading waits for the server and the model.
@@ -81,7 +81,7 @@ class TritonNetwork:
         return dense(most if self._most is None else min(most, self._most))
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
-        """Implements `Backend.run`; NaN and infinities pass as they are, as far as the server lets them."""
+        """Implements `Backend.run`; NaN and infinities are sent as they are, and the server may refuse them."""
         tensors = []
         for name, value in feeds.items():
             tensors.append(triton.InferInput(name, list(value.shape), np_to_triton_dtype(value.dtype)))

@@ -12,7 +12,7 @@ NAMESPACE = "tiltserve"
 
 
 class RayDirectory:
-    """A `DirectoryClient` of the actor, which is started by whoever comes first and restarted by Ray for ever.
+    """A `DirectoryClient` of the actor. The first client starts the actor, and Ray restarts it without limit.
 
     A call that takes more than `timeout_s` seconds (the actor is restarting) raises TimeoutError.
     """

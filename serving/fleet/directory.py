@@ -8,7 +8,7 @@ from typing import Generic, Literal, Protocol, TypeVar
 from serving.wire.tensors import TensorSpec
 
 LEASE_S = 3.0
-"""A replica or front that has not been heard of for so long is forgotten; heartbeats come every second."""
+"""Seconds after its last heartbeat that a replica or front is forgotten; heartbeats come every second."""
 
 Kind = Literal["sampler", "network"]
 State = Literal["READY", "LOADING", "UNAVAILABLE"]
@@ -53,7 +53,7 @@ Item = TypeVar("Item")
 
 
 class Leases(Generic[Item]):
-    """Items by name, each forgotten `lease_s` seconds after it was last put; `clock` counts seconds."""
+    """Items by name, each forgotten `lease_s` seconds after its last `put`; `clock` counts seconds."""
 
     def __init__(self, lease_s: float, clock: Callable[[], float]) -> None:
         self._lease_s, self._clock = lease_s, clock
@@ -73,7 +73,7 @@ class Leases(Generic[Item]):
 
 
 class Directory:
-    """The list itself, on one clock; it may be lost at any time and is whole again one heartbeat later."""
+    """The list itself. If it is lost, it is complete again one heartbeat later."""
 
     def __init__(self, lease_s: float = LEASE_S, clock: Callable[[], float] = time.monotonic) -> None:
         self._replicas = Leases[ReplicaState](lease_s, clock)
@@ -83,7 +83,7 @@ class Directory:
         self._replicas.put(replica.id, replica)
 
     def leave(self, replica_id: str) -> None:
-        """Forgets a replica now. One that was only thought dead is back with its next heartbeat."""
+        """Forgets a replica now. If it is alive, its next heartbeat brings it back."""
         self._replicas.drop(replica_id)
 
     def replicas(self) -> list[ReplicaState]:
@@ -97,7 +97,8 @@ class Directory:
 
 
 class DirectoryClient(Protocol):
-    """A directory that may be elsewhere: any call may fail or hang, and the caller lives on with what it knew."""
+    """A directory, perhaps in another process: any call may fail or hang, and the caller then goes on with its last
+    list."""
 
     async def beat(self, replica: ReplicaState) -> None: ...
 

@@ -1,4 +1,4 @@
-"""Samplers as programs for the engine: rows in the terms of a graph, its input names, types and time input."""
+"""Samplers as programs for the engine: rows become a graph's inputs by name, type and time input."""
 
 from collections.abc import Generator
 from typing import Literal, Protocol, TypeVar
@@ -30,7 +30,8 @@ def evaluations(
     kind: Literal["network", "reward"] = "network",
     announced: bool = True,
 ) -> Generator[Step, list[Array], Result]:
-    """A sampler's rows as evaluations: network rows, counted as `kind`, for the model, and what the reward asks for."""
+    """A sampler's rows as evaluations: network rows of the model, counted as `kind`, and the reward's own
+    evaluations."""
     try:
         rows = next(sampler)
         while True:
@@ -51,7 +52,7 @@ def evaluations(
 def network_evaluation(
     model: Sampler, rows: steering.Rows, kind: Literal["network", "reward"] = "network", announced: bool = True
 ) -> Evaluation:
-    """Rows of a sampler in the terms of its graph: input names and types, and what the time input is fed."""
+    """Rows of a sampler as inputs of its graph, by name, type and time input."""
     card = model.card
     inputs = {each.name: each for each in model.network.backend.inputs}
     t = inputs[card.inputs.t]

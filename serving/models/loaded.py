@@ -1,4 +1,4 @@
-"""The models one replica holds: loads them, makes the banks and calibrations they lack, and says how they are."""
+"""The models of one replica: loads them, makes missing banks and calibrations, and reports their states."""
 
 import asyncio
 import contextlib
@@ -38,15 +38,16 @@ class LoadedModels:
     """Models by name. Each sampler also lends its network to a plain model `<name>.network`.
 
     At most `most_bytes` of models are in memory (None: no bound): the least recently used of those that no request is
-    using make room, and are loaded again when they are asked for. Counted are the bytes of graphs' and weights' files
-    and of banks' tensors; not what the runtime needs to compute, nor what requests leave beside a bank (scores, grown
-    banks), which goes with its model. In memory or not, every model is listed, and known by its shapes.
+    using make room, and are loaded again when they are asked for. The bound counts the bytes of graph and weight files
+    and of banks. It does not count what the runtime needs to compute, nor the scores and grown banks that requests
+    leave with a bank; these are dropped with their model. Models that are not in memory are listed too, with their
+    shapes.
 
     For one event loop.
 
     Args:
         registry: receives the metrics of loaded bytes, loads and unloads.
-        opener: chooses what runs a graph; None for ONNX Runtime on so many `threads`.
+        opener: chooses the backend of a graph; None for ONNX Runtime on `threads` threads.
         release: closes a backend when no call runs on it any more.
     """
 
@@ -67,7 +68,7 @@ class LoadedModels:
         self._faults: dict[str, str] = {}
         self._kept: dict[str, Kept] = {}
         self._costs: dict[str, Costs] = {}
-        self._shown: dict[str, tuple[ModelState, ...]] = {}  # what is said of models that are not in memory
+        self._shown: dict[str, tuple[ModelState, ...]] = {}  # the listing of models that are not in memory
         self._lacking: deque[str] = deque()
         self._making: asyncio.Task[None] | None = None
         self._memory = Memory(
@@ -118,11 +119,11 @@ class LoadedModels:
             yield
 
     def states(self) -> tuple[ModelState, ...]:
-        """Every model for the directory, with the raw networks of samplers beside them."""
+        """Every model for the directory, raw networks of samplers included."""
         return tuple(state for folder in self.folders for state in self._states(folder))
 
     async def prepare(self, engine: Engine) -> None:
-        """Make the banks and calibrations that are missing, one model after another, while requests leave room."""
+        """Make missing banks and calibrations, one model after another, while requests leave memory for it."""
         while self._lacking:
             name = self._lacking.popleft()
             if name not in self.models:  # larger than the memory
@@ -155,12 +156,12 @@ class LoadedModels:
             self.models[name].network.backend.close()
 
     def _make_way(self) -> None:
-        """A request waits for memory: what is made in the background gives up its own."""
+        """A request waits for memory: cancel the bank that is made in the background, which frees its model."""
         if self._making is not None:
             self._making.cancel()
 
     def _touched(self, request: InferRequest) -> set[str]:
-        """The model of a request, and all whose names stand in what it says of its reward."""
+        """Names of the models a request can touch: its own, and every model named in its reward."""
         said = [each for key, each in request.parameters.items() if key.startswith("reward") and isinstance(each, str)]
         words = [word for text in said for pattern in (r"[\w.-]+", r"\w+") for word in re.findall(pattern, text)]
         return {request.model.removesuffix(RAW), *words} & self._by_name.keys() & self.models.keys()
@@ -186,7 +187,7 @@ class LoadedModels:
         return self._measured(model)
 
     def _measure(self, backend: Backend, graph: str) -> Costs:
-        """What calls cost, measured the first time that a graph is loaded."""
+        """Costs of calls, measured when a graph is first loaded."""
         if graph not in self._costs:
             self._costs[graph] = measured(backend, self._open.most)
         return self._costs[graph]
@@ -238,7 +239,8 @@ class LoadedModels:
 
 
 def _lacks(model: Model) -> bool:
-    """Whether a bank or a calibration is to be made; a bank belongs to one law, and conditions and means make many."""
+    """Whether a bank or a calibration is missing and can be made. A bank belongs to one law: models with conditions or
+    means have many."""
     if not isinstance(model, Sampler) or model.card.conditions or reverts(model):
         return False
     return model.known.cloud is None or model.known.calibration is None
@@ -277,7 +279,7 @@ def _plain_state(model: PlainModel) -> ModelState:
 
 
 def _prepared(model: Sampler) -> Routine:
-    """Draw the model's bank and measure its calibration, as far as they are missing; a pure function of the model."""
+    """Draw the model's bank and measure its calibration if they are missing; a pure function of the model."""
     card = model.card
     assert card.prediction is not None
     plan = model.plan("dpmpp_2m", 20)

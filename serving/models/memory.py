@@ -15,14 +15,14 @@ class TooLargeError(Exception):
 class Memory:
     """Things by name, at most `bound` bytes of them (None: no bound). For one event loop.
 
-    What somebody holds stays. A caller gets all that it asks for at once, and asks only once: so nobody waits for room
-    while it keeps others from it, and whoever waits is served in turn.
+    Things that a caller holds stay in memory. Request all names in one call: a caller never holds some while it waits
+    for others, and waiters are FIFO, so callers cannot deadlock.
 
     Args:
         expected: the bytes of a thing that was never loaded.
         load: brings a thing in and gives its bytes; runs on a thread, once at a time for each name.
         unload: drops a thing.
-        short: called when all that is there is held and more is needed.
+        short: called when more memory is needed and everything in it is held.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Memory:
 
     @contextlib.asynccontextmanager
     async def holding(self, names: Collection[str]) -> AsyncIterator[None]:
-        """Within, all of these are loaded, and stay so.
+        """All of these are loaded while the context is open.
 
         Raises:
             TooLargeError: they are larger than the bound together.
@@ -100,7 +100,7 @@ class Memory:
             return
         if name not in self._loading:
             await self._make_room(name, names)
-            # a task of its own: what was begun is accounted for, whether or not its first caller stays
+            # a task of its own: a load that has begun is accounted for, even if its first caller leaves
             self._loading[name] = asyncio.create_task(self._load_one(name))
             self._loading[name].add_done_callback(lambda task: task.cancelled() or task.exception())
         await asyncio.shield(self._loading[name])
@@ -137,12 +137,12 @@ class Memory:
         self._shrink()
 
     def _shrink(self) -> None:
-        """Keep to the bound where something became larger than was expected."""
+        """Drop idle things until the bound holds, after one became larger than expected."""
         while self._bound is not None and self.total > self._bound and self._drop_one():
             pass
 
     def _drop_one(self) -> bool:
-        """Whether there was something idle to drop."""
+        """Drop the least recently used idle thing; False if there is none."""
         idle = next((name for name in self._sizes if not self._held[name]), None)
         if idle is not None:
             del self._sizes[idle]

@@ -1,4 +1,4 @@
-"""A model as it was loaded: a plain network, or a sampler with what is known of its law."""
+"""A loaded model: a plain network, or a sampler with its bank, calibration and choice of posterior."""
 
 import dataclasses
 import hashlib
@@ -29,7 +29,7 @@ class PlainModel:
     """A network without a path: a classifier, a critic, or a sampler's raw network.
 
     Attributes:
-        ranges: what some of its inputs may be, by name.
+        ranges: allowed values of some inputs, by name.
     """
 
     name: str
@@ -39,21 +39,22 @@ class PlainModel:
     ranges: Mapping[str, Range] = field(default_factory=dict)
 
     def out_of_range(self, name: str, value: Array) -> str:
-        """Why an input's values are refused; empty where they are not."""
+        """Why an input's values are refused; empty if they are accepted."""
         return self.ranges[name].fault(value) if name in self.ranges else ""
 
 
 class Knowledge:
-    """What is known of a sampler's law: replaced as a whole, so that a request sees one state of it from end to end.
+    """What is known of a sampler's law. It is replaced as a whole, so that a request works with one state of it
+    throughout.
 
     Attributes:
         cloud: the bank's samples, None while there are none.
         calibration: V(t), None before it was measured.
         choice: the local posterior that fits the bank, None before it was sought.
-        scored: rewards of the bank by reward; clients choose them, so their number is bounded.
+        scored: the bank's scores by reward, bounded in number because clients choose the rewards.
         refreshed: banks grown toward rare targets; bounded likewise.
-        underway: for targets that a request prepares right now, what ends when it has; only the engine's second
-            thread looks into it.
+        underway: by target, a future that ends when the request that prepares it is done; only the engine's second
+            thread reads it.
         fingerprint: graph, card and backend with bank, calibration and choice; replicas with equal ones give equal
             bytes.
     """
@@ -83,8 +84,8 @@ class Knowledge:
         self.fingerprint = whole.hexdigest()[:16]
 
     def local(self, kind: str | None) -> Local:
-        """The local posterior of the given kind, or of the card's, or the one that fits the bank; where there is not
-        yet what it needs, neighbours for images and a Gaussian for vectors, as far as there is a bank."""
+        """The local posterior of the given kind, or the card's, or the one that fits the bank. If what it needs is
+        missing: neighbours for images that have a bank, else a Gaussian."""
         calibration: Variance | None = self.calibration
         if calibration is None:
             calibration = steering.Uncalibrated(self.cloud.variance if self.cloud is not None else 1.0)
@@ -100,7 +101,7 @@ class Knowledge:
 
 
 class Sampler:
-    """A network with a card: what is needed to draw from it, and in `known` what is needed to steer it.
+    """A network with a card, from which samples are drawn; `known` has what steering needs.
 
     Attributes:
         programs: searched solver programs by number of steps.
@@ -131,10 +132,10 @@ class Sampler:
     def learn(
         self, samples: torch.Tensor | None, calibration: steering.Calibration | None, *, choose: bool = False
     ) -> None:
-        """Take on a bank's samples [K, *event] and a calibration, as far as there are any.
+        """Store a bank's samples [K, *event] and a calibration, where they are not None.
 
         Args:
-            choose: also find the local posterior that fits them, where both are there: takes up to some seconds.
+            choose: also find the local posterior that fits them, if both are there; this takes up to some seconds.
         """
         choice = None
         if choose and samples is not None and calibration is not None and not self.card.conditions:

@@ -1,4 +1,4 @@
-"""A repository's model without a server: answers a sampler's rows by the same graph, fed in the same way."""
+"""A repository's model without a server: the same graph, with the same inputs, answers a sampler's rows."""
 
 from collections.abc import Generator
 from pathlib import Path
@@ -17,7 +17,7 @@ from serving.models.repository import load, scan
 
 Result = TypeVar("Result")
 BATCH = 64
-"""Rows per network call; a row's bytes do not depend on it, as long as it has company."""
+"""Rows per network call. A row's bytes do not depend on it, if the call has more than one row."""
 
 
 def open_sampler(root: Path, name: str, threads: int = 2) -> Sampler:
@@ -41,7 +41,7 @@ def solve(generator: Generator[steering.Rows, Tensor, Result], model: Sampler) -
     try:
         evaluation = next(program)
         while True:
-            assert isinstance(evaluation, Evaluation)  # a network's rows go nowhere else
+            assert isinstance(evaluation, Evaluation)  # all evaluations are of this network
             parts = []
             for first in range(0, evaluation.rows, BATCH):
                 feeds = {name: value[first : first + BATCH] for name, value in evaluation.feeds.items()}

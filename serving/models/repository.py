@@ -23,7 +23,7 @@ GRAPH, TORCH, CARD, BANK, PROGRAMS = "model.onnx", "model.pt2", "card.yaml", "ba
 
 Open = Callable[[Path], Backend]
 Measure = Callable[[Backend, str], Costs]
-"""What calls of a backend cost; the text is equal for equal graphs on equal backends."""
+"""Measures what calls of a backend cost; the text is equal for equal graphs on equal backends."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def scan(root: Path) -> list[Folder]:
 
 
 def guess(backend: Backend, graph: str) -> Costs:
-    """For those who only run a backend themselves: nothing is measured."""
+    """Costs without a measurement, for use without an engine."""
     return Costs.guessed(backend.sizes(64))
 
 
@@ -74,10 +74,10 @@ def load(folder: Folder, opener: Open, measure: Measure = guess) -> Model:
         LoadError: one line that names the file, what was expected and what came.
     """
     backend = opener(folder.graph)
-    graph_sha256 = _sha256(folder.graph) if folder.graph.is_file() else None  # none here: it runs on another server
+    graph_sha256 = _sha256(folder.graph) if folder.graph.is_file() else None  # no graph here: it runs on another server
     network = Network(folder.name, backend, measure(backend, f"{graph_sha256} {backend.kind}"))
     digest = hashlib.sha256(f"{graph_sha256} {backend.kind}".encode())
-    for file in sorted(folder.graph.parent.glob("*")):  # weights may lie in files beside the graph
+    for file in sorted(folder.graph.parent.glob("*")):  # weights may be in other files of the graph's folder
         if file.is_file() and file not in (folder.graph, folder.bank):
             digest.update(_sha256(file).encode())
     if not folder.card.exists():
@@ -119,7 +119,7 @@ def load(folder: Folder, opener: Open, measure: Measure = guess) -> Model:
 
 
 def check_graph(file: Path, card: Card, backend: Backend) -> None:
-    """The card's names, types and shapes against the graph's; LoadError with both."""
+    """Compare the card's names, types and shapes with the graph's; LoadError names both."""
     inputs = {each.name: each for each in backend.inputs}
     wanted: dict[str, tuple[str, tuple[int, ...]]] = {
         card.inputs.x: ("float32", card.event_shape),

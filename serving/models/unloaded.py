@@ -1,4 +1,4 @@
-"""What stays of a model that has made room for others: enough to list it, to check requests, and to load it again."""
+"""What is kept of a model that was dropped from memory: enough to list it, to check requests, and to load it again."""
 
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from serving.models.model import Knowledge, Model, PlainModel, Sampler
 
 
 class UnloadedBackend:
-    """Stands for a backend that is not in memory: knows its inputs and outputs, and runs nothing."""
+    """Stands in for a backend that is not in memory: has its inputs and outputs, and runs nothing."""
 
     invariant = False
 
@@ -44,10 +44,10 @@ def identity(model: Model) -> str:
 
 
 class Kept:
-    """A model's identity, and what is known of a sampler's law, in a file that has no name and ends with the process.
+    """A model's identity, and what is known of a sampler's law, in an unnamed file that ends with the process.
 
-    So a model that comes back has the bank, calibration and choice it had, whoever made them: the same bytes for the
-    same requests. What is known is written when it is learnt, since a model that makes room must do so at once.
+    A model that comes back has the bank, calibration and choice it had, wherever they came from: equal requests have
+    equal bytes. They are written when they are made, so that dropping a model takes no time.
     """
 
     def __init__(self, model: Model) -> None:
@@ -66,6 +66,6 @@ class Kept:
         """Give a sampler what was known of it."""
         if isinstance(model, Sampler):
             self._file.seek(0)
-            # our own file, which nobody else can open: it may hold more than tensors
+            # our own file, which no other process can open, so unpickling it is safe
             samples, calibration, choice = torch.load(self._file, weights_only=False)
             model.known = Knowledge(model.card, model.digest, samples, calibration, choice)

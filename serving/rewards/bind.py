@@ -27,9 +27,9 @@ def bind(
     """The reward a request names, with its `reward_<argument>` parameters (numbers) and inputs (tensors).
 
     Args:
-        text: a name, or an expression of names (`expressions.parse`), whose terms the arguments are shared out among:
+        text: a name, or an expression of names (`expressions.parse`). Arguments go to the terms of an expression:
             `reward_<argument>` to the only term that takes it, `reward_<term>_<argument>` to the term of that name, and
-            `reward_<name>` to an argument that stands as `argument=name` inside a call.
+            `reward_<name>` to an argument written as `argument=name` inside a call.
         remotes: rewards that are scored elsewhere, by name.
 
     Raises:

@@ -17,7 +17,7 @@ from steering.targets.rewards import BuiltIn
 
 @dataclass(frozen=True)
 class BuiltInReward:
-    """A named function with its arguments; `threshold` is the one it implies."""
+    """A named function with its arguments; `threshold` is set if the function is an event."""
 
     built_in: BuiltIn
     arguments: Mapping[str, object]

@@ -33,7 +33,7 @@ class ClientDefinition:
         self._loop, self._batch = asyncio.get_running_loop(), 0
 
     def takes(self, given: Mapping[str, Given]) -> Sequence[str]:
-        """Implements `Definition.takes`: the client knows what it wants."""
+        """Implements `Definition.takes`: none, the client scores as it likes."""
         return []
 
     def bind(self, given: Mapping[str, Given]) -> ExternalReward:

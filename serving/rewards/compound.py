@@ -16,11 +16,11 @@ from steering.targets.rewards import event
 
 @dataclass(frozen=True)
 class Compound:
-    """The expression's value; a reward that is an event counts 0 inside it and -inf outside.
+    """The expression as a reward. A term that is an event is 0 where it holds and -inf elsewhere.
 
     Attributes:
         name: the expression as it was written.
-        rewards: what each of its terms is; equal ones are scored once.
+        rewards: the reward of each term; equal rewards are scored once.
     """
 
     name: str
@@ -30,17 +30,17 @@ class Compound:
 
     @cached_property
     def identities(self) -> Mapping[Term, tuple[object, ...]]:
-        """What tells the terms' rewards apart."""
+        """Identities of the terms' rewards."""
         return {term: (reward.threshold, *reward.key) for term, reward in self.rewards.items()}
 
     @cached_property
     def scored(self) -> Mapping[tuple[object, ...], Reward]:
-        """What is scored, once each."""
+        """The different rewards, each scored once."""
         return {self.identities[term]: reward for term, reward in self.rewards.items()}
 
     @cached_property
     def structure(self) -> object:
-        """The expression with places in `scored` for its terms."""
+        """The expression, its terms replaced by their positions in `scored`."""
         places = {identity: place for place, identity in enumerate(self.scored)}
 
         def of(expression: Expression) -> object:
@@ -60,7 +60,7 @@ class Compound:
         return f"{parts}-{hashlib.sha256(repr(self.structure).encode()).hexdigest()[:8]}"
 
     def scores(self, x: Tensor) -> Scoring:
-        """Implements `Reward.scores`, each term's checked under its own name."""
+        """Implements `Reward.scores`; each term's scores are checked under its own name."""
         found: dict[tuple[object, ...], Tensor] = {}
         for identity, reward in self.scored.items():
             scores = checked_rewards((yield from reward.scores(x)), len(x), reward.name, torch.float32)

@@ -21,7 +21,7 @@ from steering.paths import MeanReverting
 NAME = "log_density"
 STEPS, PROBES = 8, 2
 NUMBERS = 2**20
-"""Most numbers in the states of a group: bounds the memory, and the turns on the engine's second thread."""
+"""Most numbers in the states of a group: bounds memory, and how long a request holds the second thread at a time."""
 
 
 @dataclass(frozen=True)
@@ -69,21 +69,21 @@ class LogDensity:
 
 @dataclass(frozen=True)
 class LogDensityDefinition:
-    """The log-density of whichever of `models`, samplers of one event shape, the argument `model` names."""
+    """The log-density of the one of `models` (samplers of one event shape) that the argument `model` names."""
 
     models: Mapping[str, Sampler]
     name: str = NAME
 
     @classmethod
     def of(cls, models: Mapping[str, Model], event: tuple[int, ...]) -> "LogDensityDefinition":
-        """Those of the models that have a density of such samples."""
+        """The models that have a density of samples of this shape."""
         return cls(
             {
                 name: model
                 for name, model in models.items()
                 if isinstance(model, Sampler)
                 and model.card.event_shape == event
-                and not isinstance(model.path, MeanReverting)  # its law is another one for each mean
+                and not isinstance(model.path, MeanReverting)  # it has another law for each mean
             }
         )
 

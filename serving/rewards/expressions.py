@@ -1,4 +1,4 @@
-"""Rewards put together, such as `2 * classifier(label=7) - quadratic`: Python's grammar, and a few of its forms."""
+"""Expressions of rewards, such as `2 * classifier(label=7) - quadratic`: a small part of Python's grammar."""
 
 import ast
 import math
@@ -13,7 +13,7 @@ LONGEST, DEEPEST, MOST_TERMS = 500, 20, 16
 
 
 class ExpressionError(ValueError):
-    """Text that is no expression of rewards; one line."""
+    """The text is not an expression of rewards; one line."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def parse(text: str) -> Expression:
     """An expression of rewards.
 
     Numbers, `+ - *` and parentheses; names of rewards, with or without a call whose arguments are numbers or names;
-    `logsumexp`, `minimum` and `maximum` of two expressions or more. A name that is none of Python's stands in quotes.
+    `logsumexp`, `minimum` and `maximum` of two expressions or more. A name that is not a Python name is put in quotes.
 
     Raises:
         ExpressionError: what was expected and what came.
@@ -101,15 +101,15 @@ def parse(text: str) -> Expression:
 
 
 def terms(expression: Expression) -> list[Term]:
-    """The different rewards in it, in order."""
+    """The different terms of an expression, in order."""
     if isinstance(expression, Apply):
         return list(dict.fromkeys(term for part in expression.parts for term in terms(part)))
     return [expression] if isinstance(expression, Term) else []
 
 
 def evaluate(expression: Expression, scores: Mapping[Term, Float[Tensor, " b"]]) -> Float[Tensor, " b"]:
-    """Its value from its terms' scores. Infinities follow IEEE's arithmetic: -inf stays -inf under sums and positive
-    factors, and what has no value (0 * -inf, -inf - -inf) is NaN."""
+    """The value of an expression from its terms' scores. Infinities follow IEEE arithmetic: -inf stays -inf under sums
+    and positive factors; 0 * -inf and -inf - -inf are NaN."""
     if isinstance(expression, Term):
         return scores[expression]
     if isinstance(expression, Apply):

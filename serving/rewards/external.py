@@ -1,4 +1,4 @@
-"""What rewards that are computed outside of the server have in common: how candidates go out and scores come back."""
+"""Rewards computed outside of the server: how candidates go out and scores come back."""
 
 import asyncio
 import math
@@ -18,11 +18,11 @@ from serving.wire import errors
 
 ROWS = 1024
 BYTES = 3 * 2**20
-"""Most rows, and most bytes, of candidates in one message: gRPC by default takes in messages of up to 4 MiB."""
+"""Most rows and bytes of candidates in one message: gRPC by default accepts messages of up to 4 MiB."""
 
 
 class Once:
-    """In a reward's key: what it scores means nothing to any other request."""
+    """Part of a reward's key: its scores are of no use to other requests."""
 
 
 def lasting(key: object) -> bool:
@@ -32,7 +32,7 @@ def lasting(key: object) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class ExternalReward:
-    """A reward with its arguments that somebody else computes, on request from this event loop.
+    """A reward with its arguments, computed outside of the server and asked from this event loop.
 
     Attributes:
         ask: the scores float32 [rows] of candidates float32 [rows, *event]; may be cancelled at any time.
@@ -47,7 +47,7 @@ class ExternalReward:
     threshold: float | None = None
 
     def scores(self, x: Tensor) -> Scoring:
-        """Implements `Reward.scores`: the engine goes on with other tasks meanwhile."""
+        """Implements `Reward.scores`; the engine runs other tasks meanwhile."""
         candidates = x.to(torch.float32).contiguous().numpy()
 
         async def reply() -> list[Array]:

@@ -38,7 +38,7 @@ class NetworkReward:
         return self.model.fingerprint
 
     def scores(self, x: Tensor) -> Scoring:
-        """Implements `Reward.scores`; rewards of one network, whatever their arguments, share its calls."""
+        """Implements `Reward.scores`; rewards of one network share its calls, also if their arguments differ."""
         rows = len(x)
         feeds: dict[str, Array] = {self.input: x.to(torch.float32).contiguous().numpy()}
         feeds |= {name: np.broadcast_to(value, (rows, *value.shape)) for name, value in self.arguments.items()}
@@ -63,7 +63,7 @@ class NetworkDefinition:
 
     @classmethod
     def of(cls, model: Model, event: tuple[int, ...]) -> Self | None:
-        """The model as a scorer of samples of this shape, None where it is none."""
+        """The model as a scorer of samples of this shape; None if it cannot score them."""
         if not isinstance(model, PlainModel) or model.name.endswith(RAW):
             return None
         backend = model.network.backend
@@ -105,7 +105,7 @@ def tensor_argument(reward: str, tensor: GraphTensor, value: Given) -> Array:
     fits = array.dtype.kind in _CASTS[tensor.dtype.kind] and _same(tensor.row, array.shape)
     if fits:
         cast = array.astype(tensor.dtype)
-        fits = tensor.dtype.kind == "f" or bool((cast == array).all())  # no wrapping around
+        fits = tensor.dtype.kind == "f" or bool((cast == array).all())  # a cast must not wrap around
     if not fits:
         wanted = f"{tensor.dtype} of shape {['?' if axis is None else axis for axis in tensor.row]}"
         raise errors.invalid(f"{PREFIX}{tensor.name} of reward {reward!r}: expected {wanted}, got {came(value)}")
@@ -113,7 +113,7 @@ def tensor_argument(reward: str, tensor: GraphTensor, value: Given) -> Array:
 
 
 def exact(arguments: Mapping[str, Array]) -> tuple[object, ...]:
-    """Arrays by name as something to compare and hash, bit for bit."""
+    """A hashable key of arrays by name, equal for equal bits."""
     return tuple((k, v.dtype.str, v.shape, v.tobytes()) for k, v in sorted(arguments.items()))
 
 

@@ -1,7 +1,7 @@
 """Rewards that their owners serve over gRPC (tiltserve.v1.Reward); requests that use one together share its calls.
 
-They are outside of what fingerprints promise: a service may score differently tomorrow. So what it said of a bank is
-remembered for a limited time only, and an answer's fingerprint says `remote`.
+Fingerprints do not cover them: a service may score differently tomorrow. So its scores of a bank are remembered for a
+limited time only, and the fingerprint of an answer ends in `remote`.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ _RETRIES = {
     "methodConfig": [
         {
             "name": [{"service": reward_pb2.DESCRIPTOR.services_by_name["Reward"].full_name}],
-            # three seconds in all: as long as a service may take to start again without anybody noticing
+            # three seconds in all: a service may restart within them and no request fails
             "retryPolicy": {
                 "maxAttempts": 5,
                 "initialBackoff": "0.2s",
@@ -59,7 +59,7 @@ _CHANNEL: Sequence[tuple[str, int | str]] = (
 AGAIN_S = 0.1
 """Seconds after a fault in a line before its next call."""
 LINGER_S, LINGER_SHARE = 0.02, 0.25
-"""How long a call waits for requests that shared the last one: seconds, and a share of what the last one took."""
+"""How long a call waits for requests that shared the last call: in seconds, and as a share of the last call's time."""
 
 
 class RemoteRewards:
@@ -93,14 +93,14 @@ class RemoteDefinition:
         self._lines = weakref.WeakValueDictionary[tuple[object, ...], Line]()
 
     def takes(self, given: Mapping[str, Given]) -> Sequence[str]:
-        """Implements `Definition.takes`: no more than what stands beside its name."""
+        """Implements `Definition.takes`: exactly the arguments that are given."""
         return list(given)
 
     def bind(self, given: Mapping[str, Given]) -> ExternalReward:
         """Implements `Definition.bind`."""
         request = reward_pb2.ScoreRequest(reward=self.name, arguments=values(given))
         exact = request.SerializeToString(deterministic=True)
-        # what was scored in one period of so many seconds is forgotten in the next: a key cannot know its age
+        # keys of one period of `remembered_s` seconds differ from those of the next: a key cannot know its age
         period = int(time.monotonic() // self._remembered_s) if self._remembered_s else Once()
         rider = Rider(lambda event: self._line(exact, event))
         return ExternalReward(self.name, ("remote", exact, period), "remote", rider.ask, self._loop)
@@ -109,7 +109,7 @@ class RemoteDefinition:
         await self._channel.close()
 
     def _line(self, exact: bytes, event: tuple[int, ...]) -> "Line":
-        """The line of candidates of one shape for one set of arguments; it exists while somebody holds it."""
+        """The queue of candidates of one shape for one set of arguments; it exists while a request holds it."""
         line = self._lines.get((exact, event))
         if line is None:
             line = Line(self.name, lambda x: self._ask(exact, x), most_rows(event))
@@ -130,7 +130,7 @@ class RemoteDefinition:
         return np.array(reply.scores, np.float32)
 
     def _told(self, error: grpc.aio.AioRpcError, rows: int) -> RequestError:
-        """What a caller is told; nothing of where the service is."""
+        """The error for the caller; it does not tell where the service is."""
         code, expected = error.code(), f"reward {self.name!r}: expected scores of {rows} candidates"
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
             return errors.unavailable(f"{expected} from its service within {self._seconds:g} s, got none")
@@ -140,7 +140,7 @@ class RemoteDefinition:
 
 
 class Rider:
-    """A request on the line of its reward."""
+    """A request in the queue of its reward."""
 
     def __init__(self, line: "Callable[[tuple[int, ...]], Line]") -> None:
         self._find, self._line = line, dict[tuple[int, ...], Line]()
@@ -155,7 +155,7 @@ class Rider:
 
 @dataclass(eq=False)
 class Asked:
-    """Candidates [rows, *event] of a request, the scores [rows] that have come, and how many have not."""
+    """Candidates [rows, *event] of a request, the scores [rows] received so far, and the number still missing."""
 
     rider: Rider
     x: Array
@@ -165,17 +165,17 @@ class Asked:
 
 
 class Line:
-    """Candidates that wait for one reward; one call at a time takes up to `most` rows, a share from each request.
+    """Candidates waiting for one reward. One call at a time takes up to `most` rows, a share from each request.
 
-    The requests of a call wait for each other before the next, for a moment: otherwise two of them would take turns,
-    one being computed while the other is scored, and never share a call.
+    The next call waits a moment for the requests of the last one. Otherwise two requests would take turns, one being
+    computed while the other is scored, and never share a call.
     """
 
     def __init__(self, reward: str, ask: Callable[[Array], Coroutine[Any, Any, Array]], most: int) -> None:
         self._reward, self._ask = reward, ask
         self._queue = Queue[Asked]()
-        self._costs = Costs({most: 1.0})  # nothing is known of what rows cost there
-        self._riders = weakref.WeakSet[Rider]()  # of the last call; those that ended are not waited for
+        self._costs = Costs({most: 1.0})  # the cost of rows is unknown there
+        self._riders = weakref.WeakSet[Rider]()  # of the last call; requests that ended are not waited for
         self._took = 0.0
         self._came = asyncio.Event()
         self._aboard: Sequence[Asked] = ()
@@ -183,7 +183,8 @@ class Line:
         self._running: Supervised | None = None
 
     async def score(self, rider: Rider, x: Array) -> Array:
-        """The scores of a request's candidates; cancelling it takes them out, and ends a call that nobody awaits."""
+        """The scores of a request's candidates. Cancelling it takes them out of the queue, and ends a call that no
+        other request awaits."""
         future = asyncio.get_running_loop().create_future()
         asked = Asked(rider, x, np.empty(len(x), np.float32), len(x), future)
         self._queue.add(asked, len(x), now=time.monotonic())
@@ -259,7 +260,7 @@ class Line:
         self._drop(asked)
 
     def _drop(self, asked: Asked) -> None:
-        """Take what is left of it out of the queue; a call in which nobody's is left ends."""
+        """Take a request's candidates out of the queue; cancel a running call if no other request has rows in it."""
         self._queue.drop(asked)
         if self._call is not None and all(each.done.done() for each in self._aboard):
             self._call.cancel()

@@ -1,4 +1,4 @@
-"""What a reward is before and after its arguments are bound."""
+"""Interfaces of a reward, before and after its arguments are bound."""
 
 from collections.abc import Generator, Mapping, Sequence
 from typing import Protocol
@@ -12,7 +12,7 @@ from serving.wire import errors
 from serving.wire.tensors import Parameter
 
 PREFIX = "reward_"
-"""Of the parameters and inputs of a request that are arguments of its reward."""
+"""Prefix of the parameters and inputs of a request that are arguments of its reward."""
 Given = Parameter | Array
 Scoring = Generator[Step, list[Array], Tensor]
 """Asks for evaluations and returns the scores [B]."""
@@ -22,10 +22,10 @@ class Reward(Protocol):
     """A reward with its arguments.
 
     Attributes:
-        name: what errors and warnings call it.
-        key: equal keys score equally: what a bank's remembered scores are filed under.
-        fingerprint: identifies what scores: equal ones, with equal arguments, score equally on every replica.
-        threshold: None for a tilt by the score; else the reward is the event that its score is at least this.
+        name: used in errors and warnings.
+        key: rewards with equal keys score equally; a bank's remembered scores are stored under it.
+        fingerprint: rewards with equal fingerprints and arguments score equally on every replica.
+        threshold: None for a tilt by the score; else the reward is the event "score >= threshold".
     """
 
     @property
@@ -46,13 +46,13 @@ class Reward(Protocol):
 
 
 class Definition(Protocol):
-    """A reward whose arguments are still to come."""
+    """A reward whose arguments are not bound yet."""
 
     @property
     def name(self) -> str: ...
 
     def takes(self, given: Mapping[str, Given]) -> Sequence[str]:
-        """The names of its arguments, which may depend on those that are given already."""
+        """Names of its arguments; they may depend on the arguments given so far."""
         ...
 
     def bind(self, given: Mapping[str, Given]) -> Reward:

@@ -1,4 +1,4 @@
-"""What a finished request sends back."""
+"""The answer of a finished request."""
 
 from dataclasses import dataclass
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 LONGEST_MESSAGE = 256 * 2**20
-"""Bytes of one message, either way."""
+"""Most bytes of one message, in either direction."""
 
 # A peer whose machine vanished sends no reset; pings find out in 20 s, where TCP would take a quarter of an hour.
 _PING_EVERY_MS, _PONG_WITHIN_MS = 10_000, 10_000
@@ -17,7 +17,7 @@ MESSAGES: Options = (
 
 SERVER: Options = (
     *MESSAGES,
-    ("grpc.so_reuseport", 0),  # otherwise a taken port is shared silently
+    ("grpc.so_reuseport", 0),  # otherwise two servers would share a port silently
     ("grpc.http2.min_recv_ping_interval_without_data_ms", _PING_EVERY_MS // 2),
 )
 
@@ -33,7 +33,7 @@ CHANNEL: Options = (
     ("grpc.keepalive_time_ms", _PING_EVERY_MS),
     ("grpc.keepalive_timeout_ms", _PONG_WITHIN_MS),
     ("grpc.http2.ping_timeout_ms", _PONG_WITHIN_MS),  # the longer of both counts, and this one's default is a minute
-    ("grpc.enable_http_proxy", 0),  # replicas are near, whatever http_proxy says
+    ("grpc.enable_http_proxy", 0),  # never through http_proxy: replicas are on our own network
     # A replica that starts on a dead one's port must not inherit its reconnect back-off.
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.initial_reconnect_backoff_ms", 200),

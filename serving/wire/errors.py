@@ -1,4 +1,4 @@
-"""What a caller is told when a request fails: one gRPC status and one line of text."""
+"""The error of a failed request: one gRPC status and one line of text."""
 
 from typing import NoReturn
 

@@ -8,7 +8,7 @@ from serving.wire.answer import Answer
 from serving.wire.tensors import tensor, values
 
 CLIENT = "client"
-"""What the client's own reward is called."""
+"""Name of the client's own reward."""
 
 
 def sample_request(message: sampling_pb2.InteractiveRequest) -> sampling_pb2.SampleRequest:
@@ -19,10 +19,10 @@ def sample_request(message: sampling_pb2.InteractiveRequest) -> sampling_pb2.Sam
 
 
 def infer_request(message: sampling_pb2.InteractiveRequest) -> pb.ModelInferRequest:
-    """The first message of a stream as the ModelInfer that it stands for; its reward is the client unless it says.
+    """The first message of a stream as a ModelInfer request; its reward is the client unless it names another.
 
     Raises:
-        RequestError: INVALID_ARGUMENT where it is another message, or a parameter is a tensor.
+        RequestError: INVALID_ARGUMENT if it is another message, or a parameter is a tensor.
     """
     sample = sample_request(message)
     parameters = {"reward": pb.InferParameter(string_param=CLIENT)}

@@ -62,7 +62,7 @@ def parameter(name: str, value: pb.InferParameter) -> Parameter:
 
 
 def check_outputs(requested: Iterable[str], available: Iterable[str]) -> list[str]:
-    """The outputs to send, all of them if none was asked for; call it before the work to refuse a wrong name early."""
+    """The outputs to send, all of them if none was asked for. Call it before the work, to refuse a wrong name early."""
     known = list(available)
     names = list(requested) or known
     if len(set(names)) < len(names):

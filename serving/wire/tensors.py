@@ -1,4 +1,4 @@
-"""Tensors between processes: what a model takes and gives, and arrays and parameters as tiltserve.v1 messages."""
+"""Tensors between processes: a model's inputs and outputs, and arrays and parameters as tiltserve.v1 messages."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

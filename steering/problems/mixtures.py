@@ -134,7 +134,7 @@ class Posterior:
 
 @dataclass(frozen=True, eq=False)
 class Quadratic:
-    """p(x) exp(r(x)) for r(x) = <direction, x> - x' curvature x / 2: another mixture (ALGORITHMS 3.6).
+    """p(x) exp(r(x)) for r(x) = <direction, x> - x' curvature x / 2: another mixture, by completing squares.
 
     Attributes:
         curvature: symmetric, such that every S_k^-1 + curvature is positive definite; None is zero.
