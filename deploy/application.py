@@ -67,7 +67,7 @@ def serve(settings: Settings) -> int:
         stop.wait()
         draining = threading.Thread(target=_drain, args=(settings,), daemon=True)
         draining.start()
-        while draining.is_alive() and heads_alive():  # a signal to the whole process group ends Ray beside us
+        while draining.is_alive() and heads_alive():  # a signal to the whole process group also ends Ray
             draining.join(0.2)
     return 0
 
@@ -99,7 +99,7 @@ def _cluster(settings: Settings, stop: threading.Event) -> Iterator[Callable[[],
     """
     os.environ[_MARK] = mark = uuid.uuid4().hex
     # Ray would give OpenMP a thread for each of a replica's cores, in each of its threads: torch's small operations
-    # would wait for them beside a network that has the cores. ONNX Runtime has threads of its own, so a number that the
+    # would wait for them while a network has the cores. ONNX Runtime has threads of its own, so a number that the
     # shell may have set is not for this process
     os.environ["OMP_NUM_THREADS"] = "1"
 

@@ -131,7 +131,7 @@ def main(
 def judged(
     server: Server, models: Path, plain: list[Drawn], steered: list[Drawn], seed: int
 ) -> tuple[dict[str, Any], list[tuple[str, ...]]]:
-    """The summary, and the table's rows: what was drawn beside the exact tilt, best-of-N and real digits."""
+    """The summary, and the table's rows: drawn samples, the exact tilt, best-of-N and real digits."""
     rng = np.random.default_rng(seed)
     network_rows = [sum(int(d.parameters["network_rows"]) for d in each) / SAMPLES for each in (plain, steered)]
     reward_rows = sum(int(d.parameters["reward_rows"]) for d in steered) / SAMPLES

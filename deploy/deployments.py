@@ -22,15 +22,15 @@ def applications(settings: Settings) -> dict[str, Application]:
     common: dict[str, Any] = {
         "health_check_period_s": HEALTH_S,
         "health_check_timeout_s": 10.0,
-        # Serve must not cut a drain short: it sees no requests and would think the replica idle
+        # Serve sees no requests and would take the replica for idle: it must not cut a drain short
         "graceful_shutdown_timeout_s": settings.drain_seconds + 10.0,
-        # and must not wait before it tells us: until then new requests would be taken
+        # and it must tell us at once: until then we would accept new requests
         "graceful_shutdown_wait_loop_s": 0.05,
         "max_ongoing_requests": 1000,
     }
     resources: dict[str, Any] = {"num_cpus": settings.threads}
     if settings.provider != "cpu" and ray.cluster_resources().get("GPU"):
-        resources["num_gpus"] = settings.gpus_per_replica  # where there is none, replicas start and say what is missing
+        resources["num_gpus"] = settings.gpus_per_replica  # without one, replicas start and report what is missing
     replicas = serve.deployment(name="replica", num_replicas=settings.replicas, ray_actor_options=resources, **common)(
         ReplicaDeployment
     )

@@ -78,7 +78,7 @@ def _import(where: str) -> ModuleType:
     file = Path(where)
     if not file.is_file():
         raise FileNotFoundError("no such file")
-    sys.path.insert(0, str(file.parent))  # as `python FILE` does: what lies beside it
+    sys.path.insert(0, str(file.parent))  # as `python FILE` does: modules of the file's folder
     spec = importlib.util.spec_from_file_location(file.stem, file)
     assert spec is not None
     assert spec.loader is not None

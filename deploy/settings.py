@@ -141,7 +141,7 @@ class Settings(BaseModel):
     provider: Literal["cpu", "cuda", "tensorrt"] = "cpu"
     """What runs the networks of this server, through ONNX Runtime."""
     gpus_per_replica: float = Field(default=1.0, gt=0)
-    """GPUs that Ray sets aside for a replica beside the providers that need one; a half lets two share one."""
+    """GPUs that Ray reserves for a replica, with providers that need one; 0.5 lets two replicas share one."""
     tensorrt_cache: Annotated[Path, AfterValidator(_absolute)] = Path("~/.cache/tiltserve/tensorrt")
     """Where TensorRT's engines are kept: building one takes minutes."""
     tensorrt_fp16: bool = False

@@ -1,4 +1,4 @@
-"""The bank: samples of an exported model itself, stored beside its graph, on which steering scores each reward once."""
+"""The bank: samples of an exported model itself, stored with its graph; steering scores each reward on them once."""
 
 import hashlib
 from collections.abc import Mapping
@@ -49,7 +49,7 @@ def draw_bank(
 
 
 def write_bank(model: Path, samples: Tensor, condition: Mapping[str, Tensor] | None = None) -> Path:
-    """Write `bank.npz` beside `model` (a model.onnx) and return its path.
+    """Write `bank.npz` into the folder of `model` (a model.onnx) and return its path.
 
     Its arrays: `x` float32 [K, *event], `cond_<name>`, and `model_sha256`, which ties it to the graph it came from.
     """

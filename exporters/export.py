@@ -40,7 +40,7 @@ def export_model(
 
     Args:
         folder: the model's folder, whose name is the model's. A version already there is replaced, its bank too.
-        card: written beside the versions; None writes no card.
+        card: written into the model's folder; None writes no card.
         examples: one tensor [n, ...] (n >= 2) on the CPU for each of the module's arguments, in order, by input name.
             The first axis of every input is the batch and is left open; the others are fixed.
         outputs: names of what the module returns, in order.
@@ -117,7 +117,7 @@ def _graph(network: nn.Module, file: Path, examples: Mapping[str, Tensor], outpu
                 output_names=list(outputs),
                 dynamic_shapes=tuple({0: batch} for _ in examples),
             )
-    except Exception as error:  # whatever tracing somebody's module raises
+    except Exception as error:  # tracing a user's module may raise anything
         raise ExportError(f"{type(network).__name__}: the ONNX exporter refused it: {_gist(error)}") from error
     assert program is not None
     model = program.model_proto

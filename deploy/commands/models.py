@@ -11,7 +11,7 @@ from deploy.console import fail
 def models(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of tables.")] = False,
     address: Annotated[str, typer.Option(metavar="HOST:PORT", help="The server.")] = "127.0.0.1:8001",
-    timeout: Annotated[float, typer.Option(metavar="S", help="Give up after so many seconds.")] = 10.0,
+    timeout: Annotated[float, typer.Option(metavar="S", help="Give up after this many seconds.")] = 10.0,
 ) -> None:
     """List models with their versions and state, and replicas with their process ids."""
     fleet = _list(address, timeout)

@@ -94,7 +94,7 @@ def sample(
     report: Annotated[bool, typer.Option("--report", help="Say how steering went, stage by stage.")] = False,
     guidance: Annotated[float | None, typer.Option(help="Scale of classifier-free guidance.")] = None,
     address: Annotated[str, typer.Option(metavar="HOST:PORT", help="The server.")] = "127.0.0.1:8001",
-    timeout: Annotated[float | None, typer.Option(metavar="S", help="Give up after so many seconds.")] = None,
+    timeout: Annotated[float | None, typer.Option(metavar="S", help="Give up after this many seconds.")] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="FILE", help=".png for a grid of images, .npz for arrays.")
     ] = None,

@@ -1,4 +1,4 @@
-"""`tiltserve search-plan`: search a solver program for a model and few rows, and keep it beside the model."""
+"""`tiltserve search-plan`: search a solver program for a model and few rows, and keep it in the model's folder."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated

@@ -208,7 +208,7 @@ class LoadedModels:
             self.models[name] = raw
 
     def _file_bytes(self, name: str) -> int:
-        """What a model that was never loaded is taken for."""
+        """The estimated size of a model that was never loaded."""
         folder = self._by_name[name].graph.parent
         return sum(file.stat().st_size for file in folder.iterdir() if file.is_file()) if folder.is_dir() else 0
 

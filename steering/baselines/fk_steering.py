@@ -18,7 +18,7 @@ def fk_steering(
     threshold: float | None = None,
     key: Hashable = None,
 ) -> Smc:
-    """Each sample is drawn from `particles` chains of its own; no network rows beside theirs.
+    """Each sample is drawn from `particles` chains of its own, and takes no other network rows.
 
     The paper: 1 / beta of 2 to 10, 4 particles, intermediate rewards at every 20th of 100 steps, and the particle of
     the highest reward (`BestOf`) instead of a weighted draw.

@@ -1,4 +1,4 @@
-"""What the methods share that add a correction to every denoised estimate, and so work with any solver."""
+"""Base class of methods that add a correction to every denoised estimate, and so work with any solver."""
 
 from abc import abstractmethod
 from collections.abc import Generator, Hashable

@@ -1,4 +1,4 @@
-"""What can be learnt of any served score by asking it alone: no training data, no derivative of the network.
+"""Diagnostics of any served score by forward calls alone: no training data, no derivative of the network.
 
 Every diagnostic is a generator of network rows and returns a small report. Most take clean samples `data` [n, *event],
 usually the model's own, and look at their noised states at a path time t, which has to lie inside the path's range.

@@ -1,1 +1,1 @@
-"""What the probability flow is good for beside sampling: inversion, likelihoods, interpolation, couplings."""
+"""Uses of the probability flow other than sampling: inversion, likelihoods, interpolation, couplings."""

@@ -108,7 +108,7 @@ def transport(
     Args:
         epsilon: a function of t, or a number c for c gamma(t)^2, which vanishes at the ends as the score -eta / gamma
             there asks for.
-        condition: tensors [n, ...] by name, handed to the network beside `head`.
+        condition: tensors [n, ...] by name, handed to the network together with `head`.
     """
     if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= MAX_STEPS:
         raise PlanError(f"steps: expected an integer in 1..{MAX_STEPS}, got {steps!r}")

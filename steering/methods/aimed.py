@@ -1,4 +1,4 @@
-"""What steering methods that aim at a target have in common."""
+"""Base class of steering methods that aim at a target."""
 
 from steering.sampling.sampler import Steering
 from steering.targets.target import Reward, Target

@@ -20,7 +20,7 @@ from steering.sampling.sampler import Guided, Problem, Report, Tilt
 from steering.targets.target import Target
 
 EASED = 0.25
-"""Share of candidates that stand for an event none of them meets: the best of them lead toward it."""
+"""If no candidate meets an event, this share of them, the best, stands in for it."""
 
 
 @dataclass
@@ -28,8 +28,8 @@ class Progress:
     """What samples carry from stage to stage, [n] each.
 
     Attributes:
-        on_bank: still corrected by the bank; who left it stays off it.
-        drowned: whose averages were mostly noise at the last stage.
+        on_bank: samples still corrected by the bank; a sample that has left it does not return.
+        drowned: samples whose averages were mostly noise at the last stage.
         spent: reward rows so far.
     """
 
@@ -130,7 +130,7 @@ class DoobTilt(Tilt):
         return Guided(steered.reshape(x.shape), None if z is None else [z.reshape(x.shape)], log_h)
 
     def _pairs(self, stage: Stage, spent: Int64[Tensor, " m"]) -> Int64[Tensor, " m"]:
-        """Antithetic pairs samples may spend on a stage: an even share of what each one's own budget leaves."""
+        """Antithetic pairs that each sample may spend on a stage: an even share of what its budget leaves."""
         most = self.particles // 2
         if self.reward_budget is None:
             return torch.full_like(spent, most)
@@ -157,7 +157,7 @@ class DoobTilt(Tilt):
             plain = softmax(candidates.log_ratio)
             represented = effective_size(plain) / plain.shape[1]
             weights_of = weights - represented[:, None] * plain
-            # nothing told apart, and drawn from q itself: D stays as it is, to the last bit
+            # all rewards are equal and candidates are draws of q itself: D keeps its bits
             idle = flat(candidates.log_ratio) & flat(weights)
             weights_of = torch.where(idle[:, None], torch.zeros_like(weights_of), weights_of)
         correction = torch.zeros_like(centre)
@@ -191,7 +191,7 @@ class DoobTilt(Tilt):
         log_h = torch.logsumexp(ratio + logs, dim=-1) - torch.logsumexp(ratio, dim=-1) + scale
         if self.target.threshold is not None:
             logs = torch.where(hit[:, None], logs, self._eased(rewards))
-        # where none has weight, the candidates' own ratios say nothing of the reward either
+        # if no candidate has weight, their density ratios do not tell the reward either
         weights = torch.where(hit[:, None] | ~flat(logs)[:, None], softmax(ratio + logs), softmax(ratio))
         return weights, torch.where(hit, log_h, -torch.inf)
 

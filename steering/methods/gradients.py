@@ -1,4 +1,4 @@
-"""What gradient methods ask for, and no forward-only engine answers: D's Jacobian, transposed; a reward's gradient."""
+"""Rows of gradient methods, which no forward-only engine answers: D's transposed Jacobian, a reward's gradient."""
 
 from collections.abc import Generator
 

@@ -1,4 +1,5 @@
-"""A bank that grows toward a target too rare for it: a level at a time, each drawn toward what the last can bear."""
+"""Growth of a bank toward a target too rare for it, level by level: each level is drawn toward the strongest target
+that the samples so far support."""
 
 from collections.abc import Generator, Hashable
 from dataclasses import replace

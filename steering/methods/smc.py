@@ -41,12 +41,13 @@ class Smc(Aimed):
         inner: makes the proposals, toward the same reward; the plan's own steps when absent.
         population: chains that share their weights, at least 2.
         keep: samples drawn from a population, 1..population; as many as chains by default, some of them alike.
-        potential: "twisted" (log h of `inner`, the default beside one), "difference" (the default without), "max" or
+        potential: "twisted" (log h of `inner`; the default with an inner method), "difference" (the default without),
+        "max" or
             "sum" of intermediate rewards r(D(x_t)). The last two count early rewards again at every stage: with more
             than a few stages of them (see `every`) weights are uneven.
         resample_at: share of effective chains, 0..1, below which a population is resampled.
         tempering: share of the stages, 0..1, over which potentials and proposals rise linearly to their full strength.
-        every: intermediate rewards are asked for at every so many stages.
+        every: stages from one evaluation of intermediate rewards to the next.
         key: identifies the reward, see `Target`.
 
     Samples of a population share condition and x_init. Rows 0..k of a larger run equal the smaller run.

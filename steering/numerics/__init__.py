@@ -1,1 +1,1 @@
-"""Numbers whose bits depend on nothing beside their own row: noise, tiles of products, weights."""
+"""Numbers whose bits depend only on their own row: noise, tiles of products, weights."""

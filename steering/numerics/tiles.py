@@ -1,9 +1,8 @@
 """Row by row mathematics whose rows have the same bits in any batch.
 
-Torch's matrix products change a row's last bits with the number of rows, but not with its place or its neighbours
-among as many. So `Matrix` and `product` multiply tiles of one fixed size, the last one filled up with zeros. What
-reduces along a row does not, except that a row of many numbers that is alone is shared out among threads: `by_tiles`
-leaves none alone.
+Torch's matrix products change a row's last bits with the number of rows, but not with the row's place or its
+neighbours. So `Matrix` and `product` multiply tiles of one fixed size, the last one padded with zeros. Reductions along
+a row keep its bits, except that a single long row is divided among threads: `by_tiles` never leaves a row alone.
 """
 
 from collections.abc import Callable

@@ -44,7 +44,7 @@ def effective_size(weights: Float[Tensor, "... m"]) -> Float[Tensor, "..."]:
 
 
 def flat(rewards: Float[Tensor, "... m"]) -> Bool[Tensor, "..."]:
-    """Rows whose rewards are all equal, and so say nothing."""
+    """Rows whose rewards are all equal."""
     return (rewards == rewards[..., :1]).all(dim=-1)
 
 

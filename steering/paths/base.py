@@ -1,4 +1,4 @@
-"""What every Gaussian probability path x_t = alpha(t) x_0 + sigma(t) eps can be asked."""
+"""The interface of Gaussian probability paths x_t = alpha(t) x_0 + sigma(t) eps."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace

@@ -50,7 +50,7 @@ def build(description: Mapping[str, object], t_range: tuple[float, float] | None
 
 
 def _check(what: str, wanted: object, value: object) -> None:
-    """A number, a name or a list of numbers, as the constructor's annotation says."""
+    """An argument as a number, a name or a list of numbers, by the constructor's annotation."""
     if wanted is str:
         if not isinstance(value, str):
             raise ValueError(f"{what}: expected a name, got {value!r:.60}")

@@ -147,10 +147,10 @@ class Solver:
         updates: compiles a course into the stages' matrices; None for solvers that are no table.
         direct: draws instead, for solvers that are no table.
         rows: its network evaluations given steps and options, where they are not `rows_per_step` a step.
-        eta: the noise level when none is asked for: None, takes none; 0, takes some; above 0, always has some.
+        eta: default noise level: None, the solver takes no eta; 0, it may be given one; above 0, it always draws noise.
         uses_noise: draws noise when nothing else is asked for.
-        options: what else it can be told.
-        twin: a solver to name to those who ask for what this one cannot do.
+        options: its further options.
+        twin: the solver that errors recommend for what this one cannot do.
     """
 
     name: str

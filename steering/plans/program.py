@@ -26,9 +26,9 @@ class Choice:
     Attributes:
         target: what is interpolated over the step: the denoised estimate ("data"), eps ("noise"), or v, the velocity of
             trig flow ("velocity").
-        order: how many evaluations the interpolation uses, as far as there are so many.
-        variable: in which the interpolating polynomial is one.
-        corrector: whether the next evaluation also corrects this step (UniC), at no further rows.
+        order: evaluations that the interpolation uses, fewer at the start where there are fewer.
+        variable: the variable in which the interpolation is a polynomial.
+        corrector: whether the next evaluation also corrects this step (UniC), without further rows.
         relaxation: added to the weights of the evaluations, newest first, in parts of the weights' sum; none is exact
             for polynomials. Fitted, it makes up for what polynomials miss in long steps (as the learned coefficients
             of S4S do, arXiv:2502.17423).

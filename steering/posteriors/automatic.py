@@ -1,4 +1,4 @@
-"""Which local posterior fits a bank: measured, not asked."""
+"""Chooses the local posterior that fits a bank, by measurement."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from steering.posteriors.neighbours import Neighbours
 from steering.posteriors.points import Cloud
 
 FAITHFUL = 1.5
-"""A fit's error may exceed the network's by this factor at any noise level, and its shape still be trusted."""
+"""A fit is used if its error is at most this factor times the network's at every noise level."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -37,7 +37,7 @@ class Bank:
         local: None until one has been chosen, on first use.
         measured: V(t) for the choice; measured then when absent.
         scored: rewards of the samples by a reward's key.
-        refreshed: the samples with steered ones beside them, by target, for targets too rare for the samples alone.
+        refreshed: by target, the samples with steered ones added, for targets too rare for the samples alone.
     """
 
     cloud: Cloud

@@ -16,9 +16,9 @@ ITERATIONS = 30
 MOST = 16
 """Most components of a fit."""
 POINTS_PER_DIMENSION = 4
-"""A component asks for at least so many samples a dimension."""
+"""Fewest samples per dimension for one component."""
 SMALLEST = 1e-6
-"""Variances are at least this share of the samples' own."""
+"""Least variance of a component, as a share of the samples' own."""
 
 
 @dataclass(frozen=True, eq=False)

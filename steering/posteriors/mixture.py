@@ -28,11 +28,11 @@ from steering.sampling.rows import Rows
 from steering.sampling.sampler import Problem
 
 MOST_DIMENSIONS = 256
-"""Above it, fits of a few thousand samples say too little: use `neighbours`."""
+"""Most dimensions of a fit: above it a few thousand samples are too few; use `neighbours`."""
 HELD_OUT = 8
-"""One of so many samples is kept from the fit, to test it."""
+"""One of this many samples is held out from the fit, to test it."""
 DEFENCE = 0.2
-"""Share of leaning candidates whose component is drawn as if nothing leant, so that none is left out."""
+"""Share of leaning candidates whose component is drawn without leaning, so that every component occurs."""
 SEED = 0x7117
 
 

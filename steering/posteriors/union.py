@@ -22,7 +22,7 @@ from steering.posteriors.points import Cloud
 from steering.targets.target import Target
 
 FEW = 25.0
-"""Effective samples that can still say where to go."""
+"""Fewest effective samples from which the next level can be told."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +53,7 @@ class Union:
         return torch.log_softmax(-torch.logsumexp(torch.stack(parts), dim=0), dim=0)
 
     def effective_size(self, target: Target) -> float:
-        """How many samples a target leaves."""
+        """Effective samples that a target leaves."""
         if not bool(target.hit(self.rewards)):
             return 0.0
         return float(effective_size(softmax(self.log_prior + target.log_weights(self.rewards))))
@@ -76,7 +76,7 @@ class Union:
         network_rows: int = 0,
         reward_rows: int = 0,
     ) -> "Union":
-        """With steered samples of `target` beside the others, drawn by so many rows."""
+        """The union with steered samples of `target` added; drawing them took these rows."""
         log_z = float(torch.logsumexp(self.log_prior + target.log_weight(self.rewards), dim=0))
         return Union(
             Cloud(torch.cat([self.cloud.samples, samples.to(self.cloud.samples.dtype)])),

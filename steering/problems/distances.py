@@ -39,7 +39,7 @@ def wasserstein(x: Float[Tensor, "n *lines"], y: Float[Tensor, "m *lines"], p: i
 def sliced_wasserstein(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], directions: int = 200, seed: int = 0) -> float:
     """Sliced W_2: root mean square, over random directions fixed by the seed, of W_2 between the projections.
 
-    Two samples of one law have a positive distance, of order (1/n + 1/m)^1/2: print it beside every value.
+    Two samples of one law have a positive distance, of order (1/n + 1/m)^1/2: print it with every value.
     """
     g = torch.Generator().manual_seed(seed)
     lines = torch.randn(x.shape[1], directions, generator=g, dtype=torch.float64)

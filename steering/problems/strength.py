@@ -1,4 +1,4 @@
-"""Rewards of one strength: the factor that puts a tilted law so many nats from the model."""
+"""Rewards of equal strength: the factor that puts a tilted law a given number of nats from the model."""
 
 import math
 from typing import Protocol, Self, TypeVar

@@ -21,7 +21,7 @@ class Rows:
     For kind "network": x [B, *event], path times t [B] in float64, condition tensors [B, ...]; the reply is the raw
     output [B, *event]. For kind "reward": x [B, *event] alone; the reply is [B].
 
-    Two kinds need a network or a reward that can be differentiated. "pullback": beside what "network" has, a cotangent
+    Two kinds need a network or a reward that can be differentiated. "pullback": as "network", and a cotangent
     v [B, *event]; the reply is J^T v [B, *event], J the Jacobian of the raw output in x. "reward_gradient": x alone;
     the reply is [B, 1 + d], the reward and then its gradient in the flattened event.
 

@@ -19,7 +19,7 @@ Network = Callable[..., Tensor]
 TILE = 16
 GROUP_ELEMENTS = 2**25
 COTANGENT = "cotangent of the output"
-"""Its key beside the conditions, which are identifiers and so never called this."""
+"""Its key among the conditions, whose names are identifiers and so differ from it."""
 
 
 @overload
@@ -228,6 +228,6 @@ def _tiled(function: Callable[..., Tensor], tensors: Mapping[str, Tensor], tile:
         index = torch.arange(first, first + tile).clamp(max=rows - 1)
         output = function(**{name: tensor[index] for name, tensor in tensors.items()})
         if not isinstance(output, Tensor) or output.shape[:1] != (tile,):
-            return output  # a wrong reply is judged, and named, where it is used
+            return output  # a wrong reply is reported where it is used
         outputs.append(output)
     return torch.cat(outputs)[:rows]

@@ -17,13 +17,13 @@ from steering.sampling.rows import Condition, Result, Rows, metered
 
 @dataclass(frozen=True)
 class Guided:
-    """What steering makes of a stage.
+    """The result of steering one stage.
 
     Attributes:
-        denoised: [n, *event], the estimate to go on with.
+        denoised: [n, *event], the steered estimate.
         noises: the solver's noise, where steering chose it.
-        log_h: [n], estimates of log E[w(x_0) | x_t], where the method makes them: -inf where nothing it tried had any
-            weight, NaN for samples it tried nothing for at this stage.
+        log_h: [n], estimates of log E[w(x_0) | x_t], if the method makes them: -inf if no candidate had any weight, NaN
+            for samples without candidates at this stage.
     """
 
     denoised: Tensor
@@ -33,12 +33,12 @@ class Guided:
 
 @dataclass
 class Report:
-    """What a run cost and how steering went; rows are totals over all samples.
+    """Cost of a run, and diagnostics of steering; rows are totals over all samples.
 
     Attributes:
         network_rows, reward_rows: rows evaluated while sampling.
-        gradient_rows: vector-Jacobian products of the network, of about twice a network row's cost each, which they
-            do not count as.
+        gradient_rows: vector-Jacobian products of the network; each costs about two network rows, and is not counted as
+            one.
         reward_gradient_rows: rewards evaluated together with their gradients, not counted as reward rows.
         setup_rows, setup_reward_rows: rows spent once to draw, calibrate and score a bank, and reused afterwards.
         ess: [stages, n] effective sample size of the rewarded weights behind each correction.
@@ -49,9 +49,10 @@ class Report:
             bank, [populations] from sequential Monte Carlo.
         population_ess: [stages + 1, populations] effective sizes of the chains' own weights, the last of the finished
             chains; sequential Monte Carlo only.
-        ancestry: [stages, chains]: which chain each one went on from, itself where its population was not resampled.
+        ancestry: [stages, chains]: the chain that each chain continued from (itself if its population was not
+        resampled).
         choices: which methods were chosen automatically, and why.
-        tallies: further warnings, as what happened to how many of how many; groups of samples add up in them.
+        tallies: further warnings as counts (how many of how many), summed over groups of samples.
     """
 
     network_rows: int = 0
@@ -140,7 +141,7 @@ class Steering(ABC):
 
     @property
     def name(self) -> str:
-        """What errors call it."""
+        """Its name in errors."""
         return type(self).__name__
 
     @property
@@ -160,7 +161,7 @@ class Steering(ABC):
 
     @property
     def stage_evaluations(self) -> int:
-        """How often the network is asked at a stage, once after the other."""
+        """Network evaluations in sequence at a stage."""
         return 1
 
     @property
@@ -178,14 +179,14 @@ class Steering(ABC):
 
 
 def most_network_rows(steering: Steering | None, plan: Plan, samples: int) -> int:
-    """What so many samples take at most, setup and the doubling of classifier-free guidance aside."""
+    """Most network rows of n samples, without setup and the doubling of classifier-free guidance."""
     if steering is None:
         return samples * plan.most_rows
     return -(-samples // steering.together) * steering.stage_rows * plan.most_rows
 
 
 def rows_at_once(steering: Steering | None, samples: int) -> int:
-    """Network rows that so many samples, drawn together, ask for at a time, about."""
+    """Estimated network rows that n samples, drawn together, ask for at a time."""
     if steering is None:
         return samples
     return max(1, -(-samples // steering.together) * steering.stage_rows // steering.stage_evaluations)
@@ -273,7 +274,7 @@ class Tilting(Steering):
 
     @abstractmethod
     def prepare(self, problem: Problem) -> Generator[Rows, Tensor, Tilt]:
-        """What to do once per problem."""
+        """Work to do once per problem."""
 
     def draw(self, problem: Problem, noise: Noise, x_init: Tensor | None) -> Drawing:
         """Implements `Steering.draw`."""
@@ -281,7 +282,7 @@ class Tilting(Steering):
 
 
 def prepared(preparing: Generator[Rows, Tensor, Result], report: Report) -> Generator[Rows, Tensor, Result]:
-    """What `preparing` comes to, its rows counted as the report's setup."""
+    """The result of `preparing`, its rows counted as the report's setup."""
     setup: Counter[str] = Counter()
     result = yield from metered(preparing, setup)
     report.setup_rows += setup["network"]
@@ -290,7 +291,7 @@ def prepared(preparing: Generator[Rows, Tensor, Result], report: Report) -> Gene
 
 
 def unsteerable(plan: Plan, reverts: bool) -> str:
-    """Why a plan, of states that revert to a mean or not, cannot be steered, and what can; empty if it can."""
+    """Why a plan cannot be steered, and which plans can; empty if it can."""
     what = (
         "a plan in reverse" if plan.reverse else f"solver {plan.solver!r}" if plan.direct else "a mean-reverting path"
     )

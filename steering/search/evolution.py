@@ -19,7 +19,7 @@ ROUNDS = 4
 SCREENED = 50
 """Children that the predictor looks at for each that is tried."""
 SPARE = 5
-"""One in so many tried programs is kept from the predictor when it is tested."""
+"""One of this many tried programs is held out when the predictor is tested."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Evolution:
 
 
 def evolve(trial: Trial, rows: int, budget: int, seed: int) -> Generator[Rows, Tensor, Evolution]:
-    """Search programs of so many rows; `budget` of them are tried besides the uniform ones."""
+    """Search programs of `rows` network rows; `budget` programs are tried in addition to the uniform ones."""
     path, compiled, random = trial.problem.plan.path, compiler(trial.problem.plan), Random(seed)
     tried: dict[Program, float] = {}
 

@@ -17,9 +17,9 @@ from steering.search.trial import Trial, compiler, prepare
 FINALISTS = 2
 """Programs of different choices that are refined."""
 SCREEN = 8
-"""One in so many samples is used where many plans are compared."""
+"""Where many plans are compared, one of this many samples is used."""
 TIMES = 3
-"""One in so many iterations of the refinement moves the times alone, before the weights."""
+"""One of this many iterations of the refinement moves the times alone, before the weights."""
 SAMPLES = (96, 4096)
 NUMBERS = 2**15
 """Numbers in the end points that programs are fitted to, as far as the bounds on the samples allow."""
@@ -91,7 +91,7 @@ def program_for(
     trials: Trials, rows: int, *, budget: int = 200, polish: int = 9, seed: int = 0,
     tell: Callable[[str], None] = lambda stage: None,
 ) -> Generator[Rows, Tensor, Found]:  # fmt: skip
-    """Search a program of so many rows.
+    """Search a program of `rows` network rows.
 
     Args:
         budget: programs that the evolution tries besides the uniform ones.

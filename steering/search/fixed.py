@@ -26,14 +26,14 @@ class Fixed:
 
 
 def plans_of(like: Plan, rows: int) -> list[Plan]:
-    """Every deterministic table on every named grid that takes exactly so many network rows."""
+    """Every deterministic table on every named grid that takes exactly `rows` network rows."""
     compiled, found = compiler(like), []
     for name in deterministic(SOLVERS):
         for grid in grids.GRIDS:
             for steps in range(rows // SOLVERS[name].rows_per_step + 1, 0, -1):
                 try:
                     plan = compiled(name, steps, grid=grid)
-                except PlanError:  # not on this path, or not in so many steps
+                except PlanError:  # not on this path, or not in this many steps
                     continue
                 if plan.rows == rows and not plan.uses_noise:
                     found.append(plan)

@@ -1,4 +1,4 @@
-"""What plans are judged by: the distance of their end points to the exact flow's, from the same first states."""
+"""Trials of plans: the distance of their end points to the exact flow's, from the same first states."""
 
 import math
 from collections.abc import Callable, Generator, Sequence

@@ -24,7 +24,7 @@ from steering.solvers import multistep
 
 
 def weights(lambdas: tuple[float, ...], k: float) -> tuple[float, ...]:
-    """Those of D_s, D_1, D_2 in x_t / alpha_t, as far as there are so many, for log-SNR at t, s, 1, 2."""
+    """Weights of D_s, D_1, D_2 in x_t / alpha_t for log-SNRs at t, s, 1, 2; fewer where the past is shorter."""
     h = lambdas[0] - lambdas[1]
     phi_1 = -math.expm1(-h)
     phi_2 = 1 - phi_1 / h

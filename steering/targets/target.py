@@ -19,7 +19,7 @@ BISECTIONS = 30
 
 @dataclass(frozen=True, eq=False)
 class Target:
-    """A reward and what it is to make of the model's law.
+    """A reward, and how it changes the model's law.
 
     Attributes:
         reward: scores samples, [B, *event] -> [B]; -inf is legal (weight 0), NaN and +inf are errors.
@@ -85,7 +85,7 @@ class Target:
         if enough(self):
             return self
         if self.threshold is not None:
-            # the reward's own values are the levels there are
+            # only the reward's own values are possible levels
             levels = rewards[(rewards < self.threshold) & rewards.isfinite()].unique()
             first, last = 0, len(levels)
             while first < last:
@@ -100,7 +100,7 @@ class Target:
 
     @property
     def strength(self) -> float:
-        """What grows from level to level: the threshold, or 1 / beta."""
+        """The strength that grows from level to level: the threshold, or 1 / beta."""
         return 1 / self.beta if self.threshold is None else self.threshold
 
     def at(self, threshold: float | Tensor) -> Self:
