@@ -91,7 +91,7 @@ class Doob(Aimed, Tilting):
 
     @property
     def _rollout_steps(self) -> int:
-        """Of a candidate; 0 where candidates are no roll-outs."""
+        """Network rows of a candidate; 0 if candidates are no roll-outs."""
         local = self.posterior.local if isinstance(self.posterior, Bank) else self.posterior
         return local.steps if isinstance(local, Rollout) else 0
 
@@ -160,7 +160,7 @@ class Doob(Aimed, Tilting):
         if not self._grows(problem) or len(bank.samples) <= SAFE_BANK or union.effective_size(target) >= SAFE_BANK:
             return union
         where = (*law(problem), type(bank.local), key, target.beta, target.threshold)
-        # level by level, so that one who is interrupted leaves the others what there is
+        # stored level by level, so that an interrupted request leaves its finished levels to the others
         while (larger := (yield from grown(problem, target, bank, bank.refreshed.get(where, union)))) is not None:
             if len(larger.levels) > len(bank.refreshed.get(where, union).levels):
                 bank.refreshed[where] = larger
@@ -171,7 +171,7 @@ class Doob(Aimed, Tilting):
         if given is not None and given.calibration is not None:
             return given, []
         if problem.condition:
-            # a bank and a curve belong to one law, and whose law that is must not depend on a sample's neighbours
+            # a bank and a curve belong to one law, which must not depend on a sample's neighbours
             if isinstance(given, Bank):
                 spread = Uncalibrated(given.cloud.variance)
                 image = len(problem.event) > 1

@@ -27,8 +27,8 @@ GROUP_NUMBERS = 2**22
 
 
 def grown(problem: Problem, target: Target, bank: Bank, union: Union) -> Generator[Rows, Tensor, Union | None]:
-    """The union with one more level, drawn toward the strongest target that it can bear; None where the target needs no
-    more, or more would be of no use."""
+    """The union with one more level, drawn toward the strongest target that it supports; None if the target needs no
+    more levels, or more would not help."""
     if union.effective_size(target) >= SAFE_BANK or len(union.levels) >= MAX_LEVELS:
         return None
     level = union.next_level(target, SAFE_BANK)
@@ -51,7 +51,7 @@ def grown(problem: Problem, target: Target, bank: Bank, union: Union) -> Generat
 
 
 def _out_of_reach(union: Union, level: Target, target: Target) -> bool:
-    """Whether levels as far apart as the next is from the last, twice over, would not come to the target in time."""
+    """Whether the target is out of reach of the levels left, even if each gains twice what the next one does."""
     if not union.levels:
         return False
     last, now, goal = (each.strength for each in (union.levels[-1].target, level, target))
@@ -67,7 +67,7 @@ def leaning(local: Local, union: Union, tilted: TiltedBank) -> Local:
 
 
 def law(problem: Problem) -> tuple[Hashable, ...]:
-    """Whose samples a problem's are, and on which path."""
+    """Identifies the law that a problem's samples follow, and its path."""
     plan = problem.plan
     return problem.model, problem.event, plan.path, plan.trained, plan.prediction, plan.preconditioning
 

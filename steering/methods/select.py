@@ -5,7 +5,8 @@ On the time-reversed process (eta = 1) the tilted transition kernel can be sampl
 the step's own noise, score the x_0 each leads to, and keep one with probability softmax(r / beta) (SVDD, Li et al.
 2024, arXiv:2408.08252). On kernels with eta < 1 that would be no Doob transform, and averaging is kept.
 
-Selecting is the noisier of the two until averaging drowns: on mixtures of up to 128 dimensions averaging was as close
+Selecting is noisier than averaging until the average itself is mostly noise: on mixtures of up to 128 dimensions
+averaging was as close
 or closer to the tilted law nearly everywhere. So the switch waits until the mean's error far outweighs the step's.
 """
 
@@ -27,7 +28,7 @@ DROWNING = 4.0
 
 @dataclass(frozen=True)
 class Kernel:
-    """What x_0 the candidates of one step lead to: D + gain z + remainder xi.
+    """The x_0 that candidates of one step lead to: D + gain z + remainder xi.
 
     The step's noise S z moves the next denoised estimate by gain z, gain = alpha_t V_t S / sigma_t^2 (the calibrated
     sensitivity of D at the next node t), and what it leaves open of the present variance V_s is the remainder.

@@ -4,7 +4,8 @@ Chains of a population start at x_T and move by a proposal q(x_t | x_s). A chain
 
     p(x_T) / q(x_T)  prod_t p(x_t | x_s) / q(x_t | x_s)  prod_t G_t  w(x_0) / prod_t G_t,   w = exp(r / beta),
 
-p the plan's own steps. The potentials G_t decide who survives on the way and cancel at the end, so with any G_t > 0 and
+p the plan's own steps. The potentials G_t decide which chains survive on the way and cancel at the end, so with any G_t
+> 0 and
 any q samples follow p(x_0) w(x_0) in the limit; good ones keep the weights even.
 
 - FK steering (Singhal et al. 2025, arXiv:2501.06848): q = p, G_t from intermediate rewards r(D(x_t)).
@@ -40,11 +41,10 @@ class Smc(Aimed):
         threshold: condition on reward >= threshold instead; beta is then not used.
         inner: makes the proposals, toward the same reward; the plan's own steps when absent.
         population: chains that share their weights, at least 2.
-        keep: samples drawn from a population, 1..population; as many as chains by default, some of them alike.
+        keep: samples drawn from a population, 1..population; by default as many as chains, with copies among them.
         potential: "twisted" (log h of `inner`; the default with an inner method), "difference" (the default without),
-        "max" or
-            "sum" of intermediate rewards r(D(x_t)). The last two count early rewards again at every stage: with more
-            than a few stages of them (see `every`) weights are uneven.
+            "max" or "sum" of intermediate rewards r(D(x_t)). The last two count early rewards again at every stage:
+            with more than a few stages of them (see `every`) weights are uneven.
         resample_at: share of effective chains, 0..1, below which a population is resampled.
         tempering: share of the stages, 0..1, over which potentials and proposals rise linearly to their full strength.
         every: stages from one evaluation of intermediate rewards to the next.

@@ -66,8 +66,8 @@ class TiltedBank:
     Attributes:
         log_prior: log-weights [K] that make the samples those of the model.
         log_weights: log w [K], the largest of them 0 after `log_scale` was taken off.
-        flat: the reward tells nothing apart.
-        no_hit: no sample has weight; then it is flat too.
+        flat: all rewards are equal.
+        no_hit: no sample has weight; `flat` is then true as well.
     """
 
     points: Points
@@ -93,7 +93,7 @@ class TiltedBank:
 
     @property
     def effective_size(self) -> float:
-        """How many samples the reward leaves: 200 is safe, 40 up to 5% off, under 25 useless."""
+        """Effective samples that the reward leaves: 200 is safe, 40 up to 5% off, under 25 useless."""
         return 0.0 if self.no_hit else float(effective_size(self.weights))
 
     @property

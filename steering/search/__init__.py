@@ -4,8 +4,8 @@
     plan = steering.plan("searched", path=path, steps=5, prediction="x0", program=found[0].program)
 
 Programs are judged by the end points they reach from common first states, against those of a fine plan. Evolution with
-a predictor finds the choices; least squares then finds the times and the weights. What is chosen by, what is fitted to
-and what is reported are three different sets of noise.
+a predictor finds the choices; least squares then finds the times and the weights. Three different sets of noise serve
+to choose, to fit and to report.
 """
 
 from steering.search.evolution import Evolution, evolve

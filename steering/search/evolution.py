@@ -1,4 +1,4 @@
-"""Evolution of programs: uniform and random ones first, then children that a predictor thinks well of."""
+"""Evolution of programs: uniform and random ones first, then children that a predictor rates well."""
 
 import math
 from collections.abc import Generator
@@ -17,7 +17,7 @@ from steering.search.trial import Trial, compiler
 PARENTS = 16
 ROUNDS = 4
 SCREENED = 50
-"""Children that the predictor looks at for each that is tried."""
+"""Children that the predictor rates for each one that is tried."""
 SPARE = 5
 """One of this many tried programs is held out when the predictor is tested."""
 

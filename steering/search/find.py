@@ -71,7 +71,7 @@ def search(
 
 
 def trials(problem: Problem, samples: int | None = None, seed: int = 0) -> Generator[Rows, Tensor, Trials]:
-    """What programs of any number of rows are judged by.
+    """Trials for programs of any number of rows.
 
     Args:
         problem: how the network is asked; its plan gives path and parameterisation, its conditions are [1, ...].
@@ -96,7 +96,7 @@ def program_for(
     Args:
         budget: programs that the evolution tries besides the uniform ones.
         polish: Jacobians of the refinement.
-        tell: called with what is about to be done.
+        tell: called with a line on the next piece of work.
     """
     for name, value, low in (("rows", rows, 1), ("budget", budget, 1), ("polish", polish, 0)):
         if value < low:

@@ -13,7 +13,7 @@ from steering.search.trial import Trial, compiler
 from steering.solvers import SOLVERS
 
 JUDGED = 8
-"""How many of the best on few states are run on all."""
+"""Best plans on few states that are then run on all."""
 
 
 @dataclass(frozen=True)
