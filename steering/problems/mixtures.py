@@ -98,14 +98,6 @@ class GaussianMixture:
         """The law p(x) exp((<direction, x> - x' curvature x / 2) / beta), another mixture; see `Quadratic`."""
         return Quadratic(self, direction / beta, None if curvature is None else curvature / beta).law
 
-    def conditioned(
-        self, direction: Float64[Tensor, " d"], threshold: float, n: int, seed: int
-    ) -> Float64[Tensor, "n d"]:
-        """Exact samples given <direction, x> >= threshold, however rare; see `Projected.half_space`."""
-        from steering.problems.projected import Projected
-
-        return Projected.half_space(self, direction, threshold).sample(n, seed)
-
 
 @dataclass(frozen=True, eq=False)
 class Posterior:

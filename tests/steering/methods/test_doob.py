@@ -21,7 +21,7 @@ from steering.numerics.noise import Noise
 from steering.paths import Path
 from steering.plans.plan import Plan
 from steering.posteriors.calibration import Calibration, Uncalibrated
-from steering.problems import GaussianMixture, energy_distance
+from steering.problems import GaussianMixture, Projected, energy_distance
 from steering.sampling.rows import Rows
 from steering.sampling.sampler import Problem, Report
 from steering.targets.rewards import half_space, linear
@@ -253,7 +253,7 @@ def random_problem(
         exact = law.tilted(direction).sample(1500, 5)
         return network, direction, Doob(lambda x: linear(x, direction.float()), posterior=bank), exact
     threshold = float((law.sample(50_000, 6) @ direction).quantile(0.9))
-    exact = law.conditioned(direction, threshold, 1500, 5)
+    exact = Projected.half_space(law, direction, threshold).sample(1500, 5)
     return network, direction, Doob(lambda x: half_space(x, direction.float(), threshold), posterior=bank), exact
 
 

@@ -19,7 +19,7 @@ from steering.numerics.noise import Noise
 from steering.numerics.resampling import systematic
 from steering.plans.plan import Plan, Stage
 from steering.posteriors.calibration import Calibration, Uncalibrated
-from steering.problems import GaussianMixture, energy_distance
+from steering.problems import GaussianMixture, Projected, energy_distance
 from steering.sampling.rows import Rows
 from steering.sampling.sampler import Guided, Problem, Report, Tilt, Tilting
 from steering.targets.rewards import half_space
@@ -238,7 +238,7 @@ def test_an_event_is_met_by_every_sample(mixture: GaussianMixture, with_doob: bo
         (lambda x: x @ direction, threshold),
         (lambda x: half_space(x, direction, threshold), None),
     ]
-    exact = mixture.conditioned(direction.double(), threshold, 1000, 3)
+    exact = Projected.half_space(mixture, direction.double(), threshold).sample(1000, 3)
     for reward, level in rewards:
         own = posteriors.bank(mixture.sample(2000, 1).float(), calibration=CURVE)
         inner = Doob(reward, 1.0, 8, own, threshold=level) if with_doob else None

@@ -196,7 +196,7 @@ def test_samples_in_many_dimensions_fit_in_memory():
 def test_conditioned_is_the_law_given_the_event(mixture: GaussianMixture, lattice: Tensor):
     threshold = 1.0
     inside = density(mixture, lattice) * (lattice @ DIRECTION >= threshold)
-    x = mixture.conditioned(DIRECTION, threshold, n=20_000, seed=1)
+    x = Projected.half_space(mixture, DIRECTION, threshold).sample(n=20_000, seed=1)
     assert len(x) == 20_000
     assert float((x @ DIRECTION).min()) >= threshold
     torch.testing.assert_close(x.mean(dim=0), inside @ lattice / inside.sum(), rtol=0, atol=0.03)
