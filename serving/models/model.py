@@ -63,12 +63,12 @@ class Knowledge:
         self,
         card: Card,
         digest: str,
-        samples: torch.Tensor | None,
+        cloud: Cloud | None,
         calibration: steering.Calibration | None,
         choice: Chosen | None = None,
     ) -> None:
-        self._card = card
-        self.cloud = None if samples is None else Cloud(samples)
+        self._card, self.cloud = card, cloud
+        samples = None if cloud is None else cloud.samples
         self.calibration, self.choice = calibration, choice
         self.scored: MutableMapping[Hashable, torch.Tensor] = LRUCache(REMEMBERED)
         self.refreshed: MutableMapping[Hashable, Union] = LRUCache(GROWN)
@@ -137,10 +137,12 @@ class Sampler:
         Args:
             choose: also find the local posterior that fits them, if both are there; this takes up to some seconds.
         """
-        choice = None
-        if choose and samples is not None and calibration is not None and not self.card.conditions:
-            choice = Chosen.of(Cloud(samples), self.path, calibration)
-        self.known = Knowledge(self.card, self.digest, samples, calibration, choice)
+        # one cloud for the bank and its local posterior: what both multiply by is then one matrix, whose products are
+        # shared within a request and between requests
+        cloud, choice = None if samples is None else Cloud(samples), None
+        if choose and cloud is not None and calibration is not None and not self.card.conditions:
+            choice = Chosen.of(cloud, self.path, calibration)
+        self.known = Knowledge(self.card, self.digest, cloud, calibration, choice)
 
 
 Model = PlainModel | Sampler

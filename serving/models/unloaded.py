@@ -55,8 +55,8 @@ class Kept:
         if isinstance(model, Sampler):
             known = model.known
             self._file = tempfile.TemporaryFile()  # noqa: SIM115 - open for as long as the model may come back
-            samples = None if known.cloud is None else known.cloud.samples
-            torch.save((samples, known.calibration, known.choice), self._file)
+            # in one piece: the bank's cloud and its local posterior's are the same, and stay so
+            torch.save((known.cloud, known.calibration, known.choice), self._file)
 
     def fits(self, model: Model) -> bool:
         """Whether this is the model that was kept."""
@@ -67,5 +67,5 @@ class Kept:
         if isinstance(model, Sampler):
             self._file.seek(0)
             # our own file, which no other process can open, so unpickling it is safe
-            samples, calibration, choice = torch.load(self._file, weights_only=False)
-            model.known = Knowledge(model.card, model.digest, samples, calibration, choice)
+            cloud, calibration, choice = torch.load(self._file, weights_only=False)
+            model.known = Knowledge(model.card, model.digest, cloud, calibration, choice)

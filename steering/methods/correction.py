@@ -11,11 +11,12 @@ from torch import Tensor
 
 from steering.methods.select import Kernel, select
 from steering.numerics.noise import Draw, Noise
+from steering.numerics.tiles import Matrix
 from steering.numerics.weights import effective_size, flat, softmax
 from steering.plans.plan import Stage
 from steering.posteriors import Candidates, Local, TiltedBank
 from steering.posteriors.bank import HAND_OVER
-from steering.sampling.rows import Rows
+from steering.sampling.rows import Rows, part_of, remembering
 from steering.sampling.sampler import Guided, Problem, Report, Tilt
 from steering.targets.target import Target
 
@@ -93,8 +94,10 @@ class DoobTilt(Tilt):
         if self.progress is None:
             self.progress = Progress.start(n, self.tilted is not None)
         now = self.progress
+        known: dict[Matrix, Tensor] = {}  # products of the states: neighbours may ask for the bank's again
         if self.tilted is not None and bool(now.on_bank.any()):
-            shift, prior_size, rewarded_size, bank_log_h = yield from self.tilted.correction(state, stage.update.at)
+            on_bank = self.tilted.correction(state, stage.update.at)
+            shift, prior_size, rewarded_size, bank_log_h = yield from remembering(on_bank, state, known)
             now.on_bank = now.on_bank & (torch.minimum(prior_size, rewarded_size) >= HAND_OVER)
             if not self.tilted.flat:
                 correction = torch.where(now.on_bank[:, None], shift, correction)
@@ -121,7 +124,10 @@ class DoobTilt(Tilt):
                 z[chosen], ess[chosen], log_h[chosen] = yield from selection
                 rows = rows[~now.drowned[rows]]
             if len(rows):
-                averaged = yield from self._average(stage, kernel, state[rows], centre[rows], pairs, noise[rows])
+                products = part_of(known, rows)
+                averaged = yield from self._average(
+                    stage, kernel, state[rows], centre[rows], pairs, noise[rows], products
+                )
                 correction[rows], ess[rows] = averaged.correction, averaged.size
                 log_h[rows], now.drowned[rows] = averaged.log_h, averaged.drowned
         self.ess.append(ess)
@@ -145,9 +151,13 @@ class DoobTilt(Tilt):
         centre: Float[Tensor, "m d"],
         pairs: int,
         noise: Noise,
+        products: dict[Matrix, Tensor],
     ) -> Generator[Rows, Tensor, Averaged]:
-        """The weighted mean of local candidates, less what their unweighted mean says of D, which is known."""
-        candidates = yield from self.local.draw(self.problem, stage, x, pairs, noise)
+        """The weighted mean of local candidates, less what their unweighted mean says of D, which is known.
+
+        `products` of x by matrix [m, k] need not be made again.
+        """
+        candidates = yield from remembering(self.local.draw(self.problem, stage, x, pairs, noise), x, products)
         weights, log_h = yield from self._weigh(centre, candidates)
         self.methods["average"] += len(x)
         deviations = candidates.deviations

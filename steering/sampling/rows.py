@@ -1,7 +1,7 @@
 """The unit of work: rows to be evaluated by a network or a reward. Samplers yield them and receive the outputs."""
 
 from collections import Counter
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
@@ -72,3 +72,31 @@ def metered(rows: Generator[Rows, Tensor, Result], meter: Counter[str]) -> Gener
             request = rows.send((yield request))
     except StopIteration as stop:
         return stop.value
+
+
+def remembering(
+    rows: Generator[Rows, Tensor, Result], x: Tensor, known: MutableMapping[Matrix, Tensor]
+) -> Generator[Rows, Tensor, Result]:
+    """Pass everything through; products of the very tensor `x` are kept in `known`, and asked for once.
+
+    `known` holds products of x [B, d] by matrix, [B, k] each. A row of a product has the same bits among any others, so
+    those of a larger tensor serve for a part of it, see `part_of`.
+    """
+    try:
+        request = next(rows)
+        while True:
+            matrix = request.matrix if request.x is x else None
+            if matrix is None:
+                reply = yield request
+            else:
+                if matrix not in known:
+                    known[matrix] = yield request
+                reply = known[matrix]
+            request = rows.send(reply)
+    except StopIteration as stop:
+        return stop.value
+
+
+def part_of(known: Mapping[Matrix, Tensor], index: Tensor) -> dict[Matrix, Tensor]:
+    """The products of some of the rows: `index` is a mask or an index of them."""
+    return {matrix: products[index] for matrix, products in known.items()}
