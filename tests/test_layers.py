@@ -47,20 +47,23 @@ ARROWS: dict[str, set[str]] = {
     "exporters.digits": {
         "exporters.bank", "exporters.calibrate", "exporters.export", "exporters.network", "steering", "protos",
     },
+    "serving.supervised": set(),
     "serving.wire": {"protos"},
     "serving.fleet": {"serving.wire", "protos"},
     "serving.backends": {"serving.wire", "protos"},
     "serving.engine": {"serving.backends", "steering", "protos"},
     "serving.models": {"serving.engine", "serving.backends", "serving.fleet", "serving.wire", "steering", "protos"},
-    "serving.rewards": {"serving.models", "serving.engine", "serving.backends", "serving.wire", "steering", "protos"},
+    "serving.rewards": {
+        "serving.models", "serving.engine", "serving.backends", "serving.wire", "serving.supervised", "steering", "protos",
+    },
     "serving.requests": {
         "serving.rewards", "serving.models", "serving.engine", "serving.backends", "serving.wire", "steering", "protos",
     },
     "serving.replica": {
         "serving.requests", "serving.rewards", "serving.models", "serving.engine", "serving.backends", "serving.fleet",
-        "serving.wire", "steering", "protos",
+        "serving.wire", "serving.supervised", "steering", "protos",
     },
-    "serving.front": {"serving.fleet", "serving.wire", "protos"},
+    "serving.front": {"serving.fleet", "serving.wire", "serving.supervised", "protos"},
     "deploy.settings": {"protos"},
     "deploy.console": set(),
     "deploy.client": set(),
@@ -69,7 +72,10 @@ ARROWS: dict[str, set[str]] = {
     "deploy.modules": {"protos"},
     "deploy.diagnosis": {"serving", "steering"},
     "deploy.diagnosis_plots": {"deploy.diagnosis"},
-    "deploy.deployments": {"deploy.settings", "serving"},
+    "deploy.private_port": set(),
+    "deploy.front_deployment": {"deploy.private_port", "deploy.settings", "serving"},
+    "deploy.replica_deployment": {"deploy.private_port", "deploy.settings", "serving"},
+    "deploy.deployments": {"deploy.front_deployment", "deploy.replica_deployment", "deploy.settings", "serving"},
     "deploy.application": {"deploy.deployments", "deploy.settings", "serving", "protos"},
     "deploy.commands": {
         "deploy.application", "deploy.client", "deploy.console", "deploy.diagnosis", "deploy.diagnosis_plots",
@@ -198,12 +204,7 @@ def circle(arrows: Mapping[str, Iterable[str]]) -> list[str]:
     return next((found for node in arrows if (found := walk(node))), [])
 
 
-FRONT = pytest.mark.xfail(reason="serving/front/row_estimate.py still imports steering", strict=False)
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=FRONT if name == "serving.front" else ()) for name in sorted(ARROWS)]
-)
+@pytest.mark.parametrize("name", sorted(ARROWS))
 def test_arrows(name: str) -> None:
     wrong = against_table(each for each in imports() if room(each.module) == name)
     assert not wrong, "\n".join(wrong)
@@ -241,7 +242,6 @@ def test_third_parties() -> None:
     assert not wrong, "\n".join(wrong)
 
 
-@FRONT
 def test_the_front_runs_without_torch() -> None:
     """Nor does anything it imports bring torch in: a front is small and starts in about a second."""
     shown = (
