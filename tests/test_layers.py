@@ -54,7 +54,8 @@ ARROWS: dict[str, set[str]] = {
     "serving.engine": {"serving.backends", "steering", "protos"},
     "serving.models": {"serving.engine", "serving.backends", "serving.fleet", "serving.wire", "steering", "protos"},
     "serving.rewards": {
-        "serving.models", "serving.engine", "serving.backends", "serving.wire", "serving.supervised", "steering", "protos",
+        "serving.models", "serving.engine", "serving.backends", "serving.wire", "serving.supervised", "steering",
+        "protos",
     },
     "serving.requests": {
         "serving.rewards", "serving.models", "serving.engine", "serving.backends", "serving.wire", "steering", "protos",
@@ -72,7 +73,7 @@ ARROWS: dict[str, set[str]] = {
     "deploy.modules": {"protos"},
     "deploy.diagnosis": {"serving", "steering"},
     "deploy.diagnosis_plots": {"deploy.diagnosis"},
-    "deploy.private_port": set(),
+    "deploy.private_port": {"serving"},
     "deploy.front_deployment": {"deploy.private_port", "deploy.settings", "serving"},
     "deploy.replica_deployment": {"deploy.private_port", "deploy.settings", "serving"},
     "deploy.deployments": {"deploy.front_deployment", "deploy.replica_deployment", "deploy.settings", "serving"},
