@@ -23,6 +23,7 @@ from ray import serve as ray_serve
 from ray.serve.config import ProxyLocation
 
 from deploy.deployments import applications
+from deploy.private_port import check_ray
 from deploy.settings import Settings, SettingsError
 from protos.tiltserve.v1 import fleet_pb2, fleet_pb2_grpc
 from serving.wire.channels import address
@@ -40,8 +41,9 @@ def serve(settings: Settings) -> int:
     that cannot be loaded are named on standard error, and the others are served.
 
     Raises:
-        SettingsError: a port is taken, or the folder holds no model.
+        SettingsError: a port is taken, the folder holds no model, or Ray's version is not one this works with.
     """
+    check_ray()
     settings = settings.model_copy(
         update={
             "grpc_port": free_port(settings.host, settings.grpc_port, "grpc-port"),

@@ -1,9 +1,30 @@
 """Where Ray Serve's own gRPC server between deployments listens."""
 
-from ray._common import tls_utils
-from ray.serve._private import replica as serve_replica
+import importlib
 
+import ray
+
+from deploy.settings import SettingsError
 from serving.wire.channels import address
+
+LISTEN = "add_port_to_grpc_server"
+PLACES = ("ray._common.tls_utils", "ray.serve._private.replica")
+"""Ray's private function that opens a port on all interfaces: where it is defined, and where Serve looks it up."""
+
+
+def check_ray() -> None:
+    """Look for the private names that `keep_to` needs.
+
+    Raises:
+        SettingsError: this version of Ray lacks one, so its port would be open on all interfaces.
+    """
+    for place in PLACES:
+        try:
+            found = hasattr(importlib.import_module(place), LISTEN)
+        except ImportError:
+            found = False
+        if not found:
+            raise SettingsError(f"ray: expected {place}.{LISTEN}, as in Ray 2.60, got Ray {ray.__version__} without it")
 
 
 def keep_to(host: str) -> None:
@@ -11,6 +32,11 @@ def keep_to(host: str) -> None:
 
     Serve starts one in each of its replicas once the deployment's constructor is through, on all interfaces, and has no
     setting for that.
+
+    Raises:
+        SettingsError: see `check_ray`.
     """
-    listen = tls_utils.add_port_to_grpc_server
-    vars(serve_replica)["add_port_to_grpc_server"] = lambda server, _: listen(server, address(host, 0))
+    check_ray()
+    defined, used = map(importlib.import_module, PLACES)
+    listen = getattr(defined, LISTEN)
+    setattr(used, LISTEN, lambda server, _: listen(server, address(host, 0)))

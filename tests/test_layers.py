@@ -73,11 +73,11 @@ ARROWS: dict[str, set[str]] = {
     "deploy.modules": {"protos"},
     "deploy.diagnosis": {"serving", "steering"},
     "deploy.diagnosis_plots": {"deploy.diagnosis"},
-    "deploy.private_port": {"serving"},
+    "deploy.private_port": {"deploy.settings", "serving"},
     "deploy.front_deployment": {"deploy.private_port", "deploy.settings", "serving"},
     "deploy.replica_deployment": {"deploy.private_port", "deploy.settings", "serving"},
     "deploy.deployments": {"deploy.front_deployment", "deploy.replica_deployment", "deploy.settings", "serving"},
-    "deploy.application": {"deploy.deployments", "deploy.settings", "serving", "protos"},
+    "deploy.application": {"deploy.deployments", "deploy.private_port", "deploy.settings", "serving", "protos"},
     "deploy.commands": {
         "deploy.application", "deploy.client", "deploy.console", "deploy.diagnosis", "deploy.diagnosis_plots",
         "deploy.modules", "deploy.pictures", "deploy.settings", "exporters", "serving", "steering", "protos",
