@@ -22,6 +22,7 @@ def reward(x: torch.Tensor) -> torch.Tensor:
 samples, report = steering.run(
     plan, model.network(path), shape=(1024, 8), seed=0, steer=steering.Doob(reward, beta=1.0), report=True
 )
+assert report.rewards is not None  # there are none without a reward
 exact = model.tilted(direction, beta=1.0)
 print("network rows per sample:", report.network_rows / 1024, " reward rows per sample:", report.reward_rows / 1024)
 print("rows spent once on the bank and its calibration:", report.setup_rows)
