@@ -102,7 +102,7 @@ class Engine:
         A parked task waits for somebody else, whose slowness is not the engine's.
         """
         with self._condition:
-            waiting = [task.since for task in self._tasks if task.state in (State.ARRIVED, State.QUEUED)]
+            waiting = [task.since for task in self._tasks if task.state in (State.READY, State.QUEUED)]
             return time.monotonic() - max(self._calls.last, min(waiting)) if waiting else 0.0
 
     def submit(self, task: Task) -> "Future[Any]":
@@ -333,6 +333,8 @@ class Engine:
     def _resume(self, task: Task, reply: list[Array] | None, aside: bool = False) -> None:
         """Advance a task's program to its next step, or to its end; `aside`, while the network runs other rows."""
         task.evaluation, task.replies = None, []
+        if task.state is not State.READY:
+            task.become(State.READY)
         if task.heavy or aside:
             task.become(State.COMPUTING)
             self._second_thread.advance(task, reply)
@@ -387,7 +389,7 @@ class Engine:
 
     def _wake(self, task: Task, external: External, reply: "Future[list[Array]]") -> None:
         """Resume a parked task with its reply, or fail it with the reason why there is none."""
-        parked, task.external = time.monotonic() - task.since, None
+        parked, task.external = task.become(State.READY), None
         try:
             outputs = reply.result()
         except CancelledError:

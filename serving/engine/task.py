@@ -74,19 +74,18 @@ Routine = Generator[Step, list[Array], Any]
 class State(Enum):
     """Where a task is. Every change goes through `Task.become`."""
 
-    ARRIVED = "taken on, not started"
+    READY = "the engine's thread has to start or resume it"
     QUEUED = "its rows wait for the network, or are in a call"
     COMPUTING = "its program runs on the second thread"
     PARKED = "its rows are evaluated elsewhere"
     ENDED = "it has a result, failed, or was cancelled"
 
 
-_UNDER_WAY = frozenset({State.QUEUED, State.COMPUTING, State.PARKED, State.ENDED})
 NEXT: Mapping[State, frozenset[State]] = {
-    State.ARRIVED: _UNDER_WAY,
-    State.QUEUED: _UNDER_WAY,
-    State.COMPUTING: _UNDER_WAY - {State.COMPUTING},
-    State.PARKED: _UNDER_WAY,
+    State.READY: frozenset({State.QUEUED, State.COMPUTING, State.PARKED, State.ENDED}),
+    State.QUEUED: frozenset({State.READY, State.ENDED}),
+    State.COMPUTING: frozenset({State.QUEUED, State.PARKED, State.ENDED}),
+    State.PARKED: frozenset({State.READY, State.ENDED}),
     State.ENDED: frozenset(),
 }
 """The states that may follow each."""
@@ -125,7 +124,7 @@ class Task:
     deadline: float = math.inf
     future: "Future[Any]" = field(default_factory=Future)
     submitted: float = field(default_factory=time.monotonic)
-    state: State = State.ARRIVED
+    state: State = State.READY
     since: float = field(default_factory=time.monotonic)
     evaluation: Evaluation | None = None
     external: "Future[list[Array]] | None" = None

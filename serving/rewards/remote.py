@@ -20,7 +20,7 @@ import numpy as np
 from protos.tiltserve.v1 import reward_pb2, reward_pb2_grpc
 from serving.backends import Array
 from serving.backends.costs import Costs
-from serving.engine.scheduler import Queue, Slice
+from serving.engine.scheduler import Queue, Slice, Work
 from serving.rewards import Given
 from serving.rewards.external import ExternalReward, Once, check_scores, most_rows
 from serving.supervised import Supervised
@@ -187,7 +187,7 @@ class Line:
         other request awaits."""
         future = asyncio.get_running_loop().create_future()
         asked = Asked(rider, x, np.empty(len(x), np.float32), len(x), future)
-        self._queue.add(asked, len(x), now=time.monotonic())
+        self._queue.add(asked, len(x), now=time.monotonic(), work=Work(len(x), len(x)))  # a row may cost anything
         self._came.set()
         if self._running is None or self._running.ended:
             self._running = Supervised(f"calls for reward {self._reward!r}", self._run, AGAIN_S)
