@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -20,7 +20,7 @@ from serving.backends.costs import Costs
 from serving.backends.ort import OrtNetwork
 from serving.engine.admission import DeadlineError
 from serving.engine.engine import DeadlinePassedError, Engine, QueueFullError
-from serving.engine.task import Evaluation, External, Network, Routine, Task
+from serving.engine.task import Evaluation, External, Network, Routine, State, Task
 from serving.models.model import Model, PlainModel, Sampler
 from serving.requests import job
 from serving.wire.answer import Answer
@@ -694,3 +694,16 @@ def test_engine_time_is_counted_by_phase(make_engine, models):
     }
     assert all(seconds > 0 for seconds in spent.values()), spent
     assert sum(spent.values()) - spent["host"] <= time.monotonic() - began
+
+
+def test_a_task_changes_its_state_only_as_the_table_says():
+    """`become` is the one place; each change notes when it was."""
+    network = Network("net", cast("Any", object()), Costs({1: 1.0}))
+    task = Task("m", evaluations(network, X, 1), 40, network)
+    before = task.since
+    for state in (State.QUEUED, State.READY, State.COMPUTING, State.PARKED, State.READY, State.ENDED):
+        assert task.become(state) >= 0
+        assert task.state is state
+        assert task.since >= before
+    with pytest.raises(RuntimeError, match="expected no change from ENDED to QUEUED"):
+        task.become(State.QUEUED)

@@ -7,7 +7,7 @@ import numpy as np
 from serving.backends.costs import Costs
 from serving.engine.scheduler import Call
 from serving.engine.task import Evaluation, Network, Routine, Task
-from serving.engine.turns import Turns
+from serving.engine.turns import FAVOUR, Turns
 
 
 def program(asked: Evaluation) -> Routine:
@@ -33,3 +33,28 @@ def test_nothing_is_left_of_keys_that_nobody_uses():
         turns.drop(task)
         turns.spent(key, 1.0)
     assert not any((turns._queues, turns._calls, turns._users, turns._of, turns._spent))
+
+
+def served(small_left: int, large_left: int, calls: int = 400) -> tuple[float, float]:
+    """Seconds of two networks on which requests with `small_left` and `large_left` rows to go keep one row waiting."""
+    turns, costs, seconds = Turns(), Costs({1: 1.0}), {}
+    networks = [Network(name, cast("Any", object()), costs) for name in ("small", "large")]
+    for network, rows in zip(networks, (small_left, large_left), strict=True):
+        asked = evaluation(network, "y")
+        seconds[network] = 0.0
+        turns.add(Task("m", program(asked), rows, network), asked, now=0.0)
+    for _ in range(calls):
+        key = turns.next(0.0, ())
+        assert key is not None
+        (part,) = turns.pack(key, 0.0, costs, ()).slices
+        turns.spent(key, 1.0)
+        seconds[key.network] += 1.0
+        turns.add(part.owner, evaluation(key.network, "y"), now=0.0)
+    return seconds[networks[0]], seconds[networks[1]]
+
+
+def test_networks_share_the_device_evenly_and_one_with_small_requests_gets_more():
+    small, large = served(small_left=100, large_left=110)
+    assert abs(small - large) <= 1
+    small, large = served(small_left=5, large_left=200)
+    assert abs(small / large - FAVOUR) < 0.05
