@@ -1,6 +1,6 @@
 """What runs networks. A backend takes arrays by input name, one row per sample, and returns arrays."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,6 +16,15 @@ class GraphTensor:
     name: str
     dtype: np.dtype[np.generic]
     row: tuple[int | None, ...]
+
+    def fits(self, row: tuple[int, ...]) -> bool:
+        """Whether a row of this shape is one of this tensor's."""
+        return len(row) == len(self.row) and all(b in (None, a) for a, b in zip(row, self.row, strict=True))
+
+
+def shown(shape: Iterable[int | str | None]) -> str:
+    """A shape as errors name it, such as `[n, 3, ?]`: letters name lengths, `?` is a length that varies."""
+    return "[" + ", ".join("?" if axis is None else str(axis) for axis in shape) + "]"
 
 
 class LoadError(Exception):

@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime
 from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 
-from serving.backends import GraphTensor, InputError, LoadError, OutOfMemoryError
+from serving.backends import GraphTensor, InputError, LoadError, OutOfMemoryError, shown
 
 Providers = Sequence[str | tuple[str, dict[str, Any]]]
 
@@ -76,8 +76,7 @@ def tensors(file: Path, nodes: Sequence[onnxruntime.NodeArg]) -> tuple[GraphTens
 def check_fixed(file: Path, each: GraphTensor) -> None:
     """LoadError if a tensor's rows have a length that varies: buffers made beforehand need fixed lengths."""
     if None in each.row:
-        shape = ", ".join("?" if axis is None else str(axis) for axis in each.row)
-        raise LoadError(f"{file}: {each.name}: expected rows of a fixed shape on this provider, got [{shape}]")
+        raise LoadError(f"{file}: {each.name}: expected rows of a fixed shape on this provider, got {shown(each.row)}")
 
 
 def reason(error: Exception) -> Exception:

@@ -3,7 +3,7 @@
 import json
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import grpc
@@ -143,7 +143,8 @@ class TritonNetwork:
             value: Array | None = result.as_numpy(name)
         except ValueError as error:  # fewer bytes than its shape says
             raise ValueError(f"output {name!r}: expected {expected.dtype} {list(shape)}, got: {error}") from None
-        if value is None or value.dtype != expected.dtype or not _fits(value.shape, shape):
+        fits = value is not None and value.shape[:1] == (rows,) and expected.fits(value.shape[1:])
+        if value is None or value.dtype != expected.dtype or not fits:
             came = "none" if value is None else f"{value.dtype} {list(value.shape)}"
             raise ValueError(f"output {name!r}: expected {expected.dtype} {list(shape)}, got {came}")
         return value
@@ -167,11 +168,6 @@ class TritonNetwork:
 def _code(error: InferenceServerException) -> grpc.StatusCode | None:
     """The status of a call; None for what tritonclient itself found wrong."""
     return grpc.StatusCode.__members__.get(str(error.status()).removeprefix("StatusCode."))
-
-
-def _fits(shape: Iterable[int], expected: Iterable[int | None]) -> bool:
-    mine, wanted = tuple(shape), tuple(expected)
-    return len(mine) == len(wanted) and all(b in (None, a) for a, b in zip(mine, wanted, strict=True))
 
 
 def _number(version: str) -> int:

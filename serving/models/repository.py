@@ -13,7 +13,7 @@ import torch
 import steering
 from protos.card import Card, CardError, dump_text, load_card
 from protos.programs import ProgramsError, load_programs
-from serving.backends import Backend, GraphTensor, LoadError
+from serving.backends import Backend, GraphTensor, LoadError, shown
 from serving.backends.costs import Costs
 from serving.engine.task import Network
 from serving.models.model import Model, PlainModel, Sampler
@@ -130,21 +130,21 @@ def check_graph(file: Path, card: Card, backend: Backend) -> None:
         if name not in inputs:
             raise LoadError(f"{file}: the card names input {name!r}, the graph has {', '.join(inputs)}")
         here = inputs[name]
-        squeezed = here.row if name != card.inputs.t or here.row != (1,) else ()
+        column = name == card.inputs.t and (row, here.row) == ((), (1,))  # times [n, 1] are served too
         whole = card.inputs.time in ("1000*t", "N*t-1")  # the time inputs that integers can hold
         loose = name == card.inputs.t and here.dtype.kind in ("fi" if whole else "f")
-        if not _fits(row, squeezed) or not (here.dtype == dtype or loose):
-            raise LoadError(f"{file}: input {name!r}: the card says {dtype} {_show(row)}, the graph {_describe(here)}")
+        if not (here.fits(row) or column) or not (here.dtype == dtype or loose):
+            raise LoadError(f"{file}: input {name!r}: the card says {dtype} {shown(row)}, the graph {_describe(here)}")
     if extra := [name for name in inputs if name not in wanted]:
         raise LoadError(f"{file}: the graph has input {extra[0]!r}, the card names {', '.join(wanted)}")
     outputs = {each.name: each for each in backend.outputs}
     if card.output not in outputs:
         raise LoadError(f"{file}: the card names output {card.output!r}, the graph has {', '.join(outputs)}")
     out = outputs[card.output]
-    if not _fits(card.event_shape, out.row) or out.dtype.kind != "f":
+    if not out.fits(card.event_shape) or out.dtype.kind != "f":
         raise LoadError(
             f"{file}: output {card.output!r}: "
-            f"the card says float32 {_show(card.event_shape)}, the graph {_describe(out)}"
+            f"the card says float32 {shown(card.event_shape)}, the graph {_describe(out)}"
         )
 
 
@@ -156,7 +156,7 @@ def _load_bank(file: Path, event: tuple[int, ...], graph_sha256: str | None) -> 
     except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise LoadError(f"{file}: expected a bank (x, model_sha256), got: {' '.join(str(error).split())}") from None
     if samples.shape[1:] != event or len(samples) < 2:
-        raise LoadError(f"{file}: x: expected [K, {_show(event)[1:]} with K >= 2, got {_show(tuple(samples.shape))}")
+        raise LoadError(f"{file}: x: expected {shown(('K', *event))} with K >= 2, got {shown(samples.shape)}")
     if not bool(samples.isfinite().all()):
         raise LoadError(f"{file}: x: expected finite samples, got NaN or infinity")
     if None not in (owner, graph_sha256) and owner != graph_sha256:
@@ -187,13 +187,5 @@ def _sha256(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _fits(expected: tuple[int, ...], row: tuple[int | None, ...]) -> bool:
-    return len(expected) == len(row) and all(b in (None, a) for a, b in zip(expected, row, strict=True))
-
-
-def _show(shape: tuple[int | None, ...]) -> str:
-    return "[" + ", ".join("?" if axis is None else str(axis) for axis in shape) + "]"
-
-
 def _describe(tensor: GraphTensor) -> str:
-    return f"{tensor.dtype} {_show(tensor.row)}"
+    return f"{tensor.dtype} {shown(tensor.row)}"

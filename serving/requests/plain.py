@@ -1,9 +1,10 @@
 """From a request for a plain network to a program: one evaluation of the graph's own inputs."""
 
 from protos.complaint import unknown
+from serving.backends import shown
 from serving.engine.task import Evaluation, Routine, Task
 from serving.models.model import PlainModel
-from serving.requests.tensors import batched, came
+from serving.requests.tensors import came
 from serving.wire import errors
 from serving.wire.answer import Answer
 from serving.wire.kserve import InferRequest
@@ -20,14 +21,12 @@ def plain_task(request: InferRequest, model: PlainModel) -> Task:
         if name not in tensors:
             raise errors.invalid(unknown("input", name, tensors))
     for name, tensor in tensors.items():
+        expected = f"input {name!r}: expected {tensor.dtype} {shown(('n', *tensor.row))}"
         if name not in request.inputs:
-            raise errors.invalid(f"input {name!r}: expected {tensor.dtype} {batched(tensor)}, got none")
+            raise errors.invalid(f"{expected}, got none")
         value = request.inputs[name]
-        fits = value.ndim == len(tensor.row) + 1 and all(
-            a in (None, b) for a, b in zip(tensor.row, value.shape[1:], strict=True)
-        )
-        if value.dtype != tensor.dtype or not fits or len(value) < 1:
-            raise errors.invalid(f"input {name!r}: expected {tensor.dtype} {batched(tensor)}, got {came(value)}")
+        if value.dtype != tensor.dtype or not value.ndim or not tensor.fits(value.shape[1:]) or len(value) < 1:
+            raise errors.invalid(f"{expected}, got {came(value)}")
         if why := model.out_of_range(name, value):
             raise errors.invalid(f"input {name!r}: {why}")
     sizes = {name: len(value) for name, value in request.inputs.items()}

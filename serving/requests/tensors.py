@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from protos.complaint import unknown
-from serving.backends import Array, GraphTensor
+from serving.backends import Array
 from serving.models.model import Sampler
 from serving.rewards import PREFIX
 from serving.wire import errors
@@ -111,11 +111,6 @@ def _conditions(
 
 def _rows(n: int, row: tuple[int, ...]) -> str:
     return f"{[n, *row]} or {[1, *row]}"
-
-
-def batched(tensor: GraphTensor) -> str:
-    """The shape of a graph's tensor with its batch."""
-    return "[" + ", ".join(["n", *("?" if axis is None else str(axis) for axis in tensor.row)]) + "]"
 
 
 def came(value: Array) -> str:

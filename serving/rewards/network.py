@@ -67,7 +67,7 @@ class NetworkDefinition:
         if not isinstance(model, PlainModel) or model.name.endswith(RAW):
             return None
         backend = model.network.backend
-        takes = [each for each in backend.inputs if each.dtype == np.float32 and _same(each.row, event)]
+        takes = [each for each in backend.inputs if each.dtype == np.float32 and each.fits(event)]
         gives = [each for each in backend.outputs if each.dtype.kind == "f" and each.row == ()]
         if not takes or not gives:
             return None
@@ -102,7 +102,7 @@ def tensor_argument(reward: str, tensor: GraphTensor, value: Given) -> Array:
     array = np.asarray(value)
     if array.shape == (1, *(axis or 0 for axis in tensor.row)):
         array = array[0]
-    fits = array.dtype.kind in _CASTS[tensor.dtype.kind] and _same(tensor.row, array.shape)
+    fits = array.dtype.kind in _CASTS[tensor.dtype.kind] and tensor.fits(array.shape)
     if fits:
         cast = array.astype(tensor.dtype)
         fits = tensor.dtype.kind == "f" or bool((cast == array).all())  # a cast must not wrap around
@@ -115,7 +115,3 @@ def tensor_argument(reward: str, tensor: GraphTensor, value: Given) -> Array:
 def exact(arguments: Mapping[str, Array]) -> tuple[object, ...]:
     """A hashable key of arrays by name, equal for equal bits."""
     return tuple((k, v.dtype.str, v.shape, v.tobytes()) for k, v in sorted(arguments.items()))
-
-
-def _same(row: tuple[int | None, ...], shape: tuple[int, ...]) -> bool:
-    return len(row) == len(shape) and all(a in (None, b) for a, b in zip(row, shape, strict=True))
