@@ -1,6 +1,5 @@
 """The bank: samples of an exported model itself, stored with its graph; steering scores each reward on them once."""
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from torch import Tensor
 
 import steering
 from exporters.network import OnnxNetwork
+from protos.digest import sha256
 from steering.posteriors.calibration import (
     SEED,  # of the bank: a client's sample with the same seed would be a point of it
 )
@@ -59,9 +59,3 @@ def write_bank(model: Path, samples: Tensor, condition: Mapping[str, Tensor] | N
     temporary = file.with_name(f".{NAME}")  # with its suffix, which numpy would add
     np.savez_compressed(temporary, allow_pickle=False, **arrays)
     return temporary.replace(file)
-
-
-def sha256(file: Path) -> str:
-    """Hexadecimal digest of a file."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

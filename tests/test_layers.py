@@ -35,6 +35,7 @@ STEERING = (
 
 ARROWS: dict[str, set[str]] = {
     "protos.complaint": set(),
+    "protos.digest": set(),
     "protos.card": {"protos.complaint"},
     "protos.programs": {"protos.complaint"},
     "protos.tiltserve": set(),

@@ -95,7 +95,7 @@ def _problem(sampler: "Sampler") -> "Problem":
 
 def _write(found: "Found", file: Path, graph: Path, seed: int) -> None:
     """Put a program into the plan file; those for other numbers of rows of the same graph stay in it."""
-    from exporters.bank import sha256
+    from protos.digest import sha256
     from protos.programs import Programs, ProgramsError, Searched, dump_programs, load_programs
 
     owner = sha256(graph)

@@ -12,6 +12,7 @@ import torch
 
 import steering
 from protos.card import Card, CardError, dump_text, load_card
+from protos.digest import sha256
 from protos.programs import ProgramsError, load_programs
 from serving.backends import Backend, GraphTensor, LoadError, shown
 from serving.backends.costs import Costs
@@ -74,12 +75,12 @@ def load(folder: Folder, opener: Open, measure: Measure = guess) -> Model:
         LoadError: one line that names the file, what was expected and what came.
     """
     backend = opener(folder.graph)
-    graph_sha256 = _sha256(folder.graph) if folder.graph.is_file() else None  # no graph here: it runs on another server
+    graph_sha256 = sha256(folder.graph) if folder.graph.is_file() else None  # no graph here: it runs on another server
     network = Network(folder.name, backend, measure(backend, f"{graph_sha256} {backend.kind}"))
     digest = hashlib.sha256(f"{graph_sha256} {backend.kind}".encode())
     for file in sorted(folder.graph.parent.glob("*")):  # weights may be in other files of the graph's folder
         if file.is_file() and file not in (folder.graph, folder.bank):
-            digest.update(_sha256(file).encode())
+            digest.update(sha256(file).encode())
     if not folder.card.exists():
         return PlainModel(folder.name, folder.version, network, digest.hexdigest()[:16])
     try:
@@ -180,11 +181,6 @@ def _load_programs(file: Path, graph_sha256: str | None) -> dict[int, steering.P
             f"{graph_sha256[:12]}: delete it, or search again with tiltserve search-plan"
         )
     return programs
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _describe(tensor: GraphTensor) -> str:

@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from tritonclient.grpc import model_config_pb2
 
 import steering
-from exporters.bank import draw_bank, sha256, write_bank
+from exporters.bank import draw_bank, write_bank
 from exporters.calibrate import calibrate_model
 from exporters.digits.networks import DigitClassifier, DigitDenoiser
 from exporters.export import OPSET, ExportError, export_model
 from exporters.network import OnnxNetwork, open_session, path_of
 from protos.card import Card, load_card
+from protos.digest import sha256
 
 VARIANCE = 0.25
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import steering
-from exporters.bank import sha256
+from protos.digest import sha256
 from protos.programs import Step
 from serving.backends import LoadError
 from serving.backends.ort import OrtNetwork
