@@ -1,6 +1,5 @@
 """A network on another server that speaks KServe v2: Triton, or tiltserve itself, through `tritonclient`."""
 
-import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -18,30 +17,12 @@ from serving.wire import channels
 
 _log = logging.getLogger(__name__)
 _DATATYPES = ("FP32", "FP64", "FP16", "INT64", "INT32", "INT8", "UINT8", "BOOL")
-_RETRIES = {
-    "methodConfig": [
-        {
-            "name": [{"service": service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name}],
-            # the engine waits meanwhile, so only long enough to restore a lost connection
-            "retryPolicy": {
-                "maxAttempts": 4,
-                "initialBackoff": "0.1s",
-                "maxBackoff": "0.4s",
-                "backoffMultiplier": 2,
-                "retryableStatusCodes": ["UNAVAILABLE"],
-            },
-        }
-    ]
-}
-# No keepalive: a server with gRPC's defaults takes pings during a long call for an attack and hangs up.
-_CHANNEL: Sequence[tuple[str, int | str]] = (
-    *channels.MESSAGES,
-    ("grpc.enable_http_proxy", 0),
-    ("grpc.use_local_subchannel_pool", 1),
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1_000),
-    ("grpc.service_config", json.dumps(_RETRIES)),
-    ("grpc.per_rpc_retry_buffer_size", channels.LONGEST_MESSAGE),  # larger messages would not be sent again
+# the engine waits meanwhile, so only long enough to restore a lost connection
+_CHANNEL = channels.to_service(
+    service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name,
+    attempts=4,
+    first_ms=100,
+    longest_ms=400,
 )
 POLL_S = 0.2
 

@@ -6,7 +6,6 @@ limited time only, and the fingerprint of an answer ends in `remote`.
 
 import asyncio
 import contextlib
-import json
 import logging
 import time
 import weakref
@@ -30,30 +29,9 @@ from serving.wire.tensors import tensor, values
 
 _log = logging.getLogger(__name__)
 
-_RETRIES = {
-    "methodConfig": [
-        {
-            "name": [{"service": reward_pb2.DESCRIPTOR.services_by_name["Reward"].full_name}],
-            # three seconds in all: a service may restart within them and no request fails
-            "retryPolicy": {
-                "maxAttempts": 5,
-                "initialBackoff": "0.2s",
-                "maxBackoff": "2s",
-                "backoffMultiplier": 2,
-                "retryableStatusCodes": ["UNAVAILABLE"],
-            },
-        }
-    ]
-}
-# No keepalive: a server with gRPC's defaults takes pings during a long call for an attack and hangs up.
-_CHANNEL: Sequence[tuple[str, int | str]] = (
-    *channels.MESSAGES,
-    ("grpc.enable_http_proxy", 0),
-    ("grpc.use_local_subchannel_pool", 1),
-    ("grpc.initial_reconnect_backoff_ms", 200),
-    ("grpc.max_reconnect_backoff_ms", 1_000),
-    ("grpc.service_config", json.dumps(_RETRIES)),
-    ("grpc.per_rpc_retry_buffer_size", channels.LONGEST_MESSAGE),  # larger messages would not be sent again
+# three seconds in all: a service may restart within them and no request fails
+_CHANNEL = channels.to_service(
+    reward_pb2.DESCRIPTOR.services_by_name["Reward"].full_name, attempts=5, first_ms=200, longest_ms=2_000
 )
 
 AGAIN_S = 0.1

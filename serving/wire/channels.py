@@ -1,5 +1,6 @@
 """Settings of every gRPC server and channel between clients, front and replicas."""
 
+import json
 from collections.abc import Sequence
 
 LONGEST_MESSAGE = 256 * 2**20
@@ -44,3 +45,34 @@ CHANNEL: Options = (
 def address(host: str, port: int) -> str:
     """`host:port`, with an IPv6 host in brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def to_service(service: str, *, attempts: int, first_ms: int, longest_ms: int) -> Sequence[tuple[str, int | str]]:
+    """Options of a channel to a server that is not one of ours, which may be restarted while we call it.
+
+    There is no keepalive: a server with gRPC's defaults takes pings during a long call for an attack and hangs up.
+
+    Args:
+        service: the full name of the gRPC service; calls of it that end UNAVAILABLE are made again.
+        attempts: calls in all, the first included; gRPC makes 5 at most.
+        first_ms: the pause before the second attempt, and before a lost connection is made again; each further pause
+            is about twice the last.
+        longest_ms: the longest pause between attempts.
+    """
+    policy = {
+        "maxAttempts": attempts,
+        "initialBackoff": f"{first_ms / 1000:g}s",
+        "maxBackoff": f"{longest_ms / 1000:g}s",
+        "backoffMultiplier": 2,
+        "retryableStatusCodes": ["UNAVAILABLE"],
+    }
+    retries = {"methodConfig": [{"name": [{"service": service}], "retryPolicy": policy}]}
+    return (
+        *MESSAGES,
+        ("grpc.enable_http_proxy", 0),
+        ("grpc.use_local_subchannel_pool", 1),
+        ("grpc.initial_reconnect_backoff_ms", first_ms),
+        ("grpc.max_reconnect_backoff_ms", 1_000),
+        ("grpc.service_config", json.dumps(retries)),
+        ("grpc.per_rpc_retry_buffer_size", LONGEST_MESSAGE),  # larger messages would not be sent again
+    )
