@@ -15,10 +15,9 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
-from tritonclient.grpc import InferenceServerClient, InferInput
-from tritonclient.utils import np_to_triton_dtype
+from tritonclient.grpc import InferenceServerClient
 
-from deploy.client import Drawn, draw
+from deploy.client import Drawn, draw, tensors
 from deploy.pictures import side_by_side
 from deploy.process import running_server
 from steering.problems import energy_distance
@@ -61,12 +60,7 @@ class Server:
 
     def infer(self, model: str, **arrays: NDArray[np.generic]) -> Callable[[str], Floats]:
         """Plain inference; the result gives outputs by name."""
-        inputs = []
-        for name, array in arrays.items():
-            tensor = InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype))
-            tensor.set_data_from_numpy(array)
-            inputs.append(tensor)
-        return self._client.infer(model, inputs).as_numpy
+        return self._client.infer(model, tensors(arrays)).as_numpy
 
     def judge(self, x: Floats) -> Judged:
         """Read images [n, 1, 28, 28] with the judge and score them with the classifier, 512 a call."""

@@ -25,9 +25,10 @@ from numpy.typing import NDArray
 from prometheus_client.parser import text_string_to_metric_families
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
-from tritonclient.utils import InferenceServerException, np_to_triton_dtype
+from tritonclient.utils import InferenceServerException
 
 import steering
+from deploy.client import inferred, tensors
 from exporters.network import OnnxNetwork
 from protos.card import load_card
 from protos.tiltserve.v1 import fleet_pb2, fleet_pb2_grpc
@@ -45,22 +46,6 @@ Client: TypeAlias = Any  # tritonclient has no types
 Array: TypeAlias = NDArray[Any]
 
 
-def tensors(inputs: dict[str, Array]) -> list[triton.InferInput]:
-    made = []
-    for name, value in inputs.items():
-        made.append(triton.InferInput(name, list(value.shape), np_to_triton_dtype(value.dtype)))
-        made[-1].set_data_from_numpy(value)
-    return made
-
-
-def echoed(result: triton.InferResult) -> dict[str, Any]:
-    """The response's parameters."""
-    return {
-        name: getattr(value, value.WhichOneof("parameter_choice"))
-        for name, value in result.get_response().parameters.items()
-    }
-
-
 def infer(
     client: Client,
     model: str,
@@ -70,7 +55,8 @@ def infer(
 ) -> tuple[dict[str, Array], dict[str, Any]]:
     requested = None if outputs is None else [triton.InferRequestedOutput(name) for name in outputs]
     result = client.infer(model, tensors(inputs or {}), outputs=requested, parameters=parameters, client_timeout=120)
-    return {output.name: result.as_numpy(output.name) for output in result.get_response().outputs}, echoed(result)
+    answer = inferred(result)
+    return answer.outputs, answer.parameters
 
 
 def refusal(call: Callable[[], object]) -> tuple[str, str]:

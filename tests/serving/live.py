@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from prometheus_client.parser import text_string_to_metric_families
 from tritonclient.utils import InferenceServerException
 
+from deploy.client import inferred, tensors
 from protos.tiltserve.v1 import reward_pb2, reward_pb2_grpc
 from serving.fleet.directory import LocalDirectory
 from serving.front.server import Front
@@ -131,16 +132,11 @@ class Live:
         self, inputs: dict[str, Floats] | None = None, within: float = 60, **parameters: Any
     ) -> tuple[dict[str, Floats], Any]:
         """Outputs and parameters of a request to the rings, which must come within so many seconds."""
-        tensors = []
-        for name, value in (inputs or {}).items():
-            tensors.append(triton.InferInput(name, list(value.shape), "FP32"))
-            tensors[-1].set_data_from_numpy(value)
         with triton.InferenceServerClient(self.address) as client:
-            result = client.infer("rings", tensors, parameters=parameters, client_timeout=within)
-        response = result.get_response()
-        return {each.name: result.as_numpy(each.name) for each in response.outputs}, {
-            name: getattr(value, value.WhichOneof("parameter_choice")) for name, value in response.parameters.items()
-        }
+            answer = inferred(
+                client.infer("rings", tensors(inputs or {}), parameters=parameters, client_timeout=within)
+            )
+        return answer.outputs, answer.parameters
 
     def refusal(self, **parameters: Any) -> tuple[str, str]:
         """The status and the text of a request that must fail."""
