@@ -66,7 +66,7 @@ class Kernel:
 
 
 def select(
-    weights: Float[Tensor, "m 2*p"], z: Float[Tensor, "m p d"], uniform: Float[Tensor, "m 1"]
+    weights: Float[Tensor, "m p2"], z: Float[Tensor, "m p d"], uniform: Float[Tensor, "m 1"]
 ) -> Float[Tensor, "m d"]:
     """One of the candidates +z_p, -z_p with the probabilities of `weights` (all + first)."""
     index = draw_indices(weights, uniform).squeeze(1)
