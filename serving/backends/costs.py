@@ -61,6 +61,10 @@ class Costs:
         costs.usual = min(self.usual, costs.largest)
         return costs
 
+    def only(self, size: int) -> "Costs":
+        """Of calls of one size, which is one of `sizes`: they hold as many rows as there are."""
+        return Costs({size: self.seconds(size)})
+
     def holding(self, rows: int) -> int:
         """The smallest size that holds `rows` rows, or the largest size."""
         return self.sizes[min(bisect_left(self.sizes, rows), len(self.sizes) - 1)]

@@ -1,15 +1,15 @@
 """Whose rows go into the next call: pure, so that its promises can be tested.
 
 Requests are served by how much work is left of them, the least first (`least_work`): a small request then never waits
-for a large one to end, and the mean slowdown, latency over the time a request would take alone, is the smallest that
-any order gives where rows cost the same in every call. Before that order come deadlines that would else be missed
-(`urgent`, see `admission`) and priorities. A request rises one priority for every `AGEING_S` seconds in which it was
-not served, so none waits for ever.
+for a large one to end, and the mean slowdown, latency over the time a request would take alone, is close to the
+smallest that any order gives (`benchmarks/fairness.py`). Before that order come deadlines that would else be missed
+(`urgent`, see `admission`) and priorities. For every `AGEING_S` seconds in which a request was not served it rises one
+priority and its work counts half, so that none waits for ever.
 
-A call has leads and others. The first in order leads. The next ones lead too as long as joining costs the leads less
-slowdown than it saves; so equal requests share calls, as do all where calls are cheaper for being shared. The others
-fill the call up to `STRETCH` times what the leads alone would cost: large requests keep getting rows while small ones
-come, and small ones are at most that much slower for it.
+A call has leads and others. The first in order leads. So do the next ones with up to `PEER` times its work left, and
+larger ones as long as joining costs the leads less slowdown than it saves, as where calls are cheaper for being
+shared. The others fill the call up to `STRETCH` times what the leads alone would cost: large requests keep getting rows
+while small ones come, and small ones are at most that much slower for it.
 """
 
 from collections.abc import Callable, Collection, Hashable, Sequence
@@ -27,10 +27,9 @@ FIRST, DEFAULT, LAST = 1, 5, 9
 BACKGROUND = 10
 """The priority of rows that are served only when no others wait, however long that takes."""
 AGEING_S = 2.0
-"""Seconds without service that are worth one priority."""
+"""Seconds without service that are worth one priority, and half of the work left."""
 STRETCH = 1.5
 """Most seconds of a call, in seconds of a call of its leads alone."""
-
 PEER = 2.0
 """Requests with at most this many times another's work left count as equals: they share calls, and may go first while
 the other's state is updated."""
@@ -218,11 +217,11 @@ def _shared(waiting: Sequence[Waiting[Owner]], costs: Costs) -> list[tuple[Waiti
         return []
     leads = _leads(waiting, costs)
     lead_rows = min(sum(each.left for each in waiting[:leads]), costs.usual)
-    most = max(lead_rows, costs.choose(sum(each.left for each in waiting)))
-    if leads < len(waiting):
-        most = max(lead_rows, min(most, costs.within(STRETCH * costs.seconds(lead_rows))))
+    if leads == len(waiting):
+        most = costs.choose(lead_rows)
     else:
-        most = min(most, costs.choose(lead_rows))
+        paying = costs.choose(sum(each.left for each in waiting))
+        most = max(lead_rows, min(paying, costs.within(STRETCH * costs.seconds(lead_rows))))
     shares = []
     for each in waiting:
         if not most:

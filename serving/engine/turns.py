@@ -6,7 +6,7 @@ but one on which a small request waits, while only large ones wait on the others
 
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from serving.backends import Backend
 from serving.backends.costs import Costs
@@ -95,14 +95,13 @@ class Turns:
     def patience(self, key: Key) -> float:
         """Seconds that are worth waiting for more rows: what a call of those there are costs beyond the best price."""
         rows, costs = self._queues[key].rows, key.network.costs
-        return max(0.0, costs.seconds(rows) - rows * costs.row_s) if rows < costs.largest else 0.0
+        return max(0.0, costs.seconds(rows) - rows * costs.row_s) if rows < costs.usual else 0.0
 
     def pack(self, key: Key, now: float, costs: Costs, urgent: Collection[Task]) -> Call[Task]:
         """The next call of a key's rows."""
         if key.fixed:
-            costs = costs.up_to(FIXED)
-        call = self._queues[key].pack(now, costs, urgent)
-        return replace(call, size=costs.holding(FIXED)) if key.fixed else call
+            costs = costs.only(costs.up_to(FIXED).largest)
+        return self._queues[key].pack(now, costs, urgent)
 
     def covers(self, key: Key, part: Slice[Task], call: Call[Task]) -> bool:
         """Whether the next call is as full as this one without what the owner of a part of this one asks for next."""

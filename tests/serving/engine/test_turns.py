@@ -7,7 +7,13 @@ import numpy as np
 from serving.backends.costs import Costs
 from serving.engine.scheduler import Call
 from serving.engine.task import Evaluation, Network, Routine, Task
-from serving.engine.turns import FAVOUR, Turns
+from serving.engine.turns import FAVOUR, FIXED, Turns
+
+
+class Varying:
+    """A backend whose rows' bits depend on the size of a call."""
+
+    invariant = False
 
 
 def program(asked: Evaluation) -> Routine:
@@ -58,3 +64,17 @@ def test_networks_share_the_device_evenly_and_one_with_small_requests_gets_more(
     assert abs(small - large) <= 1
     small, large = served(small_left=5, large_left=200)
     assert abs(small / large - FAVOUR) < 0.05
+
+
+def test_calls_of_one_size_hold_all_rows_that_fit():
+    """They cost the same however few there are, so what a better price is worth does not matter."""
+    costs = Costs({size: 1e-3 * size for size in range(1, 65)})
+    network = Network("net", cast("Any", Varying()), costs)
+    asked = Evaluation(network, {"x": np.zeros((40, 1), np.float32)}, ("y",), 40)
+    turns, task = Turns(), Task("m", program(asked), 40, network, deterministic=True)
+    turns.add(task, asked, now=0.0)
+    key = turns.next(0.0, ())
+    assert key is not None
+    assert key.fixed
+    calls = [turns.pack(key, 0.0, costs, ()) for _ in range(2)]
+    assert [(call.rows, call.size) for call in calls] == [(FIXED, FIXED), (40 - FIXED, FIXED)]
