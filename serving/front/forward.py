@@ -41,6 +41,11 @@ class Forwarder:
     def __init__(self, roster: Roster, links: Links, metrics: FrontMetrics, replay_wait_s: float) -> None:
         self._roster, self._links, self._metrics = roster, links, metrics
         self._replay_wait_s = replay_wait_s
+        self._stopping = False
+
+    def stop(self) -> None:
+        """From now on new requests are refused; those under way go on."""
+        self._stopping = True
 
     async def infer(self, asked: Asked, data: bytes, deadline: Deadline) -> bytes:
         """The replica's serialised response to the serialised ModelInferRequest `data`, of which `asked` was read.
@@ -48,7 +53,7 @@ class Forwarder:
         Raises:
             RequestError: the replica's own; NOT_FOUND or UNAVAILABLE if no replica can answer; DEADLINE_EXCEEDED.
         """
-        target = self._choose(asked.model, asked.version)
+        target = self._admit(asked)
         sampler = target.model.kind == "sampler"
         if sampler and not asked.seeded:
             data = kserve.with_seed(data, secrets.randbelow(2**63))
@@ -77,7 +82,7 @@ class Forwarder:
             written = True
             await write(reply)
 
-        target = self._choose(asked.model, asked.version)
+        target = self._admit(asked)
         rows = asked.rows(sampler=True)
         await self._send(
             target,
@@ -85,6 +90,11 @@ class Forwarder:
             lambda link: link.interact(first, rows, requests, note, deadline.left()),
             lambda: not written,
         )
+
+    def _admit(self, asked: Asked) -> Route:
+        if self._stopping:
+            raise errors.unavailable("the server is stopping and takes no new requests")
+        return self._choose(asked.model, asked.version)
 
     async def _send(
         self,

@@ -27,6 +27,9 @@ from serving.wire import channels
 _FLEET = fleet_pb2.DESCRIPTOR.services_by_name["Fleet"].full_name
 _HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 _SCRAPE_S = 1.0
+_REFUSE_S = 0.2
+"""Seconds between refusing new requests and closing the server. gRPC ends a call that waits to be taken in at that
+moment as CANCELLED, which clients do not try again; most have been told UNAVAILABLE by then."""
 ANSWER_S = 5.0
 """Seconds in which a front that is well answers its own health check."""
 
@@ -98,7 +101,9 @@ class Front:
     async def stop(self) -> None:
         """Reports NOT_SERVING, lets requests finish for up to `drain_s` seconds, and closes everything."""
         self._health.close()
+        self._forwarder.stop()
         if self._server is not None:
+            await asyncio.sleep(_REFUSE_S)
             await self._server.stop(self._drain_s)
         if self._following is not None:
             await self._following.stop()

@@ -507,6 +507,30 @@ def test_a_stopping_front_finishes_its_requests():
     asyncio.run(body())
 
 
+def test_clients_that_ask_while_a_front_stops_are_told_so():
+    """Also those whose calls wait to be taken in at that moment, which gRPC itself would end as CANCELLED."""
+
+    async def body():
+        async with system(Replica("a"), drain_s=5) as live:
+
+            async def ask_on() -> str:
+                async with triton_aio.InferenceServerClient(live.front.grpc_address) as client:
+                    tensor = triton.InferInput("x", [1], "FP32")
+                    tensor.set_data_from_numpy(np.zeros(1, np.float32))
+                    while True:
+                        try:
+                            await client.infer("adder", [tensor])
+                        except InferenceServerException as error:
+                            return error.status().removeprefix("StatusCode.")
+
+            asking = [asyncio.create_task(ask_on()) for _ in range(20)]
+            await asyncio.sleep(0.3)
+            await live.front.stop()
+            assert await asyncio.gather(*asking) == ["UNAVAILABLE"] * 20
+
+    asyncio.run(body())
+
+
 def test_reflection_describes_every_service():
     async def body():
         async with system(Replica("a")) as live:
