@@ -54,12 +54,12 @@ class Problem:
 
     def end(self, plan: steering.Plan) -> Tensor:
         """End points [n, *event] of a plan."""
-        problem = steering.Problem(plan, tuple(self.start.shape[1:]), self.dtype)
+        problem = steering.Problem(plan=plan, event=tuple(self.start.shape[1:]), dtype=self.dtype)
         noise = steering.Noise(0, range(len(self.start)))
         return self.solve(steering.sample(problem, noise, x_init=self.start))[0]
 
     def denoised(self, x: Tensor, t: float) -> Tensor:
-        problem = steering.Problem(self.plan("ddim", 1), tuple(x.shape[1:]), self.dtype)
+        problem = steering.Problem(plan=self.plan("ddim", 1), event=tuple(x.shape[1:]), dtype=self.dtype)
         return self.solve(evaluate(problem, problem.plan.denoise(t), x))
 
 
@@ -115,7 +115,9 @@ def searched(problem: Problem, seed: int, reference: Tensor) -> Curve:
     """The searched programs' errors: those kept with the model, or found here from other noise than is judged by."""
     programs = problem.programs
     if not programs:
-        whole = steering.Problem(problem.plan("ddim", 1), tuple(problem.start.shape[1:]), problem.dtype)
+        whole = steering.Problem(
+            plan=problem.plan("ddim", 1), event=tuple(problem.start.shape[1:]), dtype=problem.dtype
+        )
         found = problem.solve(search(whole, FEW, seed=seed + 100))
         programs = {each.rows: each.program for each in found}
     return {

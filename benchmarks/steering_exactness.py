@@ -20,20 +20,14 @@ from torch import Tensor
 import steering
 from steering.problems import EnergyDistance, GaussianMixture, Projected, Quadratic
 from steering.problems.zoo import Law, case
-from steering.sampling.rows import Result, Rows
+from steering.sampling.rows import Result, Rows, answered
 
 PATH = steering.paths.vp_cosine()
 
 
 def scored(generator: Generator[Rows, Tensor, Result], reward: Callable[[Tensor], Tensor]) -> Result:
     """The result of a generator that asks for rewards and products alone."""
-    try:
-        request = next(generator)
-        while True:
-            reply = reward(request.x) if request.matrix is None else request.matrix.times(request.x)
-            request = generator.send(reply)
-    except StopIteration as stop:
-        return stop.value
+    return answered(generator, lambda rows: reward(rows.x) if rows.matrix is None else rows.matrix.times(rows.x))
 
 
 def estimator(seed: int, states: int = 2000) -> None:
@@ -71,7 +65,7 @@ def estimator(seed: int, states: int = 2000) -> None:
         errors = []
         for m in counts:
             doob = steering.Doob(law.reward, particles=m, posterior=steering.posteriors.gaussian(curve))
-            problem = steering.Problem(plan, (d,), torch.float64)
+            problem = steering.Problem(plan=plan, event=(d,), dtype=torch.float64)
             tilt = scored(doob.prepare(problem), law.reward)
             steer = tilt.steer(stage, x, model.denoised(x, alpha, sigma), steering.Noise(seed, range(states)))
             found = scored(steer, law.reward).denoised

@@ -69,7 +69,7 @@ def fokker_planck_rows(dimension: int) -> int:
 
 
 @dataclass(frozen=True, eq=False)
-class Level:
+class LevelDiagnosis:
     """What was seen at one noise level; circles need two dimensions."""
 
     noise: float
@@ -90,7 +90,7 @@ class Diagnosis:
     condition: Mapping[str, Any]
     shares: Shares
     rows: int
-    levels: tuple[Level, ...]
+    levels: tuple[LevelDiagnosis, ...]
     gap: diagnostics.Distance
     straightness: diagnostics.Straightness
     kinetic: diagnostics.Kinetic
@@ -141,7 +141,7 @@ def diagnose(
 
     def problem(plan: steering.Plan, n: int) -> Problem:
         expanded = {name: value.expand(n, *value.shape[1:]) for name, value in condition.items()}
-        return Problem(plan, event, torch.float32, expanded, model=model.digest)
+        return Problem(plan=plan, event=event, dtype=torch.float32, condition=expanded, model=model.digest)
 
     ode, sde = model.plan("dpmpp_2m", ODE_STEPS), model.plan("sde_dpmpp_2m", SDE_STEPS)
     n = shares.samples
@@ -159,7 +159,7 @@ def diagnose(
     for at in _levels(ode, scale, RANGE, LEVELS):
         tell(f"noise level {at.rho:.3g}")
         states = (problem(ode, shares.states), data[some], noise[torch.arange(shares.states)], at.t)
-        level = Level(
+        level = LevelDiagnosis(
             at.rho,
             ask(diagnostics.residual(*states) if dimension <= EXACT else diagnostics.drift(*states, probes=PROBES)),
             ask(diagnostics.asymmetry(*states, probes=PROBES)),

@@ -5,6 +5,7 @@ from torch import Tensor
 import steering
 from exporters.network import OnnxNetwork
 from protos.card import Calibration
+from steering.sampling.rows import answered
 
 
 def calibrate_model(network: OnnxNetwork, samples: Tensor) -> Calibration:
@@ -20,10 +21,5 @@ def calibrate_model(network: OnnxNetwork, samples: Tensor) -> Calibration:
     if card.conditions or card.prediction is None:
         raise ValueError(f"model {card.name!r}: expected an unconditional sampler, got conditions {[*card.conditions]}")
     measuring = steering.calibrate(samples, network.path, card.prediction, card.preconditioning, card.sigma_data)
-    try:
-        rows = next(measuring)
-        while True:
-            rows = measuring.send(network(rows.x, rows.t))
-    except StopIteration as done:
-        curve: steering.Calibration = done.value
+    curve = answered(measuring, lambda rows: network(rows.x, rows.t))
     return Calibration(t=list(curve.t), mse=list(curve.mse))

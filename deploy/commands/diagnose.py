@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from deploy.diagnosis import Diagnosis, Level
+    from deploy.diagnosis import Diagnosis, LevelDiagnosis
     from serving.models.model import Sampler
 
 ROWS = 30_000
@@ -140,7 +140,9 @@ def _lines(found: "Diagnosis") -> "Iterator[tuple[str, str, str, str]]":
     """Name, value, a good value, and what it means; the worst noise level where there are several."""
     gap, straight, kinetic = found.gap, found.straightness, found.kinetic
 
-    def worst(value: "Callable[[Level], float]", floor: "Callable[[Level], float] | None" = None) -> tuple[str, str]:
+    def worst(
+        value: "Callable[[LevelDiagnosis], float]", floor: "Callable[[LevelDiagnosis], float] | None" = None
+    ) -> tuple[str, str]:
         level = max(found.levels, key=lambda each: value(each) / (floor(each) if floor else 1.0))
         return f"{value(level):.2g} at noise {level.noise:.2g}", f"< {floor(level):.2g}" if floor else "0"
 

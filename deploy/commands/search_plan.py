@@ -90,7 +90,9 @@ def _problem(sampler: "Sampler") -> "Problem":
         if (rows := spec.null_rows) is None:
             raise ValueError(f"condition {name!r}: expected a null value in the model's card to search under, got none")
         condition[name] = torch.from_numpy(rows)
-    return steering.Problem(sampler.plan("ddim", 1), card.event_shape, torch.float32, condition)
+    return steering.Problem(
+        plan=sampler.plan("ddim", 1), event=card.event_shape, dtype=torch.float32, condition=condition
+    )
 
 
 def _write(found: "Found", file: Path, graph: Path, seed: int) -> None:

@@ -45,7 +45,7 @@ EPOCHS = 100
 EXAMPLES = 64
 
 
-class Report:
+class Figures:
     """Figures by name, and the seconds each part took."""
 
     def __init__(self) -> None:
@@ -75,7 +75,7 @@ def main(
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
     logging.getLogger("exporters").setLevel(logging.INFO)
     demo = demo or out.parent / "demo_data"
-    report = Report()
+    report = Figures()
     with report.part("data"):
         splits = data.split(data.load(data.download(folder)))
         write_held_out(demo / "held_out.npz", splits.held_out)

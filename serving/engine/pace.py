@@ -84,7 +84,7 @@ class Pace:
         share = min(MOST_SHARE, 1 + reward_s / network_s) if network_s else MOST_SHARE if reward_s else 1.0
         pace = SAFETY * self._slowness.get(task.network.backend, 1.0) * share
         small = costs.at_price(DEAR)
-        call, stages = costs.seconds(max(costs.at_price(price), task.width)), _stages(task, costs)
+        call, stages = costs.seconds(max(costs.at_price(price), task.rows_at_once)), _stages(task, costs)
         alone = stages * (pace * call + SAFETY * self._thinks(task))
         return Demand(pace * task.backlog * costs.seconds(small) / small, task.priority, task.deadline, alone)
 
@@ -99,4 +99,4 @@ def _backend(task: Task) -> Backend | None:
 
 def _stages(task: Task, costs: Costs) -> int:
     """Calls that what is left of a task takes, one after another."""
-    return -(-task.backlog // min(task.width, costs.largest))
+    return -(-task.backlog // min(task.rows_at_once, costs.largest))

@@ -91,7 +91,7 @@ NEXT: Mapping[State, frozenset[State]] = {
 """The states that may follow each."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class Task:
     """A running program.
 
@@ -99,7 +99,7 @@ class Task:
         network_rows: how many network rows it will ask for (exact for tables, else a bound); what it could not know
             beforehand joins them when it is asked for.
         network: what most of them are for; None where there are none to estimate.
-        width: rows it asks for at a time.
+        rows_at_once: rows it asks for at a time.
         bytes: memory it holds, about.
         background: served only when no other rows wait.
         heavy: computes much between its evaluations.
@@ -115,7 +115,7 @@ class Task:
     program: Routine
     network_rows: int
     network: Network | None = None
-    width: int = 1
+    rows_at_once: int = 1
     bytes: int = 0
     background: bool = False
     heavy: bool = False
@@ -154,8 +154,8 @@ class Task:
         if evaluation.kind == "reward":
             self.reward_s = max(self.reward_s, here)
         costs = self.network.costs
-        left, whole = (_alone(rows, self.width, costs) for rows in (self.backlog, self.network_rows))
-        rewards = self.reward_s / max(1, min(self.width, self.network_rows))
+        left, whole = (_alone(rows, self.rows_at_once, costs) for rows in (self.backlog, self.network_rows))
+        rewards = self.reward_s / max(1, min(self.rows_at_once, self.network_rows))
         return Work(max(here, left + rewards * self.backlog), max(here, whole + rewards * self.network_rows))
 
     def advance(self, reply: list[Array] | None) -> Step:
@@ -182,7 +182,7 @@ class Task:
         return BACKGROUND if self.background else self.priority
 
 
-def _alone(rows: int, width: int, costs: Costs) -> float:
-    """Seconds of calls for `rows` rows of which `width` are asked for at a time, if nothing else runs."""
-    together = max(1, min(width, rows, costs.largest))
+def _alone(rows: int, rows_at_once: int, costs: Costs) -> float:
+    """Seconds of calls for `rows` rows of which `rows_at_once` are asked for at a time, if nothing else runs."""
+    together = max(1, min(rows_at_once, rows, costs.largest))
     return rows / together * costs.seconds(together)

@@ -143,7 +143,7 @@ class LoadedModels:
         async with self._memory.holding([name]):
             model = self.models[name]
             assert isinstance(model, Sampler)
-            task = Task(name, _prepared(model), 0, background=True, deterministic=True)
+            task = Task(model=name, program=_prepared(model), network_rows=0, background=True, deterministic=True)
             made = await asyncio.wrap_future(engine.submit(task))
             await asyncio.to_thread(_learn, model, *made)  # choosing a local posterior takes time
             if self._bounded:
@@ -286,7 +286,7 @@ def _prepared(model: Sampler) -> Routine:
     known = model.known
     samples = known.cloud.samples if known.cloud is not None else None
     if samples is None:
-        problem = steering.Problem(plan, card.event_shape)
+        problem = steering.Problem(plan=plan, event=card.event_shape)
         samples = yield from evaluations(steering.draw_bank(problem, steering.BANK_SIZE), model, None)
     calibration = known.calibration
     if calibration is None:

@@ -8,12 +8,13 @@ import numpy as np
 from torch import Tensor
 
 import steering
-from serving.backends import LoadError
+from serving.backends import Array, LoadError
 from serving.backends.opening import Opener
-from serving.engine.task import Evaluation
+from serving.engine.task import Evaluation, Step
 from serving.models.evaluations import evaluations
 from serving.models.model import Sampler
 from serving.models.repository import load, scan
+from steering.sampling.rows import answered
 
 Result = TypeVar("Result")
 BATCH = 64
@@ -37,18 +38,16 @@ def open_sampler(root: Path, name: str, threads: int = 2) -> Sampler:
 
 def solve(generator: Generator[steering.Rows, Tensor, Result], model: Sampler) -> Result:
     """The result of a generator of network rows, answered by the model's graph."""
-    program = evaluations(generator, model, None)
-    try:
-        evaluation = next(program)
-        while True:
-            assert isinstance(evaluation, Evaluation)  # all evaluations are of this network
-            parts = []
-            for first in range(0, evaluation.rows, BATCH):
-                feeds = {name: value[first : first + BATCH] for name, value in evaluation.feeds.items()}
-                size = len(next(iter(feeds.values())))
-                if size == 1:  # a row never runs alone, see backends.sizes
-                    feeds = {name: np.repeat(value, 2, axis=0) for name, value in feeds.items()}
-                parts.append([output[:size] for output in model.network.backend.run(feeds, evaluation.outputs)])
-            evaluation = program.send([np.concatenate(column) for column in zip(*parts, strict=True)])
-    except StopIteration as stop:
-        return stop.value
+
+    def answer(evaluation: Step) -> list[Array]:
+        assert isinstance(evaluation, Evaluation)  # all evaluations are of this network
+        parts = []
+        for first in range(0, evaluation.rows, BATCH):
+            feeds = {name: value[first : first + BATCH] for name, value in evaluation.feeds.items()}
+            size = len(next(iter(feeds.values())))
+            if size == 1:  # a row never runs alone, see backends.sizes
+                feeds = {name: np.repeat(value, 2, axis=0) for name, value in feeds.items()}
+            parts.append([output[:size] for output in model.network.backend.run(feeds, evaluation.outputs)])
+        return [np.concatenate(column) for column in zip(*parts, strict=True)]
+
+    return answered(evaluations(generator, model, None), answer)

@@ -81,17 +81,30 @@ def _sampling_task(
     tensors = tensors_of(request, model, n, parameters.guidance)
     plan = plan_for(model, parameters, options)
     problem = steering.Problem(
-        plan, card.event_shape, torch.float32, tensors.condition, parameters.guidance, tensors.null, model.digest,
-        tensors.mean,
-    )  # fmt: skip
+        plan=plan,
+        event=card.event_shape,
+        dtype=torch.float32,
+        condition=tensors.condition,
+        guidance=parameters.guidance,
+        null=tensors.null,
+        model=model.digest,
+        mean=tensors.mean,
+    )
     doubled = 2 if tensors.condition and parameters.guidance != 1 else 1
     if plan.reverse and tensors.x_init is None:
         raise errors.invalid("reverse: expected the data to start from in an input x_init, got none")
     if parameters.likelihood is not None:
         program = likelihood.program(model, problem, parameters, tensors, request.outputs)
         rows = rows_of(parameters, options)
-        width = n * doubled * likelihood_rows_at_once(parameters.probes)
-        return Task(model.name, program, rows, model.network, width, _bytes(n, card.event_shape))
+        at_once = n * doubled * likelihood_rows_at_once(parameters.probes)
+        return Task(
+            model=model.name,
+            program=program,
+            network_rows=rows,
+            network=model.network,
+            rows_at_once=at_once,
+            bytes=_bytes(n, card.event_shape),
+        )
     if absent := [name for name in request.outputs if name in likelihood.OUTPUTS]:
         raise errors.invalid(f"output {absent[0]!r}: expected a parameter likelihood beside it, got none")
     reward = None
@@ -112,14 +125,14 @@ def _sampling_task(
     group = min(n, group_size(steered.steer, card.event_shape))
     rows = rows_of(parameters, options)
     program = _sample(model, known, problem, parameters, reward, steered, tensors)
-    held = n + group * (0 if steered.steer is None else steered.steer.width)
+    held = n + group * (0 if steered.steer is None else steered.steer.held)
     return Task(
-        model.name,
-        program,
-        rows,
-        model.network,
-        steering.rows_at_once(steered.steer, group) * doubled,
-        _bytes(held, card.event_shape),
+        model=model.name,
+        program=program,
+        network_rows=rows,
+        network=model.network,
+        rows_at_once=steering.rows_at_once(steered.steer, group) * doubled,
+        bytes=_bytes(held, card.event_shape),
         heavy=reward is not None,
     )
 

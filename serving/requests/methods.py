@@ -150,7 +150,7 @@ def group_size(steer: Steering | None, event: Sequence[int]) -> int:
     """
     if steer is None:
         return GROUP
-    together, each = steer.together, steer.width * math.prod(event)
+    together, each = steer.together, steer.held * math.prod(event)
     if together * each > MOST_CANDIDATES:
         raise errors.invalid(
             f"steering: expected at most {MOST_CANDIDATES} numbers in the candidates of what is drawn together, "

@@ -40,4 +40,6 @@ def plain_task(request: InferRequest, model: PlainModel) -> Task:
         return Answer(dict(zip(names, results, strict=True)), {"fingerprint": model.fingerprint})
 
     size = sum(value.nbytes for value in request.inputs.values())
-    return Task(model.name, program(), rows, model.network, rows, 2 * size)
+    return Task(
+        model=model.name, program=program(), network_rows=rows, network=model.network, rows_at_once=rows, bytes=2 * size
+    )

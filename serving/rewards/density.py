@@ -55,7 +55,7 @@ class LogDensity:
         for part in x.split(max(1, NUMBERS // ((1 + 2 * self.probes) * dimension))):
             n = len(part)
             condition = {k: torch.from_numpy(v).expand(n, *v.shape) for k, v in self.condition.items()}
-            problem = steering.Problem(plan, event, torch.float32, condition)
+            problem = steering.Problem(plan=plan, event=event, dtype=torch.float32, condition=condition)
             judging = steering.log_likelihood(
                 problem, part, steering.Noise(0, [0] * n), probes=self.probes, exact=dimension <= self.probes
             )

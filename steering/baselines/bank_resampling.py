@@ -32,7 +32,7 @@ class BankResampling(Aimed):
         key: identifies the reward, see `Target`.
     """
 
-    width = 1
+    held = 1
     stage_rows = 0
 
     def __init__(

@@ -35,9 +35,9 @@ class BestOf(Aimed):
         self.n, self.inner = n, inner
 
     @property
-    def width(self) -> int:
-        """Implements `Steering.width`."""
-        return self.n * (1 if self.inner is None else self.inner.width)
+    def held(self) -> int:
+        """Implements `Steering.held`."""
+        return self.n * (1 if self.inner is None else self.inner.held)
 
     @property
     def together(self) -> int:

@@ -81,8 +81,8 @@ class Doit(Guidance):
         return self.jacobian
 
     @property
-    def width(self) -> int:
-        """Implements `Steering.width`."""
+    def held(self) -> int:
+        """Implements `Steering.held`."""
         return self.probes * self.particles
 
     @property

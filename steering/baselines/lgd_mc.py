@@ -43,8 +43,8 @@ class LgdMc(Guidance):
         self.draws, self.spread = draws, spread
 
     @property
-    def width(self) -> int:
-        """Implements `Steering.width`."""
+    def held(self) -> int:
+        """Implements `Steering.held`."""
         return self.draws
 
     def correct(

@@ -50,8 +50,8 @@ class Svdd(Aimed):
         self.candidates = candidates
 
     @property
-    def width(self) -> int:
-        """Implements `Steering.width`."""
+    def held(self) -> int:
+        """Implements `Steering.held`."""
         return self.candidates
 
     @property

@@ -75,8 +75,8 @@ class Doob(Aimed, Tilting):
         self._tilted: dict[Hashable, tuple[Union, Target, TiltedBank, Local]] = {}
 
     @property
-    def width(self) -> int:
-        """Implements `Steering.width`."""
+    def held(self) -> int:
+        """Implements `Steering.held`."""
         return self.particles
 
     @property

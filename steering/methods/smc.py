@@ -90,9 +90,9 @@ class Smc(Aimed):
         self.settings = Settings(self.target, population, keep, potential, resample_at, tempering, every)
 
     @property
-    def width(self) -> int:
-        """Implements `Steering.width`."""
-        return -(-self.settings.population // self.settings.keep) * (1 if self.inner is None else self.inner.width)
+    def held(self) -> int:
+        """Implements `Steering.held`."""
+        return -(-self.settings.population // self.settings.keep) * (1 if self.inner is None else self.inner.held)
 
     @property
     def together(self) -> int:

@@ -75,7 +75,7 @@ class Course:
         return self.at_log_snr(ends[:-1] + fraction * ends.diff())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Update:
     """r <- A r + b D + C z after an evaluation at `at`; `to` is the node where the new r_0 lives."""
 
@@ -86,7 +86,7 @@ class Update:
     C: Matrix = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Stage:
     """One network evaluation of a plan and the update that follows it."""
 
@@ -137,7 +137,7 @@ class Option:
     whole: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Solver:
     """A row of the solver table.
 
@@ -171,7 +171,7 @@ class Solver:
         return self.eta is not None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """A compiled solver. A table's stages are its network evaluations, in order; other plans have a `direct` sampler.
 
@@ -279,12 +279,26 @@ def compile_plan(
     trained = path if trained is None else trained
     at = torch.tensor([update.at.t for update in updates], dtype=torch.float64)
     rules = predictions.rules(path, at, prediction, preconditioning, sigma_data, trained)
-    stages = tuple(Stage(i, *pair) for i, pair in enumerate(zip(updates, rules, strict=True)))
-    label = grid if isinstance(grid, str) else "explicit"
+    pairs = enumerate(zip(updates, rules, strict=True))
+    stages = tuple(Stage(index=i, update=update, denoise=denoise) for i, (update, denoise) in pairs)
     return Plan(
-        solver, path, trained, prediction, preconditioning, sigma_data, label, eta, tuple(sorted(chosen.items())),
-        entry.order, reverse, noisy, course.nodes, stages, entry.direct, rows,
-    )  # fmt: skip
+        solver=solver,
+        path=path,
+        trained=trained,
+        prediction=prediction,
+        preconditioning=preconditioning,
+        sigma_data=sigma_data,
+        grid=grid if isinstance(grid, str) else "explicit",
+        eta=eta,
+        options=tuple(sorted(chosen.items())),
+        order=entry.order,
+        reverse=reverse,
+        uses_noise=noisy,
+        nodes=course.nodes,
+        stages=stages,
+        direct=entry.direct,
+        expected_rows=rows,
+    )
 
 
 def deterministic(solvers: Mapping[str, Solver]) -> list[str]:

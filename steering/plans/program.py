@@ -14,7 +14,7 @@ import torch
 from steering.errors import PlanError
 from steering.paths import Path
 
-Target = Literal["data", "noise", "velocity"]
+Integrand = Literal["data", "noise", "velocity"]
 Variable = Literal["log_snr", "rho", "t", "angle"]
 MAX_ORDER = 4
 
@@ -34,16 +34,16 @@ class Choice:
             of S4S do, arXiv:2502.17423).
     """
 
-    target: Target = "data"
+    target: Integrand = "data"
     order: int = 2
     variable: Variable = "log_snr"
     corrector: bool = False
     relaxation: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.target not in get_args(Target) or self.variable not in get_args(Variable):
+        if self.target not in get_args(Integrand) or self.variable not in get_args(Variable):
             raise PlanError(
-                f"program: expected a target of {', '.join(get_args(Target))} and a variable of "
+                f"program: expected a target of {', '.join(get_args(Integrand))} and a variable of "
                 f"{', '.join(get_args(Variable))}, got {self.target!r} and {self.variable!r}"
             )
         if not 1 <= self.order <= MAX_ORDER:

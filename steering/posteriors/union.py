@@ -26,7 +26,7 @@ FEW = 25.0
 
 
 @dataclass(frozen=True, eq=False)
-class Level:
+class BankLevel:
     """A part drawn toward `target`: its size N, log Z, and the rows it took."""
 
     target: Target
@@ -43,7 +43,7 @@ class Union:
     cloud: Cloud
     rewards: Float64[Tensor, " k"]
     own: int
-    levels: tuple[Level, ...] = ()
+    levels: tuple[BankLevel, ...] = ()
 
     @cached_property
     def log_prior(self) -> Float64[Tensor, " k"]:
@@ -82,5 +82,5 @@ class Union:
             Cloud(torch.cat([self.cloud.samples, samples.to(self.cloud.samples.dtype)])),
             torch.cat([self.rewards, rewards.to(torch.float64)]),
             self.own,
-            (*self.levels, Level(target, len(samples), log_z, network_rows, reward_rows)),
+            (*self.levels, BankLevel(target, len(samples), log_z, network_rows, reward_rows)),
         )

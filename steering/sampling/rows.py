@@ -1,7 +1,7 @@
 """The unit of work: rows to be evaluated by a network or a reward. Samplers yield them and receive the outputs."""
 
 from collections import Counter
-from collections.abc import Generator, Mapping, MutableMapping
+from collections.abc import Callable, Generator, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
@@ -12,6 +12,8 @@ from steering.numerics.tiles import Matrix
 
 Condition = Mapping[str, Tensor]
 Result = TypeVar("Result")
+Request = TypeVar("Request")
+Reply = TypeVar("Reply")
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,16 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self.x)
+
+
+def answered(generator: Generator[Request, Reply, Result], answer: Callable[[Request], Reply]) -> Result:
+    """What a generator returns when `answer` replies to all that it asks for."""
+    try:
+        request = next(generator)
+        while True:
+            request = generator.send(answer(request))
+    except StopIteration as stop:
+        return stop.value
 
 
 def metered(rows: Generator[Rows, Tensor, Result], meter: Counter[str]) -> Generator[Rows, Tensor, Result]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from steering.errors import SteeringError
 from steering.numerics.noise import Noise
 from steering.plans.plan import Plan
-from steering.sampling.rows import Result, Rows
+from steering.sampling.rows import Result, Rows, answered
 from steering.sampling.sampler import Problem, Report, Steering, sample
 
 Network = Callable[..., Tensor]
@@ -87,33 +87,33 @@ def run(
     # samples are independent: groups bound the memory of the particles and keep every sample's place in its tile
     group = n
     if steer is not None:
-        elements = steer.width * math.prod(event)
+        elements = steer.held * math.prod(event)
         unit = math.lcm(TILE, steer.together)
         group = max(unit, GROUP_ELEMENTS // elements // unit * unit)
-    whole = Problem(plan, event, dtype, conditions, guidance, nulls, model=network, mean=means)
+    whole = Problem(
+        plan=plan,
+        event=event,
+        dtype=dtype,
+        condition=conditions,
+        guidance=guidance,
+        null=nulls,
+        model=network,
+        mean=means,
+    )
     parts = []
     for first in range(0, n, group):
         rows = slice(first, min(first + group, n))
         generator = sample(
             whole.rows(rows), Noise(seed, range(rows.start, rows.stop)), steer, None if x_init is None else x_init[rows]
         )
-        parts.append(_drive(generator, lambda request: _answer(request, network, steer, tile)))
+        parts.append(answered(generator, lambda request: _answer(request, network, steer, tile)))
     x = torch.cat([part for part, _ in parts])
     return (x, merged([r for _, r in parts])) if report else x
 
 
 def solve(generator: Generator[Rows, Tensor, Result], network: Network, tile: int | None = TILE) -> Result:
     """The result of any generator of network rows (`likelihood`, `diagnostics`, ...), answered by `network`."""
-    return _drive(generator, lambda request: _answer(request, network, None, tile))
-
-
-def _drive(generator: Generator[Rows, Tensor, Result], answer: Callable[[Rows], Tensor]) -> Result:
-    try:
-        request = next(generator)
-        while True:
-            request = generator.send(answer(request))
-    except StopIteration as stop:
-        return stop.value
+    return answered(generator, lambda request: _answer(request, network, None, tile))
 
 
 def expanded(name: str, condition: Tensor, n: int) -> Tensor:
@@ -176,7 +176,7 @@ def _answer(request: Rows, network: Network, steer: Steering | None, tile: int |
         return _tiled(partial(_pullback, network), {**tensors, COTANGENT: request.cotangent}, tile)
     assert steer is not None
     assert steer.reward is not None
-    reward, per_call = steer.reward, None if tile is None else tile * steer.width
+    reward, per_call = steer.reward, None if tile is None else tile * steer.held
     if request.kind == "reward_gradient":
         reward = partial(_with_gradient, reward, steer.name)
     try:

@@ -80,7 +80,7 @@ class Report:
         self.reward_gradient_rows += meter["reward_gradient"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Problem:
     """What is being sampled: the plan, the event's shape, and how the network is asked.
 
@@ -145,7 +145,7 @@ class Steering(ABC):
         return type(self).__name__
 
     @property
-    def width(self) -> int:
+    def held(self) -> int:
         """States or candidates of one sample held at a time: bounds how many samples are drawn together."""
         return 1
 

@@ -20,7 +20,7 @@ from steering.paths import Path
 from steering.plans.plan import Course, Update
 from steering.plans.program import Choice, Variable
 from steering.solvers import multistep
-from steering.solvers.multistep import Step
+from steering.solvers.multistep import StepWeights
 
 POINTS = 16
 
@@ -48,13 +48,13 @@ def updates(course: Course, choices: Sequence[Choice]) -> Iterator[Update]:
     return multistep.updates(course.nodes, steps(course, choices))
 
 
-def steps(course: Course, choices: Sequence[Choice]) -> list[Step]:
+def steps(course: Course, choices: Sequence[Choice]) -> list[StepWeights]:
     """The choices' weights; early steps use the values there are, and nothing comes to correct the last step."""
     corrected = [i for i, choice in enumerate(choices[:-1]) if choice.corrector]
     found = iter(_weights(course, choices, [*((i, i) for i in range(len(choices))), *((i, i + 1) for i in corrected)]))
     predictors = [_relaxed(next(found), choice.relaxation) for choice in choices]
     correctors = dict(zip(corrected, found, strict=True))
-    return [Step(choice.target, predictors[i], correctors.get(i, ())) for i, choice in enumerate(choices)]
+    return [StepWeights(choice.target, predictors[i], correctors.get(i, ())) for i, choice in enumerate(choices)]
 
 
 def _relaxed(weights: tuple[float, ...], relaxation: tuple[float, ...]) -> tuple[float, ...]:

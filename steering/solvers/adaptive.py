@@ -23,7 +23,7 @@ from steering.numerics.tiles import by_tiles
 from steering.plans.plan import Option
 from steering.sampling.rows import Rows
 from steering.sampling.sampler import Problem
-from steering.solvers.levels import Level, along
+from steering.solvers.levels import NoiseLevel, along
 
 SHRINK, GROW = 0.2, 10.0
 
@@ -56,7 +56,7 @@ class Pair:
     order: int
     rows: int
     tau: Callable[[Tensor], Times]
-    level: Callable[[Times], Level]
+    level: Callable[[Times], NoiseLevel]
     slope: Callable[[Problem, Times, Tensor], Generator[Rows, Tensor, Tensor]]
     attempt: Callable[[Problem, Tensor, Tensor, Times, Times], Generator[Rows, Tensor, Trial]]
 

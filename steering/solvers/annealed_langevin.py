@@ -30,6 +30,13 @@ def updates(course: Course) -> Iterator[Update]:
 
 
 SOLVER = Solver(
-    "annealed_langevin", 1, 5, "Song & Ermon 2019, arXiv:1907.05600, algorithm 1", "logsnr", updates, uses_noise=True,
-    options=OPTIONS, rows=lambda steps, options: (steps + 1) * int(options["corrections"]),
-)  # fmt: skip
+    name="annealed_langevin",
+    order=1,
+    rows_per_step=5,
+    reference="Song & Ermon 2019, arXiv:1907.05600, algorithm 1",
+    default_grid="logsnr",
+    updates=updates,
+    uses_noise=True,
+    options=OPTIONS,
+    rows=lambda steps, options: (steps + 1) * int(options["corrections"]),
+)

@@ -21,4 +21,12 @@ def updates(course: Course) -> Iterator[Update]:
         yield Update(at=s, to=t, A=((0.0,),), b=(t.alpha,), C=((noise,),) if noise else ())
 
 
-SOLVER = Solver("consistency", 1, 1, "Song et al. 2023, arXiv:2303.01469", "karras", updates, uses_noise=True)
+SOLVER = Solver(
+    name="consistency",
+    order=1,
+    rows_per_step=1,
+    reference="Song et al. 2023, arXiv:2303.01469",
+    default_grid="karras",
+    updates=updates,
+    uses_noise=True,
+)

@@ -27,4 +27,12 @@ def updates(course: Course) -> Iterator[Update]:
         )
 
 
-SOLVER = Solver("ddim", 1, 1, "Song, Meng & Ermon 2021, arXiv:2010.02502", "logsnr", updates, eta=0.0)
+SOLVER = Solver(
+    name="ddim",
+    order=1,
+    rows_per_step=1,
+    reference="Song, Meng & Ermon 2021, arXiv:2010.02502",
+    default_grid="logsnr",
+    updates=updates,
+    eta=0.0,
+)

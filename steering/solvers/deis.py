@@ -23,7 +23,14 @@ def updates(choice: Choice, course: Course) -> Iterator[Update]:
 
 def solver(name: str, k: int, variable: Variable) -> Solver:
     choice = Choice("noise", k + 1, variable)
-    return Solver(name, k + 1, 1, "Zhang & Chen 2023, arXiv:2204.13902", "logsnr", partial(updates, choice))
+    return Solver(
+        name=name,
+        order=k + 1,
+        rows_per_step=1,
+        reference="Zhang & Chen 2023, arXiv:2204.13902",
+        default_grid="logsnr",
+        updates=partial(updates, choice),
+    )
 
 
 SOLVERS = (

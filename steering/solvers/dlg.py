@@ -30,7 +30,7 @@ from steering.plans.plan import Option, Solver
 from steering.sampling.rows import Rows
 from steering.sampling.sampler import Problem
 from steering.solvers.dpm_solver_adaptive import attempt_12
-from steering.solvers.levels import Level, along
+from steering.solvers.levels import NoiseLevel, along
 
 LEVELS = 1000
 LEVEL = Draw.SOLVER + 1
@@ -60,10 +60,10 @@ def draw(
     steps = int(dict(plan.options)["denoise"])
     low, high = (torch.full((len(x),), node.log_snr, dtype=torch.float64) for node in (plan.nodes[0], plan.nodes[-1]))
     level = low + (high - low) * noise.uniform(START, LEVEL, 1)[:, 0]
-    y = yield from flow(problem, x / along(Level(low).size(problem), x), low, level, steps)
+    y = yield from flow(problem, x / along(NoiseLevel(low).size(problem), x), low, level, steps)
     y, level = yield from chain(problem, noise, (y, level), log_density)
     y = yield from flow(problem, y, level, high, steps)
-    return y * along(Level(high).size(problem), y)
+    return y * along(NoiseLevel(high).size(problem), y)
 
 
 def chain(
@@ -75,7 +75,7 @@ def chain(
     low, high, k = plan.nodes[0].log_snr, plan.nodes[-1].log_snr, 2 * options["snr"] ** 2
     grid = torch.linspace(low, high, LEVELS, dtype=torch.float64)
     for sweep in range(plan.steps):
-        at = Level(level)
+        at = NoiseLevel(level)
         denoised = yield from at.denoised(problem, y)
         z = noise.normal(sweep, Draw.SOLVER, problem.event, problem.dtype)
         y = y + (along(at.alpha, y) * denoised - y) * k + along(at.sigma, y) * z * (2 * k) ** 0.5
@@ -86,7 +86,7 @@ def chain(
         else:
             point = y / along(at.alpha, y)
             moved = grid[categorical(log_density(point, torch.exp(-grid)), noise.uniform(sweep, LEVEL, 1))]
-            y = point * along(Level(moved).alpha, y)
+            y = point * along(NoiseLevel(moved).alpha, y)
         level = moved
     return y, level
 
@@ -95,7 +95,7 @@ def flow(problem: Problem, y: Tensor, s: Tensor, t: Tensor, steps: int) -> Gener
     """The probability flow from log-SNRs s to t [n] by DPM-Solver-2, in either direction."""
     for step in range(steps):
         start, end = s + (t - s) * (step / steps), s + (t - s) * ((step + 1) / steps)
-        eps = yield from Level(start).eps(problem, y)
+        eps = yield from NoiseLevel(start).eps(problem, y)
         y, _, _ = yield from attempt_12(problem, y, eps, start, end)
     return y
 
@@ -113,5 +113,13 @@ def categorical(log_weights: Float64[Tensor, "n k"], uniform: Float64[Tensor, "n
 
 
 SOLVER = Solver(
-    "dlg", 2, 3, "Kim & Ye 2022, arXiv:2209.14593", "logsnr", direct=draw, uses_noise=True, options=OPTIONS, rows=rows
+    name="dlg",
+    order=2,
+    rows_per_step=3,
+    reference="Kim & Ye 2022, arXiv:2209.14593",
+    default_grid="logsnr",
+    direct=draw,
+    uses_noise=True,
+    options=OPTIONS,
+    rows=rows,
 )

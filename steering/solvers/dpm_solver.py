@@ -87,7 +87,14 @@ def order_3(predicted: Prediction, course: Course) -> Iterator[Update]:
 
 def _solver(name: str, order: int, step: Callable[[Prediction, Course], Iterator[Update]], f: Prediction) -> Solver:
     paper = "arXiv:2206.00927" if f is NOISE else "arXiv:2211.01095"
-    return Solver(name, order, order, f"Lu et al. 2022, {paper}", "logsnr", partial(step, f))
+    return Solver(
+        name=name,
+        order=order,
+        rows_per_step=order,
+        reference=f"Lu et al. 2022, {paper}",
+        default_grid="logsnr",
+        updates=partial(step, f),
+    )
 
 
 SOLVERS = (

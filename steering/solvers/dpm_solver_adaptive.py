@@ -19,28 +19,28 @@ from steering.sampling.rows import Rows
 from steering.sampling.sampler import Problem
 from steering.solvers import adaptive
 from steering.solvers.adaptive import Times, Trial
-from steering.solvers.levels import Level, along
+from steering.solvers.levels import NoiseLevel, along
 
 
 def step_1(y: Tensor, eps: Tensor, s: Times, t: Times) -> Tensor:
     """DPM-Solver-1 from log-SNRs s to t."""
-    carry = Level(t).alpha / Level(s).alpha
-    return along(carry, y) * y - along(Level(t).sigma * torch.expm1(t - s), y) * eps
+    carry = NoiseLevel(t).alpha / NoiseLevel(s).alpha
+    return along(carry, y) * y - along(NoiseLevel(t).sigma * torch.expm1(t - s), y) * eps
 
 
 def step_2(y: Tensor, eps: Tensor, s: Times, t: Times, difference: Tensor, r1: float) -> Tensor:
     """DPM-Solver-2, with the difference eps_u - eps_s."""
-    return step_1(y, eps, s, t) - along(Level(t).sigma * torch.expm1(t - s) / (2 * r1), y) * difference
+    return step_1(y, eps, s, t) - along(NoiseLevel(t).sigma * torch.expm1(t - s) / (2 * r1), y) * difference
 
 
 def step_3(y: Tensor, eps: Tensor, s: Times, t: Times, difference: Tensor, r: float) -> Tensor:
     """DPM-Solver-3 with the difference eps_v - eps_s, or the step to its v with (r_2 / r_1) (eps_u - eps_s), r = 1."""
     h = t - s
-    return step_1(y, eps, s, t) - along(Level(t).sigma * (torch.expm1(h) / h - 1) / r, y) * difference
+    return step_1(y, eps, s, t) - along(NoiseLevel(t).sigma * (torch.expm1(h) / h - 1) / r, y) * difference
 
 
 def eps(problem: Problem, log_snr: Times, y: Tensor) -> Generator[Rows, Tensor, Tensor]:
-    return Level(log_snr).eps(problem, y)
+    return NoiseLevel(log_snr).eps(problem, y)
 
 
 def attempt_12(problem: Problem, y: Tensor, eps_s: Tensor, s: Times, t: Times) -> Generator[Rows, Tensor, Trial]:
@@ -62,13 +62,18 @@ def tau(log_snr: Tensor) -> Times:
     return log_snr
 
 
-PAIR_12 = adaptive.Pair(2, 1, tau, Level, eps, attempt_12)
-PAIR_23 = adaptive.Pair(3, 2, tau, Level, eps, attempt_23)
+PAIR_12 = adaptive.Pair(2, 1, tau, NoiseLevel, eps, attempt_12)
+PAIR_23 = adaptive.Pair(3, 2, tau, NoiseLevel, eps, attempt_23)
 
 SOLVERS = tuple(
     Solver(
-        name, pair.order, pair.order, "Lu et al. 2022, arXiv:2206.00927, appendix C", "logsnr", direct=pair.draw,
+        name=name,
+        order=pair.order,
+        rows_per_step=pair.order,
+        reference="Lu et al. 2022, arXiv:2206.00927, appendix C",
+        default_grid="logsnr",
+        direct=pair.draw,
         options=adaptive.options(rtol=0.05, atol=0.0078),
     )
     for name, pair in (("dpm_solver_12", PAIR_12), ("dpm_solver_23", PAIR_23))
-)  # fmt: skip
+)

@@ -15,7 +15,7 @@ from steering.plans.plan import Course, Node, Solver, Update
 
 
 @dataclass(frozen=True)
-class Kernel:
+class Transition:
     """From s to t where D is constant: x_t = carry x_s + gain D + noise z."""
 
     carry: float
@@ -23,9 +23,9 @@ class Kernel:
     noise: float
 
 
-def kernel(eta: float, s: Node, t: Node) -> Kernel:
+def transition(eta: float, s: Node, t: Node) -> Transition:
     h = t.log_snr - s.log_snr
-    return Kernel(
+    return Transition(
         carry=t.sigma / s.sigma * math.exp(-(eta**2) * h),
         gain=-t.alpha * math.expm1(-(1 + eta**2) * h),
         noise=t.sigma * math.sqrt(-math.expm1(-2 * eta**2 * h)),
@@ -35,7 +35,7 @@ def kernel(eta: float, s: Node, t: Node) -> Kernel:
 def updates(course: Course) -> Iterator[Update]:
     previous: Node | None = None
     for s, t in course.intervals():
-        step = kernel(course.eta, s, t)
+        step = transition(course.eta, s, t)
         extra = 0.0 if previous is None else (t.log_snr - s.log_snr) / (s.log_snr - previous.log_snr) / 2
         state = (step.carry,) if previous is None else (step.carry, -step.gain * extra)
         history = tuple(0.0 for _ in state)
@@ -44,4 +44,12 @@ def updates(course: Course) -> Iterator[Update]:
         previous = s
 
 
-SOLVER = Solver("dpmpp_2m", 2, 1, "Lu et al. 2022, arXiv:2211.01095", "logsnr", updates, eta=0.0)
+SOLVER = Solver(
+    name="dpmpp_2m",
+    order=2,
+    rows_per_step=1,
+    reference="Lu et al. 2022, arXiv:2211.01095",
+    default_grid="logsnr",
+    updates=updates,
+    eta=0.0,
+)

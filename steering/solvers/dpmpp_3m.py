@@ -44,7 +44,7 @@ def updates(k: float, course: Course) -> Iterator[Update]:
     lambdas = [node.log_snr for node in course.nodes]
     past = [tuple(reversed(lambdas[max(0, i - 3) : i + 1])) for i in range(1, len(lambdas))]
     steps = [
-        multistep.Step("data", tuple(t.alpha * weight for weight in weights(values, k)))
+        multistep.StepWeights("data", tuple(t.alpha * weight for weight in weights(values, k)))
         for t, values in zip(course.nodes[1:], past, strict=True)
     ]
     return multistep.updates(course.nodes, steps)
@@ -52,6 +52,15 @@ def updates(k: float, course: Course) -> Iterator[Update]:
 
 PAPER = "Lu et al. 2022, arXiv:2211.01095"
 SOLVERS = (
-    Solver("dpmpp_3m", 3, 1, PAPER, "logsnr", partial(updates, 2.0)),
-    Solver("dpmpp_3m_compat", 2, 1, PAPER, "logsnr", partial(updates, 1.0)),
+    Solver(
+        name="dpmpp_3m", order=3, rows_per_step=1, reference=PAPER, default_grid="logsnr", updates=partial(updates, 2.0)
+    ),
+    Solver(
+        name="dpmpp_3m_compat",
+        order=2,
+        rows_per_step=1,
+        reference=PAPER,
+        default_grid="logsnr",
+        updates=partial(updates, 1.0),
+    ),
 )

@@ -21,5 +21,11 @@ def updates(course: Course) -> Iterator[Update]:
 
 
 SOLVER = Solver(
-    "euler", 1, 1, "Karras et al. 2022, arXiv:2206.00364, algorithm 1", "karras", updates, options=churn.OPTIONS
+    name="euler",
+    order=1,
+    rows_per_step=1,
+    reference="Karras et al. 2022, arXiv:2206.00364, algorithm 1",
+    default_grid="karras",
+    updates=updates,
+    options=churn.OPTIONS,
 )

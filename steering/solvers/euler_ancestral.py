@@ -11,6 +11,13 @@ from steering.plans.plan import Solver
 from steering.solvers import ddim
 
 SOLVER = Solver(
-    "euler_ancestral", 1, 1, "Ho, Jain & Abbeel 2020, arXiv:2006.11239; k-diffusion", "karras", ddim.updates,
-    eta=1.0, uses_noise=True, twin="euler",
-)  # fmt: skip
+    name="euler_ancestral",
+    order=1,
+    rows_per_step=1,
+    reference="Ho, Jain & Abbeel 2020, arXiv:2006.11239; k-diffusion",
+    default_grid="karras",
+    updates=ddim.updates,
+    eta=1.0,
+    uses_noise=True,
+    twin="euler",
+)

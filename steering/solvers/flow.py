@@ -36,7 +36,23 @@ def adams_bashforth(course: Course) -> Iterator[Update]:
 MATCHING = "Lipman et al. 2023, arXiv:2210.02747"
 INTERPOLANTS = "Albergo, Boffi & Vanden-Eijnden 2023, arXiv:2303.08797"
 SOLVERS = (
-    Solver("flow_euler", 1, 1, MATCHING, "uniform", partial(updates, EULER, TIME)),
-    Solver("flow_ab2", 2, 1, MATCHING, "uniform", adams_bashforth),
-    Solver("interpolant_ode", 2, 2, INTERPOLANTS, "uniform", partial(updates, MIDPOINT, TIME)),
+    Solver(
+        name="flow_euler",
+        order=1,
+        rows_per_step=1,
+        reference=MATCHING,
+        default_grid="uniform",
+        updates=partial(updates, EULER, TIME),
+    ),
+    Solver(
+        name="flow_ab2", order=2, rows_per_step=1, reference=MATCHING, default_grid="uniform", updates=adams_bashforth
+    ),
+    Solver(
+        name="interpolant_ode",
+        order=2,
+        rows_per_step=2,
+        reference=INTERPOLANTS,
+        default_grid="uniform",
+        updates=partial(updates, MIDPOINT, TIME),
+    ),
 )

@@ -27,5 +27,11 @@ def updates(course: Course) -> Iterator[Update]:
 
 
 SOLVER = Solver(
-    "heun", 2, 2, "Karras et al. 2022, arXiv:2206.00364, algorithm 1", "karras", updates, options=churn.OPTIONS
+    name="heun",
+    order=2,
+    rows_per_step=2,
+    reference="Karras et al. 2022, arXiv:2206.00364, algorithm 1",
+    default_grid="karras",
+    updates=updates,
+    options=churn.OPTIONS,
 )

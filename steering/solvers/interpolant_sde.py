@@ -30,6 +30,13 @@ def updates(course: Course) -> Iterator[Update]:
 
 
 SOLVER = Solver(
-    "interpolant_sde", 1, 1, "Albergo et al. 2023, arXiv:2303.08797", "uniform", updates, eta=1.0, uses_noise=True,
+    name="interpolant_sde",
+    order=1,
+    rows_per_step=1,
+    reference="Albergo et al. 2023, arXiv:2303.08797",
+    default_grid="uniform",
+    updates=updates,
+    eta=1.0,
+    uses_noise=True,
     twin="interpolant_ode",
-)  # fmt: skip
+)

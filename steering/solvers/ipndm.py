@@ -13,7 +13,7 @@ from functools import partial
 
 from steering.plans.plan import Course, Solver, Update
 from steering.solvers import multistep
-from steering.solvers.multistep import Step
+from steering.solvers.multistep import StepWeights
 
 ADAMS_BASHFORTH = (
     (1.0,),
@@ -27,11 +27,18 @@ def updates(k: int, course: Course) -> Iterator[Update]:
     steps = []
     for i, (s, t) in enumerate(course.intervals()):
         scale = t.alpha * (t.rho - s.rho)
-        steps.append(Step("noise", tuple(scale * c for c in ADAMS_BASHFORTH[min(i + 1, k) - 1])))
+        steps.append(StepWeights("noise", tuple(scale * c for c in ADAMS_BASHFORTH[min(i + 1, k) - 1])))
     return multistep.updates(course.nodes, steps)
 
 
 SOLVERS = tuple(
-    Solver(f"ipndm_{k}", min(k, 2), 1, "Liu et al. 2022, arXiv:2202.09778", "logsnr", partial(updates, k))
+    Solver(
+        name=f"ipndm_{k}",
+        order=min(k, 2),
+        rows_per_step=1,
+        reference="Liu et al. 2022, arXiv:2202.09778",
+        default_grid="logsnr",
+        updates=partial(updates, k),
+    )
     for k in (1, 2, 3, 4)
 )

@@ -23,7 +23,7 @@ def along(c: Float64[Tensor, " n"], y: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Level:
+class NoiseLevel:
     """Log-SNRs [n], one a sample."""
 
     log_snr: Float64[Tensor, " n"]

@@ -14,29 +14,29 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from steering.plans.plan import Node, Update
-from steering.plans.program import Target
+from steering.plans.program import Integrand
 
-Value = tuple[Target, int]
+Value = tuple[Integrand, int]
 """Of what, and how many steps ago it was evaluated."""
 
 
 @dataclass(frozen=True)
-class Step:
+class StepWeights:
     """A step's weights, newest value first: of s and before; in the corrector of t, s and before."""
 
-    target: Target
+    target: Integrand
     predictor: tuple[float, ...]
     corrector: tuple[float, ...] = ()
 
 
-def scale(target: Target, node: Node) -> float:
+def scale(target: Integrand, node: Node) -> float:
     """K: what x is divided by to move by the target's integral alone."""
     if target == "data":
         return node.sigma
     return node.alpha if target == "noise" else math.hypot(node.alpha, node.sigma)
 
 
-def value(target: Target, node: Node) -> tuple[float, float]:
+def value(target: Integrand, node: Node) -> tuple[float, float]:
     """The weights of x and D in the target's value at a node."""
     if target == "data":
         return 0.0, 1.0
@@ -44,9 +44,9 @@ def value(target: Target, node: Node) -> tuple[float, float]:
     return 1 / (node.sigma * norm), -norm * node.alpha / node.sigma
 
 
-def updates(nodes: Sequence[Node], steps: Sequence[Step]) -> Iterator[Update]:
+def updates(nodes: Sequence[Node], steps: Sequence[StepWeights]) -> Iterator[Update]:
     """Registers: the predicted state; where it will be corrected, the corrector's sum so far; then past values."""
-    previous: Step | None = None
+    previous: StepWeights | None = None
     before: list[Value] = []
     for (s, t), step, after in zip(pairwise(nodes), steps, _kept(steps), strict=True):
         rows = list(_rows(s, t, previous, step, before, after))
@@ -55,7 +55,7 @@ def updates(nodes: Sequence[Node], steps: Sequence[Step]) -> Iterator[Update]:
 
 
 def _rows(
-    s: Node, t: Node, previous: Step | None, step: Step, before: Sequence[Value], after: Sequence[Value]
+    s: Node, t: Node, previous: StepWeights | None, step: StepWeights, before: Sequence[Value], after: Sequence[Value]
 ) -> Iterator[tuple[tuple[float, ...], float]]:
     """The registers after the evaluation at s: weights of those before it, and of the new D."""
     corrected = previous if previous and previous.corrector else None
@@ -85,7 +85,7 @@ def _rows(
         yield form(0.0, [((target, age - 1), 1.0)])
 
 
-def _kept(steps: Sequence[Step]) -> list[list[Value]]:
+def _kept(steps: Sequence[StepWeights]) -> list[list[Value]]:
     """The past values to hold after each step, with their ages at the next: what later steps ask for."""
     kept: list[list[Value]] = [[]]
     for step in reversed(steps[1:]):

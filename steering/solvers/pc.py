@@ -45,6 +45,13 @@ def updates(course: Course) -> Iterator[Update]:
 
 
 SOLVER = Solver(
-    "pc", 1, 2, "Song et al. 2021, arXiv:2011.13456, algorithms 2 to 5", "logsnr", updates, uses_noise=True,
-    options=OPTIONS, rows=lambda steps, options: steps * (1 + int(options["corrections"])),
-)  # fmt: skip
+    name="pc",
+    order=1,
+    rows_per_step=2,
+    reference="Song et al. 2021, arXiv:2011.13456, algorithms 2 to 5",
+    default_grid="logsnr",
+    updates=updates,
+    uses_noise=True,
+    options=OPTIONS,
+    rows=lambda steps, options: steps * (1 + int(options["corrections"])),
+)

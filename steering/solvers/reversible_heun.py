@@ -31,4 +31,11 @@ def updates(course: Course) -> Iterator[Update]:
             yield Update(at=at.node, to=to.node, A=((half[0], 1.0), (1.0, 0.0)), b=(half[1], 0.0))
 
 
-SOLVER = Solver("reversible_heun", 2, 1, "Kidger et al. 2021, arXiv:2105.13493", "logsnr", updates)
+SOLVER = Solver(
+    name="reversible_heun",
+    order=2,
+    rows_per_step=1,
+    reference="Kidger et al. 2021, arXiv:2105.13493",
+    default_grid="logsnr",
+    updates=updates,
+)

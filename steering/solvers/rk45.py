@@ -18,7 +18,7 @@ from steering.sampling.rows import Rows
 from steering.sampling.sampler import Problem
 from steering.solvers import adaptive
 from steering.solvers.adaptive import Times, Trial
-from steering.solvers.levels import Level, along
+from steering.solvers.levels import NoiseLevel, along
 
 C = (1 / 5, 3 / 10, 4 / 5, 8 / 9, 1.0, 1.0)
 A = (
@@ -36,8 +36,8 @@ def tau(log_snr: Tensor) -> Times:
     return torch.atan(torch.exp(-log_snr))
 
 
-def level(tau: Times) -> Level:
-    return Level(-torch.log(torch.tan(tau)))
+def level(tau: Times) -> NoiseLevel:
+    return NoiseLevel(-torch.log(torch.tan(tau)))
 
 
 def slope(problem: Problem, tau: Times, y: Tensor) -> Generator[Rows, Tensor, Tensor]:
@@ -60,6 +60,11 @@ def _weighted(weights: tuple[float, ...], slopes: list[Tensor]) -> Tensor:
 
 PAIR = adaptive.Pair(5, len(C), tau, level, slope, attempt)
 SOLVER = Solver(
-    "rk45", 5, len(C), "Song et al. 2021, arXiv:2011.13456, appendix D.4; Dormand & Prince 1980", "uniform",
-    direct=PAIR.draw, options=adaptive.options(rtol=1e-5, atol=1e-5),
-)  # fmt: skip
+    name="rk45",
+    order=5,
+    rows_per_step=len(C),
+    reference="Song et al. 2021, arXiv:2011.13456, appendix D.4; Dormand & Prince 1980",
+    default_grid="uniform",
+    direct=PAIR.draw,
+    options=adaptive.options(rtol=1e-5, atol=1e-5),
+)

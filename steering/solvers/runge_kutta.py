@@ -52,7 +52,14 @@ def updates(tableau: Tableau, coordinates: Coordinates, course: Course) -> Itera
 def solver(name: str, order: int, tableau: Tableau) -> Solver:
     """A method in rho."""
     reference = "Zhang & Chen 2023, arXiv:2204.13902"
-    return Solver(name, order, len(tableau.c), reference, "karras", partial(updates, tableau, RHO))
+    return Solver(
+        name=name,
+        order=order,
+        rows_per_step=len(tableau.c),
+        reference=reference,
+        default_grid="karras",
+        updates=partial(updates, tableau, RHO),
+    )
 
 
 SOLVERS = (

@@ -16,12 +16,32 @@ from steering.solvers import dpmpp_2m
 
 def order_1(course: Course) -> Iterator[Update]:
     for s, t in course.intervals():
-        step = dpmpp_2m.kernel(course.eta, s, t)
+        step = dpmpp_2m.transition(course.eta, s, t)
         yield Update(at=s, to=t, A=((step.carry,),), b=(step.gain,), C=((step.noise,),))
 
 
 PAPER = "Lu et al. 2022, arXiv:2211.01095"
 SOLVERS = (
-    Solver("sde_dpmpp_1", 1, 1, PAPER, "logsnr", order_1, eta=1.0, uses_noise=True, twin="ddim"),
-    Solver("sde_dpmpp_2m", 2, 1, PAPER, "logsnr", dpmpp_2m.updates, eta=1.0, uses_noise=True, twin="dpmpp_2m"),
+    Solver(
+        name="sde_dpmpp_1",
+        order=1,
+        rows_per_step=1,
+        reference=PAPER,
+        default_grid="logsnr",
+        updates=order_1,
+        eta=1.0,
+        uses_noise=True,
+        twin="ddim",
+    ),
+    Solver(
+        name="sde_dpmpp_2m",
+        order=2,
+        rows_per_step=1,
+        reference=PAPER,
+        default_grid="logsnr",
+        updates=dpmpp_2m.updates,
+        eta=1.0,
+        uses_noise=True,
+        twin="dpmpp_2m",
+    ),
 )

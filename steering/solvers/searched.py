@@ -15,4 +15,11 @@ def updates(course: Course) -> Iterator[Update]:
     return adams.updates(course, course.program.choices if course.program else start)
 
 
-SOLVER = Solver("searched", 3, 1, "Liu et al. 2023, arXiv:2312.07243", "logsnr", updates)
+SOLVER = Solver(
+    name="searched",
+    order=3,
+    rows_per_step=1,
+    reference="Liu et al. 2023, arXiv:2312.07243",
+    default_grid="logsnr",
+    updates=updates,
+)

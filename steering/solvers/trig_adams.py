@@ -25,6 +25,13 @@ def updates(values: int, course: Course) -> Iterator[Update]:
 
 
 SOLVERS = tuple(
-    Solver(f"trig_adams_{p}", p + 1, 1, "after Lu & Song 2024, arXiv:2410.11081", "angle", partial(updates, p))
+    Solver(
+        name=f"trig_adams_{p}",
+        order=p + 1,
+        rows_per_step=1,
+        reference="after Lu & Song 2024, arXiv:2410.11081",
+        default_grid="angle",
+        updates=partial(updates, p),
+    )
     for p in (2, 3)
 )

@@ -18,7 +18,7 @@ from steering.errors import PlanError
 from steering.plans.plan import Course, Option, Solver, Update
 from steering.plans.program import Choice
 from steering.solvers import adams, multistep
-from steering.solvers.multistep import Step
+from steering.solvers.multistep import StepWeights
 
 
 def updates(order: int, course: Course) -> Iterator[Update]:
@@ -36,14 +36,19 @@ def updates(order: int, course: Course) -> Iterator[Update]:
             predictor = (whole - past, past)
         if len(corrector) == 2:
             corrector = (half, whole - half)
-        steps[i] = Step("data", predictor, corrector)
+        steps[i] = StepWeights("data", predictor, corrector)
     return multistep.updates(nodes, steps)
 
 
 SOLVERS = tuple(
     Solver(
-        f"unipc_{p}", p + 1, 1, "Zhao et al. 2023, arXiv:2302.04867", "logsnr", partial(updates, p),
+        name=f"unipc_{p}",
+        order=p + 1,
+        rows_per_step=1,
+        reference="Zhao et al. 2023, arXiv:2302.04867",
+        default_grid="logsnr",
+        updates=partial(updates, p),
         options={"bh": Option("B(h): 1, -h; 2, e^-h - 1", default=2, low=1, high=2)},
     )
     for p in (1, 2, 3)
-)  # fmt: skip
+)

@@ -56,5 +56,5 @@ def test_a_row_has_the_same_bits_whatever_its_company(make_engine, tmp_path: Pat
 
     engine = make_engine().engine
     for rows in range(1, 33):
-        result = engine.submit(Task("m", program(rows), rows)).result(20)
+        result = engine.submit(Task(model="m", program=program(rows), network_rows=rows)).result(20)
         assert np.array_equal(result, whole[:rows]), rows

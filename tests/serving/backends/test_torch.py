@@ -116,7 +116,7 @@ def test_a_model_folder_with_a_program_draws_the_same_samples(small_models: Path
     for root in (small_models, tmp_path):
         model = load(next(each for each in scan(root) if each.name == "rings"), Opener())
         assert isinstance(model, Sampler)
-        problem = steering.Problem(model.plan("dpmpp_2m", 10), model.card.event_shape)
+        problem = steering.Problem(plan=model.plan("dpmpp_2m", 10), event=model.card.event_shape)
         drawn.append(solve(steering.draw_bank(problem, 64), model))
     np.testing.assert_allclose(drawn[0].numpy(), drawn[1].numpy(), atol=1e-4)
     assert model.network.backend.kind.startswith("torch ")

@@ -44,7 +44,7 @@ def drawn(root: Path, opener: Opener) -> tuple[np.ndarray, str]:
     """Samples of the rings in `root`, and what computed them."""
     model = load(next(each for each in scan(root) if each.name == "rings"), opener)
     assert isinstance(model, Sampler)
-    problem = steering.Problem(model.plan("dpmpp_2m", 8), model.card.event_shape)
+    problem = steering.Problem(plan=model.plan("dpmpp_2m", 8), event=model.card.event_shape)
     samples = solve(steering.draw_bank(problem, 48), model).numpy()
     kind = model.network.backend.kind
     model.network.backend.close()

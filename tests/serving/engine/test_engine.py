@@ -116,7 +116,7 @@ def test_bytes_alone_equal_bytes_among_32_others(models, make_engine, gated: Gat
     requests = crowd()
     alone, together = make_engine(), make_engine(max_bucket=12)
     expected = [start(alone.engine, models, request).result(60) for request in requests]
-    holding = together.engine.submit(Task("m", evaluations(gated.network, X[:1], 1), 1))
+    holding = together.engine.submit(Task(model="m", program=evaluations(gated.network, X[:1], 1), network_rows=1))
     assert gated.entered.wait(20)
     running = [start(together.engine, models, request) for request in reversed(requests)][::-1]
     gated.gate.set()  # all are in
@@ -190,9 +190,9 @@ def test_steering_goes_where_the_reward_is(models, make_engine):
 
 def test_cancelling_frees_rows_before_the_next_call_and_closes_the_program(make_engine, gated: Gated):
     engine, closed = make_engine(max_bucket=16).engine, threading.Event()
-    first = engine.submit(Task("m", evaluations(gated.network, X, 3, closed), 120))
+    first = engine.submit(Task(model="m", program=evaluations(gated.network, X, 3, closed), network_rows=120))
     assert gated.entered.wait(20)
-    other = engine.submit(Task("m", evaluations(gated.network, X[:4] + 100, 1), 4))
+    other = engine.submit(Task(model="m", program=evaluations(gated.network, X[:4] + 100, 1), network_rows=4))
     until(lambda: engine.backlog_rows == 124)
     assert first.cancel()
     gated.gate.set()
@@ -210,9 +210,9 @@ def test_cancelling_frees_rows_before_the_next_call_and_closes_the_program(make_
 
 def test_cancelling_before_the_first_call_runs_nothing(make_engine, gated: Gated):
     engine, closed = make_engine().engine, threading.Event()
-    holding = engine.submit(Task("m", evaluations(gated.network, X[:2], 1), 2))
+    holding = engine.submit(Task(model="m", program=evaluations(gated.network, X[:2], 1), network_rows=2))
     assert gated.entered.wait(20)
-    never = engine.submit(Task("m", evaluations(gated.network, X[:3] + 100, 1, closed), 3))
+    never = engine.submit(Task(model="m", program=evaluations(gated.network, X[:3] + 100, 1, closed), network_rows=3))
     assert never.cancel()
     gated.gate.set()
     holding.result(20)
@@ -223,8 +223,8 @@ def test_cancelling_before_the_first_call_runs_nothing(make_engine, gated: Gated
 def test_a_full_queue_refuses_and_takes_requests_again_later(make_engine, models, gated: Gated):
     engine = make_engine(max_queue_rows=100).engine
     with pytest.raises(QueueFullError, match=r"0 network rows wait, 101 more .* at most 100"):
-        engine.submit(Task("m", evaluations(gated.network, X, 1), 101))
-    holding = engine.submit(Task("m", evaluations(gated.network, X, 1), 40))
+        engine.submit(Task(model="m", program=evaluations(gated.network, X, 1), network_rows=101))
+    holding = engine.submit(Task(model="m", program=evaluations(gated.network, X, 1), network_rows=40))
     assert gated.entered.wait(20)
     request = ask("rings", samples=4, steps=20, seed=1)
     with pytest.raises(QueueFullError, match="queue full: 40 network rows wait, 80 more") as caught:
@@ -325,10 +325,12 @@ def test_a_graph_whose_output_has_other_rows_fails_and_the_engine_lives(make_eng
 def test_background_rows_wait_for_all_others(make_engine, gated: Gated):
     eights, engine = Network("eights", gated, Costs.guessed((8,))), make_engine().engine
     gated.slower_s = 0.02  # the second thread brings the next rows meanwhile
-    holding = engine.submit(Task("m", evaluations(eights, X[:1], 1), 1))
+    holding = engine.submit(Task(model="m", program=evaluations(eights, X[:1], 1), network_rows=1))
     assert gated.entered.wait(20)
-    background = engine.submit(Task("m", evaluations(eights, X[:20] + 100, 2), 0, background=True))
-    front = [engine.submit(Task("m", evaluations(eights, X[:20], 3), 60)) for _ in range(2)]
+    background = engine.submit(
+        Task(model="m", program=evaluations(eights, X[:20] + 100, 2), network_rows=0, background=True)
+    )
+    front = [engine.submit(Task(model="m", program=evaluations(eights, X[:20], 3), network_rows=60)) for _ in range(2)]
     assert engine.backlog_rows == 121  # background rows are nobody's wait
     gated.gate.set()
     for future in (holding, background, *front):
@@ -340,7 +342,7 @@ def test_background_rows_wait_for_all_others(make_engine, gated: Gated):
 
 def test_the_backlog_is_exact_and_returns_to_zero(make_engine, models, gated: Gated):
     engine = make_engine(max_bucket=8).engine
-    holding = engine.submit(Task("m", evaluations(gated.network, X[:1], 1), 1))
+    holding = engine.submit(Task(model="m", program=evaluations(gated.network, X[:1], 1), network_rows=1))
     assert gated.entered.wait(20)
     futures = [start(engine, models, request) for request in crowd()]
     rows = 0
@@ -361,10 +363,10 @@ def test_cancelling_while_tasks_end_never_stops_the_engine(make_engine, models):
     engine = make_engine().engine
     network = models["nearness"].network
     for i in range(200):
-        future = engine.submit(Task("m", evaluations(network, X[:2], 1 + i % 2), 2))
+        future = engine.submit(Task(model="m", program=evaluations(network, X[:2], 1 + i % 2), network_rows=2))
         time.sleep((i % 10) * 5e-5)
         future.cancel()
-    assert len(engine.submit(Task("m", evaluations(network, X, 1), 40)).result(20)[0]) == 40
+    assert len(engine.submit(Task(model="m", program=evaluations(network, X, 1), network_rows=40)).result(20)[0]) == 40
     assert engine.backlog_rows == 0
 
 
@@ -379,19 +381,19 @@ def test_a_future_cancelled_at_the_last_moment_does_not_stop_the_engine(make_eng
 
     engine = make_engine().engine
     network = models["nearness"].network
-    engine.submit(Task("m", evaluations(network, X[:2], 1), 2, future=Leaving()))
-    assert len(engine.submit(Task("m", evaluations(network, X, 1), 40)).result(20)[0]) == 40
+    engine.submit(Task(model="m", program=evaluations(network, X[:2], 1), network_rows=2, future=Leaving()))
+    assert len(engine.submit(Task(model="m", program=evaluations(network, X, 1), network_rows=40)).result(20)[0]) == 40
 
 
 def test_stopping_fails_what_still_runs(make_engine, gated: Gated):
     engine, closed = make_engine().engine, threading.Event()
-    running = engine.submit(Task("m", evaluations(gated.network, X, 5, closed), 200))
+    running = engine.submit(Task(model="m", program=evaluations(gated.network, X, 5, closed), network_rows=200))
     assert gated.entered.wait(20)
     stopping = threading.Thread(target=engine.stop)
     stopping.start()
     until(lambda: engine._stopping)
     with pytest.raises(QueueFullError, match="stopped"):
-        engine.submit(Task("m", evaluations(gated.network, X, 1), 40))
+        engine.submit(Task(model="m", program=evaluations(gated.network, X, 1), network_rows=40))
     gated.gate.set()
     stopping.join(20)
     assert not stopping.is_alive()
@@ -443,7 +445,7 @@ def test_out_of_memory_makes_calls_smaller_and_requests_survive(models, make_eng
     made = make_engine(max_bucket=32)
     (whole,) = models["nearness"].network.backend.run({"x": X, "mode": np.zeros(len(X), np.int64)}, ["reward"])
     for _ in range(2):
-        (reply,) = made.engine.submit(Task("m", evaluations(network, X, 1), 40)).result(20)
+        (reply,) = made.engine.submit(Task(model="m", program=evaluations(network, X, 1), network_rows=40)).result(20)
         assert reply.tobytes() == whole.tobytes()
     assert sizes[:3] == [32, 16, 8]
     assert max(sizes[3:]) <= 8
@@ -452,7 +454,7 @@ def test_out_of_memory_makes_calls_smaller_and_requests_survive(models, make_eng
 
 def test_a_network_without_memory_for_any_call_fails_its_requests(models, make_engine):
     network = limited(models["nearness"].network, 1, [])
-    future = make_engine().engine.submit(Task("m", evaluations(network, X, 1), 40))
+    future = make_engine().engine.submit(Task(model="m", program=evaluations(network, X, 1), network_rows=40))
     with pytest.raises(OutOfMemoryError) as caught:
         future.result(20)
     assert job.request_error(caught.value).code.name == "RESOURCE_EXHAUSTED"
@@ -461,13 +463,34 @@ def test_a_network_without_memory_for_any_call_fails_its_requests(models, make_e
 def test_a_deadline_that_cannot_be_met_is_refused_with_the_estimate_and_counted(make_engine, gated: Gated):
     made = make_engine()
     slow = Network("slow", gated, Costs.guessed((1, 2, 4, 8, 16)))  # 1 ms a row, and a tenth for safety
-    holding = made.engine.submit(Task("m", evaluations(gated.network, X, 100), 4000, slow))
+    holding = made.engine.submit(
+        Task(model="m", program=evaluations(gated.network, X, 100), network_rows=4000, network=slow)
+    )
     assert gated.entered.wait(20)
     now = time.monotonic()
     with pytest.raises(DeadlineError, match=r"cannot be met: the estimate is 4\.5\d* s") as caught:
-        made.engine.submit(Task("m", evaluations(gated.network, X, 3), 100, slow, 40, deadline=now + 3, priority=9))
+        made.engine.submit(
+            Task(
+                model="m",
+                program=evaluations(gated.network, X, 3),
+                network_rows=100,
+                network=slow,
+                rows_at_once=40,
+                deadline=now + 3,
+                priority=9,
+            )
+        )
     assert job.request_error(caught.value).code.name == "RESOURCE_EXHAUSTED"
-    taken = made.engine.submit(Task("m", evaluations(gated.network, X, 3), 100, slow, 40, deadline=now + 30))
+    taken = made.engine.submit(
+        Task(
+            model="m",
+            program=evaluations(gated.network, X, 3),
+            network_rows=100,
+            network=slow,
+            rows_at_once=40,
+            deadline=now + 30,
+        )
+    )
     assert made.metrics.registry.get_sample_value("tiltserve_refused_total", {"model": "m", "reason": "deadline"}) == 1
     gated.gate.set()
     assert len(taken.result(20)) == 3
@@ -477,7 +500,9 @@ def test_a_deadline_that_cannot_be_met_is_refused_with_the_estimate_and_counted(
 def test_a_task_past_its_deadline_ends_and_its_rows_are_reclaimed(make_engine, gated: Gated):
     made, closed = make_engine(), threading.Event()
     deadline = time.monotonic() + 2
-    future = made.engine.submit(Task("m", evaluations(gated.network, X, 5, closed), 200, deadline=deadline))
+    future = made.engine.submit(
+        Task(model="m", program=evaluations(gated.network, X, 5, closed), network_rows=200, deadline=deadline)
+    )
     assert gated.entered.wait(20)
     time.sleep(max(0.0, deadline - time.monotonic()) + 0.1)
     gated.gate.set()
@@ -500,7 +525,9 @@ def test_a_parked_task_past_its_deadline_ends_while_nothing_else_runs(make_engin
     def program() -> Routine:
         yield External("elsewhere", 1, begin)
 
-    future = make_engine().engine.submit(Task("m", program(), 0, deadline=time.monotonic() + 2))
+    future = make_engine().engine.submit(
+        Task(model="m", program=program(), network_rows=0, deadline=time.monotonic() + 2)
+    )
     assert started.wait(20)
     with pytest.raises(DeadlinePassedError):
         future.result(20)
@@ -509,10 +536,10 @@ def test_a_parked_task_past_its_deadline_ends_while_nothing_else_runs(make_engin
 
 def test_the_first_priority_is_served_first(make_engine, gated: Gated):
     eights, engine = Network("eights", gated, Costs.guessed((8,))), make_engine().engine
-    holding = engine.submit(Task("m", evaluations(eights, X[:1], 1), 1))
+    holding = engine.submit(Task(model="m", program=evaluations(eights, X[:1], 1), network_rows=1))
     assert gated.entered.wait(20)
-    last = engine.submit(Task("m", evaluations(eights, X[:20], 2), 40, priority=9))
-    first = engine.submit(Task("m", evaluations(eights, X[:20] + 100, 2), 40, priority=1))
+    last = engine.submit(Task(model="m", program=evaluations(eights, X[:20], 2), network_rows=40, priority=9))
+    first = engine.submit(Task(model="m", program=evaluations(eights, X[:20] + 100, 2), network_rows=40, priority=1))
     gated.gate.set()
     for future in (holding, last, first):
         future.result(20)
@@ -532,9 +559,9 @@ def test_a_heavy_task_computes_while_the_network_goes_on(make_engine, models):
         return reply
 
     engine = make_engine().engine
-    future = engine.submit(Task("m", heavy(), 4, heavy=True))
+    future = engine.submit(Task(model="m", program=heavy(), network_rows=4, heavy=True))
     assert computing.wait(20)
-    assert len(engine.submit(Task("m", evaluations(network, X, 3), 120)).result(20)) == 3
+    assert len(engine.submit(Task(model="m", program=evaluations(network, X, 3), network_rows=120)).result(20)) == 3
     assert not future.done()
     assert engine.stalled_for() == 0
     done.set()
@@ -553,19 +580,28 @@ def test_a_heavy_task_that_is_cancelled_while_it_computes_is_closed(make_engine,
             closed.set()
 
     engine = make_engine().engine
-    future = engine.submit(Task("m", heavy(), 40, heavy=True))
+    future = engine.submit(Task(model="m", program=heavy(), network_rows=40, heavy=True))
     assert computing.wait(20)
     assert future.cancel()
     done.set()
     assert closed.wait(20)
     until(lambda: engine.backlog_rows == 0)
-    assert len(engine.submit(Task("m", evaluations(models["nearness"].network, X, 1), 40)).result(20)) == 1
+    assert (
+        len(
+            engine.submit(
+                Task(model="m", program=evaluations(models["nearness"].network, X, 1), network_rows=40)
+            ).result(20)
+        )
+        == 1
+    )
 
 
 def test_bounded_memory_refuses_what_does_not_fit(make_engine, models):
     made = make_engine(max_queue_bytes=1000)
     with pytest.raises(QueueFullError, match="memory full: requests under way take 0 bytes, 1001 more"):
-        made.engine.submit(Task("m", evaluations(models["nearness"].network, X, 1), 40, bytes=1001))
+        made.engine.submit(
+            Task(model="m", program=evaluations(models["nearness"].network, X, 1), network_rows=40, bytes=1001)
+        )
     assert made.metrics.registry.get_sample_value("tiltserve_refused_total", {"model": "m", "reason": "queue"}) == 1
 
 
@@ -597,17 +633,27 @@ def test_deterministic_rows_run_in_calls_of_one_size_where_sizes_change_bits(mak
     engine = make_engine().engine
 
     def task(rows: int, **other: Any) -> Task:
-        return Task("m", program(rows), rows, network, rows, **other)
+        return Task(model="m", program=program(rows), network_rows=rows, network=network, rows_at_once=rows, **other)
 
     fixed = [engine.submit(task(rows, deterministic=True)).result(20) for rows in range(1, 17)]
     hurried = time.monotonic() + 20  # 3,000 evaluations are to come, it says, so others' calls would be small
-    chain = Task("m", program(2), 6000, network, 2, deterministic=True, deadline=hurried)
+    chain = Task(
+        model="m",
+        program=program(2),
+        network_rows=6000,
+        network=network,
+        rows_at_once=2,
+        deterministic=True,
+        deadline=hurried,
+    )
     fixed.append(engine.submit(chain).result(20))
     assert set(sizes) == {16}
     fixed.sort(key=len)
     assert all(each.tobytes() == fixed[-1][: len(each)].tobytes() for each in fixed)
     sizes.clear()
-    loose = [engine.submit(Task("m", program(rows), rows)).result(20) for rows in range(1, 17)]
+    loose = [
+        engine.submit(Task(model="m", program=program(rows), network_rows=rows)).result(20) for rows in range(1, 17)
+    ]
     assert len(set(sizes)) > 1
     assert any(each.tobytes() != loose[-1][: len(each)].tobytes() for each in loose)  # else nothing was tested
 
@@ -621,7 +667,14 @@ def test_requests_may_come_at_any_moment(make_engine, models):
         futures = []
         for i in range(1500):
             deadline = time.monotonic() + 60 if i % 3 == 0 else math.inf
-            task = Task("m", evaluations(network, X[:2], 2), 4, network, heavy=i % 5 == 0, deadline=deadline)
+            task = Task(
+                model="m",
+                program=evaluations(network, X[:2], 2),
+                network_rows=4,
+                network=network,
+                heavy=i % 5 == 0,
+                deadline=deadline,
+            )
             futures.append(engine.submit(task))
             if i % 7 == 0:
                 futures.pop().cancel()
@@ -648,7 +701,7 @@ def test_a_server_that_cannot_be_reached_is_asked_once_for_a_call(make_engine, m
         def close(self) -> None: ...
 
     engine, network = make_engine().engine, Network("away", Away(), Costs.guessed((32,)))
-    futures = [engine.submit(Task("m", evaluations(network, X[:2], 1), 2)) for _ in range(9)]
+    futures = [engine.submit(Task(model="m", program=evaluations(network, X[:2], 1), network_rows=2)) for _ in range(9)]
     all_in.set()
     for future in futures:
         with pytest.raises(UnavailableError) as caught:
@@ -670,8 +723,10 @@ def test_networks_share_the_time_however_many_outputs_they_are_asked_for(make_en
             order.append(network.name)
 
     engine = make_engine().engine
-    futures = [engine.submit(Task("m", program(one, ("reward",) * n), 0)) for n in (1, 2, 3, 4)]
-    futures.append(engine.submit(Task("m", program(other, ("reward",)), 0)))
+    futures = [
+        engine.submit(Task(model="m", program=program(one, ("reward",) * n), network_rows=0)) for n in (1, 2, 3, 4)
+    ]
+    futures.append(engine.submit(Task(model="m", program=program(other, ("reward",)), network_rows=0)))
     assert gated.entered.wait(20)
     gated.gate.set()
     for future in futures:
@@ -699,7 +754,7 @@ def test_engine_time_is_counted_by_phase(make_engine, models):
 def test_a_task_changes_its_state_only_as_the_table_says():
     """`become` is the one place; each change notes when it was."""
     network = Network("net", cast("Any", object()), Costs({1: 1.0}))
-    task = Task("m", evaluations(network, X, 1), 40, network)
+    task = Task(model="m", program=evaluations(network, X, 1), network_rows=40, network=network)
     before = task.since
     for state in (State.QUEUED, State.READY, State.COMPUTING, State.PARKED, State.READY, State.ENDED):
         assert task.become(state) >= 0

@@ -19,11 +19,13 @@ def network(costs: Costs = COSTS) -> Network:
     return Network("net", cast("Any", object()), costs)
 
 
-def task(on: Network | None, rows: int, width: int, deadline: float = inf) -> Task:
+def task(on: Network | None, rows: int, at_once: int, deadline: float = inf) -> Task:
     def program() -> Generator[Any, Any, None]:
         yield
 
-    return Task("model", program(), rows, on, width, deadline=deadline)
+    return Task(
+        model="model", program=program(), network_rows=rows, network=on, rows_at_once=at_once, deadline=deadline
+    )
 
 
 def demand(pace: Pace, each: Task, *others: Task) -> Demand:

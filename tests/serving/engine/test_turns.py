@@ -30,7 +30,7 @@ def test_nothing_is_left_of_keys_that_nobody_uses():
     for number in range(5):
         network = Network("net", cast("Any", object()), costs)
         asked = evaluation(network, f"y{number}")
-        task = Task("m", program(asked), 1, network)
+        task = Task(model="m", program=program(asked), network_rows=1, network=network)
         turns.add(task, asked, now=0.0)
         key = turns.next(0.0, ())
         assert key is not None
@@ -48,7 +48,7 @@ def served(small_left: int, large_left: int, calls: int = 400) -> tuple[float, f
     for network, rows in zip(networks, (small_left, large_left), strict=True):
         asked = evaluation(network, "y")
         seconds[network] = 0.0
-        turns.add(Task("m", program(asked), rows, network), asked, now=0.0)
+        turns.add(Task(model="m", program=program(asked), network_rows=rows, network=network), asked, now=0.0)
     for _ in range(calls):
         key = turns.next(0.0, ())
         assert key is not None
@@ -71,7 +71,7 @@ def test_calls_of_one_size_hold_all_rows_that_fit():
     costs = Costs({size: 1e-3 * size for size in range(1, 65)})
     network = Network("net", cast("Any", Varying()), costs)
     asked = Evaluation(network, {"x": np.zeros((40, 1), np.float32)}, ("y",), 40)
-    turns, task = Turns(), Task("m", program(asked), 40, network, deterministic=True)
+    turns, task = Turns(), Task(model="m", program=program(asked), network_rows=40, network=network, deterministic=True)
     turns.add(task, asked, now=0.0)
     key = turns.next(0.0, ())
     assert key is not None

@@ -174,7 +174,7 @@ def test_groups_never_divide_a_population_and_fit_into_memory(make, event: tuple
     if steer is not None:
         together = getattr(steer, "together", 1)
         assert group % together == 0
-        assert group == together or group * steer.width * math.prod(event) <= CANDIDATES
+        assert group == together or group * steer.held * math.prod(event) <= CANDIDATES
 
 
 def test_what_would_not_fit_into_memory_is_refused():

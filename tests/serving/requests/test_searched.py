@@ -81,7 +81,7 @@ def test_searched_samples_are_those_of_the_program_offline(root: Path, make_engi
     answer = make_engine().engine.submit(job.task_for(request, model, {"rings": model})).result(timeout=60)
     assert answer.parameters["network_rows"] == 10
     plan = steering.plan("searched", path=model.path, steps=2, prediction="x0", program=PROGRAM)
-    sampler = steering.sample(steering.Problem(plan, (2,), torch.float32), steering.Noise(7, range(5)))
+    sampler = steering.sample(steering.Problem(plan=plan, event=(2,), dtype=torch.float32), steering.Noise(7, range(5)))
     x, _ = offline.solve(sampler, model)
     assert np.array_equal(answer.outputs["samples"], x.numpy())
 

@@ -317,7 +317,7 @@ def outside(future: "Future[list[Array]]", closed: threading.Event) -> Routine:
 
 def test_the_engine_parks_and_resumes(make_engine):
     made, future, closed = make_engine(), Future[list[Array]](), threading.Event()
-    task = made.engine.submit(Task("m", outside(future, closed), 7))
+    task = made.engine.submit(Task(model="m", program=outside(future, closed), network_rows=7))
     time.sleep(0.1)
     assert made.engine.stalled_for() == 0
     assert made.engine.backlog_rows == 7
@@ -340,7 +340,7 @@ def test_what_was_parked_long_is_not_stalled_when_it_wakes(make_engine):
         return future
 
     made, future, parked, holding = make_engine(), Future[list[Array]](), threading.Event(), threading.Event()
-    task = made.engine.submit(Task("m", program(), 1))
+    task = made.engine.submit(Task(model="m", program=program(), network_rows=1))
     assert parked.wait(20)
     time.sleep(2)
     future.set_result([])
@@ -353,7 +353,7 @@ def test_what_was_parked_long_is_not_stalled_when_it_wakes(make_engine):
 @pytest.mark.parametrize("how", ["cancel", "stop"])
 def test_the_engine_cancels_what_is_parked(make_engine, how: str):
     engine, future, closed = make_engine().engine, Future[list[Array]](), threading.Event()
-    task = engine.submit(Task("m", outside(future, closed), 1))
+    task = engine.submit(Task(model="m", program=outside(future, closed), network_rows=1))
     until(lambda: not engine._inbox)
     if how == "cancel":
         task.cancel()
@@ -368,7 +368,7 @@ def test_the_engine_cancels_what_is_parked(make_engine, how: str):
 def test_a_failure_outside_fails_its_task_alone(make_engine):
     engine, closed = make_engine().engine, threading.Event()
     futures = [Future[list[Array]]() for _ in range(3)]
-    tasks = [engine.submit(Task("m", outside(each, closed), 1)) for each in futures]
+    tasks = [engine.submit(Task(model="m", program=outside(each, closed), network_rows=1)) for each in futures]
     until(lambda: not engine._inbox)
     futures[0].set_exception(RuntimeError("lost"))
     futures[1].cancel()

@@ -16,6 +16,7 @@ from torch import Tensor
 
 import steering
 from protos.card import Range
+from serving.backends import Array
 from serving.backends.costs import Costs
 from serving.backends.ort import OrtNetwork
 from serving.engine.task import Evaluation, Network, Step
@@ -27,6 +28,7 @@ from serving.rewards.expressions import ExpressionError, Term
 from serving.wire.errors import RequestError
 from serving.wire.kserve import InferRequest
 from steering.problems import GaussianMixture
+from steering.sampling.rows import answered as sampled
 from tests import networks
 from tests.serving.conftest import Gated
 from tests.serving.engine.test_engine import ask, same, start, until
@@ -50,15 +52,14 @@ def of(text: str, models: Mapping[str, Model], inputs: dict[str, Any] | None = N
 
 def answered(scoring: Generator[Step, Any, Result], calls: list[Evaluation] | None = None) -> Result:
     """What a reward makes of its evaluations."""
-    try:
-        step = next(scoring)
-        while True:
-            assert isinstance(step, Evaluation)
-            if calls is not None:
-                calls.append(step)
-            step = scoring.send(step.network.backend.run(step.feeds, step.outputs))
-    except StopIteration as stop:
-        return stop.value
+
+    def answer(step: Step) -> list[Array]:
+        assert isinstance(step, Evaluation)
+        if calls is not None:
+            calls.append(step)
+        return step.network.backend.run(step.feeds, step.outputs)
+
+    return sampled(scoring, answer)
 
 
 def scores(reward: Reward, x: Tensor = X) -> Tensor:

@@ -377,7 +377,12 @@ def test_the_pullback_is_that_of_the_denoised_estimate(guidance: float, precondi
     x, v = (torch.randn(7, 2, generator=g, dtype=torch.float64) for _ in range(2))
     shift = torch.randn(7, 1, generator=g, dtype=torch.float64)
     problem = Problem(
-        plan, (2,), torch.float64, {"shift": shift}, guidance, {"shift": torch.zeros(1, 1, dtype=torch.float64)}
+        plan=plan,
+        event=(2,),
+        dtype=torch.float64,
+        condition={"shift": shift},
+        guidance=guidance,
+        null={"shift": torch.zeros(1, 1, dtype=torch.float64)},
     )
     rule = plan.stages[2].denoise
     found = steering.solve(pullback(problem, rule, x, v), network_with_shift)

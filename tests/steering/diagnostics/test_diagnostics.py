@@ -49,7 +49,9 @@ def twisted(law: GaussianMixture, path: Path, matrix: Tensor) -> Network:
 
 
 def problem(path: Path, d: int, solver: str = "dpmpp_2m", steps: int = 20, **other) -> Problem:
-    return Problem(steering.plan(solver, path=path, steps=steps, prediction="x0", **other), (d,), torch.float64)
+    return Problem(
+        plan=steering.plan(solver, path=path, steps=steps, prediction="x0", **other), event=(d,), dtype=torch.float64
+    )
 
 
 def at(path: Path, rho: float) -> tuple[float, float, float]:
@@ -74,7 +76,7 @@ def test_an_exact_score_passes_to_the_error_of_the_differences(path: Path, mixtu
 
 def test_float32_shows_little_of_its_rounding(mixture: GaussianMixture):
     path = PATHS["vp_cosine"]
-    asked = Problem(steering.plan("dpmpp_2m", path=path, steps=20, prediction="x0"), (2,))
+    asked = Problem(plan=steering.plan("dpmpp_2m", path=path, steps=20, prediction="x0"), event=(2,))
     states = mixture.sample(64, seed=1), Noise(0, range(64))
     for rho in RHOS:
         t = at(path, rho)[0]
@@ -278,7 +280,7 @@ def test_bad_input_is_named():
     assert "probes: expected 2 or more" in refused(diagnostics.asymmetry(asked, data, noise, 0.5, probes=1))
     assert "data: expected 3 samples" in refused(diagnostics.gauge(asked, data[:2], Noise(0, range(2)), 0.5))
     assert "2 or more elements" in refused(diagnostics.loops(problem(path, 1), data[:, :1], noise, 0.5))
-    half = Problem(asked.plan, (2,), torch.float16)
+    half = Problem(plan=asked.plan, event=(2,), dtype=torch.float16)
     assert "float16" in refused(diagnostics.asymmetry(half, data, noise, 0.5))
     with pytest.raises(PlanError, match="expected a stochastic one"):
         solve(diagnostics.ode_sde_gap(asked, data, noise), law.network(path))

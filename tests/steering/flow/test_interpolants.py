@@ -13,6 +13,7 @@ import steering
 from steering.errors import PlanError
 from steering.flow.interpolants import BRIDGES, DENOISER, LATENTS, VELOCITY, Interpolant, transport
 from steering.numerics.noise import Noise
+from steering.sampling.rows import answered
 
 MEANS = (-0.7, 1.2)
 VARIANCES = (0.25, 1.5)
@@ -156,14 +157,14 @@ def test_rows_and_heads():
     def heads(epsilon: float) -> list[int]:
         asked = []
         generator = transport(BROWNIAN, draw(3, 0), Noise(0, range(3)), 5, epsilon=epsilon)
-        rows = next(generator)
-        while True:
+
+        def answer(rows: steering.Rows) -> Tensor:
             assert rows.x.shape == (3, *EVENT)
             asked.append(int(rows.condition["head"][0]))
-            try:
-                rows = generator.send(exact(BROWNIAN)(rows.x, rows.t, **rows.condition))
-            except StopIteration:
-                return asked
+            return exact(BROWNIAN)(rows.x, rows.t, **rows.condition)
+
+        answered(generator, answer)
+        return asked
 
     assert heads(0.0) == [VELOCITY] * 10
     assert heads(1.0) == [VELOCITY, *[VELOCITY, DENOISER] * 8, VELOCITY]

@@ -15,7 +15,7 @@ from steering.problems import GaussianMixture
 
 def problem(steps: int = 100, dtype: torch.dtype = torch.float64) -> Problem:
     plan = steering.plan("dpmpp_2m", path=steering.paths.vp_cosine(), steps=steps, prediction="x0")
-    return Problem(plan, (2,), dtype)
+    return Problem(plan=plan, event=(2,), dtype=dtype)
 
 
 def test_the_great_circle_turns_evenly():
@@ -86,10 +86,11 @@ def test_rows_are_pure_and_conditions_their_own():
     label = torch.arange(7.0)
     plan = problem(10).plan
     every = steering.solve(
-        interpolate(Problem(plan, (2,), condition={"label": label}), first, second, [0.3, 0.7]), network
+        interpolate(Problem(plan=plan, event=(2,), condition={"label": label}), first, second, [0.3, 0.7]), network
     )
     few = steering.solve(
-        interpolate(Problem(plan, (2,), condition={"label": label[:2]}), first[:2], second[:2], [0.3, 0.7]), network
+        interpolate(Problem(plan=plan, event=(2,), condition={"label": label[:2]}), first[:2], second[:2], [0.3, 0.7]),
+        network,
     )
     assert torch.equal(every[:, :2], few)
 
@@ -100,4 +101,6 @@ def test_bad_input_is_refused(mixture: GaussianMixture):
         steering.solve(interpolate(problem(), torch.zeros(3, 2), torch.zeros(4, 2), [0.5]), network)
     plan = steering.plan("ddim", path=problem().plan.path, steps=5, prediction="x0", eta=1.0)
     with pytest.raises(PlanError, match="'ddim', which draws noise"):
-        steering.solve(interpolate(Problem(plan, (2,)), torch.zeros(3, 2), torch.zeros(3, 2), [0.5]), network)
+        steering.solve(
+            interpolate(Problem(plan=plan, event=(2,)), torch.zeros(3, 2), torch.zeros(3, 2), [0.5]), network
+        )

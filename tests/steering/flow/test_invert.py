@@ -24,7 +24,7 @@ SOLVERS = [
 
 def problem(solver: str, path: Path, steps: int, dtype: torch.dtype = torch.float64, **other) -> Problem:
     plan = steering.plan(solver, path=path, steps=steps, prediction="x0", **other)
-    return Problem(plan, (3,), dtype)
+    return Problem(plan=plan, event=(3,), dtype=dtype)
 
 
 def encoded(path: Path, x: Tensor) -> Tensor:
@@ -70,9 +70,13 @@ def test_the_order_of_what_does_not_come_back(path: Path, solver: str, order: in
 
 def test_a_plan_serves_in_both_directions(mixture: GaussianMixture):
     path, x = steering.paths.vp_cosine(), mixture.sample(5, 0)
-    forward = Problem(steering.plan("dpmpp_2m", path=path, steps=30, prediction="x0"), (2,), torch.float64)
+    forward = Problem(
+        plan=steering.plan("dpmpp_2m", path=path, steps=30, prediction="x0"), event=(2,), dtype=torch.float64
+    )
     backward = Problem(
-        steering.plan("dpmpp_2m", path=path, steps=30, prediction="x0", reverse=True), (2,), torch.float64
+        plan=steering.plan("dpmpp_2m", path=path, steps=30, prediction="x0", reverse=True),
+        event=(2,),
+        dtype=torch.float64,
     )
     network = mixture.network(path)
     noise = steering.solve(encode(forward, x), network)
@@ -83,7 +87,9 @@ def test_a_plan_serves_in_both_directions(mixture: GaussianMixture):
 
 
 def test_samples_are_encoded_to_the_noise_they_came_from(path: Path, mixture: GaussianMixture):
-    problem = Problem(steering.plan("dpmpp_2m", path=path, steps=150, prediction="x0"), (2,), torch.float64)
+    problem = Problem(
+        plan=steering.plan("dpmpp_2m", path=path, steps=150, prediction="x0"), event=(2,), dtype=torch.float64
+    )
     network = mixture.network(path)
     x = steering.run(problem.plan, network, (6, 2), seed=4, dtype=torch.float64)
     z = steering.Noise(4, range(6)).normal(0xFFFFFFFF, 0, (2,)) * problem.plan.nodes[0].sigma
@@ -93,7 +99,7 @@ def test_samples_are_encoded_to_the_noise_they_came_from(path: Path, mixture: Ga
 
 def test_what_it_costs_and_that_rows_are_pure(mixture: GaussianMixture):
     path, x = steering.paths.edm(), mixture.sample(20, 0).to(torch.float32)
-    problem = Problem(steering.plan("heun", path=path, steps=6, prediction="x0"), (2,))
+    problem = Problem(plan=steering.plan("heun", path=path, steps=6, prediction="x0"), event=(2,))
     report = steering.solve(round_trip(problem, x), mixture.network(path))
     assert report.network_rows == 20 * 2 * (2 * 6 - 1)
     few = steering.solve(round_trip(problem, x[:3]), mixture.network(path))
@@ -112,7 +118,7 @@ def test_conditions_and_means_travel_along():
 
     label, mean = torch.tensor([0.0, 3.0, -2.0], dtype=torch.float64), torch.tensor([[5.0], [5.0], [7.0]]).double()
     plan = steering.plan("dpmpp_2m", path=path, steps=100, prediction="x0")
-    problem = Problem(plan, (1,), torch.float64, {"label": label, "offset": mean}, mean=mean)
+    problem = Problem(plan=plan, event=(1,), dtype=torch.float64, condition={"label": label, "offset": mean}, mean=mean)
     report = steering.solve(round_trip(problem, mean + label[:, None]), network)
     # a mean's trajectory stays where the means are
     assert torch.allclose(report.noise, mean + plan.nodes[0].alpha * label[:, None], atol=0.05)

@@ -31,7 +31,9 @@ def measured(
     **how,
 ) -> Likelihood:  # fmt: skip
     plan = steering.plan("ddim", path=path, steps=steps, prediction="x0", grid="logsnr")
-    program = log_likelihood(Problem(plan, tuple(x.shape[1:]), dtype), x, Noise(seed, range(len(x))), **how)
+    program = log_likelihood(
+        Problem(plan=plan, event=tuple(x.shape[1:]), dtype=dtype), x, Noise(seed, range(len(x))), **how
+    )
     return steering.solve(program, mixture.network(path), tile=None)
 
 
@@ -49,7 +51,7 @@ def test_exact_traces_give_the_density_of_a_mixture(path: Path, dtype: torch.dty
 def test_every_prediction(prediction: str, dtype: torch.dtype):
     path, x = steering.paths.vp_cosine(), SIX.sample(8, 3)
     plan = steering.plan("ddim", path=path, steps=60, prediction=prediction)
-    program = log_likelihood(Problem(plan, (6,), dtype), x, Noise(0, range(8)), exact=True)
+    program = log_likelihood(Problem(plan=plan, event=(6,), dtype=dtype), x, Noise(0, range(8)), exact=True)
     result = steering.solve(program, SIX.network(path, prediction), tile=None)
     assert float((result.log_density - log_density(SIX, x)).abs().max()) / 6 < 1e-3
 
@@ -153,14 +155,21 @@ def log_normal(x: Tensor, m: Tensor, variance: float = 0.25) -> Tensor:
 def test_a_conditional_density_is_that_of_x_given_the_condition():
     label = torch.tensor([0, 1, 2, 3])
     x = label[:, None] + 0.5 * torch.randn(4, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    problem = Problem(PLAN, (2,), torch.float64, {"label": label})
+    problem = Problem(plan=PLAN, event=(2,), dtype=torch.float64, condition={"label": label})
     result = steering.solve(log_likelihood(problem, x, Noise(0, range(4))), labelled)
     assert torch.allclose(result.log_density, log_normal(x, label[:, None]), atol=1e-3, rtol=0)
 
 
 def test_the_guided_sampler_has_a_density_too():
     """Guided N(1, v) against N(0, v) by w = 3: the flow of N(3, v), started at N(0, sigma_max^2)."""
-    problem = Problem(PLAN, (2,), torch.float64, {"label": torch.ones(4)}, guidance=3.0, null={"label": torch.zeros(1)})
+    problem = Problem(
+        plan=PLAN,
+        event=(2,),
+        dtype=torch.float64,
+        condition={"label": torch.ones(4)},
+        guidance=3.0,
+        null={"label": torch.zeros(1)},
+    )
     x = 3 + 0.5 * torch.randn(4, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     result = steering.solve(log_likelihood(problem, x, Noise(0, range(4)), law="sampler"), labelled)
     first, last = PLAN.nodes[0], PLAN.nodes[-1]
@@ -178,7 +187,7 @@ def test_a_mean_shifts_the_density():
         return mean + labelled(x - mean, t, torch.zeros(len(x)))
 
     x = mean + torch.tensor([[0.1, 0.5], [-0.3, 0.0]], dtype=torch.float64)
-    problem = Problem(PLAN, (2,), torch.float64, {"mean": mean}, mean=mean)
+    problem = Problem(plan=PLAN, event=(2,), dtype=torch.float64, condition={"mean": mean}, mean=mean)
     result = steering.solve(log_likelihood(problem, x, Noise(0, range(2))), network)
     assert torch.allclose(result.log_density, log_normal(x, mean), atol=1e-3, rtol=0)
 
@@ -212,7 +221,7 @@ def test_bits_per_dimension():
     ],
 )
 def test_bad_input_is_refused(changes: dict[str, Any], complaint: str):
-    problem = Problem(PLAN, (6,), changes.pop("dtype", torch.float32))
+    problem = Problem(plan=PLAN, event=(6,), dtype=changes.pop("dtype", torch.float32))
     arguments = {"x": torch.zeros(2, 6), **changes}
     with pytest.raises(ValueError, match=complaint):
         steering.solve(log_likelihood(problem, noise=Noise(0, range(2)), **arguments), SIX.network(PATH))

@@ -17,7 +17,9 @@ def coupled(
     network, path: Path, d: int, n: int = 64, solver: str = "dpmpp_2m", steps: int = 100, prediction: str = "x0"
 ) -> Coupling:
     plan = steering.plan(solver, path=path, steps=steps, prediction=prediction)
-    return steering.solve(couple(Problem(plan, (d,), torch.float64), Noise(0, range(n))), network, tile=None)
+    return steering.solve(
+        couple(Problem(plan=plan, event=(d,), dtype=torch.float64), Noise(0, range(n))), network, tile=None
+    )
 
 
 @pytest.mark.parametrize("solver", ["ddim", "heun", "dpmpp_2m", "dpm_solver_2"])
@@ -132,7 +134,8 @@ def test_rows_are_pure(mixture: GaussianMixture):
     path = steering.paths.vp_cosine()
     plan = steering.plan("dpmpp_2m", path=path, steps=7, prediction="x0")
     every, few = (
-        steering.solve(couple(Problem(plan, (2,)), Noise(2, range(n))), mixture.network(path)) for n in (20, 3)
+        steering.solve(couple(Problem(plan=plan, event=(2,)), Noise(2, range(n))), mixture.network(path))
+        for n in (20, 3)
     )
     for name in ("noise", "data", "straightness", "kinetic_energy", "transport_cost", "curvature", "one_step_error"):
         assert torch.equal(getattr(every, name)[:3], getattr(few, name))
@@ -142,7 +145,9 @@ def test_plans_with_noise_and_means_are_refused(mixture: GaussianMixture):
     path = steering.paths.vp_cosine()
     noisy = steering.plan("ddim", path=path, steps=5, prediction="x0", eta=1.0)
     with pytest.raises(PlanError, match=r"fixed steps without noise.*'ddim', which draws noise"):
-        steering.solve(couple(Problem(noisy, (2,)), Noise(0, range(3))), mixture.network(path))
+        steering.solve(couple(Problem(plan=noisy, event=(2,)), Noise(0, range(3))), mixture.network(path))
     plan = steering.plan("ddim", path=path, steps=5, prediction="x0")
     with pytest.raises(PlanError, match="mean: expected none"):
-        steering.solve(couple(Problem(plan, (2,), mean=torch.ones(3, 2)), Noise(0, range(3))), mixture.network(path))
+        steering.solve(
+            couple(Problem(plan=plan, event=(2,), mean=torch.ones(3, 2)), Noise(0, range(3))), mixture.network(path)
+        )

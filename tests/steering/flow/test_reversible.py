@@ -18,7 +18,7 @@ from tests.steering.test_solvers import MIXTURE, start
 
 def problem(path: Path, steps: int, reverse: bool = False, dtype: torch.dtype = torch.float64) -> Problem:
     plan = steering.plan("reversible_heun", path=path, steps=steps, prediction="x0", reverse=reverse)
-    return Problem(plan, (2,), dtype)
+    return Problem(plan=plan, event=(2,), dtype=dtype)
 
 
 def test_the_plan_is_algorithm_1_of_the_paper(path: Path):
@@ -89,7 +89,7 @@ def test_a_mean_reverting_process_marches_about_its_mean():
     path = PATHS["vp_cosine"]
     inner, x, mean = MIXTURE.network(path), start(path, 2), torch.tensor([[3.0, -2.0]], dtype=torch.float64)
     plan = problem(path, 5).plan
-    shifted = Problem(plan, (2,), torch.float64, mean=mean.expand(16, 2))
+    shifted = Problem(plan=plan, event=(2,), dtype=torch.float64, mean=mean.expand(16, 2))
     y, yh = steering.solve(march(shifted, x + mean, x + mean), lambda x, t: inner(x - mean, t) + mean)
     z, zh = steering.solve(march(problem(path, 5), x, x), inner)
     assert torch.allclose(y, z + mean, rtol=1e-10)
@@ -99,4 +99,4 @@ def test_a_mean_reverting_process_marches_about_its_mean():
 def test_other_plans_are_refused():
     plan = steering.plan("heun", path=PATHS["edm"], steps=3, prediction="x0")
     with pytest.raises(PlanError, match="march: expected a plan of solver 'reversible_heun', got 'heun'"):
-        next(march(Problem(plan, (2,)), torch.zeros(1, 2), torch.zeros(1, 2)))
+        next(march(Problem(plan=plan, event=(2,)), torch.zeros(1, 2), torch.zeros(1, 2)))

@@ -22,7 +22,7 @@ from steering.paths import Path
 from steering.plans.plan import Plan
 from steering.posteriors.calibration import Calibration, Uncalibrated
 from steering.problems import GaussianMixture, Projected, energy_distance
-from steering.sampling.rows import Rows
+from steering.sampling.rows import Rows, answered
 from steering.sampling.sampler import Problem, Report
 from steering.targets.rewards import half_space, linear
 from steering.targets.target import Target
@@ -102,19 +102,13 @@ def test_the_banks_correction_is_doobs_transform_on_its_samples(path: Path):
             assert bool(((sizes > 0.999) & (sizes < len(SAMPLES) * 1.001)).all())
 
 
-def answered(rows: Generator[Rows, Tensor, Result], reward: Callable[[Tensor], Tensor]) -> Result:
+def scored(rows: Generator[Rows, Tensor, Result], reward: Callable[[Tensor], Tensor]) -> Result:
     """What a generator that asks for rewards and products alone returns."""
-    try:
-        request = next(rows)
-        while True:
-            reply = reward(request.x) if request.matrix is None else request.matrix.times(request.x)
-            request = rows.send(reply)
-    except StopIteration as stop:
-        return stop.value
+    return answered(rows, lambda asked: reward(asked.x) if asked.matrix is None else asked.matrix.times(asked.x))
 
 
 def prepared(doob: steering.Doob, plan: Plan, x: Tensor) -> DoobTilt:
-    return answered(doob.prepare(Problem(plan, tuple(x.shape[1:]), x.dtype)), doob.reward)
+    return scored(doob.prepare(Problem(plan=plan, event=tuple(x.shape[1:]), dtype=x.dtype)), doob.reward)
 
 
 def steered_once(doob: steering.Doob, plan: Plan, index: int, x: Tensor, denoised: Tensor) -> Tensor:

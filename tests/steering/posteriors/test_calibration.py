@@ -1,6 +1,7 @@
 """V(t), the mean squared error of the denoised estimate: measured, interpolated, and what stands in for it."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Generator
 
 import pytest
@@ -11,20 +12,16 @@ from steering import paths
 from steering.paths import Path
 from steering.posteriors.calibration import ROWS_PER_TIME, TIMES, Calibration, Uncalibrated, calibrate
 from steering.problems import GaussianMixture
-from steering.sampling.rows import Rows
+from steering.sampling.rows import Rows, answered, metered
 
 VARIANCE = 0.4
 
 
 def driven(rows: Generator[Rows, Tensor, Calibration], network: Callable[[Tensor, Tensor], Tensor]):
     """What a generator returns when a network answers it, with the number of rows it asked for."""
-    asked, request = 0, next(rows)
-    while True:
-        asked += len(request)
-        try:
-            request = rows.send(network(request.x, request.t))
-        except StopIteration as stop:
-            return stop.value, asked
+    meter: Counter[str] = Counter()
+    curve = answered(metered(rows, meter), lambda request: network(request.x, request.t))
+    return curve, meter["network"]
 
 
 def gaussian(variance: float, dimension: int = 64) -> GaussianMixture:

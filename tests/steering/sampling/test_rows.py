@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from steering.numerics.tiles import Matrix
-from steering.sampling.rows import Rows, part_of, remembering
+from steering.sampling.rows import Rows, answered, part_of, remembering
 
 
 def asking(x: Tensor, matrix: Matrix) -> Generator[Rows, Tensor, Tensor]:
@@ -15,15 +15,14 @@ def asking(x: Tensor, matrix: Matrix) -> Generator[Rows, Tensor, Tensor]:
 
 def run(rows: Generator[Rows, Tensor, Tensor]) -> tuple[Tensor, int]:
     """The result, and how many products were asked for."""
-    asked = 0
-    try:
-        request = next(rows)
-        while True:
-            assert request.matrix is not None
-            asked += 1
-            request = rows.send(request.matrix.times(request.x))
-    except StopIteration as stop:
-        return stop.value, asked
+    asked: list[Matrix] = []
+
+    def product(request: Rows) -> Tensor:
+        assert request.matrix is not None
+        asked.append(request.matrix)
+        return request.matrix.times(request.x)
+
+    return answered(rows, product), len(asked)
 
 
 def test_products_of_a_part_are_taken_from_those_of_the_whole_bit_by_bit():

@@ -35,7 +35,7 @@ POINT = GaussianMixture(
 
 def problem(dimension: int) -> steering.Problem:
     plan = steering.plan("ddim", path=PATH, steps=1, prediction="x0")
-    return steering.Problem(plan, (dimension,), torch.float64)
+    return steering.Problem(plan=plan, event=(dimension,), dtype=torch.float64)
 
 
 def searched(program: Program) -> steering.Plan:

@@ -17,7 +17,7 @@ from steering.plans import grids
 from steering.plans.plan import Course, Node, nodes_at
 from steering.plans.program import Choice, Program, Target, Variable
 from steering.solvers import adams
-from steering.solvers.multistep import Step
+from steering.solvers.multistep import StepWeights
 
 from ..conftest import CLOSED_PATHS, PATHS
 from ..test_solvers import GAUSSIAN, MIXTURE, flowed, slopes, start
@@ -116,7 +116,7 @@ def plain(course: Course, choices: list[Choice], denoiser: Callable[[Tensor, Ten
         newest_first = values[target][::-1][: len(weights)]
         return torch.stack([w * f for w, f in zip(weights, newest_first, strict=True)]).sum(dim=0)
 
-    origin, previous = x, Step("data", ())
+    origin, previous = x, StepWeights("data", ())
     for (s, t), step in zip(pairwise(course.nodes), adams.steps(course, choices), strict=True):
         denoised = denoiser(x, torch.full(x.shape[:1], s.t, dtype=torch.float64))
         values["data"].append(denoised)

@@ -13,9 +13,9 @@ from steering.errors import BudgetError, PlanError, SteeringError
 from steering.numerics.noise import Noise
 from steering.plans.plan import Plan
 from steering.problems import GaussianMixture
-from steering.sampling.rows import Rows
+from steering.sampling.rows import Rows, answered
 from steering.sampling.sampler import Problem, Report, sample
-from steering.solvers.levels import Level
+from steering.solvers.levels import NoiseLevel
 
 from ..conftest import PATHS
 
@@ -82,7 +82,7 @@ def test_rk45_is_as_good_as_scipys_for_the_same_rows(tolerance: float):
     x_init = start("edm", 1)
 
     def slope(tau: float, y: object) -> object:
-        level, state = Level(torch.tensor([-math.log(math.tan(tau))], dtype=torch.float64)), torch.tensor(y)[None]
+        level, state = NoiseLevel(torch.tensor([-math.log(math.tan(tau))], dtype=torch.float64)), torch.tensor(y)[None]
         denoised = network(state / math.cos(tau), 1 / level.log_snr.exp())
         return ((math.cos(tau) * state - denoised) / math.sin(tau))[0].numpy()
 
@@ -100,14 +100,13 @@ def test_rk45_is_as_good_as_scipys_for_the_same_rows(tolerance: float):
 def asked(plan: Plan, n: int, x_init: Tensor | None = None) -> tuple[Tensor, Report, list[Rows]]:
     """A run whose requests are kept."""
     network, requests = MIXTURE.network(plan.path), []
-    draws = sample(Problem(plan, (2,), torch.float64), Noise(3, range(n)), None, x_init)
-    try:
-        request = next(draws)
-        while True:
-            requests.append(request)
-            request = draws.send(network(request.x, request.t))
-    except StopIteration as stop:
-        return *stop.value, requests
+    draws = sample(Problem(plan=plan, event=(2,), dtype=torch.float64), Noise(3, range(n)), None, x_init)
+
+    def answer(request: Rows) -> Tensor:
+        requests.append(request)
+        return network(request.x, request.t)
+
+    return *answered(draws, answer), requests
 
 
 @pytest.mark.parametrize("solver", ADAPTIVE)

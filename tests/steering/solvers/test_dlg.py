@@ -15,7 +15,7 @@ from steering.problems import GaussianMixture, energy_distance
 from steering.sampling.sampler import Problem
 from steering.solvers import SOLVERS
 from steering.solvers.dlg import LogDensity, State, categorical, chain, draw, flow, reflected
-from steering.solvers.levels import Level
+from steering.solvers.levels import NoiseLevel
 
 from ..conftest import PATHS
 
@@ -43,14 +43,14 @@ def joint(plan: Plan, mixture: GaussianMixture, seed: int, n: int = N) -> State:
     """Exact draws of (y, lambda)."""
     g = torch.Generator().manual_seed(seed)
     low, high = plan.nodes[0].log_snr, plan.nodes[-1].log_snr
-    level = Level(low + (high - low) * torch.rand(n, generator=g, dtype=torch.float64))
+    level = NoiseLevel(low + (high - low) * torch.rand(n, generator=g, dtype=torch.float64))
     z = torch.randn(n, 2, generator=g, dtype=torch.float64)
     return level.alpha[:, None] * mixture.sample(n, seed) + level.sigma[:, None] * z, level.log_snr
 
 
 def after(plan: Plan, mixture: GaussianMixture, state: State, log_density: LogDensity | None = None) -> State:
     """Where the chain takes a state."""
-    problem = Problem(plan, (2,), torch.float64)
+    problem = Problem(plan=plan, event=(2,), dtype=torch.float64)
     sweeps = chain(problem, Noise(7, range(len(state[0]))), state, log_density)
     return steering.solve(sweeps, mixture.network(plan.path), tile=None)
 
@@ -93,7 +93,7 @@ def test_a_chain_from_elsewhere_finds_the_marginal(conditional: str, mixture: Ga
     plan = steering.plan("dlg", path=steering.paths.edm(0.1, 3.0), steps=25, prediction="x0", move=1.5)
     n = 300
     middle = torch.full((n,), (plan.nodes[0].log_snr + plan.nodes[-1].log_snr) / 2, dtype=torch.float64)
-    level = Level(middle)
+    level = NoiseLevel(middle)
     z = torch.randn(n, 2, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     y = level.alpha[:, None] * mixture.sample(n, 4) + level.sigma[:, None] * z
     _, reached = after(plan, mixture, (y, middle), density(mixture) if conditional == "point" else None)
@@ -105,7 +105,7 @@ def test_the_marginal_is_exact_for_any_network():
     """Even one that knows nothing of the data."""
     plan = compiled("edm", 40)
     start = joint(plan, GaussianMixture.random(2, 3, 0), 1)
-    problem = Problem(plan, (2,), torch.float64)
+    problem = Problem(plan=plan, event=(2,), dtype=torch.float64)
     y, level = steering.solve(chain(problem, Noise(1, range(N)), start), lambda x, t: x * 0.3 - 1, tile=None)
     assert y.isfinite().all()
     assert uniform(plan, level) > 0.01
@@ -130,7 +130,7 @@ def test_categorical_draws_follow_their_weights():
 
 @pytest.mark.parametrize("ends", [(-2.0, 3.0), (3.0, -2.0)])
 def test_the_flow_is_of_second_order_both_ways(ends: tuple[float, float], mixture: GaussianMixture):
-    problem = Problem(compiled("edm", 1), (2,), torch.float64)
+    problem = Problem(plan=compiled("edm", 1), event=(2,), dtype=torch.float64)
     s, t = (torch.full((16,), end, dtype=torch.float64) for end in ends)
     y = torch.randn(16, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     network = mixture.network(PATHS["edm"])
@@ -154,7 +154,7 @@ def test_samples_follow_the_data_and_take_the_rows_foreseen(path: str, mixture: 
 
 def test_samples_by_the_known_conditional_follow_the_data(mixture: GaussianMixture):
     plan, n = compiled("edm", 3), 400
-    problem, noise = Problem(plan, (2,), torch.float64), Noise(0, range(n))
+    problem, noise = Problem(plan=plan, event=(2,), dtype=torch.float64), Noise(0, range(n))
     first = noise.normal(0, 0, (2,)) * plan.nodes[0].sigma
     x = steering.solve(draw(problem, noise, first, density(mixture)), mixture.network(plan.path), tile=None)
     assert energy_distance(x, mixture.sample(N, 1)) < 0.05

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from steering.paths import Path
-from steering.solvers.levels import Level
+from steering.solvers.levels import NoiseLevel
 
 
 @pytest.mark.parametrize("rows", [1, 3, 6])
@@ -20,14 +20,14 @@ def test_a_few_times_read_as_they_do_among_many(path: Path, rows: int):
         (path.sigma_dot, times),
         (path.log_snr, times),
         (path.time_of_log_snr, log_snr),
-        (lambda x: Level(x).alpha, log_snr),
-        (lambda x: Level(x).sigma, log_snr),
+        (lambda x: NoiseLevel(x).alpha, log_snr),
+        (lambda x: NoiseLevel(x).sigma, log_snr),
     ):
         whole = scalar(at)
         assert torch.equal(torch.cat([scalar(part.clone()) for part in at.split(rows)]), whole)
 
 
 def test_levels_are_those_of_a_variance_preserving_path():
-    level = Level(torch.linspace(-12, 12, 49, dtype=torch.float64))
+    level = NoiseLevel(torch.linspace(-12, 12, 49, dtype=torch.float64))
     torch.testing.assert_close(level.alpha**2 + level.sigma**2, torch.ones(49, dtype=torch.float64), rtol=1e-14, atol=0)
     torch.testing.assert_close(torch.log(level.alpha / level.sigma), level.log_snr, rtol=1e-13, atol=1e-14)

@@ -69,7 +69,14 @@ def test_inner_points_lie_at_their_fraction_of_tau(path: Path, coordinates: str)
 
 @pytest.mark.parametrize("coordinates", [TIME, ANGLE], ids=["time", "angle"])
 def test_a_tableau_keeps_its_order_in_other_coordinates(coordinates: Coordinates):
-    entry = Solver("other", 4, 4, "", "uniform", partial(updates, RK4, coordinates))
+    entry = Solver(
+        name="other",
+        order=4,
+        rows_per_step=4,
+        reference="",
+        default_grid="uniform",
+        updates=partial(updates, RK4, coordinates),
+    )
     path, errors = PATHS["vp_cosine"], []
     for steps in (10, 20, 40):
         plan = compile_plan({"other": entry}, "other", path=path, steps=steps, prediction="x0")
