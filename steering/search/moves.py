@@ -13,12 +13,12 @@ from steering.errors import PlanError
 from steering.paths import Path
 from steering.plans import grids
 from steering.plans.plan import Course, nodes_at
-from steering.plans.program import MAX_ORDER, Choice, Program, Target, Variable
+from steering.plans.program import MAX_ORDER, Choice, Integrand, Program, Variable
 from steering.solvers import adams
 from steering.solvers.ipndm import ADAMS_BASHFORTH
 
 CHOICES = tuple(
-    Choice(*each) for each in product(get_args(Target), range(1, MAX_ORDER + 1), get_args(Variable), (False, True))
+    Choice(*each) for each in product(get_args(Integrand), range(1, MAX_ORDER + 1), get_args(Variable), (False, True))
 )
 JITTER = 0.3
 """Standard deviation of a mutation of the logarithm of a gap between nodes."""
@@ -46,7 +46,7 @@ def uniform_programs(path: Path, steps: int) -> list[Program]:
     """
     choices = [c for c in CHOICES if c.order > 1 or c.corrector or c.variable == "log_snr"]
     alike = [Program(f, (choice,) * steps) for f in grid_fractions(path, steps) for choice in choices]
-    each = product(grid_fractions(path, steps), get_args(Target), range(2, min(steps, MAX_ORDER) + 1))
+    each = product(grid_fractions(path, steps), get_args(Integrand), range(2, min(steps, MAX_ORDER) + 1))
     return alike + [classical(path, Program(f, (Choice(target, order),) * steps)) for f, target, order in each]
 
 
@@ -86,7 +86,7 @@ def mutated(program: Program, random: Random) -> Program:
 def _flipped(choice: Choice, random: Random) -> Choice:
     respect = random.choice(("target", "order", "variable", "corrector"))
     others = {
-        "target": get_args(Target), "order": range(1, MAX_ORDER + 1), "variable": get_args(Variable),
+        "target": get_args(Integrand), "order": range(1, MAX_ORDER + 1), "variable": get_args(Variable),
         "corrector": (False, True),
     }[respect]  # fmt: skip
     other = random.choice([each for each in others if each != getattr(choice, respect)])

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from steering.plans.program import MAX_ORDER, Program, Target, Variable
+from steering.plans.program import MAX_ORDER, Integrand, Program, Variable
 
 WIDTH = 0.5
 """Squared width of the kernel, for each feature of unit variance."""
@@ -29,7 +29,7 @@ def features(programs: Sequence[Program]) -> Float64[Tensor, "k features"]:
             order = min(choice.order, i + 1)
             corrected = choice.corrector and i + 1 < program.steps
             row += [math.log((b - a) * program.steps), float(corrected)]
-            row += [float(choice.target == each) for each in get_args(Target)]
+            row += [float(choice.target == each) for each in get_args(Integrand)]
             row += [float(order > 1 and choice.variable == each) for each in get_args(Variable)]
             row += [float(order == each) for each in range(1, MAX_ORDER + 1)]
             row += [*choice.relaxation, *(0.0,) * MAX_ORDER][:MAX_ORDER]

@@ -21,7 +21,7 @@ from serving.models.repository import load, scan
 from serving.requests import job
 from serving.wire.errors import RequestError
 from serving.wire.kserve import InferRequest
-from steering.plans.program import MAX_ORDER, Choice, Program, Target, Variable
+from steering.plans.program import MAX_ORDER, Choice, Integrand, Program, Variable
 from tests.serving.conftest import MakeEngine
 
 PROGRAM = Program((0.0, 0.3, 1.0), (Choice("noise", 1), Choice("data", 2, "t", relaxation=(0.01, -0.01))))
@@ -56,7 +56,7 @@ def opened(root: Path) -> Sampler:
 
 
 def test_the_file_knows_every_choice_that_a_program_can_make() -> None:
-    for name, known in (("target", Target), ("variable", Variable)):
+    for name, known in (("target", Integrand), ("variable", Variable)):
         assert get_args(Step.model_fields[name].annotation) == get_args(known)
     with pytest.raises(ValueError, match="order"):
         Step(target="data", order=MAX_ORDER + 1, variable="t")

@@ -96,7 +96,7 @@ def test_the_banks_correction_is_doobs_transform_on_its_samples(path: Path):
         log_h = torch.logsumexp(logits + scores / 0.8, dim=1) - torch.logsumexp(logits, dim=1)
         (gradient,) = torch.autograd.grad(log_h.sum(), x)
         correcting = tilted.correction(x.detach(), at)
-        correction, prior_size, rewarded_size, _ = answered(correcting, lambda x: x)
+        correction, prior_size, rewarded_size, _ = scored(correcting, lambda x: x)
         torch.testing.assert_close(correction, at.sigma**2 / at.alpha * gradient, rtol=1e-7, atol=1e-9)
         for sizes in (prior_size, rewarded_size):
             assert bool(((sizes > 0.999) & (sizes < len(SAMPLES) * 1.001)).all())
@@ -114,7 +114,7 @@ def prepared(doob: steering.Doob, plan: Plan, x: Tensor) -> DoobTilt:
 def steered_once(doob: steering.Doob, plan: Plan, index: int, x: Tensor, denoised: Tensor) -> Tensor:
     """What steering makes of the denoised estimate at one stage."""
     rows = prepared(doob, plan, x).steer(plan.stages[index], x, denoised, Noise(0, range(len(x))))
-    return answered(rows, doob.reward).denoised
+    return scored(rows, doob.reward).denoised
 
 
 def test_a_large_bank_finds_the_exact_transform(mixture: GaussianMixture):
@@ -139,7 +139,7 @@ def test_a_sample_that_left_the_bank_stays_off_it():
     x = middle.update.at.alpha * torch.stack([SAMPLES[0], 3 * SAMPLES[0]]).float()
     tilt = prepared(doob, plan, x)
     for stage, on_bank, off_bank in ((early, 2, 0), (middle, 3, 1), (early, 4, 2), (middle, 5, 3)):
-        answered(tilt.steer(stage, x, x, noise), doob.reward)
+        scored(tilt.steer(stage, x, x, noise), doob.reward)
         assert (tilt.methods["bank"], tilt.methods["average"]) == (on_bank, off_bank)
 
 

@@ -15,28 +15,28 @@ import steering
 from steering.paths import Path
 from steering.plans import grids
 from steering.plans.plan import Course, Node, nodes_at
-from steering.plans.program import Choice, Program, Target, Variable
+from steering.plans.program import Choice, Integrand, Program, Variable
 from steering.solvers import adams
 from steering.solvers.multistep import StepWeights
 
 from ..conftest import CLOSED_PATHS, PATHS
 from ..test_solvers import GAUSSIAN, MIXTURE, flowed, slopes, start
 
-TARGETS, VARIABLES = get_args(Target), get_args(Variable)
+TARGETS, VARIABLES = get_args(Integrand), get_args(Variable)
 
 
 def course_of(path: Path, steps: int, grid: str = "karras") -> Course:
     return Course(path, nodes_at(path, grids.nodes(grid, path, steps)))
 
 
-def factor(s: Node, t: Node, target: Target) -> float:
+def factor(s: Node, t: Node, target: Integrand) -> float:
     """What the linear part makes of x_s."""
     sizes = {"data": (t.sigma, s.sigma), "noise": (t.alpha, s.alpha)}
     end, begin = sizes.get(target, (math.hypot(t.alpha, t.sigma), math.hypot(s.alpha, s.sigma)))
     return end / begin
 
 
-def integral(s: Node, t: Node, target: Target, f: Callable[[float], float]) -> float:
+def integral(s: Node, t: Node, target: Integrand, f: Callable[[float], float]) -> float:
     """x_t - factor x_s for F = f(log-SNR), by adaptive quadrature of what Lu et al. 2022, prop. 3.1 and 4.1, have.
 
     And for the velocity: d arctan(exp(-l)) = -dl / (2 cosh l).
@@ -69,7 +69,7 @@ def coordinate(path: Path, variable: Variable, log_snr: float) -> float:
 @pytest.mark.parametrize("variable", VARIABLES)
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("name", ["vp_cosine", "edm", "rectified_flow", "sub_vp"])
-def test_weights_are_exact_for_as_many_powers_as_there_are_values(name: str, target: Target, variable: Variable):
+def test_weights_are_exact_for_as_many_powers_as_there_are_values(name: str, target: Integrand, variable: Variable):
     """That is what determines them; the first steps have fewer values, and a corrector one more."""
     course = course_of(CLOSED_PATHS[name], 6)
     steps = adams.steps(course, [Choice(target, 4, variable, corrector=True)] * 6)
@@ -110,9 +110,9 @@ def random_choices(steps: int, seed: int) -> list[Choice]:
 
 def plain(course: Course, choices: list[Choice], denoiser: Callable[[Tensor, Tensor], Tensor], x: Tensor) -> Tensor:
     """The methods as they are written down, with every past value at hand."""
-    values: dict[Target, list[Tensor]] = {"data": [], "noise": [], "velocity": []}
+    values: dict[Integrand, list[Tensor]] = {"data": [], "noise": [], "velocity": []}
 
-    def summed(target: Target, weights: tuple[float, ...]) -> Tensor:
+    def summed(target: Integrand, weights: tuple[float, ...]) -> Tensor:
         newest_first = values[target][::-1][: len(weights)]
         return torch.stack([w * f for w, f in zip(weights, newest_first, strict=True)]).sum(dim=0)
 
@@ -163,7 +163,7 @@ def test_a_method_of_order_4_keeps_three_past_values(corrector: bool, registers:
 @pytest.mark.parametrize("variable", VARIABLES)
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("order", [1, 2])
-def test_order_and_one_more_with_a_corrector(order: int, target: Target, variable: Variable):
+def test_order_and_one_more_with_a_corrector(order: int, target: Integrand, variable: Variable):
     path = PATHS["vp_linear"]
     network, x_init = GAUSSIAN.network(path), start(path, 3)
     small = (order, target, variable) == (
