@@ -24,7 +24,8 @@ class FrontMetrics:
     """What a front counts. `replica_pages` gives the metrics text of each live replica by its id."""
 
     def __init__(self, replica_pages: Callable[[], Mapping[str, str]] = dict) -> None:
-        self.registry = registry = CollectorRegistry()
+        # a replica's metrics have no names before they are fetched: without the option `?name[]=` would leave them out
+        self.registry = registry = CollectorRegistry(support_collectors_without_names=True)
         self.requests = Counter(
             "tiltserve_requests", "RPCs ended, by gRPC status", ["model", "method", "code"], registry=registry
         )

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import itertools
 import time
+import urllib.parse
 import urllib.request
 from collections.abc import AsyncIterator, Callable
 
@@ -579,6 +580,13 @@ def test_the_metrics_page_shows_the_front_and_its_replicas():
             await live.refusal(model="made up by a client")
             url = f"http://{live.front.metrics_address}/metrics"
             page = (await asyncio.to_thread(lambda: urllib.request.urlopen(url).read())).decode()
+            names = "tiltserve_requests_total", "tiltserve_backlog_rows", "tiltserve_bucket_fill_bucket"
+            some = f"{url}?{urllib.parse.urlencode([('name[]', name) for name in names])}"
+            filtered = (await asyncio.to_thread(lambda: urllib.request.urlopen(some).read())).decode()
+        assert {line for line in filtered.splitlines() if line[0] != "#"} == {
+            line for line in page.splitlines() if line.startswith(names)
+        }
+        assert 'tiltserve_backlog_rows{replica="a"}' in filtered
         samples = {
             (sample.name, frozenset(sample.labels.items())): sample.value
             for family in text_string_to_metric_families(page)
