@@ -9,7 +9,7 @@ from torch import Tensor
 
 import steering
 from exporters.network import OnnxNetwork
-from protos.digest import sha256
+from protos.digest import graph_sha256
 from steering.posteriors.calibration import (
     SEED,  # of the bank: a client's sample with the same seed would be a point of it
 )
@@ -53,7 +53,7 @@ def write_bank(model: Path, samples: Tensor, condition: Mapping[str, Tensor] | N
 
     Its arrays: `x` float32 [K, *event], `cond_<name>`, and `model_sha256`, which ties it to the graph it came from.
     """
-    arrays = {"x": samples.to(torch.float32).numpy(), "model_sha256": np.array(sha256(model))}
+    arrays = {"x": samples.to(torch.float32).numpy(), "model_sha256": np.array(graph_sha256(model))}
     arrays |= {f"cond_{name}": value.numpy() for name, value in (condition or {}).items()}
     file = model.with_name(NAME)
     temporary = file.with_name(f".{NAME}")  # with its suffix, which numpy would add

@@ -5,17 +5,19 @@ import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import onnx
 import torch
 import yaml
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
+from onnx.external_data_helper import set_external_data
 from torch import Tensor, nn
 
 from exporters.bank import draw_bank, write_bank
 from exporters.calibrate import calibrate_model
 from exporters.export import export_model
 from exporters.network import OnnxNetwork
-from protos.card import Card, dump_card
+from protos.card import Calibration, Card, dump_card
 
 MODES, RADIUS, SPREAD = 8, 2.0, 0.15
 LABELS, NULL = 4, 4
@@ -197,3 +199,44 @@ def edit_card(folder: Path, **changes: object) -> None:
     """Change keys of a card without its checks."""
     file = folder / "card.yaml"
     file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | changes))
+
+
+def elsewhere(name: str, values: "np.ndarray[tuple[int, ...], np.dtype[np.float32]]", location: str) -> TensorProto:
+    """A weight whose numbers lie in another file, from its beginning."""
+    tensor = numpy_helper.from_array(values, name)
+    set_external_data(tensor, location)
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    return tensor
+
+
+def write_gains(folder: Path, location: str, gain: float = 0.5) -> Path:
+    """A denoiser of two dimensions, gain x + 0 t, whose gain lies in a file of its own; the file."""
+    gains = np.full(2, gain, np.float32)
+    graph = helper.make_graph(
+        [
+            helper.make_node("Mul", ["x", "gain"], ["scaled"]),
+            helper.make_node("Unsqueeze", ["t", "last"], ["column"]),
+            helper.make_node("Mul", ["column", "none"], ["nothing"]),
+            helper.make_node("Add", ["scaled", "nothing"], ["x0"]),
+        ],
+        "gains",
+        [
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 2]),
+            helper.make_tensor_value_info("t", TensorProto.FLOAT, ["n"]),
+        ],
+        [helper.make_tensor_value_info("x0", TensorProto.FLOAT, ["n", 2])],
+        [
+            elsewhere("gain", gains, location),
+            helper.make_tensor("last", TensorProto.INT64, [1], [1]),
+            helper.make_tensor("none", TensorProto.FLOAT, [1], [0.0]),
+        ],
+    )
+    file = folder / "1" / location
+    file.parent.mkdir(parents=True)
+    file.write_bytes(gains.tobytes())
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    (folder / "1" / "model.onnx").write_bytes(model.SerializeToString())
+    card = RINGS.model_copy(update={"name": folder.name, "calibration": Calibration(t=[0.1, 0.9], mse=[0.1, 0.9])})
+    dump_card(card, folder / "card.yaml")
+    return file

@@ -35,7 +35,8 @@ STEERING = (
 
 ARROWS: dict[str, set[str]] = {
     "protos.complaint": set(),
-    "protos.digest": set(),
+    "protos.weights": {"protos.complaint"},
+    "protos.digest": {"protos.weights"},
     "protos.card": {"protos.complaint"},
     "protos.programs": {"protos.complaint"},
     "protos.tiltserve": set(),
@@ -97,7 +98,10 @@ for _floor in STEERING:
 
 HEAVY = {"torch", "onnx", "onnxruntime", "onnxscript"}
 FOREIGN: dict[str, set[str]] = {
-    "protos": {*HEAVY, "ray"},
+    "protos": {*HEAVY - {"onnx"}, "ray"},
+    "protos.card": {"onnx"},
+    "protos.complaint": {"onnx"},
+    "protos.programs": {"onnx"},
     "steering": {"onnx", "onnxruntime", "onnxscript", "grpc", "tritonclient", "ray", "prometheus_client", "pydantic"},
     "exporters": {"grpc", "ray", "prometheus_client"},
     "serving.wire": {*HEAVY, "ray"},

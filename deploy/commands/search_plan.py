@@ -97,10 +97,10 @@ def _problem(sampler: "Sampler") -> "Problem":
 
 def _write(found: "Found", file: Path, graph: Path, seed: int) -> None:
     """Put a program into the plan file; those for other numbers of rows of the same graph stay in it."""
-    from protos.digest import sha256
+    from protos.digest import graph_sha256
     from protos.programs import Programs, ProgramsError, Searched, dump_programs, load_programs
 
-    owner = sha256(graph)
+    owner = graph_sha256(graph)
     try:
         before = load_programs(file)
         others = [each for each in before.programs if before.model_sha256 == owner and each.rows != found.rows]

@@ -1,17 +1,21 @@
 """ONNX Runtime sessions: how they are opened, what their graphs take and give, what their errors mean."""
 
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 
+from protos import weights
 from serving.backends import GraphTensor, InputError, LoadError, OutOfMemoryError, shown
 
 Providers = Sequence[str | tuple[str, dict[str, Any]]]
+CPU = "CPUExecutionProvider"
 
 _TYPES = {
     "tensor(float)": np.float32,
@@ -49,6 +53,12 @@ def open_session(
     if not file.is_file():
         raise LoadError(f"{file}: expected an ONNX graph, got no such file")
     options = onnxruntime.SessionOptions()
+    try:
+        weights.files(file)  # complains of those that are missing
+        if _name(providers[0]) == CPU:
+            _hold_weights(file, options)
+    except weights.WeightsError as error:
+        raise LoadError(str(error)) from None
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     # idle threads that spin would starve the event loop of the same process
@@ -66,6 +76,27 @@ def open_session(
     if got != wanted:  # a provider whose libraries are missing is left out, with a line in a log at most
         raise LoadError(f"{file}: expected to run on the {wanted}, ONNX Runtime fell back to the {got}")
     return session
+
+
+def _hold_weights(file: Path, options: onnxruntime.SessionOptions) -> None:
+    """Read weights that lie in other files. ONNX Runtime would map these files: who writes to them would change the
+    answers of a running network, or end its process."""
+    names, values = [], []
+    for each in weights.stored(file):
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(each.dtype)
+        if not each.initializer or dtype.kind not in "fiub" or dtype.isbuiltin != 1:
+            continue  # what NumPy has no type for, ONNX Runtime reads
+        place, size = weights.place(file, each.location), dtype.itemsize * math.prod(each.shape)
+        if each.length not in (None, size) or each.offset < 0 or place.stat().st_size < each.offset + size:
+            raise LoadError(
+                f"{file}: weights {each.location!r}: expected {size} bytes at {each.offset} for tensor {each.name!r}, "
+                f"got {each.length or 'others'} in a file of {place.stat().st_size}"
+            )
+        array = np.fromfile(place, dtype, math.prod(each.shape), offset=each.offset).reshape(each.shape)
+        names.append(each.name)
+        values.append(onnxruntime.OrtValue.ortvalue_from_numpy(array))
+    if names:
+        options.add_external_initializers(names, values)
 
 
 def tensors(file: Path, nodes: Sequence[onnxruntime.NodeArg]) -> tuple[GraphTensor, ...]:

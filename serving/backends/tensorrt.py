@@ -10,11 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import onnx
 import onnxruntime
 import torch
 
-from protos.digest import sha256
+from protos.digest import graph_sha256
 from serving.backends import GraphTensor, LoadError
 from serving.backends.bound import BoundNetwork
 from serving.backends.cuda import CPU, CUDA, PREPARED, check_cuda, options
@@ -39,7 +38,7 @@ def open_tensorrt(file: Path, threads: int, most: int, cache: Path, *, half: boo
     sizes = ladder(min(most, PREPARED))
     profile = profile_of(file, sizes)
     version, gpu = tensorrt_version(file), torch.cuda.get_device_name()
-    folder = cache / cache_name(content(file), version, gpu, profile, half=half)
+    folder = cache / cache_name(graph_sha256(file), version, gpu, profile, half=half)
     folder.mkdir(parents=True, exist_ok=True)
     stream = torch.cuda.Stream()
     # no captured graphs: the provider keeps one for all sizes, and would replay the wrong one
@@ -86,18 +85,6 @@ def cache_name(digest: str, version: str, gpu: str, profile: dict[str, str], *, 
     """The folder of one engine; engines in one folder would be mistaken for each other."""
     kernels = hashlib.sha256(f"{sorted(profile.items())} {half}".encode()).hexdigest()
     return re.sub(r"[^A-Za-z0-9.]+", "-", f"{digest[:16]} tensorrt {version} {gpu} {kernels[:8]}")
-
-
-def content(file: Path) -> str:
-    """The sha256 of a graph with its weights, those in other files of its folder included."""
-    model = onnx.load(file, load_external_data=False)
-    names = {
-        entry.value for tensor in model.graph.initializer for entry in tensor.external_data if entry.key == "location"
-    }
-    digest = hashlib.sha256()
-    for each in (file, *(file.parent / name for name in sorted(names))):
-        digest.update(bytes.fromhex(sha256(each)))
-    return digest.hexdigest()
 
 
 def tensorrt_version(file: Path) -> str:

@@ -209,14 +209,13 @@ class LoadedModels:
 
     def _file_bytes(self, name: str) -> int:
         """The estimated size of a model that was never loaded."""
-        folder = self._by_name[name].graph.parent
-        return sum(file.stat().st_size for file in folder.iterdir() if file.is_file()) if folder.is_dir() else 0
+        folder = self._by_name[name]
+        return sum(file.stat().st_size for file in (*folder.files, *folder.others, folder.bank) if file.is_file())
 
     def _measured(self, model: Model) -> int:
         """The bytes of a model in memory, which the metrics show too."""
         folder = self._by_name[model.name]
-        files = [file for file in folder.graph.parent.glob("*") if file not in (folder.bank, folder.programs)]
-        size = sum(file.stat().st_size for file in files if file.is_file())
+        size = sum(file.stat().st_size for file in (*folder.files, *folder.others) if file != folder.programs)
         if isinstance(model, Sampler) and model.known.cloud is not None:
             size += model.known.cloud.samples.nbytes
         self._bytes.labels(model.name).set(size)

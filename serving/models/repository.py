@@ -11,9 +11,11 @@ import numpy as np
 import torch
 
 import steering
+from protos import weights
 from protos.card import Card, CardError, dump_text, load_card
-from protos.digest import sha256
+from protos.digest import graph_sha256, sha256
 from protos.programs import ProgramsError, load_programs
+from protos.weights import WeightsError
 from serving.backends import Backend, GraphTensor, LoadError, shown
 from serving.backends.costs import Costs
 from serving.engine.task import Network
@@ -52,6 +54,36 @@ class Folder:
     def card(self) -> Path:
         return self.root / CARD
 
+    @property
+    def digest(self) -> str | None:
+        """The sha256 of the graph and its weights; None where there is no graph, because it runs on another server.
+
+        Raises:
+            LoadError: a file cannot be read.
+        """
+        if not self.graph.is_file():
+            return None
+        try:
+            return graph_sha256(self.graph)
+        except WeightsError:  # a graph that cannot be opened here, so it is not: its network is elsewhere
+            return sha256(self.graph)
+        except OSError as error:
+            raise LoadError(f"{error.filename}: expected a readable file, got: {error.strerror}") from None
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The graph and its weights; without those that cannot be found."""
+        try:
+            return weights.files(self.graph)
+        except (OSError, WeightsError):
+            return (self.graph,) if self.graph.is_file() else ()
+
+    @property
+    def others(self) -> tuple[Path, ...]:
+        """What else lies in the version's folder, but for the bank: whatever it is for, it counts."""
+        known = {*self.files, self.bank}
+        return tuple(file for file in sorted(self.graph.parent.glob("*")) if file.is_file() and file not in known)
+
 
 def scan(root: Path) -> list[Folder]:
     """Every folder of `root` that has a version folder (a number), or looks as if it should, by name."""
@@ -75,12 +107,11 @@ def load(folder: Folder, opener: Open, measure: Measure = guess) -> Model:
         LoadError: one line that names the file, what was expected and what came.
     """
     backend = opener(folder.graph)
-    graph_sha256 = sha256(folder.graph) if folder.graph.is_file() else None  # no graph here: it runs on another server
-    network = Network(folder.name, backend, measure(backend, f"{graph_sha256} {backend.kind}"))
-    digest = hashlib.sha256(f"{graph_sha256} {backend.kind}".encode())
-    for file in sorted(folder.graph.parent.glob("*")):  # weights may be in other files of the graph's folder
-        if file.is_file() and file not in (folder.graph, folder.bank):
-            digest.update(sha256(file).encode())
+    owner = folder.digest
+    network = Network(folder.name, backend, measure(backend, f"{owner} {backend.kind}"))
+    digest = hashlib.sha256(f"{owner} {backend.kind}".encode())
+    for file in folder.others:
+        digest.update(sha256(file).encode())
     if not folder.card.exists():
         return PlainModel(folder.name, folder.version, network, digest.hexdigest()[:16])
     try:
@@ -108,13 +139,13 @@ def load(folder: Folder, opener: Open, measure: Measure = guess) -> Model:
     except (ValueError, TypeError) as error:
         raise LoadError(f"{folder.card}: {error}") from None
     check_graph(folder.card, card, backend)
-    programs = _load_programs(folder.programs, graph_sha256) if folder.programs.exists() else {}
+    programs = _load_programs(folder.programs, owner) if folder.programs.exists() else {}
     sampler = Sampler(folder.name, folder.version, card, path, network, digest.hexdigest(), programs)
     curve = card.calibration
     calibration = None
     if curve is not None and len(curve.t) > 1:
         calibration = steering.Calibration(tuple(curve.t), tuple(curve.mse))
-    samples = _load_bank(folder.bank, card.event_shape, graph_sha256) if folder.bank.exists() else None
+    samples = _load_bank(folder.bank, card.event_shape, owner) if folder.bank.exists() else None
     sampler.learn(samples, calibration)
     return sampler
 
@@ -149,7 +180,7 @@ def check_graph(file: Path, card: Card, backend: Backend) -> None:
         )
 
 
-def _load_bank(file: Path, event: tuple[int, ...], graph_sha256: str | None) -> torch.Tensor:
+def _load_bank(file: Path, event: tuple[int, ...], graph: str | None) -> torch.Tensor:
     try:
         with np.load(file, allow_pickle=False) as archive:
             samples = torch.from_numpy(archive["x"].astype(np.float32))
@@ -160,13 +191,13 @@ def _load_bank(file: Path, event: tuple[int, ...], graph_sha256: str | None) -> 
         raise LoadError(f"{file}: x: expected {shown(('K', *event))} with K >= 2, got {shown(samples.shape)}")
     if not bool(samples.isfinite().all()):
         raise LoadError(f"{file}: x: expected finite samples, got NaN or infinity")
-    if None not in (owner, graph_sha256) and owner != graph_sha256:
-        here, there = str(graph_sha256)[:12], str(owner)[:12]
+    if None not in (owner, graph) and owner != graph:
+        here, there = str(graph)[:12], str(owner)[:12]
         raise LoadError(f"{file}: drawn from a graph with sha256 {there}, the graph beside it has {here}")
     return samples
 
 
-def _load_programs(file: Path, graph_sha256: str | None) -> dict[int, steering.Program]:
+def _load_programs(file: Path, graph: str | None) -> dict[int, steering.Program]:
     try:
         content = load_programs(file)
         programs = {
@@ -175,10 +206,10 @@ def _load_programs(file: Path, graph_sha256: str | None) -> dict[int, steering.P
         }
     except ProgramsError as error:
         raise LoadError(str(error)) from None
-    if graph_sha256 is not None and content.model_sha256 != graph_sha256:
+    if graph is not None and content.model_sha256 != graph:
         raise LoadError(
             f"{file}: searched for a graph with sha256 {content.model_sha256[:12]}, the graph beside it has "
-            f"{graph_sha256[:12]}: delete it, or search again with tiltserve search-plan"
+            f"{graph[:12]}: delete it, or search again with tiltserve search-plan"
         )
     return programs
 

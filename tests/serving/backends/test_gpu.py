@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-import onnx
 import onnxruntime
 import pytest
 import torch
@@ -12,7 +11,7 @@ from serving.backends import GraphTensor, LoadError
 from serving.backends.bound import BoundNetwork
 from serving.backends.cuda import CUDA, open_cuda
 from serving.backends.ort import OrtNetwork
-from serving.backends.tensorrt import TENSORRT, cache_name, content, open_tensorrt, profile_of, shapes
+from serving.backends.tensorrt import TENSORRT, cache_name, open_tensorrt, profile_of, shapes
 from tests import networks
 from tests.serving.backends.test_bound import output, rows
 
@@ -94,13 +93,3 @@ def test_an_engines_folder_tells_graph_tensorrt_gpu_profile_and_precision_apart(
     assert len({*names}) == len(names)
     assert name().startswith("aaaaaaaaaaaaaaaa-tensorrt-10.9.0-NVIDIA-H100-80GB-HBM3-")
     assert all("/" not in each for each in names)
-
-
-def test_weights_beside_a_graph_count(file: Path, tmp_path: Path):
-    graph = tmp_path / "model.onnx"
-    onnx.save(onnx.load(file), graph, save_as_external_data=True, location="weights", size_threshold=0)
-    before, weights = content(graph), (tmp_path / "weights").read_bytes()
-    (tmp_path / "notes.txt").write_text("no weights")
-    assert content(graph) == before
-    (tmp_path / "weights").write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))
-    assert content(graph) != before
