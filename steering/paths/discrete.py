@@ -6,7 +6,8 @@ corners is left: they are corners of t alone. The integer a network was trained 
 "N*t-1".
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
@@ -19,7 +20,13 @@ from steering.paths.base import Path, Time, float64
 from steering.paths.piecewise import Piecewise
 from steering.paths.variance_preserving import VariancePreserving
 
-BETA_SCHEDULES = ("linear", "scaled_linear")
+BETA_SCHEDULES = ("linear", "scaled_linear", "sigmoid", "squaredcos_cap_v2")
+_ENDS: Mapping[str, tuple[float, float]] = {"sigmoid": (1e-4, 0.02)}
+"""Usual first and last betas, where they are not Stable Diffusion's."""
+ROUNDING = 1e-9
+"""Of times that were computed from a noise level."""
+_MOST_BETA = 0.999
+"""Of the cosine schedule, whose last beta would be 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,13 +38,14 @@ class VPDiscrete(VariancePreserving):
     def __post_init__(self) -> None:
         if self.steps < 2:
             raise ValueError(f"alpha_bars: expected two or more numbers, got {self.steps}")
-        for before, after in pairwise((1.0, *self.alpha_bars, 0.0)):
+        for before, after in pairwise((1.0, *self._above_0, 0.0)):
             if not before > after:
                 raise ValueError(
-                    f"alpha_bars: expected numbers falling from 1 to 0, both left out, got {after} after {before}"
+                    f"alpha_bars: expected numbers falling from 1 to 0, without 1 and with 0 as the last at most, "
+                    f"got {after} after {before}"
                 )
         super().__post_init__()
-        if self.t_min < 1 / self.steps or self.t_max > 1:
+        if self.t_min < (1 - ROUNDING) / self.steps or self.t_max > 1:
             raise ValueError(
                 f"a path of {self.steps} steps has times in {1 / self.steps:g}..1, got t_min={self.t_min}, "
                 f"t_max={self.t_max}"
@@ -48,10 +56,15 @@ class VPDiscrete(VariancePreserving):
         """N."""
         return len(self.alpha_bars)
 
+    @property
+    def _above_0(self) -> tuple[float, ...]:
+        """The numbers that have a logarithm."""
+        return self.alpha_bars
+
     @cached_property
     def _decay(self) -> Piecewise:
         """-log alpha over t."""
-        table = torch.tensor((1.0, *self.alpha_bars), dtype=torch.float64)
+        table = torch.tensor((1.0, *self._above_0), dtype=torch.float64)
         return Piecewise(torch.arange(len(table), dtype=torch.float64) / self.steps, -0.5 * torch.log(table))
 
     def log_alpha(self, t: Time) -> Tensor:
@@ -64,34 +77,113 @@ class VPDiscrete(VariancePreserving):
         return self._decay.inverse(-log_alpha)
 
 
-def vp_discrete(*, alpha_bars: Sequence[float], t_min: float | None = None, t_max: float = 1.0) -> Path:
-    """The path of a table of alpha_bar (diffusers' `alphas_cumprod`), from the first step, t = 1 / N, to the last."""
+@dataclass(frozen=True, kw_only=True)
+class VPZeroTerminal(VPDiscrete):
+    """A table whose last number is 0: nothing of the data is left (Lin et al. 2023, arXiv:2305.08891).
+
+    In the last interval alpha itself is straight, since its logarithm has no end.
+    """
+
+    @property
+    def _above_0(self) -> tuple[float, ...]:
+        return self.alpha_bars[:-1]
+
+    @property
+    def _bend(self) -> float:
+        """Where the last interval begins."""
+        return (self.steps - 1) / self.steps
+
+    def _straight(self, t: Tensor) -> Tensor:
+        """alpha in the last interval, and beyond it where it is not asked for."""
+        return math.sqrt(self.alpha_bars[-2]) * self.steps * (1 - t).clamp(min=0)
+
+    def log_alpha(self, t: Time) -> Tensor:
+        t = float64(t)
+        return torch.where(t > self._bend, torch.log(self._straight(t)), super().log_alpha(t))
+
+    def log_alpha_dot(self, t: Time) -> Tensor:
+        t = float64(t)
+        return torch.where(t > self._bend, -1 / (1 - t), super().log_alpha_dot(t))
+
+    def alpha_dot(self, t: Time) -> Tensor:
+        t = float64(t)
+        slope = torch.full_like(t, -math.sqrt(self.alpha_bars[-2]) * self.steps)
+        return torch.where(t > self._bend, slope, super().alpha_dot(t))
+
+    def sigma_dot(self, t: Time) -> Tensor:
+        return -self.alpha_dot(t) * self.alpha(t) / self.sigma(t)
+
+    def time_of_log_alpha(self, log_alpha: Tensor) -> Tensor:
+        log_alpha = float64(log_alpha)
+        last = 0.5 * math.log(self.alpha_bars[-2])
+        faded = 1 - torch.exp(log_alpha - last) / self.steps
+        return torch.where(log_alpha < last, faded, super().time_of_log_alpha(log_alpha.clamp(min=last)))
+
+
+def vp_discrete(*, alpha_bars: Sequence[float], t_min: float | None = None, t_max: float | None = None) -> Path:
+    """The path of a table of alpha_bar (diffusers' `alphas_cumprod`), from the first step, t = 1 / N, to the last.
+
+    If the table ends in 0, the path ends by default at the step before, the last with some of the data in it.
+    """
     table = tuple(map(float, alpha_bars))
-    return VPDiscrete(alpha_bars=table, t_min=1 / max(len(table), 1) if t_min is None else t_min, t_max=t_max)
+    n = max(len(table), 1)
+    ends_in_noise = len(table) > 1 and table[-1] == 0
+    last = 1 - 1 / n if ends_in_noise else 1.0
+    kind = VPZeroTerminal if ends_in_noise else VPDiscrete
+    return kind(alpha_bars=table, t_min=1 / n if t_min is None else t_min, t_max=last if t_max is None else t_max)
 
 
 def vp_betas(
     *,
     schedule: str = "scaled_linear",
-    beta_start: float = 0.00085,
-    beta_end: float = 0.012,
+    beta_start: float | None = None,
+    beta_end: float | None = None,
     steps: int = 1000,
+    zero_terminal_snr: bool = False,
     t_min: float | None = None,
-    t_max: float = 1.0,
+    t_max: float | None = None,
 ) -> Path:
-    """The path of `steps` betas, alpha_bar_n = prod_{i <= n} (1 - beta_i); the defaults are Stable Diffusion's.
+    """The path of `steps` betas, alpha_bar_n = prod_{i <= n} (1 - beta_i), under the names that diffusers gives them.
 
     Args:
-        schedule: "linear", from beta_start to beta_end (Ho et al. 2020), or "scaled_linear", their roots (Rombach et
-            al. 2022).
+        schedule: "linear", from beta_start to beta_end (Ho et al. 2020); "scaled_linear", their roots (Rombach et al.
+            2022); "sigmoid", on a sigmoid from -6 to 6; "squaredcos_cap_v2", the cosine schedule (Nichol & Dhariwal
+            2021), which takes no beta_start and beta_end.
+        beta_start: None for 0.00085, Stable Diffusion's ("sigmoid": 0.0001).
+        beta_end: None for 0.012 ("sigmoid": 0.02).
+        zero_terminal_snr: move and scale the roots of alpha_bar so that the last is 0 and the first stays (Lin et al.
+            2023, arXiv:2305.08891, algorithm 1; diffusers' `rescale_betas_zero_snr`).
     """
     if schedule not in BETA_SCHEDULES:
         raise ValueError(choose("schedule", schedule, BETA_SCHEDULES))
-    if not 0 < beta_start <= beta_end < 1:
-        raise ValueError(f"expected 0 < beta_start <= beta_end < 1, got beta_start={beta_start}, beta_end={beta_end}")
     if steps != int(steps) or not 2 <= steps <= 100_000:
         raise ValueError(f"steps: expected an integer in 2..100000, got {steps}")
-    power = 2 if schedule == "scaled_linear" else 1
-    betas = torch.linspace(beta_start ** (1 / power), beta_end ** (1 / power), int(steps), dtype=torch.float64) ** power
+    if schedule == "squaredcos_cap_v2":
+        if not beta_start is beta_end is None:
+            raise ValueError(f"schedule {schedule!r}: expected no beta_start and beta_end, got some")
+        betas = _cosine_betas(int(steps))
+    else:
+        first, last = _ENDS.get(schedule, (0.00085, 0.012))
+        first, last = first if beta_start is None else beta_start, last if beta_end is None else beta_end
+        betas = _betas(schedule, first, last, int(steps))
     alpha_bars = torch.exp(torch.cumsum(torch.log1p(-betas), 0))
+    if zero_terminal_snr:
+        roots = torch.sqrt(alpha_bars)
+        alpha_bars = ((roots - roots[-1]) * (roots[0] / (roots[0] - roots[-1]))) ** 2
     return vp_discrete(alpha_bars=alpha_bars.tolist(), t_min=t_min, t_max=t_max)
+
+
+def _betas(schedule: str, beta_start: float, beta_end: float, steps: int) -> Tensor:
+    if not 0 < beta_start <= beta_end < 1:
+        raise ValueError(f"expected 0 < beta_start <= beta_end < 1, got beta_start={beta_start}, beta_end={beta_end}")
+    if schedule == "sigmoid":
+        rising = torch.sigmoid(torch.linspace(-6, 6, steps, dtype=torch.float64))
+        return beta_start + rising * (beta_end - beta_start)
+    power = 2 if schedule == "scaled_linear" else 1
+    return torch.linspace(beta_start ** (1 / power), beta_end ** (1 / power), steps, dtype=torch.float64) ** power
+
+
+def _cosine_betas(steps: int) -> Tensor:
+    t = torch.arange(steps + 1, dtype=torch.float64) / steps
+    alpha_bars = torch.cos(0.5 * math.pi * (t + 0.008) / 1.008) ** 2
+    return (1 - alpha_bars[1:] / alpha_bars[:-1]).clamp(max=_MOST_BETA)

@@ -54,6 +54,9 @@ def _check(what: str, wanted: object, value: object) -> None:
     if wanted is str:
         if not isinstance(value, str):
             raise ValueError(f"{what}: expected a name, got {value!r:.60}")
+    elif wanted is bool:
+        if not isinstance(value, bool):
+            raise ValueError(f"{what}: expected true or false, got {value!r:.60}")
     elif wanted == Sequence[float]:
         if not isinstance(value, list | tuple) or not all(map(_number, value)):
             raise ValueError(f"{what}: expected a list of numbers, got {value!r:.60}")

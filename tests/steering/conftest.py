@@ -25,6 +25,7 @@ PATHS: dict[str, Path] = {
     "vp_linear": paths.vp_linear(),
     "vp_discrete": paths.vp_discrete(alpha_bars=(paths.vp_linear().alpha(torch.arange(1, 201) / 200) ** 2).tolist()),
     "vp_betas": paths.vp_betas(),
+    "vp_betas, zero terminal SNR": paths.vp_betas(zero_terminal_snr=True, steps=100),
     "sub_vp": paths.sub_vp(),
     "ve": paths.ve(),
     "edm": paths.edm(),
@@ -35,7 +36,7 @@ PATHS: dict[str, Path] = {
     "mean_reverting": paths.mean_reverting(sigma_inf=0.7),
     "kinetic_optimal": gaussian_kinetic(mean=0.8, variance=0.3),
 }
-TABLED = ("vp_discrete", "vp_betas", "kinetic_optimal")
+TABLED = ("vp_discrete", "vp_betas", "vp_betas, zero terminal SNR", "kinetic_optimal")
 CLOSED_PATHS = {name: path for name, path in PATHS.items() if name not in TABLED}
 """Those that go to any noise level, not only to those of a table."""
 
