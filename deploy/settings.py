@@ -19,11 +19,16 @@ from pydantic import (
     model_validator,
 )
 
+from deploy.cores import cores
 from protos.complaint import complaint, shorten, unknown
 
 PREFIX = "TILTSERVE_"
 CONFIG = PREFIX + "CONFIG"  # names the file, as --config does
 _FLAGS = {"rewards": "--reward", "networks": "--network"}  # given once for each
+_SERVICE = re.compile(
+    rf"{PREFIX}(?:\w+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT_\d+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)"
+)
+_SERVICE_PORT = re.compile(rf"{PREFIX}(?:\w+_)?PORT"), re.compile(r"(?:tcp|udp|sctp)://\S+")
 
 
 class SettingsError(ValueError):
@@ -31,18 +36,22 @@ class SettingsError(ValueError):
 
 
 def _folder(path: Path) -> Path:
-    """Absolute, because Ray's workers have another working directory."""
-    path = path.expanduser().resolve()
-    if not path.is_dir():
-        raise ValueError(
-            f"expected a folder of models, got {str(path)!r}, "
-            + ("not a folder" if path.exists() else "which does not exist")
-        )
-    return path
+    path = _absolute(path)
+    try:
+        if path.is_dir():
+            return path
+        fault = "not a folder" if path.exists() else "which does not exist"
+    except OSError as error:  # a folder above it cannot be entered
+        fault = str(error.strerror)
+    raise ValueError(f"expected a folder of models, got {str(path)!r}, {fault}")
 
 
 def _absolute(path: Path) -> Path:
-    return path.expanduser().resolve()
+    """Absolute, because Ray's workers have another working directory."""
+    try:
+        return path.expanduser().resolve()
+    except (OSError, RuntimeError) as error:  # ~ without a home, links in a circle
+        raise ValueError(f"expected a path, got {str(path)!r}: {error}") from None
 
 
 def _range(value: Any) -> Any:
@@ -169,8 +178,8 @@ class Settings(BaseModel):
 
     @property
     def threads(self) -> int:
-        """`threads_per_replica`, or this process's cores over the replicas, at least 1."""
-        return self.threads_per_replica or max(1, len(os.sched_getaffinity(0)) // self.replicas)
+        """`threads_per_replica`, or the cores that this process may use over the replicas, at least 1."""
+        return self.threads_per_replica or max(1, cores() // self.replicas)
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
@@ -199,7 +208,7 @@ def load_settings(
     for key, value in _from_file(config).items() if config else ():
         values[key], origins[key] = value, f"{config}: {key}"
     for variable, value in environment.items():
-        if variable.startswith(PREFIX) and variable != CONFIG:
+        if variable.startswith(PREFIX) and variable != CONFIG and not of_a_service(variable, value):
             key = variable.removeprefix(PREFIX).lower()
             if key not in Settings.model_fields:
                 known = [PREFIX + name.upper() for name in Settings.model_fields] + [CONFIG]
@@ -219,6 +228,18 @@ def load_settings(
         key, _, rest = complaint(error, Settings).partition(": ")
         name, dot, inner = key.partition(".")
         raise SettingsError(f"{origins.get(name, name)}{dot}{inner}: {rest}") from None
+
+
+def of_a_service(variable: str, value: str) -> bool:
+    """Whether an environment variable comes from Kubernetes, and not from somebody who sets the server up.
+
+    A pod is told of each Service in its namespace by NAME_SERVICE_HOST, NAME_SERVICE_PORT, NAME_SERVICE_PORT_GRPC (a
+    port's name), NAME_PORT=tcp://10.0.0.1:8001 and NAME_PORT_8001_TCP with _PROTO, _PORT and _ADDR. A Service called
+    tiltserve gives them our prefix, and one called tiltserve-grpc even the name of a setting: its value tells them
+    apart.
+    """
+    name, url = _SERVICE_PORT
+    return bool(_SERVICE.fullmatch(variable) or (name.fullmatch(variable) and url.fullmatch(value)))
 
 
 def _from_file(config: Path) -> dict[str, Any]:

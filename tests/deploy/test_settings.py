@@ -77,6 +77,53 @@ def test_typed_text_from_the_environment(tmp_path: Path) -> None:
     assert settings.replica_ports == (1, 9)
 
 
+def service(name: str, port: int, port_name: str = "grpc", protocol: str = "tcp") -> dict[str, str]:
+    """What Kubernetes puts into the environment of every pod beside a Service, and Docker for a link."""
+    url, one = f"{protocol}://10.0.0.1:{port}", f"{name}_PORT_{port}_{protocol.upper()}"
+    return {
+        f"{name}_SERVICE_HOST": "10.0.0.1",
+        f"{name}_SERVICE_PORT": str(port),
+        f"{name}_SERVICE_PORT_{port_name.upper().replace('-', '_')}": str(port),
+        f"{name}_PORT": url,
+        one: url,
+        f"{one}_PROTO": protocol,
+        f"{one}_PORT": str(port),
+        f"{one}_ADDR": "10.0.0.1",
+    }
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        service("TILTSERVE", 8001),
+        service("TILTSERVE", 8001, "http-metrics", "udp") | {"TILTSERVE_SERVICE_HOST": "fd00::1"},
+        service("TILTSERVE_METRICS", 8002),  # a Service called tiltserve-metrics: its variable is that of a setting
+        service("TILTSERVE_GRPC", 8001, protocol="sctp"),
+        service("TILTSERVE_MODELS", 80) | service("TILTSERVE_HOST", 80),
+    ],
+)
+def test_the_variables_of_a_kubernetes_service_are_no_settings(tmp_path: Path, environment: dict[str, str]) -> None:
+    assert load_settings(models=tmp_path, environment=environment) == Settings(models=tmp_path)
+    set_too = environment | {"TILTSERVE_METRICS_PORT": "9002", "TILTSERVE_HOST": "0.0.0.0"}
+    settings = load_settings(models=tmp_path, environment=set_too)
+    assert (settings.host, settings.grpc_port, settings.metrics_port) == ("0.0.0.0", 8001, 9002)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("TILTSERVE_GRPC_PORTS", "tcp://10.0.0.1:8001"),
+        ("TILTSERVE_PORT", "9001"),
+        ("TILTSERVE_GRPC_PORT", "http://10.0.0.1:8001"),
+        ("TILTSERVE_SERVICE_PROT", "8001"),
+        ("TILTSERVE_PORT_8001", "8001"),
+    ],
+)
+def test_what_only_looks_like_a_service_is_refused(tmp_path: Path, variable: str, value: str) -> None:
+    with pytest.raises(SettingsError, match=variable):
+        load_settings(models=tmp_path, environment={variable: value})
+
+
 def test_threads_share_the_cores_out(tmp_path: Path) -> None:
     assert Settings(models=tmp_path, threads_per_replica=3).threads == 3
     assert Settings(models=tmp_path, replicas=1000).threads == 1
