@@ -45,7 +45,7 @@ def search_plan(
 
     from serving.backends import LoadError
     from serving.models import offline
-    from serving.models.repository import GRAPH, PROGRAMS
+    from serving.models.folders import GRAPH, PROGRAMS
     from steering import NetworkError
     from steering.search import program_for, trials
 

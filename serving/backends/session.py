@@ -1,6 +1,7 @@
 """ONNX Runtime sessions: how they are opened, what their graphs take and give, what their errors mean."""
 
 import math
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -69,7 +70,7 @@ def open_session(
     options.log_severity_level = 3
     try:
         # without enable_fallback=0 a call that fails is tried again on the CPU, and every call after it goes there
-        session = onnxruntime.InferenceSession(str(file), options, providers=list(providers), enable_fallback=0)
+        session = onnxruntime.InferenceSession(_utf8(file), options, providers=list(providers), enable_fallback=0)
     except Exception as error:  # onnxruntime has an exception class for each status code
         raise LoadError(f"{file}: expected a complete ONNX graph, got: {' '.join(str(error).split())}") from None
     wanted, got = _name(providers[0]), session.get_providers()[0]
@@ -118,6 +119,11 @@ def reason(error: Exception) -> Exception:
     if refused := _OUT_OF_BOUNDS.search(text):
         return InputError(f"an index out of bounds in a {refused[1]} node")
     return InputError(text) if isinstance(error, InvalidArgument) else error
+
+
+def _utf8(file: Path) -> str:
+    """A path as ONNX Runtime reads it, whose bytes are UTF-8 whatever the locale."""
+    return os.fsencode(file).decode("utf-8", "surrogateescape")
 
 
 def _name(provider: str | tuple[str, dict[str, Any]]) -> str:

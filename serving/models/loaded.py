@@ -22,9 +22,10 @@ from serving.engine.engine import Engine
 from serving.engine.task import Routine, Task
 from serving.fleet.directory import ModelState, State
 from serving.models.evaluations import evaluations
+from serving.models.folders import Folder, readable, scan
 from serving.models.memory import Memory, TooLargeError
 from serving.models.model import RAW, Model, PlainModel, Sampler
-from serving.models.repository import Folder, load, scan
+from serving.models.repository import load
 from serving.models.unloaded import Kept, unloaded
 from serving.wire import errors
 from serving.wire.kserve import InferRequest
@@ -90,10 +91,13 @@ class LoadedModels:
                 async with self._memory.holding([folder.name]):
                     pass
             except (LoadError, TooLargeError) as error:
-                self._faults[folder.name] = str(error)
+                self._faults[folder.name] = readable(str(error))
+            except OSError as error:
+                where = error.filename or folder.root
+                self._faults[folder.name] = readable(f"{where}: expected a readable file, got: {error.strerror}")
             except Exception as error:
                 _log.exception("loading %s", folder.name)
-                self._faults[folder.name] = f"{folder.root}: {type(error).__name__}: {error}"
+                self._faults[folder.name] = readable(f"{folder.root}: {type(error).__name__}: {error}")
             if folder.name in self._faults:
                 for name in (folder.name, folder.name + RAW):
                     self.models.pop(name, None)
@@ -164,7 +168,7 @@ class LoadedModels:
         """Names of the models a request can touch: its own, and every model named in its reward."""
         said = [each for key, each in request.parameters.items() if key.startswith("reward") and isinstance(each, str)]
         words = [word for text in said for pattern in (r"[\w.-]+", r"\w+") for word in re.findall(pattern, text)]
-        return {request.model.removesuffix(RAW), *words} & self._by_name.keys() & self.models.keys()
+        return {request.model, request.model.removesuffix(RAW), *words} & self._by_name.keys() & self.models.keys()
 
     def _load(self, name: str) -> int:
         """Bring a model into memory, as it was if it was there before; its bytes. Runs on a thread."""

@@ -12,8 +12,9 @@ from serving.backends import Array, LoadError
 from serving.backends.opening import Opener
 from serving.engine.task import Evaluation, Step
 from serving.models.evaluations import evaluations
+from serving.models.folders import scan
 from serving.models.model import Sampler
-from serving.models.repository import load, scan
+from serving.models.repository import load
 from steering.sampling.rows import answered
 
 Result = TypeVar("Result")

@@ -1,98 +1,29 @@
-"""A model repository on disk: Triton's layout plus a card. Finds the models, and opens one."""
+"""Opens a model from its folder: the graph, what its calls cost, and the card, bank and programs beside it."""
 
 import hashlib
 import zipfile
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
 import steering
-from protos import weights
 from protos.card import Card, CardError, dump_text, load_card
-from protos.digest import graph_sha256, sha256
+from protos.digest import sha256
 from protos.programs import ProgramsError, load_programs
-from protos.weights import WeightsError
 from serving.backends import Backend, GraphTensor, LoadError, shown
 from serving.backends.costs import Costs
 from serving.engine.task import Network
+from serving.models.folders import Folder
+from serving.models.folders import scan as scan
 from serving.models.model import Model, PlainModel, Sampler
 from steering.plans.program import Choice
-
-GRAPH, TORCH, CARD, BANK, PROGRAMS = "model.onnx", "model.pt2", "card.yaml", "bank.npz", "searched.json"
 
 Open = Callable[[Path], Backend]
 Measure = Callable[[Backend, str], Costs]
 """Measures what calls of a backend cost; the text is equal for equal graphs on equal backends."""
-
-
-@dataclass(frozen=True)
-class Folder:
-    """The newest version of one model: `<root>/<name>/<version>/model.onnx`, or `model.pt2` where there is no such."""
-
-    name: str
-    version: str
-    root: Path
-
-    @property
-    def graph(self) -> Path:
-        found, other = (self.root / self.version / name for name in (GRAPH, TORCH))
-        return other if other.is_file() and not found.is_file() else found
-
-    @property
-    def bank(self) -> Path:
-        return self.root / self.version / BANK
-
-    @property
-    def programs(self) -> Path:
-        return self.root / self.version / PROGRAMS
-
-    @property
-    def card(self) -> Path:
-        return self.root / CARD
-
-    @property
-    def digest(self) -> str | None:
-        """The sha256 of the graph and its weights; None where there is no graph, because it runs on another server.
-
-        Raises:
-            LoadError: a file cannot be read.
-        """
-        if not self.graph.is_file():
-            return None
-        try:
-            return graph_sha256(self.graph)
-        except WeightsError:  # a graph that cannot be opened here, so it is not: its network is elsewhere
-            return sha256(self.graph)
-        except OSError as error:
-            raise LoadError(f"{error.filename}: expected a readable file, got: {error.strerror}") from None
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """The graph and its weights; without those that cannot be found."""
-        try:
-            return weights.files(self.graph)
-        except (OSError, WeightsError):
-            return (self.graph,) if self.graph.is_file() else ()
-
-    @property
-    def others(self) -> tuple[Path, ...]:
-        """What else lies in the version's folder, but for the bank: whatever it is for, it counts."""
-        known = {*self.files, self.bank}
-        return tuple(file for file in sorted(self.graph.parent.glob("*")) if file.is_file() and file not in known)
-
-
-def scan(root: Path) -> list[Folder]:
-    """Every folder of `root` that has a version folder (a number), or looks as if it should, by name."""
-    found = []
-    for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
-        versions = [path.name for path in folder.iterdir() if path.is_dir() and path.name.isdecimal()]
-        if versions or (folder / CARD).exists() or (folder / GRAPH).exists():
-            found.append(Folder(folder.name, max(versions or ["1"], key=int), folder))
-    return found
 
 
 def guess(backend: Backend, graph: str) -> Costs:
@@ -112,7 +43,7 @@ def load(folder: Folder, opener: Open, measure: Measure = guess) -> Model:
     digest = hashlib.sha256(f"{owner} {backend.kind}".encode())
     for file in folder.others:
         digest.update(sha256(file).encode())
-    if not folder.card.exists():
+    if not folder.has_card:
         return PlainModel(folder.name, folder.version, network, digest.hexdigest()[:16])
     try:
         card = load_card(folder.card)
