@@ -15,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from deploy.process import Running
 from protos.tiltserve.v1 import fleet_pb2, fleet_pb2_grpc
+from serving.wire import channels
 
 MODELS = Path(__file__).resolve().parents[1] / "deploy" / "models"
 """The demo's model repository."""
@@ -64,7 +65,7 @@ class Growth:
 
 def replicas(server: Running) -> list[fleet_pb2.Replica]:
     """The replicas that the server lists, with process ids and backlogs."""
-    with grpc.insecure_channel(server.grpc) as channel:
+    with grpc.insecure_channel(server.grpc, options=channels.to_server(server.grpc)) as channel:
         return list(fleet_pb2_grpc.FleetStub(channel).ListModels(fleet_pb2.ListModelsRequest(), timeout=20).replicas)
 
 

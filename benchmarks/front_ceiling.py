@@ -23,6 +23,7 @@ from benchmarks._load import Closed, Driver, Request, infer_body, percentile
 from benchmarks._server import Cpu, machine
 from deploy.process import Running, running_server
 from protos.tiltserve.v1 import fleet_pb2, fleet_pb2_grpc
+from serving.wire import channels
 from tests.networks import write_rings
 
 LIVE = "/inference.GRPCInferenceService/ServerLive"
@@ -38,7 +39,7 @@ CALLS = {
 
 def replica_address(server: Running) -> str:
     """Where the first replica listens."""
-    with grpc.insecure_channel(server.grpc) as channel:
+    with grpc.insecure_channel(server.grpc, options=channels.to_server(server.grpc)) as channel:
         listed = fleet_pb2_grpc.FleetStub(channel).ListModels(fleet_pb2.ListModelsRequest(), timeout=20)
     return str(listed.replicas[0].address)
 

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from tritonclient.grpc import InferenceServerClient, InferInput, InferResult
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
+from serving.wire import channels
+
 Parameter = bool | int | float | str
 
 
@@ -39,6 +41,11 @@ class Drawn:
     rewards: NDArray[np.float32] | None
     parameters: dict[str, Parameter]
     seconds: float
+
+
+def connect(address: str) -> InferenceServerClient:
+    """A client of the server at `address` (host:port)."""
+    return InferenceServerClient(address, channel_args=channels.to_server(address))
 
 
 def tensors(inputs: Mapping[str, NDArray[Any]]) -> list[InferInput]:
@@ -74,7 +81,7 @@ def infer(
     """
     start = time.perf_counter()
     try:
-        with InferenceServerClient(address) as client:
+        with connect(address) as client:
             result = client.infer(
                 model, tensors(inputs or {}), parameters=dict(parameters or {}), client_timeout=timeout
             )
@@ -101,7 +108,7 @@ def draw(
 def event_shape(address: str, model: str, timeout: float | None = None) -> tuple[int, ...]:
     """The shape of one sample, from ModelMetadata; `CallError` if the call fails or the model is no sampler."""
     try:
-        with InferenceServerClient(address) as client:
+        with connect(address) as client:
             metadata = client.get_model_metadata(model, client_timeout=timeout)
     except InferenceServerException as error:
         raise _call_error(error) from None

@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
-from tritonclient.grpc import InferenceServerClient
 
-from deploy.client import Drawn, draw, tensors
+from deploy.client import Drawn, connect, draw, tensors
 from deploy.pictures import side_by_side
 from deploy.process import running_server
 from steering.problems import energy_distance
@@ -56,7 +55,7 @@ class Server:
 
     def __init__(self, address: str) -> None:
         self.address = address
-        self._client = InferenceServerClient(address)
+        self._client = connect(address)
 
     def infer(self, model: str, **arrays: NDArray[np.generic]) -> Callable[[str], Floats]:
         """Plain inference; the result gives outputs by name."""

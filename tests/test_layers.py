@@ -70,7 +70,7 @@ ARROWS: dict[str, set[str]] = {
     "deploy.cores": set(),
     "deploy.settings": {"deploy.cores", "protos"},
     "deploy.console": set(),
-    "deploy.client": set(),
+    "deploy.client": {"serving"},
     "deploy.pictures": set(),
     "deploy.process": set(),
     "deploy.modules": {"protos"},

@@ -39,9 +39,10 @@ def _list(address: str, timeout: float) -> dict[str, list[dict[str, Any]]]:
     import grpc
 
     from protos.tiltserve.v1 import fleet_pb2, fleet_pb2_grpc
+    from serving.wire import channels
 
     try:
-        with grpc.insecure_channel(address) as channel:
+        with grpc.insecure_channel(address, options=channels.to_server(address)) as channel:
             reply = fleet_pb2_grpc.FleetStub(channel).ListModels(fleet_pb2.ListModelsRequest(), timeout=timeout)
     except grpc.RpcError as error:
         fail(f"{error.code().name}: {error.details()}", code=1)
