@@ -1,6 +1,11 @@
 """What tests of several parts share."""
 
+import os
 from pathlib import Path
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # as the server has it, see serving/__init__.py
+# clients of tests are not ours: they would ask a proxy for the servers on this machine
+os.environ["no_proxy"] = ",".join(filter(None, [os.environ.get("no_proxy"), "127.0.0.1,localhost"]))
 
 import pytest
 from hypothesis import settings
