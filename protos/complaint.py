@@ -7,12 +7,16 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+_NAME = 100
+"""Most characters of a name that may be a misspelt one."""
+
 
 def unknown(what: str, name: object, known: Iterable[str]) -> str:
     """`unknown key 'stps', did you mean 'steps'?`, or the whole list of names when none is near."""
     names = sorted(known)
-    near = get_close_matches(str(name), names, n=1)
-    return f"unknown {what} {name!r}, " + (
+    short = len(str(name)) <= _NAME  # to compare long ones takes seconds, and none is near
+    near = get_close_matches(str(name), names, n=1) if short else []
+    return f"unknown {what} {shorten(name, _NAME)}, " + (
         f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(names)}"
     )
 

@@ -15,13 +15,13 @@ import grpc
 import torch
 from grpc.aio import ServicerContext
 from tritonclient.grpc import service_pb2 as pb
-from tritonclient.grpc import service_pb2_grpc
 
-from protos.tiltserve.v1 import fleet_pb2, fleet_pb2_grpc, sampling_pb2, sampling_pb2_grpc
+from protos.tiltserve.v1 import fleet_pb2, sampling_pb2
 from serving.backends.opening import Opener
 from serving.engine.engine import Engine
 from serving.engine.metrics import ReplicaMetrics
 from serving.fleet.directory import DirectoryClient, ModelState, ReplicaState
+from serving.fleet.heartbeat import Heartbeat
 from serving.models.loaded import LoadedModels
 from serving.models.model import Model, Sampler
 from serving.requests import job
@@ -29,15 +29,23 @@ from serving.rewards import Definition
 from serving.rewards.client import ClientDefinition
 from serving.rewards.remote import RemoteRewards
 from serving.supervised import Supervised
-from serving.wire import channels, errors, interactive, kserve
+from serving.wire import channels, errors, interactive, kserve, received, small
 from serving.wire.answer import Answer
+from serving.wire.aside import aside
 from serving.wire.interactive import CLIENT
 from serving.wire.kserve import InferRequest
 from serving.wire.parameters import timeout_s
+from serving.wire.streams import Streams, UnderWay
 from steering.targets.rewards import BUILT_IN
 
 _log = logging.getLogger(__name__)
-HEARTBEAT_S = 1.0
+_INFERENCE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
+_SAMPLING = sampling_pb2.DESCRIPTOR.services_by_name["Sampling"]
+_INTERNAL = fleet_pb2.DESCRIPTOR.services_by_name["ReplicaInternal"]
+AT_ONCE_S = 0.05
+"""A request that takes no longer needs not say that it was begun."""
+CLOSE_S = 0.5
+"""Seconds for the last bytes of calls that have ended."""
 
 
 class Replica:
@@ -87,7 +95,8 @@ class Replica:
         self._draining = False
         self._address = ""
         self._server: grpc.aio.Server | None = None
-        self._heartbeat: Supervised | None = None
+        self._streams, self._under_way = Streams(), UnderWay()
+        self._heartbeat: Heartbeat | None = None
         self._preparation: Supervised | None = None
         self._beats = 0
         torch.set_num_threads(1)  # steering computes while the network runs, and the cores are for the network
@@ -96,24 +105,27 @@ class Replica:
         """Listens, registers with the directory, and loads the models; missing banks are made in the background."""
         self._server, self._address = self._listen()
         await self._server.start()
-        self._heartbeat = Supervised("the heartbeat", self._beat, HEARTBEAT_S)
+        self._heartbeat = Heartbeat(self._directory, self.state)
         await self._models.load_all()
         for name in self._rewards.definitions:
             if name in self._models.models or name in BUILT_IN:
                 _log.warning("reward %r: a model or a built-in of that name hides the configured service", name)
         self._preparation = Supervised("preparing models", lambda: self._models.prepare(self._engine))
-        await self._tell()
+        await self._heartbeat.now()
 
     async def stop(self) -> None:
-        """Leaves the directory and finishes running requests, for up to `drain_s` seconds."""
+        """Leaves the directory and finishes running requests, for up to `drain_s` seconds. Streams that hold no work
+        are ended at once, and so are calls whose request has not come yet."""
         self._draining = True
         for task in (self._heartbeat, self._preparation):
             if task is not None:
                 await task.stop()
         with contextlib.suppress(Exception):
             await self._directory.leave(self.id)
+        self._streams.stop()
         if self._server is not None:
-            await self._server.stop(self._drain_s)
+            await self._under_way.over(self._drain_s)
+            await self._server.stop(CLOSE_S)
         await asyncio.to_thread(self._engine.stop)
         self._models.close()
         await self._rewards.close()
@@ -155,33 +167,53 @@ class Replica:
         states = (each for each in self._models.states() if each.name == name)
         return next((each for each in states if version in ("", each.version)), None)
 
-    async def infer(self, message: pb.ModelInferRequest, context: ServicerContext) -> pb.ModelInferResponse:
+    async def infer(self, data: bytes, context: ServicerContext) -> bytes:
         """ModelInfer: decode, run, encode. If the caller leaves, its rows leave the engine."""
+        self._under_way.add(context)
         async with _Statuses("ModelInfer", context):
-            request = kserve.decode_request(message)
-            model, answer = await self._answer(request, context, self._rewards.definitions)
-            requested = [name for name in request.outputs if name in answer.outputs]
-            return kserve.encode_response(
-                model.name, model.version, request.id, answer.outputs, answer.parameters, requested
-            )
+            request = await aside(len(data), lambda: kserve.decode_request(received.infer(data)))
+            async with _Begun(context):
+                model, answer = await self._answer(request, len(data), context, self._rewards.definitions)
+                requested = [name for name in request.outputs if name in answer.outputs]
 
-    async def interact(
-        self, messages: AsyncIterator[sampling_pb2.InteractiveRequest], context: ServicerContext
-    ) -> None:
+                def encoded() -> bytes:
+                    return kserve.encode_response(
+                        model.name, model.version, request.id, answer.outputs, answer.parameters, requested
+                    ).SerializeToString()
+
+                return await aside(sum(each.nbytes for each in answer.outputs.values()), encoded)
+
+    async def interact(self, messages: AsyncIterator[bytes], context: ServicerContext) -> None:
         """SampleInteractive: as ModelInfer, with the client as one more reward."""
         async with _Statuses("SampleInteractive", context):
-            first = await anext(messages, sampling_pb2.InteractiveRequest())
-            request = kserve.decode_request(interactive.infer_request(first))
-            client = ClientDefinition(messages.__anext__, context.write, self._answer_s)
+            first = await self._first(messages)
+            self._under_way.add(context)
+            request = await aside(len(first), lambda: interactive.decoded(received.sample(first)))
+            await context.send_initial_metadata((errors.BEGUN,))
+
+            async def write(reply: sampling_pb2.InteractiveReply) -> None:
+                await context.write(reply.SerializeToString())
+
+            async def read() -> sampling_pb2.InteractiveRequest:
+                return interactive.answered(await self._streams.answered(messages, "the client's scores"))
+
+            client = ClientDefinition(read, write, self._answer_s)
             if not isinstance(self._model(request.model), Sampler):
                 raise errors.invalid(f"model {request.model!r}: expected a sampler, got a plain network")
-            model, answer = await self._answer(request, context, {**self._rewards.definitions, CLIENT: client})
-            await context.write(interactive.last_reply(model.name, model.version, request.id, answer))
+            remotes: dict[str, Definition] = {**self._rewards.definitions, CLIENT: client}
+            model, answer = await self._answer(request, len(first), context, remotes)
+            await write(interactive.last_reply(model.name, model.version, request.id, answer))
+
+    async def _first(self, messages: AsyncIterator[bytes]) -> bytes:
+        try:
+            return await self._streams.begun(messages, "sample as the first message")
+        except StopAsyncIteration:
+            return b""
 
     async def _answer(
-        self, request: InferRequest, context: ServicerContext, remotes: Mapping[str, Definition]
+        self, request: InferRequest, size: int, context: ServicerContext, remotes: Mapping[str, Definition]
     ) -> tuple[Model, Answer]:
-        """Run a request. If the caller leaves, its rows leave the engine."""
+        """Run a request that came in so many bytes. If the caller leaves, its rows leave the engine."""
         if self._draining:
             raise errors.draining("the replica is stopping")
         limits = context.time_remaining(), timeout_s(request.parameters.get("timeout", 0))
@@ -191,7 +223,8 @@ class Replica:
             kserve.check_outputs(request.outputs, job.output_names(model))
             if isinstance(model, Sampler):  # a front has drawn one; a client that comes without a front may have not
                 request.parameters.setdefault("seed", secrets.randbelow(2**63))
-            task = job.task_for(request, model, self._models.models, remotes, deadline)
+            models = self._models.models.copy()
+            task = await aside(size, lambda: job.task_for(request, model, models, remotes, deadline))
             try:
                 answer: Answer = await asyncio.wrap_future(self._engine.submit(task))
             except Exception as error:
@@ -211,29 +244,27 @@ class Replica:
         low, high = self._ports
         for port in range(low, high + 1):
             server = grpc.aio.server(options=channels.REPLICA)
-            service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(_Inference(self), server)
-            sampling_pb2_grpc.add_SamplingServicer_to_server(_Sampling(self), server)
-            fleet_pb2_grpc.add_ReplicaInternalServicer_to_server(_Internal(self._metrics), server)
+            server.add_generic_rpc_handlers(
+                [
+                    # messages of these may be large: they take and give bytes
+                    grpc.method_handlers_generic_handler(
+                        _INFERENCE.full_name, {"ModelInfer": grpc.unary_unary_rpc_method_handler(self.infer)}
+                    ),
+                    grpc.method_handlers_generic_handler(
+                        _SAMPLING.full_name,
+                        {"SampleInteractive": grpc.stream_stream_rpc_method_handler(self.interact)},
+                    ),
+                    small.handler(_INFERENCE, _Inference(self), self._streams),
+                    small.handler(_INTERNAL, _Internal(self._metrics), self._streams),
+                ]
+            )
             with contextlib.suppress(RuntimeError):
                 bound = server.add_insecure_port(channels.address(self._host, port))
                 return server, channels.address(self._host, bound)
         raise RuntimeError(f"replica: expected a free port in {low}-{high} on {self._host}, got none")
 
-    async def _beat(self) -> None:
-        while True:
-            await self._tell()
-            if self._heartbeat is not None:
-                self._heartbeat.progressed()
-            await asyncio.sleep(HEARTBEAT_S)
 
-    async def _tell(self) -> None:
-        try:
-            await self._directory.beat(self.state())
-        except Exception as error:  # the directory is restarting; a later heartbeat reaches it
-            _log.warning("heartbeat: %s", error)
-
-
-class _Inference(service_pb2_grpc.GRPCInferenceServiceServicer):
+class _Inference:
     """What a replica answers to a front, and to a client that comes without one."""
 
     def __init__(self, replica: Replica) -> None:
@@ -258,19 +289,6 @@ class _Inference(service_pb2_grpc.GRPCInferenceServiceServicer):
                 raise errors.not_found(f"unknown model {request.name!r} of version {request.version or 'any'!r}")
             return kserve.model_metadata(state.name, [state.version], state.inputs, state.outputs)
 
-    async def ModelInfer(self, request: pb.ModelInferRequest, context: ServicerContext) -> pb.ModelInferResponse:
-        return await self._replica.infer(request, context)
-
-
-class _Sampling(sampling_pb2_grpc.SamplingServicer):
-    def __init__(self, replica: Replica) -> None:
-        self._replica = replica
-
-    async def SampleInteractive(
-        self, request_iterator: AsyncIterator[sampling_pb2.InteractiveRequest], context: ServicerContext
-    ) -> None:
-        await self._replica.interact(request_iterator, context)
-
 
 class _Statuses:
     """Around the body of a call: its errors become statuses."""
@@ -288,7 +306,30 @@ class _Statuses:
             await errors.abort(self._context, errors.internal("an unexpected error, see the replica's log"))
 
 
-class _Internal(fleet_pb2_grpc.ReplicaInternalServicer):
+class _Begun:
+    """Around the work on a request that was read: says that it has begun, unless it ends at once."""
+
+    def __init__(self, context: ServicerContext) -> None:
+        self._context = context
+        self._saying: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(AT_ONCE_S, self._start)
+
+    async def __aexit__(self, *_: object) -> None:
+        self._timer.cancel()
+        if self._saying is not None:  # the answer must not overtake it
+            await self._saying
+
+    def _start(self) -> None:
+        self._saying = asyncio.create_task(self._say())
+
+    async def _say(self) -> None:
+        with contextlib.suppress(Exception):  # the caller has left
+            await self._context.send_initial_metadata((errors.BEGUN,))
+
+
+class _Internal:
     def __init__(self, metrics: ReplicaMetrics) -> None:
         self._metrics = metrics
 

@@ -1,5 +1,6 @@
 """Who serves what: soft state that replicas renew with heartbeats and fronts read."""
 
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -53,23 +54,27 @@ Item = TypeVar("Item")
 
 
 class Leases(Generic[Item]):
-    """Items by name, each forgotten `lease_s` seconds after its last `put`; `clock` counts seconds."""
+    """Items by name, each forgotten `lease_s` seconds after its last `put`; `clock` counts seconds. For any thread."""
 
     def __init__(self, lease_s: float, clock: Callable[[], float]) -> None:
         self._lease_s, self._clock = lease_s, clock
         self._items: dict[str, tuple[float, Item]] = {}
+        self._lock = threading.Lock()
 
     def put(self, name: str, item: Item) -> None:
-        self._items[name] = (self._clock() + self._lease_s, item)
+        with self._lock:
+            self._items[name] = (self._clock() + self._lease_s, item)
 
     def drop(self, name: str) -> None:
-        self._items.pop(name, None)
+        with self._lock:
+            self._items.pop(name, None)
 
     def live(self) -> list[Item]:
         """The items whose lease runs, by name."""
-        now = self._clock()
-        self._items = {name: entry for name, entry in self._items.items() if entry[0] > now}
-        return [self._items[name][1] for name in sorted(self._items)]
+        with self._lock:
+            now = self._clock()
+            self._items = {name: entry for name, entry in self._items.items() if entry[0] > now}
+            return [self._items[name][1] for name in sorted(self._items)]
 
 
 class Directory:

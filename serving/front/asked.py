@@ -4,10 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pydantic import ValidationError
-from tritonclient.grpc import service_pb2 as pb
 
-from protos.tiltserve.v1 import sampling_pb2
 from serving.wire.parameters import Parameters, timeout_s
+from serving.wire.received import Received
 from serving.wire.rows import rows_of
 from serving.wire.tensors import Parameter
 
@@ -56,20 +55,8 @@ class Asked:
         return min(_MOST, rows_of(parameters, options))
 
 
-def of_infer(request: pb.ModelInferRequest) -> Asked:
-    """A ModelInfer."""
-    parameters = {}
-    for name, value in request.parameters.items():
-        which = value.WhichOneof("parameter_choice")
-        parameters[name] = getattr(value, which) if which else None
+def of(request: Received, reward: str | None = None) -> Asked:
+    """A request as it came, whose reward is `reward` unless it says another."""
+    parameters = dict(request.parameters) if reward is None else {"reward": reward, **request.parameters}
     shape = request.inputs[0].shape if request.inputs else ()
-    return Asked(request.model_name, request.model_version, parameters, shape[0] if shape else 1)
-
-
-def of_sample(request: sampling_pb2.SampleRequest, reward: str) -> Asked:
-    """A request for samples, whose reward is `reward` unless it says another."""
-    parameters: dict[str, Parameter | None] = {"reward": reward}
-    for name, value in request.parameters.items():
-        which = value.WhichOneof("kind")
-        parameters[name] = getattr(value, which) if which and which != "tensor" else None
-    return Asked(request.model, request.version, parameters)
+    return Asked(request.model, request.version, parameters, shape[0] if shape else 1)

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import secrets
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TypeVar
 
@@ -22,6 +23,10 @@ Reply = TypeVar("Reply")
 
 REPLAYS = 2
 """Most repetitions of a request: one that kills its replica must not kill the whole fleet."""
+UNBEGUN_REPLAYS = 1
+"""Most repetitions of a request with which its replica had not begun: it may be what the replica died of."""
+UNBEGUN_S = 5.0
+"""Seconds in which a replica that is well begins with a request."""
 CLEARLY_LESS = 0.5
 """A replica with at most this share of the load of one that refused a request may take it."""
 
@@ -106,15 +111,17 @@ class Forwarder:
         """The result of `send` to the target, or to an equal replica if the target is lost while the request is
         `repeatable`.
 
-        If the target has too much to do, an equal replica with clearly less to do is asked, once.
+        If the target has too much to do, an equal replica with clearly less to do is asked, once. A request with which
+        its replica had not begun when it stopped answering is not sent on: it may be what stopped the replica.
         """
         name = target.model.name
         tried: set[str] = set()
-        refused = False
+        refused, unbegun = False, 0
         for replay in range(REPLAYS + 1):
             if replay:
                 target = await self._another(target.model, tried, deadline)
                 self._metrics.replays.labels(name).inc()
+            sent = time.monotonic()
             try:
                 try:
                     return await send(self._links.to(target.replica))
@@ -127,12 +134,18 @@ class Forwarder:
             except grpc.aio.AioRpcError as error:
                 if errors.answered(error) or error.code() not in _BROKEN:
                     raise _as_answered(error, name) from None
-                cause = error.details()
+                cause = error
+            silent = self._roster.silent(target.replica.id) or time.monotonic() - sent > UNBEGUN_S
             self._roster.lose(target.replica.id)
             tried.add(target.replica.id)
+            if not (errors.begun(cause) or errors.left(cause) or errors.unsent(cause)):
+                unbegun += 1
+                if silent or unbegun > UNBEGUN_REPLAYS:
+                    lost = "its replica" if unbegun == 1 else f"{unbegun} replicas"
+                    raise errors.unavailable(f"model {name!r}: {lost} ended without having begun with the request")
             if not repeatable():
                 raise errors.unavailable(f"model {name!r}: its replica was lost between two batches of candidates")
-        raise errors.unavailable(f"model {name!r}: lost {REPLAYS + 1} replicas under it: {cause}")
+        raise errors.unavailable(f"model {name!r}: lost {REPLAYS + 1} replicas under it: {cause.details()}")
 
     async def _another(self, model: ModelState, tried: set[str], deadline: Deadline) -> Route:
         """A replica with the same fingerprint: one that was not tried if there is any, else one that came back."""

@@ -6,23 +6,26 @@ from collections.abc import AsyncIterator
 import grpc
 from grpc.aio import ServicerContext
 
-from protos.tiltserve.v1 import sampling_pb2
 from serving.front import asked
 from serving.front.deadline import Deadline
 from serving.front.forward import Forwarder
-from serving.front.inference import parsed
 from serving.front.links import SAMPLING
 from serving.front.metrics import FrontMetrics
 from serving.front.outcome import Outcome
 from serving.front.roster import Roster
-from serving.wire import interactive
+from serving.wire import interactive, received
+from serving.wire.aside import aside
+from serving.wire.streams import Streams, UnderWay
 
 
 class Sampling:
     """The service; only the first message of a stream is read here."""
 
-    def __init__(self, roster: Roster, forwarder: Forwarder, metrics: FrontMetrics) -> None:
+    def __init__(
+        self, roster: Roster, forwarder: Forwarder, metrics: FrontMetrics, under_way: UnderWay, streams: Streams
+    ) -> None:
         self._roster, self._forwarder, self._metrics = roster, forwarder, metrics
+        self._under_way, self._streams = under_way, streams
 
     def handler(self) -> grpc.GenericRpcHandler:
         """Its methods, taking and giving bytes."""
@@ -32,11 +35,26 @@ class Sampling:
 
     async def _interact(self, requests: AsyncIterator[bytes], context: ServicerContext) -> None:
         async with Outcome("SampleInteractive", context, self._roster, self._metrics) as call:
-            message = parsed(sampling_pb2.InteractiveRequest.FromString, await anext(requests, b""))
-            sample = interactive.sample_request(message)
-            call.model = sample.model
-            request = asked.of_sample(sample, interactive.CLIENT)
+            first = await self._first(requests)
+            self._under_way.add(context)
+            came = await aside(len(first), lambda: received.sample(first))
+            call.model = came.model
+            request = asked.of(came, interactive.CLIENT)
             deadline = Deadline(context.time_remaining(), request.timeout_s)
             if not request.seeded:
-                sample.parameters["seed"].integer = secrets.randbelow(2**63)
-            await self._forwarder.interact(request, message.SerializeToString(), requests, context.write, deadline)
+                first = interactive.with_seed(first, secrets.randbelow(2**63))
+            await self._forwarder.interact(request, first, self._scores(requests), context.write, deadline)
+
+    async def _first(self, requests: AsyncIterator[bytes]) -> bytes:
+        try:
+            return await self._streams.begun(requests, "sample as the first message")
+        except StopAsyncIteration:
+            return b""
+
+    async def _scores(self, requests: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """The messages after the first."""
+        while True:
+            try:
+                yield interactive.bounded(await self._streams.answered(requests, "the client's scores"))
+            except StopAsyncIteration:
+                return

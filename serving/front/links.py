@@ -12,6 +12,7 @@ from tritonclient.grpc import service_pb2
 from protos.tiltserve.v1 import fleet_pb2, fleet_pb2_grpc, sampling_pb2
 from serving.fleet.directory import ReplicaState
 from serving.wire import channels
+from serving.wire.errors import RequestError
 
 INFERENCE: ServiceDescriptor = service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 SAMPLING: ServiceDescriptor = sampling_pb2.DESCRIPTOR.services_by_name["Sampling"]
@@ -59,7 +60,8 @@ class Link:
         deliver: Callable[[bytes], Awaitable[None]],
         timeout: float | None,
     ) -> None:
-        """Passes messages between a client and the replica until the replica ends the stream; raises AioRpcError.
+        """Passes messages between a client and the replica until the replica ends the stream; raises AioRpcError, and
+        what `requests` raises.
 
         `requests` is read only after the first reply was delivered: until then the stream can be started again on
         another replica.
@@ -72,6 +74,10 @@ class Link:
                 async for reply in call:
                     await deliver(reply)
                     passing = passing or asyncio.create_task(_pass_on(requests, call))
+            except asyncio.CancelledError:
+                if passing is not None and passing.done():
+                    await passing  # it ended the call: for this reason, if there is one
+                raise
             finally:
                 if passing is not None:
                     passing.cancel()
@@ -86,8 +92,12 @@ class Link:
 async def _pass_on(requests: AsyncIterator[bytes], call: grpc.aio.StreamStreamCall) -> None:
     # if the call has ended, the reader of its replies reports why
     with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
-        async for request in requests:
-            await call.write(request)
+        try:
+            async for request in requests:
+                await call.write(request)
+        except RequestError:
+            call.cancel()
+            raise
         await call.done_writing()
 
 

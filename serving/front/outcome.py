@@ -14,6 +14,7 @@ from serving.front.roster import Roster
 from serving.wire import errors
 
 _log = logging.getLogger(__name__)
+_ROUNDED, _ON_THE_WAY_S = 0.01, 0.02
 
 
 class Outcome:
@@ -22,7 +23,7 @@ class Outcome:
     def __init__(self, method: str, context: ServicerContext, roster: Roster, metrics: FrontMetrics) -> None:
         self.model = ""
         self._method, self._context, self._roster, self._metrics = method, context, roster, metrics
-        self._began = time.perf_counter()
+        self._began, self._given_s = time.perf_counter(), context.time_remaining()
 
     async def __aenter__(self) -> Self:
         return self
@@ -37,14 +38,20 @@ class Outcome:
             self._count(error.code)
             await errors.abort(self._context, error)
         elif isinstance(error, asyncio.CancelledError):
-            past = self._context.time_remaining() == 0
-            self._count(grpc.StatusCode.DEADLINE_EXCEEDED if past else grpc.StatusCode.CANCELLED)
+            self._count(grpc.StatusCode.DEADLINE_EXCEEDED if self._late else grpc.StatusCode.CANCELLED)
         elif isinstance(error, Exception):
             self._count(grpc.StatusCode.INTERNAL)
             _log.error("%s failed", self._method, exc_info=error)
             await errors.abort(
                 self._context, errors.internal(f"{self._method} failed inside the front; its log says why")
             )
+
+    @property
+    def _late(self) -> bool:
+        """Whether a caller that left had no more time. Its clock may say so first: gRPC sends the time that it gives
+        rounded up to three digits, and it began before the call came."""
+        left = self._context.time_remaining()
+        return left is not None and self._given_s is not None and left <= _ROUNDED * self._given_s + _ON_THE_WAY_S
 
     def _count(self, code: grpc.StatusCode) -> None:
         known = self.model if self.model in self._roster.index.models else ""

@@ -10,6 +10,9 @@ from serving.fleet.directory import DirectoryClient, ReplicaState
 from serving.front.router import Index
 
 _log = logging.getLogger(__name__)
+SILENT_S = 2.0
+"""A replica that tells the directory nothing for so long has stopped: it reports every second."""
+_REMEMBERED_S = 600.0
 
 
 class Roster:
@@ -28,6 +31,7 @@ class Roster:
         self._last_read = 0.0
         self._directory, self._every_s = directory, every_s
         self._lost: set[str] = set()
+        self._heard: dict[str, float] = {}
         self._due = asyncio.Event()
         self._read = asyncio.Event()
         self._down = False
@@ -37,6 +41,10 @@ class Roster:
         self._lost.add(replica_id)
         self._list(self.index.replicas)
         self._due.set()
+
+    def silent(self, replica_id: str) -> bool:
+        """Whether its heartbeat had stopped when the list was last read."""
+        return self._last_read - self._heard.get(replica_id, self._last_read) > SILENT_S
 
     async def refresh(self) -> None:
         """Reads the list, first telling the directory what was lost; a failure leaves the old list."""
@@ -59,6 +67,8 @@ class Roster:
             each.id: self.covered.get(each.id, 0.0) if known.get(each.id) == each.beat else self._last_read
             for each in listed
         }
+        recent = {key: heard for key, heard in self._heard.items() if now - heard < _REMEMBERED_S}
+        self._heard = recent | {each.id: now for each in listed if known.get(each.id) != each.beat}
         self._last_read = now
         self._list(listed)
         self._read.set()

@@ -8,10 +8,11 @@ from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection_pb2
+from grpc_reflection.v1alpha.reflection import aio as reflection
 from prometheus_client import start_http_server
 
-from protos.tiltserve.v1 import fleet_pb2, fleet_pb2_grpc
+from protos.tiltserve.v1 import fleet_pb2
 from serving.fleet.directory import DirectoryClient
 from serving.front.fleet import Fleet
 from serving.front.forward import Forwarder
@@ -22,14 +23,18 @@ from serving.front.links import INFERENCE, SAMPLING, Links
 from serving.front.metrics import FrontMetrics
 from serving.front.roster import Roster
 from serving.supervised import Supervised
-from serving.wire import channels
+from serving.wire import channels, small
+from serving.wire.streams import Streams, UnderWay
 
-_FLEET = fleet_pb2.DESCRIPTOR.services_by_name["Fleet"].full_name
-_HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+_FLEET = fleet_pb2.DESCRIPTOR.services_by_name["Fleet"]
+_HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"]
+_REFLECTION = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
 _SCRAPE_S = 1.0
 _REFUSE_S = 0.2
 """Seconds between refusing new requests and closing the server. gRPC ends a call that waits to be taken in at that
 moment as CANCELLED, which clients do not try again; most have been told UNAVAILABLE by then."""
+CLOSE_S = 0.5
+"""Seconds for the last bytes of calls that have ended."""
 ANSWER_S = 5.0
 """Seconds in which a front that is well answers its own health check."""
 
@@ -66,8 +71,9 @@ class Front:
         self.metrics = FrontMetrics(self._replica_pages)
         self._roster = Roster(directory, poll_s)
         self._links = Links()
-        self._health = Health([INFERENCE.full_name, SAMPLING.full_name, _FLEET])
+        self._health = Health([INFERENCE.full_name, SAMPLING.full_name, _FLEET.full_name])
         self._forwarder = Forwarder(self._roster, self._links, self.metrics, replay_wait_s)
+        self._streams, self._under_way = Streams(), UnderWay()
         self._server: grpc.aio.Server | None = None
         self._page: tuple[Any, threading.Thread] | None = None
         self._following: Supervised | None = None
@@ -99,12 +105,17 @@ class Front:
         self._myself = grpc.aio.insecure_channel(self.grpc_address, options=channels.CHANNEL)
 
     async def stop(self) -> None:
-        """Reports NOT_SERVING, lets requests finish for up to `drain_s` seconds, and closes everything."""
+        """Reports NOT_SERVING, lets requests finish for up to `drain_s` seconds, and closes everything.
+
+        Streams that hold no work are ended at once, and so are calls whose request has not come yet.
+        """
         self._health.close()
         self._forwarder.stop()
+        self._streams.stop()
         if self._server is not None:
             await asyncio.sleep(_REFUSE_S)
-            await self._server.stop(self._drain_s)
+            await self._under_way.over(self._drain_s)
+            await self._server.stop(CLOSE_S)
         if self._following is not None:
             await self._following.stop()
         if self._myself is not None:
@@ -129,12 +140,18 @@ class Front:
 
     def _listen_grpc(self) -> grpc.aio.Server:
         server = grpc.aio.server(options=channels.SERVER)
-        parts = self._roster, self._forwarder, self.metrics
-        server.add_generic_rpc_handlers([Inference(*parts).handler(), Sampling(*parts).handler()])
-        fleet_pb2_grpc.add_FleetServicer_to_server(Fleet(self._roster), server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        services = (INFERENCE.full_name, SAMPLING.full_name, _FLEET, _HEALTH, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(services, server)
+        parts = self._roster, self._forwarder, self.metrics, self._under_way
+        services = (INFERENCE, SAMPLING, _FLEET, _HEALTH, _REFLECTION)
+        described = reflection.ReflectionServicer([each.full_name for each in services])
+        server.add_generic_rpc_handlers(
+            [
+                Inference(*parts).handler(),
+                Sampling(*parts, self._streams).handler(),
+                small.handler(_FLEET, Fleet(self._roster), self._streams),
+                small.handler(_HEALTH, self._health, self._streams),
+                small.handler(_REFLECTION, described, self._streams),
+            ]
+        )
         try:
             self._grpc_port = server.add_insecure_port(self.grpc_address)
         except RuntimeError:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from protos.complaint import shorten
 from serving.backends import Array
 from serving.models.model import Model
 from serving.rewards import expressions
@@ -14,6 +15,9 @@ from serving.rewards.reward import PREFIX, Definition, Given, Reward
 from serving.wire import errors
 from serving.wire.tensors import Parameter
 from steering.targets.rewards import BUILT_IN
+
+SHOWN = 200
+"""Characters of a reward's text in an error, which must leave room for what is wrong with it."""
 
 
 def bind(
@@ -45,11 +49,13 @@ def bind(
     try:
         expression = expressions.parse(text)
     except ExpressionError as error:
-        raise errors.invalid(f"reward {text!r}: {error}") from None
+        raise errors.invalid(f"reward {shorten(text, SHOWN)}: {error}") from None
     terms = expressions.terms(expression)
     for term in terms:
         if term.name not in known:
-            raise errors.invalid(f"unknown reward {term.name!r}, expected one of {', '.join(sorted(known))}")
+            raise errors.invalid(
+                f"unknown reward {shorten(term.name, SHOWN)}, expected one of {', '.join(sorted(known))}"
+            )
     shares = _shared_out(text, terms, known, given)
     rewards = {term: known[term.name].bind(shares[term]) for term in terms}
     return rewards[expression] if isinstance(expression, Term) else Compound(text, expression, rewards)
@@ -86,15 +92,17 @@ def _shared_out(
         takers = [(term, each) for term in terms for each in free[term] if key in (each, f"{term.name}_{each}")]
         if not takers:
             names = ", ".join(PREFIX + each for term in terms for each in free[term]) or "none beside the calls' own"
-            raise errors.invalid(f"reward {text!r}: unknown argument {PREFIX + key!r}, expected {names}")
+            raise errors.invalid(f"reward {shorten(text, SHOWN)}: unknown argument {PREFIX + key!r}, expected {names}")
         if len(takers) > 1:
             these = " and ".join(str(term) for term, _ in takers)
             raise errors.invalid(
-                f"reward {text!r}: expected {PREFIX + key!r} to be an argument of one term, got {these}: "
+                f"reward {shorten(text, SHOWN)}: expected {PREFIX + key!r} to be an argument of one term, got {these}: "
                 f"send {PREFIX}<term>_<argument>, or put it inside the call"
             )
         ((term, name),) = takers
         if name in shares[term]:
-            raise errors.invalid(f"reward {text!r}: expected argument {name!r} of {term} once, got it twice")
+            raise errors.invalid(
+                f"reward {shorten(text, SHOWN)}: expected argument {name!r} of {term} once, got it twice"
+            )
         shares[term][name] = given[key]
     return shares

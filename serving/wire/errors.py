@@ -7,26 +7,45 @@ from grpc.aio import ServicerContext
 
 ANSWERED = ("tiltserve-error", "1")
 """Trailing metadata of every error that a server of ours decided on. An error without it came from the transport."""
+ELSEWHERE = ("tiltserve-error", "elsewhere")
+"""The same of a replica that is leaving and did not begin: another one may take the request."""
+BEGUN = ("tiltserve-begun", "1")
+"""Initial metadata of a call that a replica has taken on: it was read, and did no harm."""
 
-# The text travels in an HTTP/2 header; gRPC drops the whole call when the headers pass 8 KiB.
-_LONGEST = 1000
+LONGEST, LONGEST_SENT = 1000, 3000
+"""Characters of a text, and its bytes on the wire. It travels in an HTTP/2 header, where each byte that is no printable
+ASCII becomes three (`%E2`); gRPC drops the whole call when the headers pass 8 KiB."""
 
 
 class RequestError(Exception):
     """A request that fails with `code`; `detail` says on one line what was expected and what came.
 
-    With `elsewhere` the error is sent without the `ANSWERED` mark, so that the front tries another replica.
+    With `elsewhere` the front tries another replica.
     """
 
     def __init__(self, code: grpc.StatusCode, detail: str, *, elsewhere: bool = False) -> None:
-        line = " ".join(detail.split())
         self.code = code
-        self.detail = line if len(line) <= _LONGEST else line[: _LONGEST - 3] + "..."
+        self.detail = one_line(detail)
         self.elsewhere = elsewhere
         super().__init__(self.detail)
 
     def __reduce__(self) -> tuple[type["RequestError"], tuple[grpc.StatusCode, str]]:
         return RequestError, (self.code, self.detail)
+
+
+def one_line(text: str) -> str:
+    """The text with single spaces, what cannot be printed as `\\x1b`, and cut where it gets too long."""
+    line = " ".join(text[: 2 * LONGEST].split())
+    if not line.isprintable():
+        line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+    sent = cut = 0
+    for length, character in enumerate(line, 1):
+        sent += 1 if character.isascii() and character != "%" else 3 * len(character.encode())
+        if length > LONGEST or sent > LONGEST_SENT:
+            return line[:cut] + "..."
+        if length <= LONGEST - 3 and sent <= LONGEST_SENT - 3:
+            cut = length
+    return line
 
 
 def invalid(detail: str) -> RequestError:
@@ -68,10 +87,25 @@ def internal(detail: str) -> RequestError:
 
 async def abort(context: ServicerContext, error: RequestError) -> NoReturn:
     """Ends the call of `context` with the error's status."""
-    await context.abort(error.code, error.detail, () if error.elsewhere else (ANSWERED,))
+    await context.abort(error.code, error.detail, (ELSEWHERE if error.elsewhere else ANSWERED,))
     raise AssertionError("unreachable: abort raises")
 
 
 def answered(error: grpc.aio.AioRpcError) -> bool:
     """True if the server decided on this error, False if the channel to it broke."""
     return ANSWERED in tuple(error.trailing_metadata() or ())
+
+
+def left(error: grpc.aio.AioRpcError) -> bool:
+    """True if the server is leaving and another may take the request."""
+    return ELSEWHERE in tuple(error.trailing_metadata() or ())
+
+
+def begun(error: grpc.aio.AioRpcError) -> bool:
+    """True if the replica had taken on the call that failed."""
+    return BEGUN in tuple(error.initial_metadata() or ())
+
+
+def unsent(error: grpc.aio.AioRpcError) -> bool:
+    """True if the call never left: there was nobody to connect to."""
+    return "failed to connect" in (error.details() or "")

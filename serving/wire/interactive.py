@@ -1,51 +1,48 @@
 """The messages of tiltserve.v1.Sampling: a request for samples in, candidates out, scores back, samples last."""
 
-from tritonclient.grpc import service_pb2 as pb
+from dataclasses import replace
 
-from protos.tiltserve.v1 import sampling_pb2
-from serving.wire import errors
+from google.protobuf.message import DecodeError
+
+from protos.tiltserve.v1 import sampling_pb2, tensor_pb2
+from serving.wire import errors, kserve
 from serving.wire.answer import Answer
+from serving.wire.kserve import InferRequest
+from serving.wire.received import Received, unreadable
 from serving.wire.tensors import tensor, values
 
 CLIENT = "client"
 """Name of the client's own reward."""
+LONGEST_SCORES = 2**16
+"""Most bytes of a message of scores, of which there are a thousand or so."""
 
 
-def sample_request(message: sampling_pb2.InteractiveRequest) -> sampling_pb2.SampleRequest:
-    """What the first message of a stream asks for; INVALID_ARGUMENT where it is another message."""
-    if message.WhichOneof("kind") != "sample":
-        raise errors.invalid(f"expected sample as the first message, got {message.WhichOneof('kind') or 'none'}")
-    return message.sample
+def with_seed(data: bytes, seed: int) -> bytes:
+    """The serialised first message `data` with its `seed` parameter set, as `kserve.with_seed`."""
+    sample = sampling_pb2.SampleRequest(parameters={"seed": tensor_pb2.Value(integer=seed)})
+    return data + sampling_pb2.InteractiveRequest(sample=sample).SerializeToString()
 
 
-def infer_request(message: sampling_pb2.InteractiveRequest) -> pb.ModelInferRequest:
-    """The first message of a stream as a ModelInfer request; its reward is the client unless it names another.
-
-    Raises:
-        RequestError: INVALID_ARGUMENT if it is another message, or a parameter is a tensor.
-    """
-    sample = sample_request(message)
-    parameters = {"reward": pb.InferParameter(string_param=CLIENT)}
-    for name, value in sample.parameters.items():
-        kind = value.WhichOneof("kind")
-        if kind == "tensor":
-            raise errors.invalid(f"parameter {name!r}: expected no tensor, which goes into inputs, got one")
-        parameters[name] = pb.InferParameter(**({_PARAMETERS[kind]: getattr(value, kind)} if kind else {}))
-    inputs = sorted(sample.inputs.items())
-    return pb.ModelInferRequest(
-        model_name=sample.model,
-        model_version=sample.version,
-        id=sample.id,
-        parameters=parameters,
-        inputs=[
-            pb.ModelInferRequest.InferInputTensor(name=name, datatype=each.datatype or "FP32", shape=each.shape)
-            for name, each in inputs
-        ],
-        raw_input_contents=[each.data for _, each in inputs],
-    )
+def decoded(request: Received) -> InferRequest:
+    """The first message of a stream; its reward is the client unless it names another. Raises as `kserve`."""
+    return kserve.decode_request(replace(request, parameters={"reward": CLIENT, **request.parameters}))
 
 
-_PARAMETERS = {"flag": "bool_param", "integer": "int64_param", "number": "double_param", "text": "string_param"}
+def bounded(data: bytes) -> bytes:
+    """A message after the first as it is; INVALID_ARGUMENT where it is too long for scores."""
+    if len(data) > LONGEST_SCORES:
+        raise errors.invalid(
+            f"reward {CLIENT!r}: expected scores in at most {LONGEST_SCORES} bytes, got a message of {len(data)}"
+        )
+    return data
+
+
+def answered(data: bytes) -> sampling_pb2.InteractiveRequest:
+    """A message after the first; INVALID_ARGUMENT where it is none, or too long for scores."""
+    try:
+        return sampling_pb2.InteractiveRequest.FromString(bounded(data))
+    except DecodeError:
+        raise unreadable(len(data)) from None
 
 
 def last_reply(model: str, version: str, request_id: str, answer: Answer) -> sampling_pb2.InteractiveReply:

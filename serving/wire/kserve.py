@@ -5,10 +5,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from google.protobuf.message import DecodeError
 from tritonclient.grpc import service_pb2 as pb
 
-from serving.wire import errors
+from serving.wire import contents, errors
+from serving.wire.received import Received, Sent
 from serving.wire.tensors import DATATYPES, Array, Parameter, TensorSpec, datatype
+
+_ALIGNED = 16
+"""Bytes at whose multiples arrays begin, as kernels like it; a view into a message may begin anywhere."""
 
 
 @dataclass(frozen=True)
@@ -23,42 +28,36 @@ class InferRequest:
     outputs: list[str] = field(default_factory=list)
 
 
-def decode_request(request: pb.ModelInferRequest) -> InferRequest:
+def decode_request(request: Received) -> InferRequest:
     """Checks everything that needs no knowledge of the model: datatypes, byte counts, finite numbers.
 
     Raises:
         RequestError: INVALID_ARGUMENT, naming the input or parameter.
     """
-    raw = request.raw_input_contents
-    if raw and len(raw) != len(request.inputs):
-        raise errors.invalid(f"raw_input_contents: expected {len(request.inputs)} (one per input), got {len(raw)}")
     inputs: dict[str, Array] = {}
-    for index, tensor in enumerate(request.inputs):
-        if tensor.name in inputs:
-            raise errors.invalid(f"input {tensor.name!r}: expected once, got it twice")
-        inputs[tensor.name] = _decode_tensor(tensor, raw[index] if raw else None)
-    for output in request.outputs:
-        if output.parameters:
-            raise errors.invalid(f"output {output.name!r}: parameters are not served, got {_names(output.parameters)}")
+    for sent in request.inputs:
+        if sent.name in inputs:
+            raise errors.invalid(f"input {sent.name!r}: expected once, got it twice")
+        inputs[sent.name] = _decode_tensor(sent)
+    for name, extras in request.extras.items():
+        raise errors.invalid(f"output {name!r}: parameters are not served, got {', '.join(extras)}")
     return InferRequest(
-        model=request.model_name,
-        version=request.model_version,
+        model=request.model,
+        version=request.version,
         id=request.id,
         inputs=inputs,
         parameters={name: parameter(name, value) for name, value in request.parameters.items()},
-        outputs=[output.name for output in request.outputs],
+        outputs=list(request.outputs),
     )
 
 
-def parameter(name: str, value: pb.InferParameter) -> Parameter:
+def parameter(name: str, value: Parameter | None) -> Parameter:
     """The value of a request parameter; INVALID_ARGUMENT if it has none or is not finite."""
-    which = value.WhichOneof("parameter_choice")
-    if which is None:
+    if value is None:
         raise errors.invalid(f"parameter {name!r}: expected a value, got none")
-    plain: Parameter = getattr(value, which)
-    if isinstance(plain, float) and not math.isfinite(plain):
-        raise errors.invalid(f"parameter {name!r}: expected a finite number, got {plain}")
-    return plain
+    if isinstance(value, float) and not math.isfinite(value):
+        raise errors.invalid(f"parameter {name!r}: expected a finite number, got {value}")
+    return value
 
 
 def check_outputs(requested: Iterable[str], available: Iterable[str]) -> list[str]:
@@ -124,54 +123,59 @@ def model_metadata(
     )
 
 
-def _decode_tensor(tensor: pb.ModelInferRequest.InferInputTensor, raw: bytes | None) -> Array:
-    where = f"input {tensor.name!r}"
-    if tensor.parameters:
-        raise errors.invalid(f"{where}: parameters are not served, got {_names(tensor.parameters)}")
-    if tensor.datatype not in DATATYPES:
-        raise errors.invalid(f"{where}: expected a datatype among {', '.join(DATATYPES)}, got {tensor.datatype!r}")
-    dtype, contents = DATATYPES[tensor.datatype]
-    shape = tuple(tensor.shape)
-    if any(length < 0 for length in shape):
-        raise errors.invalid(f"{where}: expected a shape without negative lengths, got {list(shape)}")
-    flat = _from_contents(tensor, dtype, contents) if raw is None else _from_raw(tensor, dtype, raw)
+def _decode_tensor(sent: Sent) -> Array:
+    where = f"input {sent.name!r}"
+    if sent.extras:
+        raise errors.invalid(f"{where}: parameters are not served, got {', '.join(sent.extras)}")
+    if sent.datatype not in DATATYPES:
+        raise errors.invalid(f"{where}: expected a datatype among {', '.join(DATATYPES)}, got {sent.datatype!r}")
+    if any(length < 0 for length in sent.shape):
+        raise errors.invalid(f"{where}: expected a shape without negative lengths, got {list(sent.shape)}")
+    flat = _from_contents(sent) if sent.raw is None else _from_raw(sent, sent.raw)
     if flat.dtype.kind == "f" and not np.isfinite(flat).all():
         raise errors.invalid(f"{where}: expected finite numbers, got NaN or infinity")
     try:
-        return flat.reshape(shape)
-    except ValueError:  # more axes or a larger product than numpy can hold
-        raise errors.invalid(f"{where}: shape {list(shape)} is too large") from None
+        whole = flat.reshape(sent.shape)
+    except ValueError:  # a larger product than numpy can hold
+        raise errors.invalid(f"{where}: shape {list(sent.shape)} is too large") from None
+    return whole if whole.ctypes.data % _ALIGNED == 0 else whole.copy()
 
 
-def _from_raw(tensor: pb.ModelInferRequest.InferInputTensor, dtype: np.dtype[np.generic], raw: bytes) -> Array:
-    where = f"input {tensor.name!r}"
-    expected = math.prod(tensor.shape) * dtype.itemsize
+def _from_raw(sent: Sent, raw: memoryview) -> Array:
+    where, (dtype, _) = f"input {sent.name!r}", DATATYPES[sent.datatype]
+    expected = math.prod(sent.shape) * dtype.itemsize
     if len(raw) != expected:
-        came = f"expected {expected} bytes for {tensor.datatype} {list(tensor.shape)}, got {len(raw)}"
+        came = f"expected {expected} bytes for {sent.datatype} {list(sent.shape)}, got {len(raw)}"
         raise errors.invalid(f"{where}: {came}")
-    if tensor.HasField("contents"):
+    if sent.contents:
         raise errors.invalid(f"{where}: expected raw bytes or contents, got both")
-    if tensor.datatype == "BOOL" and np.frombuffer(raw, np.uint8).max(initial=0) > 1:
+    if sent.datatype == "BOOL" and np.frombuffer(raw, np.uint8).max(initial=0) > 1:
         raise errors.invalid(f"{where}: expected BOOL bytes of 0 or 1, got others")
     return np.frombuffer(raw, dtype)
 
 
-def _from_contents(
-    tensor: pb.ModelInferRequest.InferInputTensor, dtype: np.dtype[np.generic], contents: str | None
-) -> Array:
-    where = f"input {tensor.name!r}"
-    filled = [each.name for each, _ in tensor.contents.ListFields()]
-    expected = math.prod(tensor.shape)
-    if contents is None or filled not in ([], [contents]):
-        wanted = f"raw bytes{f' or {contents}' if contents else ''}"
-        raise errors.invalid(f"{where}: expected {wanted} for {tensor.datatype}, got {', '.join(filled) or 'nothing'}")
-    values = getattr(tensor.contents, contents)
-    if len(values) != expected:
-        raise errors.invalid(f"{where}: expected {expected} values for {list(tensor.shape)}, got {len(values)}")
+def _from_contents(sent: Sent) -> Array:
+    where, (dtype, wanted) = f"input {sent.name!r}", DATATYPES[sent.datatype]
     try:
-        return np.array(values, dtype)
-    except OverflowError:
-        raise errors.invalid(f"{where}: expected values in the range of {tensor.datatype}, got others") from None
+        filled = contents.packed(sent.contents)
+    except DecodeError as error:
+        raise errors.invalid(f"{where}: contents: {error}") from None
+    expected = math.prod(sent.shape)
+    if wanted is None or [*filled] not in ([], [wanted]):
+        served = f"raw bytes{f' or {wanted}' if wanted else ''}"
+        raise errors.invalid(f"{where}: expected {served} for {sent.datatype}, got {', '.join(filled) or 'nothing'}")
+    came = contents.count(wanted, filled.get(wanted, ()))
+    if came != expected:
+        raise errors.invalid(f"{where}: expected {expected} values for {list(sent.shape)}, got {came}")
+    try:
+        values = contents.values(wanted, filled.get(wanted, ()))
+    except DecodeError as error:
+        raise errors.invalid(f"{where}: {wanted}: {error}") from None
+    if dtype.kind in "iu" and len(values):
+        low, high = np.iinfo(dtype).min, np.iinfo(dtype).max  # type: ignore[type-var]
+        if values.min() < low or values.max() > high:
+            raise errors.invalid(f"{where}: expected values in the range of {sent.datatype}, got others")
+    return values.astype(dtype, copy=False)
 
 
 def _encode_parameter(value: Parameter) -> pb.InferParameter:
@@ -186,7 +190,3 @@ def _encode_parameter(value: Parameter) -> pb.InferParameter:
 
 def _encode_spec(spec: TensorSpec) -> pb.ModelMetadataResponse.TensorMetadata:
     return pb.ModelMetadataResponse.TensorMetadata(name=spec.name, datatype=spec.datatype, shape=spec.shape)
-
-
-def _names(parameters: Mapping[str, object]) -> str:
-    return ", ".join(sorted(parameters))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from serving.engine.engine import Engine
-from serving.fleet.directory import Directory, LocalDirectory
+from serving.fleet.directory import Directory, LocalDirectory, ReplicaState
 from serving.front.server import Front
 from serving.replica import Replica
 from serving.supervised import Supervised
@@ -100,16 +100,22 @@ def test_a_replicas_loops_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         directory = Directory()
         replica = Replica(tmp_path, LocalDirectory(directory), drain_s=0.1)
         prepare = replica._models.prepare
-        beat, making = Faulty(replica._tell, 0), Faulty(lambda: prepare(replica._engine))
+        making, state, faults = Faulty(lambda: prepare(replica._engine)), replica.state, [ZeroDivisionError("a bug")]
 
         async def preparing(engine: Engine) -> None:
             await making()
 
-        monkeypatch.setattr(replica, "_tell", beat)
+        def faulty() -> ReplicaState:
+            if faults:
+                raise faults.pop()
+            return state()
+
+        monkeypatch.setattr(replica, "state", faulty)
         monkeypatch.setattr(replica._models, "prepare", preparing)
         await replica.start()
-        beat.left, beat.worked = 1, 0
-        await until(lambda: not beat.left and beat.worked and making.worked)
+        faults.append(ZeroDivisionError("another"))
+        await until(lambda: not faults and making.worked)
+        await until(lambda: directory.replicas()[0].beat > 1)
         assert [each.id for each in directory.replicas()] == [replica.id]
         replica.check_health(300, 30)
         with pytest.raises(RuntimeError, match="the heartbeat: expected progress"):

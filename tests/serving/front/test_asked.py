@@ -11,7 +11,7 @@ from protos.tiltserve.v1 import sampling_pb2
 from serving.front import asked
 from serving.models.model import Model
 from serving.requests import job, methods
-from serving.wire import kserve
+from serving.wire import kserve, received
 from serving.wire.errors import RequestError
 from serving.wire.kserve import InferRequest
 from serving.wire.tensors import value
@@ -50,8 +50,12 @@ def message(inputs: dict[str, Any], parameters: dict[str, Any]) -> pb.ModelInfer
     return request
 
 
+def sent(inputs: dict[str, Any], parameters: dict[str, Any]) -> asked.Asked:
+    return asked.of(received.infer(message(inputs, parameters).SerializeToString()))
+
+
 def rows(inputs: dict[str, Any], parameters: dict[str, Any], sampler: bool = True) -> int:
-    return asked.of_infer(message(inputs, parameters)).rows(sampler=sampler)
+    return sent(inputs, parameters).rows(sampler=sampler)
 
 
 def counted(models: dict[str, Model], model: str, inputs: dict[str, Any], parameters: dict[str, Any]) -> int:
@@ -117,7 +121,7 @@ def test_nonsense_counts_as_the_default():
     assert rows({"x": np.zeros((0, 3))}, {}, sampler=False) == 1
     unset = message({}, {"samples": 3})
     unset.parameters["steps"].Clear()
-    assert asked.of_infer(unset).rows(sampler=True) == 60
+    assert asked.of(received.infer(unset.SerializeToString())).rows(sampler=True) == 60
 
 
 def test_a_stream_asks_as_a_request_does():
@@ -125,15 +129,16 @@ def test_a_stream_asks_as_a_request_does():
     sample = sampling_pb2.SampleRequest(model="m", version="3")
     for name, each in given.items():
         sample.parameters[name].CopyFrom(value(each))
-    streamed, sent = asked.of_sample(sample, "client"), asked.of_infer(message({}, {"reward": "client", **given}))
-    assert streamed == sent
-    assert (sent.model, sent.version, sent.seeded, sent.timeout_s) == ("m", "3", True, 2.0)
-    assert sent.rows(sampler=True) == 3 * 20 * 2
-    assert not asked.of_infer(message({}, {})).seeded
+    stream = sampling_pb2.InteractiveRequest(sample=sample).SerializeToString()
+    streamed, plain = asked.of(received.sample(stream), "client"), sent({}, {"reward": "client", **given})
+    assert streamed == plain
+    assert (plain.model, plain.version, plain.seeded, plain.timeout_s) == ("m", "3", True, 2.0)
+    assert plain.rows(sampler=True) == 3 * 20 * 2
+    assert not sent({}, {}).seeded
 
 
 @pytest.mark.parametrize("timeout", [-1, 1.5, True, "soon"])
 def test_a_timeout_is_microseconds(timeout: Any):
     with pytest.raises(RequestError, match="parameter 'timeout': expected an integer >= 0"):
-        _ = asked.of_infer(message({}, {"timeout": timeout})).timeout_s
-    assert asked.of_infer(message({}, {"timeout": 0})).timeout_s is None
+        _ = sent({}, {"timeout": timeout}).timeout_s
+    assert sent({}, {"timeout": 0}).timeout_s is None

@@ -25,7 +25,7 @@ from serving.engine.metrics import ReplicaMetrics
 from serving.fleet.directory import Directory, LocalDirectory, ModelState, ReplicaState
 from serving.front.links import INFERENCE
 from serving.front.server import Front, PortError
-from serving.wire import channels, errors, kserve
+from serving.wire import channels, errors, kserve, received
 from serving.wire.tensors import TensorSpec
 
 SERVED = {"ServerLive", "ServerReady", "ModelReady", "ServerMetadata", "ModelMetadata", "ModelInfer"}
@@ -46,7 +46,7 @@ class Replica(service_pb2_grpc.GRPCInferenceServiceServicer, fleet_pb2_grpc.Repl
         self.gate.set()
         self.error: Exception | None = None
         self.metrics = ReplicaMetrics()
-        self.draining, self.backlog, self.beat = False, 0, 0
+        self.draining, self.backlog, self.beat, self.begins = False, 0, 0, True
 
     async def start(self) -> None:
         self.server = grpc.aio.server(options=channels.SERVER)
@@ -62,9 +62,11 @@ class Replica(service_pb2_grpc.GRPCInferenceServiceServicer, fleet_pb2_grpc.Repl
         )
 
     async def ModelInfer(self, request, context):
-        decoded = kserve.decode_request(request)
+        decoded = kserve.decode_request(received.infer(request.SerializeToString()))
         self.seen.append(decoded)
         self.arrived.set()
+        if self.begins:
+            await context.send_initial_metadata((errors.BEGUN,))
         try:
             await self.gate.wait()
         except asyncio.CancelledError:

@@ -16,7 +16,7 @@ from serving.engine.engine import DeadlinePassedError, ExternalError, NetworkFai
 from serving.engine.task import Task
 from serving.models.model import Model, Sampler
 from serving.requests import job
-from serving.wire import kserve
+from serving.wire import kserve, received
 from serving.wire.errors import RequestError
 from serving.wire.kserve import InferRequest
 from serving.wire.tensors import Parameter
@@ -307,7 +307,7 @@ def test_what_is_not_finite_is_refused_by_the_codec(bad: float):
         ),
     ):
         with pytest.raises(RequestError) as caught:
-            kserve.decode_request(request)
+            kserve.decode_request(received.infer(request.SerializeToString()))
         assert (caught.value.code, caught.value.detail) == (grpc.StatusCode.INVALID_ARGUMENT, expected)
 
 

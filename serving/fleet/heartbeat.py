@@ -1,0 +1,62 @@
+"""A replica's heartbeat, on a thread and an event loop of its own: whatever the replica reads or plans, it goes on."""
+
+import asyncio
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from serving.fleet.directory import DirectoryClient, ReplicaState
+
+_log = logging.getLogger(__name__)
+EVERY_S = 1.0
+
+
+class Heartbeat:
+    """Tells the directory how a replica is, every `every_s` seconds from now on.
+
+    Args:
+        state: what to tell; called on the thread.
+    """
+
+    def __init__(self, directory: DirectoryClient, state: Callable[[], ReplicaState], every_s: float = EVERY_S) -> None:
+        self._directory, self._state, self._every_s = directory, state, every_s
+        self._last = time.monotonic()
+        self._loop = asyncio.new_event_loop()
+        self._stopping = asyncio.Event()
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+        self._thread.start()
+
+    async def now(self) -> None:
+        """Tell at once. For any event loop."""
+        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._tell(), self._loop))
+
+    def check(self, still_s: float) -> None:
+        """Raises RuntimeError when the thread has ended, or nothing was told, nor could be, for `still_s` seconds."""
+        if not self._thread.is_alive():
+            raise RuntimeError("the heartbeat: expected it to run, it has ended")
+        if (idle := time.monotonic() - self._last) > still_s:
+            raise RuntimeError(f"the heartbeat: expected progress within {still_s:g} s, got none for {idle:.0f} s")
+
+    async def stop(self) -> None:
+        """Ends the thread. For any event loop."""
+        self._loop.call_soon_threadsafe(self._stopping.set)
+        await asyncio.to_thread(self._thread.join)
+
+    def _run(self) -> None:
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.run(self._beat())
+
+    async def _beat(self) -> None:
+        while not self._stopping.is_set():
+            await self._tell()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), self._every_s)
+
+    async def _tell(self) -> None:
+        try:
+            await self._directory.beat(self._state())
+        except Exception as error:  # the directory is restarting; a later heartbeat reaches it
+            _log.warning("heartbeat: %s", error)
+        self._last = time.monotonic()
