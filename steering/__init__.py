@@ -22,7 +22,7 @@ from steering.methods.inverse_problems import Project, inpaint, linear
 from steering.methods.smc import Smc
 from steering.numerics.noise import Noise
 from steering.paths import Path
-from steering.plans import grids, predictions
+from steering.plans import grids, limits, predictions
 from steering.plans.plan import Plan, Solver, compile_plan
 from steering.plans.program import Program
 from steering.posteriors.calibration import Calibration, Uncalibrated, calibrate
@@ -49,6 +49,7 @@ def plan(
     trained: Path | None = None,
     reverse: bool = False,
     program: Program | None = None,
+    limit: limits.Limit | None = None,
     **options: float,
 ) -> Plan:
     """Compile a solver into a plan; equal arguments give the same, cached plan.
@@ -64,6 +65,7 @@ def plan(
         trained: the path the network was trained on, if it is not `path`; see `paths.reschedule`.
         reverse: from data to noise; deterministic solvers only.
         program: what solver "searched" is to do.
+        limit: bounds of the denoised estimate, `limits.Clip(-1, 1)` or `limits.DynamicThreshold(0.995)`.
         options: the solver's own, see `steering.solvers[solver].options`.
 
     Raises:
@@ -75,7 +77,7 @@ def plan(
     return _cached(
         solver, path=path, steps=steps, prediction=prediction, grid=nodes, eta=None if eta is None else float(eta),
         preconditioning=preconditioning, sigma_data=sigma_data, trained=trained, reverse=reverse, program=program,
-        **options,
+        limit=limit, **options,
     )  # fmt: skip
 
 
@@ -83,7 +85,7 @@ __all__ = [
     "BANK_SIZE", "BudgetError", "Calibration", "Doob", "NetworkError", "Noise", "Path", "Plan", "PlanError",
     "Problem", "Program", "Project", "Report", "Rows", "Smc", "Solver", "SteeringError", "Uncalibrated",
     "UnsuitableError", "baselines", "bits_per_dimension", "calibrate", "couple", "decode", "draw_bank", "encode",
-    "grids", "inpaint", "interpolants", "interpolate", "linear", "log_likelihood", "most_network_rows", "paths",
-    "plan", "posteriors", "predictions", "reversible", "rewards", "round_trip", "rows_at_once", "run", "sample",
-    "solve", "solvers",
+    "grids", "inpaint", "interpolants", "interpolate", "limits", "linear", "log_likelihood", "most_network_rows",
+    "paths", "plan", "posteriors", "predictions", "reversible", "rewards", "round_trip", "rows_at_once", "run",
+    "sample", "solve", "solvers",
 ]  # fmt: skip

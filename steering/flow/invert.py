@@ -79,7 +79,7 @@ def directed(plan: Plan, reverse: bool) -> Plan:
     return compile_plan(
         SOLVERS, plan.solver, path=plan.path, steps=plan.steps, prediction=plan.prediction, grid=times,
         preconditioning=plan.preconditioning, sigma_data=plan.sigma_data, trained=plan.trained, reverse=reverse,
-        program=None, **dict(plan.options),
+        program=None, limit=plan.limit, **dict(plan.options),
     )  # fmt: skip
 
 

@@ -195,7 +195,7 @@ class Doob(Aimed, Tilting):
         if calibration is None:
             calibration = yield from calibrate(
                 samples.to(problem.dtype), plan.path, plan.prediction, plan.preconditioning, plan.sigma_data,
-                plan.trained,
+                plan.trained, plan.limit,
             )  # fmt: skip
         if not isinstance(posterior, Bank):
             return posterior.calibrated(calibration), []

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steering.errors import SteeringError
+from steering.errors import SteeringError, UnsuitableError
 from steering.numerics.weights import checked_rewards
 from steering.plans.predictions import Denoise
 from steering.sampling.rows import Rows
@@ -21,6 +21,8 @@ def pullback(
 
     D = state x + output F(scale x, t), so J^T v = state v + output scale J_F^T v.
     """
+    if rule.limit is not None:
+        raise UnsuitableError("gradients of D: expected an estimate without a limit (clip, threshold), got one with")
     scaled = rule.scaled(x)
     if problem.guidance == 1 or not problem.condition:
         back = yield Rows.pullback(scaled, rule.t, cotangent, problem.condition)

@@ -69,14 +69,14 @@ def leaning(local: Local, union: Union, tilted: TiltedBank) -> Local:
 def law(problem: Problem) -> tuple[Hashable, ...]:
     """Identifies the law that a problem's samples follow, and its path."""
     plan = problem.plan
-    return problem.model, problem.event, plan.path, plan.trained, plan.prediction, plan.preconditioning
+    return problem.model, problem.event, plan.path, plan.trained, plan.prediction, plan.preconditioning, plan.limit
 
 
 def setup_plan(plan: Plan) -> Plan:
     """How banks and levels are drawn: deterministically, in 20 steps."""
     return compile_plan(
         SOLVERS, "dpmpp_2m", path=plan.path, steps=20, prediction=plan.prediction,
-        preconditioning=plan.preconditioning, sigma_data=plan.sigma_data, trained=plan.trained,
+        preconditioning=plan.preconditioning, sigma_data=plan.sigma_data, trained=plan.trained, limit=plan.limit,
     )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from steering.errors import PlanError, choose
 from steering.paths import Path
 from steering.plans import grids, predictions
+from steering.plans.limits import Limit
 from steering.plans.program import Program
 
 Matrix = tuple[tuple[float, ...], ...]
@@ -179,6 +180,7 @@ class Plan:
         path: what the states follow; `trained` is the path the network was trained on, the same unless rescheduled.
         nodes: from the first state to the last; in reverse, from data to noise.
         uses_noise: whether any noise is drawn on the way.
+        limit: bounds of the denoised estimate, None for none.
     """
 
     solver: str
@@ -197,6 +199,7 @@ class Plan:
     stages: tuple[Stage, ...] = field(repr=False)
     direct: Direct | None = field(default=None, repr=False)
     expected_rows: int = 0
+    limit: Limit | None = None
 
     @property
     def steps(self) -> int:
@@ -217,7 +220,9 @@ class Plan:
 
     def denoise(self, t: float | Tensor) -> predictions.Denoise:
         """The rule that makes D of a network output at path times t, a number or one per row [n]."""
-        return predictions.denoise(self.path, t, self.prediction, self.preconditioning, self.sigma_data, self.trained)
+        return predictions.denoise(
+            self.path, t, self.prediction, self.preconditioning, self.sigma_data, self.trained, self.limit
+        )
 
     def __str__(self) -> str:
         head = (
@@ -247,6 +252,7 @@ def compile_plan(
     trained: Path | None = None,
     reverse: bool = False,
     program: Program | None = None,
+    limit: Limit | None = None,
     **options: float,
 ) -> Plan:
     """Compile; raises `PlanError` with what was expected and what came."""
@@ -278,7 +284,7 @@ def compile_plan(
         raise _irreversible(solvers, solver)
     trained = path if trained is None else trained
     at = torch.tensor([update.at.t for update in updates], dtype=torch.float64)
-    rules = predictions.rules(path, at, prediction, preconditioning, sigma_data, trained)
+    rules = predictions.rules(path, at, prediction, preconditioning, sigma_data, trained, limit)
     pairs = enumerate(zip(updates, rules, strict=True))
     stages = tuple(Stage(index=i, update=update, denoise=denoise) for i, (update, denoise) in pairs)
     return Plan(
@@ -298,6 +304,7 @@ def compile_plan(
         stages=stages,
         direct=entry.direct,
         expected_rows=rows,
+        limit=limit,
     )
 
 

@@ -1,7 +1,7 @@
 """What a network predicts, and the linear map from its output to the denoised estimate D = E[x_0 | x_t].
 
 With x_t = alpha x_0 + sigma eps, every parameterisation is linear in (x_t, output), so D = state * x_t + output * out
-with two float64 numbers that depend on t alone.
+with two float64 numbers that depend on t alone. Where the data's range is known, D may be limited to it (`limits`).
 """
 
 from collections.abc import Callable, Mapping
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from steering.errors import PlanError, choose
 from steering.paths import Path
+from steering.plans.limits import Limit
 
 Scalar = float | Float64[Tensor, " n"]
 """A number for all rows, or one a row."""
@@ -20,12 +21,13 @@ Scalar = float | Float64[Tensor, " n"]
 
 @dataclass(frozen=True)
 class Denoise:
-    """D = state * x + output * network(scale * x, t)."""
+    """D = state * x + output * network(scale * x, t), within `limit` where there is one."""
 
     t: Scalar
     scale: Scalar
     state: Scalar
     output: Scalar
+    limit: Limit | None = None
 
     def scaled(self, x: Tensor) -> Tensor:
         """What the network is given for states x [B, *event]."""
@@ -33,6 +35,11 @@ class Denoise:
 
     def __call__(self, x: Tensor, output: Tensor) -> Tensor:
         """Denoised estimate of x, both [B, *event]."""
+        denoised = self.linear(x, output)
+        return denoised if self.limit is None else self.limit(denoised)
+
+    def linear(self, x: Tensor, output: Tensor) -> Tensor:
+        """The estimate before its limit."""
         if isinstance(self.state, float) and self.state == 0 and self.output == 1:
             return output
         return x * _along(self.state, x) + output * _along(self.output, x)
@@ -87,6 +94,7 @@ def denoise(
     preconditioning: str = "none",
     sigma_data: float = 0.5,
     trained: Path | None = None,
+    limit: Limit | None = None,
 ) -> Denoise:
     """The rule for the denoised estimate at path times t, a number or one per row [n].
 
@@ -95,8 +103,9 @@ def denoise(
     is asked at that path's time of equal rho, where the same process reads alpha' / alpha x.
     """
     if isinstance(t, Tensor):
-        return Denoise(*_coefficients(path, t, prediction, preconditioning, sigma_data, trained or path))
-    return rules(path, torch.tensor([t], dtype=torch.float64), prediction, preconditioning, sigma_data, trained)[0]
+        return Denoise(*_coefficients(path, t, prediction, preconditioning, sigma_data, trained or path), limit)
+    times = torch.tensor([t], dtype=torch.float64)
+    return rules(path, times, prediction, preconditioning, sigma_data, trained, limit)[0]
 
 
 def rules(
@@ -106,10 +115,12 @@ def rules(
     preconditioning: str = "none",
     sigma_data: float = 0.5,
     trained: Path | None = None,
+    limit: Limit | None = None,
 ) -> list[Denoise]:
     """`denoise` at many times at once."""
     columns = _coefficients(path, times, prediction, preconditioning, sigma_data, trained or path)
-    return [Denoise(*row) for row in torch.stack(columns, dim=1).tolist()]
+    rows = torch.stack(columns, dim=1).tolist()
+    return [Denoise(at, scale, state, output, limit) for at, scale, state, output in rows]
 
 
 def _coefficients(

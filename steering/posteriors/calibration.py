@@ -10,6 +10,7 @@ from torch import Tensor
 
 from steering.numerics.noise import Draw, Noise
 from steering.paths import Path
+from steering.plans.limits import Limit
 from steering.plans.predictions import denoise
 from steering.sampling.rows import Rows
 
@@ -71,6 +72,7 @@ def calibrate(
     preconditioning: str = "none",
     sigma_data: float = 0.5,
     trained: Path | None = None,
+    limit: Limit | None = None,
 ) -> Generator[Rows, Tensor, Calibration]:
     """Measure V on the model's own samples [K, *event], at 16 times uniform in log-SNR; yields network rows."""
     x0 = samples[:ROWS_PER_TIME]
@@ -83,7 +85,7 @@ def calibrate(
     for stage, t in enumerate(times):
         eps = noise.normal(stage, Draw.CALIBRATION, x0.shape[1:], x0.dtype)
         x = x0 * float(path.alpha(t)) + eps * float(path.sigma(t))
-        rule = denoise(path, t, prediction, preconditioning, sigma_data, trained)
+        rule = denoise(path, t, prediction, preconditioning, sigma_data, trained, limit)
         output = yield Rows.network(rule.scaled(x), rule.t)
         errors.append(float((x0 - rule(x, output)).to(torch.float64).square().mean()))
     return Calibration(tuple(times), tuple(errors))

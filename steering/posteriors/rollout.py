@@ -45,6 +45,7 @@ class Rollout:
         rest = compile_plan(
             SOLVERS, "ddim", path=plan.path, steps=self.steps, prediction=plan.prediction, grid=tuple(times), eta=1.0,
             preconditioning=plan.preconditioning, sigma_data=plan.sigma_data, trained=plan.trained,
+            limit=plan.limit,
         )  # fmt: skip
         rows = torch.arange(n).repeat_interleave(m)
         inner = Noise(noise.seed ^ (stage.index + 1) << 40, [])

@@ -244,6 +244,8 @@ def sample(problem: Problem, noise: Noise, steering: Steering | None = None, x_i
         raise PlanError("x_init: expected the data to start from, for a plan in reverse, got none")
     if problem.mean is not None and problem.plan.preconditioning == "edm":
         raise PlanError("mean: expected none beside preconditioning 'edm', whose scales are those of data about 0")
+    if problem.mean is not None and problem.plan.limit is not None:
+        raise PlanError("mean: expected none beside a limit of D, whose bounds are those of data about 0")
     drawing = guided(problem, noise, None, x_init) if steering is None else steering.draw(problem, noise, x_init)
     return (yield from drawing)
 

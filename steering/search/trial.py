@@ -64,7 +64,8 @@ def compiler(like: Plan) -> Compiler:
     def compiled(solver: str, steps: int, **other: object) -> Plan:
         return compile_plan(
             SOLVERS, solver, path=like.path, trained=like.trained, steps=steps, prediction=like.prediction,
-            preconditioning=like.preconditioning, sigma_data=like.sigma_data, **other,  # type: ignore[arg-type]
+            preconditioning=like.preconditioning, sigma_data=like.sigma_data, limit=like.limit,
+            **other,  # type: ignore[arg-type]
         )  # fmt: skip
 
     return compiled
