@@ -99,10 +99,10 @@ class Replica:
         self._heartbeat: Heartbeat | None = None
         self._preparation: Supervised | None = None
         self._beats = 0
-        torch.set_num_threads(1)  # steering computes while the network runs, and the cores are for the network
 
     async def start(self) -> None:
         """Listens, registers with the directory, and loads the models; missing banks are made in the background."""
+        torch.set_num_threads(1)  # for this thread and later ones: the cores are for the network
         self._server, self._address = self._listen()
         await self._server.start()
         self._heartbeat = Heartbeat(self._directory, self.state)

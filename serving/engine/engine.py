@@ -19,6 +19,7 @@ from concurrent.futures import CancelledError, Future, InvalidStateError
 from typing import Any
 
 import numpy as np
+import torch
 
 from serving.backends import Array, Backend, InputError, OutOfMemoryError, UnavailableError
 from serving.engine import admission
@@ -177,6 +178,7 @@ class Engine:
             self._condition.notify()
 
     def _loop(self) -> None:
+        torch.set_num_threads(1)  # counts for this thread: set on others alone, MKL's functions here take all cores
         while self._take_in():
             now = time.monotonic()
             with self._condition:

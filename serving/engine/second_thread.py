@@ -70,6 +70,7 @@ class SecondThread:
         self._thread.join()
 
     def _loop(self) -> None:
+        torch.set_num_threads(1)  # counts for this thread, as in the engine's; the other cores are for the network
         while True:
             with self._condition:
                 while not (self._inbox or self._closing or self._products or self._stopping):

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -186,6 +187,23 @@ def test_steering_goes_where_the_reward_is(models, make_engine):
     assert near[1] > 0.95
     assert plain.parameters["network_rows"] == steered.parameters["network_rows"]
     assert np.isclose(steered.outputs["rewards"], -((steered.outputs["samples"] - mode) ** 2).sum(1), atol=1e-4).all()
+
+
+@pytest.mark.parametrize("heavy", [False, True])
+def test_programs_compute_on_one_thread_whatever_others_are_set_to(make_engine, models, heavy: bool):
+    """Where nobody says so on the thread itself, MKL divides a logarithm of 400 numbers among all cores."""
+
+    def threads() -> int:
+        return sum(1 for _ in Path("/proc/self/task").iterdir())
+
+    def program() -> Routine:
+        yield Evaluation(models["nearness"].network, {"x": X[:2], "mode": np.zeros(2, np.int64)}, ("reward",), 2)
+        before = threads()
+        torch.log(torch.rand(4, 400, dtype=torch.float64))
+        return threads() - before, torch.get_num_threads()
+
+    task = Task(model="m", program=program(), network_rows=2, heavy=heavy)
+    assert make_engine().engine.submit(task).result(20) == (0, 1)
 
 
 def test_cancelling_frees_rows_before_the_next_call_and_closes_the_program(make_engine, gated: Gated):
