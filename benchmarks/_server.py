@@ -69,6 +69,11 @@ def replicas(server: Running) -> list[fleet_pb2.Replica]:
         return list(fleet_pb2_grpc.FleetStub(channel).ListModels(fleet_pb2.ListModelsRequest(), timeout=20).replicas)
 
 
+def replica_address(server: Running) -> str:
+    """Where the first replica listens."""
+    return str(replicas(server)[0].address)
+
+
 def processes(server: Running) -> list[psutil.Process]:
     """The server's own process and all that it started."""
     root = psutil.Process(server.pid)

@@ -14,16 +14,13 @@ import time
 from pathlib import Path
 from typing import Annotated
 
-import grpc
 import numpy as np
 import typer
 from tritonclient.grpc import service_pb2 as pb
 
 from benchmarks._load import Closed, Driver, Request, infer_body, percentile
-from benchmarks._server import Cpu, machine
+from benchmarks._server import Cpu, machine, replica_address
 from deploy.process import Running, running_server
-from protos.tiltserve.v1 import fleet_pb2, fleet_pb2_grpc
-from serving.wire import channels
 from tests.networks import write_rings
 
 LIVE = "/inference.GRPCInferenceService/ServerLive"
@@ -35,13 +32,6 @@ CALLS = {
     ),
     "one step": Request("one step", infer_body("rings", {"steps": 1, "solver": "euler", "seed": 1})),
 }
-
-
-def replica_address(server: Running) -> str:
-    """Where the first replica listens."""
-    with grpc.insecure_channel(server.grpc, options=channels.to_server(server.grpc)) as channel:
-        listed = fleet_pb2_grpc.FleetStub(channel).ListModels(fleet_pb2.ListModelsRequest(), timeout=20)
-    return str(listed.replicas[0].address)
 
 
 def measure(

@@ -4,6 +4,7 @@ and longest wait, rule a queue in the model."""
 import asyncio
 import contextlib
 import signal
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from kserve.protocol.grpc.interceptors import ExceptionToStatusInterceptor
 from kserve.protocol.grpc.servicer import InferenceServicer
 from kserve.protocol.model_repository_extension import ModelRepositoryExtension
 
-from benchmarks._peers.sampling import EVENT, Job
+from benchmarks._peers.sampling import EVENT, Job, session
 from benchmarks._peers.settings import Settings, from_arguments
 
 Answer = np.ndarray[Any, np.dtype[np.float32]] | None
@@ -67,11 +68,29 @@ class Digits(Model):
                     answer.set_result(result)
 
 
+class Network(Model):
+    """The network itself, one request a call."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__("digits.network")
+        self.session = session(Path(settings.model), settings.threads)
+        self.ready = True
+
+    def predict(self, payload: InferRequest, *_: Any, **__: Any) -> InferResponse:
+        feeds = {tensor.name: tensor.as_numpy() for tensor in payload.inputs}
+        (name,) = [output.name for output in self.session.get_outputs()]
+        (value,) = self.session.run([name], feeds)
+        output = InferOutput(name, list(value.shape), "FP32")
+        output.set_data_from_numpy(value, binary_data=True)
+        return InferResponse(payload.id, self.name, [output])
+
+
 async def serve(settings: Settings) -> None:
     """As `kserve.ModelServer` does it, which would listen on every interface."""
     model = Digits(settings)
     models = ModelRepository()
     models.update(model)
+    models.update(Network(settings))
     server = aio.server(interceptors=(ExceptionToStatusInterceptor(),))
     servicer = InferenceServicer(DataPlane(models), ModelRepositoryExtension(models))
     grpc_predict_v2_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, server)
