@@ -22,13 +22,13 @@ from steering.methods.inverse_problems import Project, inpaint, linear
 from steering.methods.smc import Smc
 from steering.numerics.noise import Noise
 from steering.paths import Path
-from steering.plans import grids, limits, predictions
+from steering.plans import grids, limits, middle, predictions, units
 from steering.plans.plan import Plan, Solver, compile_plan
 from steering.plans.program import Program
 from steering.posteriors.calibration import Calibration, Uncalibrated, calibrate
 from steering.sampling.rows import Rows
 from steering.sampling.run import run, solve
-from steering.sampling.sampler import Problem, Report, most_network_rows, rows_at_once, sample
+from steering.sampling.sampler import Noised, Problem, Report, Start, most_network_rows, rows_at_once, sample
 from steering.solvers import SOLVERS as solvers
 from steering.targets import rewards
 
@@ -50,6 +50,8 @@ def plan(
     reverse: bool = False,
     program: Program | None = None,
     limit: limits.Limit | None = None,
+    strength: float = 1.0,
+    start_t: float | None = None,
     **options: float,
 ) -> Plan:
     """Compile a solver into a plan; equal arguments give the same, cached plan.
@@ -66,6 +68,9 @@ def plan(
         reverse: from data to noise; deterministic solvers only.
         program: what solver "searched" is to do.
         limit: bounds of the denoised estimate, `limits.Clip(-1, 1)` or `limits.DynamicThreshold(0.995)`.
+        strength: share of the steps to take, in (0, 1]: the last strength * steps of them, rounded down. The state at
+            the first of their nodes is the run's `x_init`, or data that are `Noised` to it.
+        start_t: the time of the state to start from: the grid then goes from there to t_min in `steps` steps.
         options: the solver's own, see `steering.solvers[solver].options`.
 
     Raises:
@@ -74,6 +79,18 @@ def plan(
     if eta is None and solver in solvers:  # said or left out, it is the same plan
         eta = solvers[solver].eta or 0.0
     nodes = grid if grid is None or isinstance(grid, str) else tuple(grid)
+    if strength != 1 or start_t is not None:
+        if reverse or (start_t is not None and not (grid is None or isinstance(grid, str))):
+            beside = "reverse" if reverse else "an explicit grid"
+            raise PlanError(f"{'strength' if start_t is None else 'start_t'}: expected none beside {beside}, got both")
+        whole = plan(
+            solver, path=path if start_t is None else middle.starting(path, start_t), steps=steps,
+            prediction=prediction, grid=nodes, eta=eta, preconditioning=preconditioning, sigma_data=sigma_data,
+            trained=path if trained is None else trained, reverse=reverse, program=program, limit=limit, **options,
+        )  # fmt: skip
+        left = middle.remaining(steps, strength)
+        nodes = tuple(node.t for node in whole.nodes[-left - 1 :])
+        steps, program = left, None if program is None else program.last(left)
     return _cached(
         solver, path=path, steps=steps, prediction=prediction, grid=nodes, eta=None if eta is None else float(eta),
         preconditioning=preconditioning, sigma_data=sigma_data, trained=trained, reverse=reverse, program=program,
@@ -82,10 +99,10 @@ def plan(
 
 
 __all__ = [
-    "BANK_SIZE", "BudgetError", "Calibration", "Doob", "NetworkError", "Noise", "Path", "Plan", "PlanError",
-    "Problem", "Program", "Project", "Report", "Rows", "Smc", "Solver", "SteeringError", "Uncalibrated",
+    "BANK_SIZE", "BudgetError", "Calibration", "Doob", "NetworkError", "Noise", "Noised", "Path", "Plan", "PlanError",
+    "Problem", "Program", "Project", "Report", "Rows", "Smc", "Solver", "Start", "SteeringError", "Uncalibrated",
     "UnsuitableError", "baselines", "bits_per_dimension", "calibrate", "couple", "decode", "draw_bank", "encode",
     "grids", "inpaint", "interpolants", "interpolate", "limits", "linear", "log_likelihood", "most_network_rows",
     "paths", "plan", "posteriors", "predictions", "reversible", "rewards", "round_trip", "rows_at_once", "run",
-    "sample", "solve", "solvers",
+    "sample", "solve", "solvers", "units",
 ]  # fmt: skip

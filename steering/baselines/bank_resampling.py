@@ -16,7 +16,7 @@ from steering.methods.doob import BANK_SIZE, draw_bank
 from steering.numerics.noise import START, Draw, Noise
 from steering.numerics.weights import draw_indices, effective_size, softmax
 from steering.sampling.rows import Rows
-from steering.sampling.sampler import Drawing, Problem, Report, prepared
+from steering.sampling.sampler import Drawing, Problem, Report, Start, prepared
 from steering.targets.target import Reward, Target
 
 
@@ -49,7 +49,7 @@ class BankResampling(Aimed):
         self._given, self._scored_given = samples, {} if scored is None else scored
         self._drawn: dict[Hashable, tuple[Tensor, Tensor]] = {}
 
-    def draw(self, problem: Problem, noise: Noise, x_init: Tensor | None) -> Drawing:
+    def draw(self, problem: Problem, noise: Noise, x_init: Start | None) -> Drawing:
         """Implements `Steering.draw`: each sample is a draw of its own."""
         if problem.condition or problem.mean is not None:
             raise UnsuitableError("bank resampling: expected no conditions, a bank is of one law")

@@ -7,12 +7,11 @@ import math
 from collections.abc import Hashable
 
 import torch
-from torch import Tensor
 
 from steering.errors import SteeringError
 from steering.methods.aimed import Aimed
 from steering.numerics.noise import Noise
-from steering.sampling.sampler import Drawing, Problem, Steering, sample
+from steering.sampling.sampler import Drawing, Problem, Start, Steering, sample
 from steering.targets.target import Reward, Target
 
 
@@ -61,7 +60,7 @@ class BestOf(Aimed):
         """Implements `Steering.needs_gradients`."""
         return self.inner is not None and self.inner.needs_gradients
 
-    def draw(self, problem: Problem, noise: Noise, x_init: Tensor | None) -> Drawing:
+    def draw(self, problem: Problem, noise: Noise, x_init: Start | None) -> Drawing:
         """Implements `Steering.draw`."""
         samples = len(noise.indices)
         whose = torch.arange(samples).repeat_interleave(self.n)

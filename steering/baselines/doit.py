@@ -28,7 +28,7 @@ from steering.numerics.weights import softmax
 from steering.paths import vp_linear
 from steering.plans.plan import Plan, Stage, compile_plan
 from steering.sampling.rows import Rows
-from steering.sampling.sampler import Drawing, Problem, guided
+from steering.sampling.sampler import Drawing, Problem, Start, guided
 from steering.solvers import SOLVERS
 from steering.targets.target import Reward
 
@@ -96,7 +96,7 @@ class Doit(Guidance):
             return ""
         return f"doit: expected solver 'ddim' with eta above 0, got {plan.solver!r} with {plan.eta:g}"
 
-    def draw(self, problem: Problem, noise: Noise, x_init: Tensor | None) -> Drawing:
+    def draw(self, problem: Problem, noise: Noise, x_init: Start | None) -> Drawing:
         """Implements `Steering.draw`."""
         if why := self.unsuitable(problem.plan):
             raise UnsuitableError(why)

@@ -20,7 +20,7 @@ from steering.numerics.resampling import systematic
 from steering.numerics.weights import effective_size, softmax
 from steering.plans.plan import Plan
 from steering.sampling.rows import Rows, metered
-from steering.sampling.sampler import Drawing, Problem, Report, evaluate, first_state, unsteerable
+from steering.sampling.sampler import Drawing, Problem, Report, Start, evaluate, first_state, unsteerable
 from steering.targets.target import Reward, Target
 
 
@@ -68,7 +68,7 @@ class Svdd(Aimed):
             "expected eta above 0, such as sde_dpmpp_2m or ddim with eta 1"
         )
 
-    def draw(self, problem: Problem, noise: Noise, x_init: Tensor | None) -> Drawing:
+    def draw(self, problem: Problem, noise: Noise, x_init: Start | None) -> Drawing:
         """Implements `Steering.draw`."""
         if why := unsteerable(problem.plan, problem.mean is not None) or self.unsuitable(problem.plan):
             raise UnsuitableError(why)

@@ -10,7 +10,6 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from steering.flow.interpolate import repeated
 from steering.numerics.noise import START, Draw, Noise
 from steering.plans.plan import Node, nodes_at
 from steering.sampling.rows import Rows
@@ -65,7 +64,7 @@ def denoised(problem: Problem, points: Points, t: float) -> Generator[Rows, Tens
     """D at points that the problem's dtype holds, see `rounded`."""
     k, n, d = points.shape
     x = points.reshape(k * n, *problem.event).to(problem.dtype)
-    found = yield from evaluate(repeated(problem, k), problem.plan.denoise(t), x)
+    found = yield from evaluate(problem.repeated(k), problem.plan.denoise(t), x)
     return found.to(torch.float64).reshape(k, n, d)
 
 

@@ -8,7 +8,6 @@ and decoded again. In high dimensions noise lies near a sphere, which a straight
 """
 
 from collections.abc import Generator, Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -36,7 +35,7 @@ def interpolate(
     mean = torch.zeros_like(z_0) if problem.mean is None else problem.mean
     between = [mean + spherical(z_0 - mean, z_1 - mean, weight) for weight in weights]
     k = len(between)
-    x = yield from decode(repeated(problem, k), torch.cat(between))
+    x = yield from decode(problem.repeated(k), torch.cat(between))
     return x.reshape(k, *first.shape)
 
 
@@ -50,11 +49,3 @@ def spherical(z_0: Tensor, z_1: Tensor, weight: float) -> Tensor:
     left = torch.where(straight, 1 - weight, torch.sin((1 - weight) * safe) / torch.sin(safe))
     right = torch.where(straight, weight, torch.sin(weight * safe) / torch.sin(safe))
     return (left[:, None] * a + right[:, None] * b).reshape(z_0.shape).to(z_0.dtype)
-
-
-def repeated(problem: Problem, times: int) -> Problem:
-    """The problem for `times` copies of its samples, one block after another."""
-    condition = {name: torch.cat([c] * times) for name, c in problem.condition.items()}
-    return replace(
-        problem, condition=condition, mean=None if problem.mean is None else torch.cat([problem.mean] * times)
-    )

@@ -28,7 +28,6 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from steering.flow.interpolate import repeated
 from steering.numerics.noise import START, Draw, Noise
 from steering.plans.plan import Course, Node
 from steering.sampling.rows import Rows, metered
@@ -181,7 +180,7 @@ class _Flow:
         for first in range(0, len(points), TOGETHER):
             some = points[first : first + TOGETHER]
             x = (torch.cat(some) * node.alpha).reshape(-1, *self.problem.event).to(dtype)
-            denoised = yield from evaluate(repeated(self.problem, len(some)), rule, x)
+            denoised = yield from evaluate(self.problem.repeated(len(some)), rule, x)
             found += denoised.to(torch.float64).flatten(1).chunk(len(some))
         return found
 

@@ -15,7 +15,7 @@ from steering.numerics.resampling import systematic
 from steering.numerics.weights import effective_size, softmax
 from steering.plans.plan import Node, Stage
 from steering.sampling.rows import Rows
-from steering.sampling.sampler import Problem, Report, Tilt, evaluate, first_state
+from steering.sampling.sampler import Problem, Report, Start, Tilt, evaluate, first_state
 from steering.targets.target import Target
 
 Potential = Literal["twisted", "difference", "max", "sum"]
@@ -74,7 +74,7 @@ class Populations:
     sizes: list[Tensor] = field(default_factory=list)
     ancestry: list[Tensor] = field(default_factory=list)
 
-    def march(self, x_init: Tensor | None) -> Generator[Rows, Tensor, tuple[Tensor, Int64[Tensor, "p keep"]]]:
+    def march(self, x_init: Start | None) -> Generator[Rows, Tensor, tuple[Tensor, Int64[Tensor, "p keep"]]]:
         """All chains at the end [chains, *event], and which of them the samples of each population are."""
         settings = self.settings
         x, log_w = self._start(x_init)
@@ -104,7 +104,7 @@ class Populations:
         rewards = yield from self._score(x)
         return x, self._finish(log_w + settings.target.log_weight(rewards) - total, log_z)
 
-    def _start(self, x_init: Tensor | None) -> tuple[Tensor, Chains]:
+    def _start(self, x_init: Start | None) -> tuple[Tensor, Chains]:
         """First states, and log p / q of the shift they were drawn with."""
         shift = None if self.tilt is None else self.tilt.start_shift()
         shift = None if shift is None else shift * self._strength(0)

@@ -9,8 +9,9 @@ from torch import Tensor
 from steering.errors import SteeringError, UnsuitableError
 from steering.numerics.weights import checked_rewards
 from steering.plans.predictions import Denoise
+from steering.sampling.guidance import extrapolated
 from steering.sampling.rows import Rows
-from steering.sampling.sampler import Problem, beside_null, extrapolated
+from steering.sampling.sampler import Problem
 from steering.targets.target import Target
 
 
@@ -23,13 +24,24 @@ def pullback(
     """
     if rule.limit is not None:
         raise UnsuitableError("gradients of D: expected an estimate without a limit (clip, threshold), got one with")
-    scaled = rule.scaled(x)
-    if problem.guidance == 1 or not problem.condition:
-        back = yield Rows.pullback(scaled, rule.t, cotangent, problem.condition)
+    scaled, guided = rule.scaled(x), problem.guided(rule.t)
+    rows = Rows.pullback(scaled, rule.t, cotangent, problem.condition)
+    if guided is None:
+        back = yield rows
+    elif problem.guidance_rescale:
+        raise UnsuitableError(
+            f"guidance_rescale: expected 0 beside a method that takes gradients, got {problem.guidance_rescale}"
+        )
     else:
-        t, both = beside_null(problem, rule.t)
-        pair = yield Rows.pullback(torch.cat([scaled, scaled]), t, torch.cat([cotangent, cotangent]), both)
-        back = extrapolated(problem, pair)
+        null = Rows.pullback(scaled[guided], rows.t[guided], cotangent[guided], problem.null_condition(guided))
+        if (both := rows.beside(null)) is not None:
+            pair = yield both
+            back, other = pair[: len(rows)], pair[len(rows) :]
+        else:
+            back = yield rows
+            other = yield null
+        moved = extrapolated(back[guided], other, problem.guidance)
+        back = moved if isinstance(guided, slice) else back.index_copy(0, guided, moved)
     if not bool(back.isfinite().all()):
         raise SteeringError("network: expected finite gradients, got NaN or infinity")
     return rule(cotangent, rule.scaled(back.to(x.dtype)))

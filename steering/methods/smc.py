@@ -28,7 +28,7 @@ from steering.methods.chains import ACCUMULATE, Populations, Potential, Settings
 from steering.numerics.noise import Noise
 from steering.plans.plan import Plan
 from steering.sampling.rows import Condition, metered
-from steering.sampling.sampler import Drawing, Problem, Report, Tilting, prepared, unsteerable
+from steering.sampling.sampler import Drawing, Noised, Problem, Report, Start, Tilting, prepared, unsteerable
 from steering.targets.target import Reward, Target
 
 
@@ -123,7 +123,7 @@ class Smc(Aimed):
             "expected eta above 0, such as sde_dpmpp_2m or ddim with eta 1"
         )
 
-    def draw(self, problem: Problem, noise: Noise, x_init: Tensor | None) -> Drawing:
+    def draw(self, problem: Problem, noise: Noise, x_init: Start | None) -> Drawing:
         """Implements `Steering.draw`: sample i is one of population i // keep, whose chain j has the noise of index
         population * (i // keep) + j."""
         if why := unsteerable(problem.plan, problem.mean is not None) or self.unsuitable(problem.plan):
@@ -131,9 +131,7 @@ class Smc(Aimed):
         population, keep = self.settings.population, self.settings.keep
         numbers, home = torch.unique(noise.indices // keep, return_inverse=True)
         first = torch.stack([(home == p).nonzero()[0, 0] for p in range(len(numbers))])
-        _check_shared(
-            problem.condition if x_init is None else {**problem.condition, "x_init": x_init}, first[home], keep
-        )
+        _check_shared(_shared(problem, x_init), first[home], keep)
         whose = first.repeat_interleave(population)
         indices = numbers[:, None] * population + torch.arange(population)
         chains, start = problem.rows(whose), None if x_init is None else x_init[whose]
@@ -149,6 +147,13 @@ class Smc(Aimed):
         report.rewards = None if report.rewards is None else report.rewards[picked]
         report.ess = report.ess[:, picked] if report.ess.numel() else report.ess
         return x[picked], report
+
+
+def _shared(problem: Problem, x_init: Start | None) -> Condition:
+    """What must be the same for all samples of a population."""
+    nulls = {f"null_{name}": tensor for name, tensor in problem.null.items() if len(tensor) > 1}
+    start = x_init.data if isinstance(x_init, Noised) else x_init
+    return {**problem.condition, **nulls, **({} if start is None else {"x_init": start})}
 
 
 def _check_shared(tensors: Condition, leader: Int64[Tensor, " n"], keep: int) -> None:

@@ -76,6 +76,12 @@ class Program:
         """Steps, and network rows per sample."""
         return len(self.choices)
 
+    def last(self, steps: int) -> "Program":
+        """The program of its last steps alone, whose first have fewer evaluations to use."""
+        kept = self.fractions[-steps - 1 :]
+        inner = tuple((f - kept[0]) / (1 - kept[0]) for f in kept[1:-1])
+        return Program((0.0, *inner, 1.0), self.choices[-steps:])
+
     def times(self, path: Path) -> tuple[float, ...]:
         """The program's nodes as times of a path."""
         first, last = float(path.log_snr(path.t_max)), float(path.log_snr(path.t_min))

@@ -61,6 +61,16 @@ class Rows:
     def product(cls, x: Tensor, matrix: Matrix) -> "Rows":
         return cls("product", x, torch.empty(0, dtype=torch.float64), matrix=matrix)
 
+    def beside(self, other: "Rows") -> "Rows | None":
+        """These rows and then those of another request of their kind; None where conditions differ in shape."""
+        if any(mine.shape[1:] != other.condition[name].shape[1:] for name, mine in self.condition.items()):
+            return None
+        condition = {name: torch.cat([mine, other.condition[name]]) for name, mine in self.condition.items()}
+        cotangent = None
+        if self.cotangent is not None and other.cotangent is not None:
+            cotangent = torch.cat([self.cotangent, other.cotangent])
+        return Rows(self.kind, torch.cat([self.x, other.x]), torch.cat([self.t, other.t]), condition, cotangent)
+
     def __len__(self) -> int:
         return len(self.x)
 

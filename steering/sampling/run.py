@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Collection, Generator, Mapping
 from functools import partial
 from typing import Literal, overload
 
@@ -12,8 +12,9 @@ from torch import Tensor
 from steering.errors import SteeringError
 from steering.numerics.noise import Noise
 from steering.plans.plan import Plan
+from steering.sampling.guidance import Interval
 from steering.sampling.rows import Result, Rows, answered
-from steering.sampling.sampler import Problem, Report, Steering, sample
+from steering.sampling.sampler import Noised, Problem, Report, Start, Steering, sample
 
 Network = Callable[..., Tensor]
 TILE = 16
@@ -25,16 +26,18 @@ COTANGENT = "cotangent of the output"
 @overload
 def run(
     plan: Plan, network: Network, shape: tuple[int, ...], seed: int = ..., steer: Steering | None = ...,
-    condition: Mapping[str, Tensor] | None = ..., guidance: float = ..., x_init: Tensor | None = ...,
+    condition: Mapping[str, Tensor] | None = ..., guidance: float = ..., x_init: Start | None = ...,
     dtype: torch.dtype = ..., report: Literal[False] = ..., *, null: Mapping[str, Tensor] | None = ...,
+    keep: Collection[str] = ..., guidance_interval: Interval | None = ..., guidance_rescale: float = ...,
     tile: int | None = ..., mean: Tensor | None = ...,
 ) -> Tensor: ...  # fmt: skip
 @overload
 def run(
     plan: Plan, network: Network, shape: tuple[int, ...], seed: int = ..., steer: Steering | None = ...,
-    condition: Mapping[str, Tensor] | None = ..., guidance: float = ..., x_init: Tensor | None = ...,
-    dtype: torch.dtype = ..., *, report: Literal[True], null: Mapping[str, Tensor] | None = ..., tile: int | None = ...,
-    mean: Tensor | None = ...,
+    condition: Mapping[str, Tensor] | None = ..., guidance: float = ..., x_init: Start | None = ...,
+    dtype: torch.dtype = ..., *, report: Literal[True], null: Mapping[str, Tensor] | None = ...,
+    keep: Collection[str] = ..., guidance_interval: Interval | None = ..., guidance_rescale: float = ...,
+    tile: int | None = ..., mean: Tensor | None = ...,
 ) -> tuple[Tensor, Report]: ...  # fmt: skip
 def run(
     plan: Plan,
@@ -44,11 +47,14 @@ def run(
     steer: Steering | None = None,
     condition: Mapping[str, Tensor] | None = None,
     guidance: float = 1.0,
-    x_init: Tensor | None = None,
+    x_init: Start | None = None,
     dtype: torch.dtype = torch.float32,
     report: bool = False,
     *,
     null: Mapping[str, Tensor] | None = None,
+    keep: Collection[str] = (),
+    guidance_interval: Interval | None = None,
+    guidance_rescale: float = 0.0,
     tile: int | None = TILE,
     mean: Tensor | None = None,
 ) -> Tensor | tuple[Tensor, Report]:
@@ -58,8 +64,13 @@ def run(
         network: raw outputs [B, *event] for rows x [B, *event] at path times t [B].
         steer: a `Doob`, a `Project`, or None.
         condition: tensors [n, ...] or [1, ...] by name.
-        guidance: classifier-free guidance scale; other than 1 needs `null`, the null condition's tensors [1, ...].
-        x_init: state at the plan's first node, [n, *event], already scaled.
+        guidance: classifier-free guidance scale; other than 1 needs `null`, the null condition's tensors [1, ...] or
+            [n, ...] by name (a negative prompt), and `keep`, the names of conditions that the null rows have too.
+        guidance_interval: log-SNRs between which guidance acts, such as `units.interval(0.3, 5, "rho", path)`; no null
+            rows are asked elsewhere. None: everywhere.
+        guidance_rescale: phi in 0..1 of Lin et al. 2023 (arXiv:2305.08891), against over-exposure.
+        x_init: state at the plan's first node, [n, *event], already scaled; or `Noised(data)`, for a plan of less
+            `strength` than 1.
         report: also return a `Report`.
         tile: rows per call of the network, the last call filled up: rows 0..k of a larger run then equal the smaller
             run bit for bit. None: all rows in one call, faster for small networks, without that guarantee.
@@ -73,17 +84,24 @@ def run(
     if len(shape) < 2 or min(shape) < 1:
         raise ValueError(f"shape: expected (samples, *event), all of them at least 1, got {tuple(shape)}")
     n, event = shape[0], tuple(shape[1:])
-    if x_init is not None and tuple(x_init.shape) != tuple(shape):
-        raise ValueError(f"x_init: expected shape {list(shape)}, got {list(x_init.shape)}")
+    given = x_init.data if isinstance(x_init, Noised) else x_init
+    if given is not None and tuple(given.shape) != tuple(shape):
+        raise ValueError(f"x_init: expected shape {list(shape)}, got {list(given.shape)}")
     conditions = {k: expanded(k, torch.as_tensor(c), n) for k, c in (condition or {}).items()}
-    nulls = dict(null or {})
+    nulls = _nulls(null or {}, conditions, n)
     means = None if mean is None else expanded("mean", torch.as_tensor(mean, dtype=dtype), n)
     if means is not None and tuple(means.shape) != tuple(shape):
         raise ValueError(f"mean: expected shape {list(shape)} or {[1, *event]}, got {list(means.shape)}")
     if guidance != 1 and not conditions:
         raise ValueError(f"guidance: expected 1.0 without conditions, got {guidance}")
-    if guidance != 1 and set(nulls) != set(conditions):
-        raise ValueError(f"guidance {guidance}: expected null tensors for {sorted(conditions)}, got {sorted(nulls)}")
+    if unknown := sorted(set(keep) - set(conditions)):
+        raise ValueError(f"keep: expected some of {sorted(conditions)}, got {unknown[0]!r}")
+    dropped = sorted(set(conditions) - set(keep))
+    if guidance != 1 and sorted(nulls) != dropped:
+        raise ValueError(f"guidance {guidance}: expected null tensors for {dropped}, got {sorted(nulls)}")
+    if guidance != 1 and not dropped:
+        raise ValueError(f"guidance {guidance}: expected a condition that is dropped, got keep {sorted(keep)}")
+    _check_guidance(guidance_interval, guidance_rescale)
     # samples are independent: groups bound the memory of the particles and keep every sample's place in its tile
     group = n
     if steer is not None:
@@ -97,6 +115,8 @@ def run(
         condition=conditions,
         guidance=guidance,
         null=nulls,
+        guidance_interval=guidance_interval,
+        guidance_rescale=guidance_rescale,
         model=network,
         mean=means,
     )
@@ -121,6 +141,23 @@ def expanded(name: str, condition: Tensor, n: int) -> Tensor:
     if condition.ndim == 0 or len(condition) not in (1, n):
         raise ValueError(f"condition {name!r}: expected shape [{n}, ...] or [1, ...], got {list(condition.shape)}")
     return condition.expand(n, *condition.shape[1:])
+
+
+def _nulls(null: Mapping[str, Tensor], conditions: Mapping[str, Tensor], n: int) -> dict[str, Tensor]:
+    """Null tensors of one row or a row per sample; a number stands for itself everywhere."""
+    nulls = {name: torch.as_tensor(tensor) for name, tensor in null.items()}
+    for name, tensor in nulls.items():
+        if not tensor.ndim and name in conditions:
+            nulls[name] = tensor.expand(1, *conditions[name].shape[1:])
+        expanded(f"null {name}", nulls[name], n)
+    return nulls
+
+
+def _check_guidance(interval: Interval | None, rescale: float) -> None:
+    if interval is not None and not interval[0] <= interval[1]:
+        raise ValueError(f"guidance_interval: expected two log-SNRs, the lower first, got {interval}")
+    if not 0 <= rescale <= 1:
+        raise ValueError(f"guidance_rescale: expected a number in 0..1, got {rescale}")
 
 
 def merged(reports: list[Report]) -> Report:

@@ -12,6 +12,7 @@ from steering.errors import NetworkError, PlanError, SteeringError, UnsuitableEr
 from steering.numerics.noise import START, Draw, Noise
 from steering.plans.plan import Plan, Stage
 from steering.plans.predictions import Denoise
+from steering.sampling.guidance import Interval, extrapolated, inside
 from steering.sampling.rows import Condition, Result, Rows, metered
 
 
@@ -87,7 +88,10 @@ class Problem:
     Attributes:
         condition: tensors [n, ...] by name, handed to the network row by row.
         guidance: classifier-free guidance scale w in D_null + w (D_condition - D_null); 1 asks no null rows.
-        null: the null condition's tensors, [1, ...] by name.
+        null: the null condition's tensors, [1, ...] or [n, ...] by name. A condition without one is kept: the null rows
+            have it too. Rows may differ in shape from those of the condition.
+        guidance_interval: where guidance acts; None for everywhere. Elsewhere no null rows are asked.
+        guidance_rescale: see `guidance.extrapolated`.
         model: identifies the network, so that steering can keep what it measured on it.
         mean: [n, *event], what the states of a mean-reverting process revert to: the path is then that of x - mean.
     """
@@ -98,15 +102,61 @@ class Problem:
     condition: Condition = field(default_factory=dict)
     guidance: float = 1.0
     null: Condition = field(default_factory=dict)
+    guidance_interval: Interval | None = None
+    guidance_rescale: float = 0.0
     model: Hashable = None
     mean: Tensor | None = None
 
     def rows(self, index: Tensor | slice) -> "Problem":
         """The same problem for some of the samples: `index` is a mask, an index or a slice of them."""
         condition = {name: tensor[index] for name, tensor in self.condition.items()}
-        return replace(self, condition=condition, mean=None if self.mean is None else self.mean[index])
+        null = {name: tensor if len(tensor) == 1 else tensor[index] for name, tensor in self.null.items()}
+        mean = None if self.mean is None else self.mean[index]
+        return replace(self, condition=condition, null=null, mean=mean)
+
+    def repeated(self, times: int) -> "Problem":
+        """The same problem for `times` copies of its samples, one block after another."""
+        condition = {name: torch.cat([tensor] * times) for name, tensor in self.condition.items()}
+        null = {name: t if len(t) == 1 else torch.cat([t] * times) for name, t in self.null.items()}
+        mean = None if self.mean is None else torch.cat([self.mean] * times)
+        return replace(self, condition=condition, null=null, mean=mean)
+
+    def guided(self, t: float | Tensor) -> Tensor | slice | None:
+        """The samples that null rows are asked for at the network's time t, or at a time each [n]: None for none."""
+        if self.guidance == 1 or not self.condition or not self.null:
+            return None
+        if self.guidance_interval is None:
+            return slice(None)
+        there = inside(self.guidance_interval, self.plan.trained.log_snr(t))
+        if not there.ndim or bool(there.all()) or not bool(there.any()):
+            return slice(None) if bool(there.all()) else None
+        return there.nonzero().squeeze(1)
+
+    def null_condition(self, index: Tensor | slice) -> Condition:
+        """The conditions of null rows for some of the samples."""
+        part, null = self.rows(index), dict[str, Tensor]()
+        for name, tensor in part.condition.items():
+            rows = part.null.get(name, tensor)
+            null[name] = rows.expand(len(tensor), *rows.shape[1:])
+        return null
 
 
+@dataclass(frozen=True, eq=False)
+class Noised:
+    """Data [n, *event] to start from as `x_init`, instead of a state.
+
+    A sample's first state is alpha data + sigma eps at the plan's first node, eps its own noise there: that of a start
+    without data. Chains of one sample start apart.
+    """
+
+    data: Tensor
+
+    def __getitem__(self, rows: Tensor | slice) -> "Noised":
+        return Noised(self.data[rows])
+
+
+Start = Tensor | Noised
+"""What samples start from: states at the plan's first node [n, *event], already scaled, or data."""
 Drawing = Generator[Rows, Tensor, tuple[Tensor, Report]]
 """Draws samples [n, *event] and says how it went."""
 
@@ -174,7 +224,7 @@ class Steering(ABC):
         return ""
 
     @abstractmethod
-    def draw(self, problem: Problem, noise: Noise, x_init: Tensor | None) -> Drawing:
+    def draw(self, problem: Problem, noise: Noise, x_init: Start | None) -> Drawing:
         """One sample per index of `noise`, with a report."""
 
 
@@ -200,26 +250,25 @@ def evaluate(problem: Problem, rule: Denoise, x: Tensor) -> Generator[Rows, Tens
     """
     scaled, mean = rule.scaled(x), problem.mean
     scaled = scaled if mean is None else scaled + mean
-    if problem.guidance == 1 or not problem.condition:
-        rows = Rows.network(scaled, rule.t, problem.condition)
+    rows, guided = Rows.network(scaled, rule.t, problem.condition), problem.guided(rule.t)
+    if guided is None:
         output = checked((yield rows), rows)
     else:
-        rows = Rows.network(torch.cat([scaled, scaled]), *beside_null(problem, rule.t))
-        output = extrapolated(problem, checked((yield rows), rows))
+        null = Rows.network(rows.x[guided], rows.t[guided], problem.null_condition(guided))
+        output, other = yield from asked_together(rows, null)
+        moved = extrapolated(output[guided], other, problem.guidance, problem.guidance_rescale)
+        output = moved if isinstance(guided, slice) else output.index_copy(0, guided, moved)
     denoised = rule(x, output.to(x.dtype))
     return denoised - mean if mean is not None and problem.plan.prediction == "x0" else denoised
 
 
-def beside_null(problem: Problem, t: float | Tensor) -> tuple[float | Tensor, Condition]:
-    """Times and conditions of a problem's rows, and of the same rows under the null condition after them."""
-    both = {k: torch.cat([c, problem.null[k].expand_as(c)]) for k, c in problem.condition.items()}
-    return torch.cat([t, t]) if isinstance(t, Tensor) else t, both
-
-
-def extrapolated(problem: Problem, outputs: Tensor) -> Tensor:
-    """Classifier-free guidance on the reply to rows `beside_null`: null + w (condition - null)."""
-    conditional, null = outputs.tensor_split(2)
-    return null + (conditional - null) * problem.guidance
+def asked_together(first: Rows, second: Rows) -> Generator[Rows, Tensor, tuple[Tensor, Tensor]]:
+    """The replies to two lots of network rows, asked for at once unless their conditions differ in shape."""
+    if (both := first.beside(second)) is not None:
+        reply = checked((yield both), both)
+        return reply[: len(first)], reply[len(first) :]
+    one = checked((yield first), first)
+    return one, checked((yield second), second)
 
 
 def checked(output: object, rows: Rows) -> Tensor:
@@ -234,14 +283,16 @@ def checked(output: object, rows: Rows) -> Tensor:
     return output
 
 
-def sample(problem: Problem, noise: Noise, steering: Steering | None = None, x_init: Tensor | None = None) -> Drawing:
+def sample(problem: Problem, noise: Noise, steering: Steering | None = None, x_init: Start | None = None) -> Drawing:
     """Draw one sample per index of `noise`: [n, *event], with a report.
 
     Args:
-        x_init: state at the plan's first node [n, *event], already scaled; drawn when absent.
+        x_init: state at the plan's first node [n, *event], already scaled, or data to be `Noised`; drawn when absent.
     """
     if problem.plan.reverse and x_init is None:
         raise PlanError("x_init: expected the data to start from, for a plan in reverse, got none")
+    if problem.plan.reverse and isinstance(x_init, Noised):
+        raise PlanError("x_init: expected data without noise for a plan in reverse, got data to be noised")
     if problem.mean is not None and problem.plan.preconditioning == "edm":
         raise PlanError("mean: expected none beside preconditioning 'edm', whose scales are those of data about 0")
     if problem.mean is not None and problem.plan.limit is not None:
@@ -251,7 +302,7 @@ def sample(problem: Problem, noise: Noise, steering: Steering | None = None, x_i
 
 
 def guided(
-    problem: Problem, noise: Noise, preparing: Generator[Rows, Tensor, Tilt] | None, x_init: Tensor | None
+    problem: Problem, noise: Noise, preparing: Generator[Rows, Tensor, Tilt] | None, x_init: Start | None
 ) -> Drawing:
     """Draw with the tilt that `preparing` comes to, or plain."""
     plan, report = problem.plan, Report()
@@ -278,7 +329,7 @@ class Tilting(Steering):
     def prepare(self, problem: Problem) -> Generator[Rows, Tensor, Tilt]:
         """Work to do once per problem."""
 
-    def draw(self, problem: Problem, noise: Noise, x_init: Tensor | None) -> Drawing:
+    def draw(self, problem: Problem, noise: Noise, x_init: Start | None) -> Drawing:
         """Implements `Steering.draw`."""
         return guided(problem, noise, self.prepare(problem), x_init)
 
@@ -302,12 +353,15 @@ def unsteerable(plan: Plan, reverts: bool) -> str:
     return f"{what} cannot be steered: expected no steering, or a forward plan of fixed steps, such as dpmpp_2m"
 
 
-def first_state(problem: Problem, noise: Noise, shift: Tensor | None, x_init: Tensor | None) -> Tensor:
+def first_state(problem: Problem, noise: Noise, shift: Tensor | None, x_init: Start | None) -> Tensor:
     """The state at the plan's first node, for data whose mean is shifted by [*event] or [n, *event]."""
+    first, mean = problem.plan.nodes[0], problem.mean
     if x_init is not None:
-        x = x_init.to(problem.dtype)
-        return x if problem.mean is None else x - problem.mean
-    first = problem.plan.nodes[0]
+        given = (x_init.data if isinstance(x_init, Noised) else x_init).to(problem.dtype)
+        x = given if mean is None else given - mean
+        if not isinstance(x_init, Noised):
+            return x
+        return x * first.alpha + noise.normal(START, Draw.SOLVER, problem.event, problem.dtype) * first.sigma
     x = noise.normal(START, Draw.SOLVER, problem.event, problem.dtype) * first.sigma
     if shift is not None and shift.ndim == x.ndim and len(shift) not in (1, len(x)):
         raise SteeringError(f"steering: expected values for 1 or {len(x)} samples, got {len(shift)}")

@@ -1,0 +1,34 @@
+"""Plans that begin between noise and data: after some of their steps, or at a time."""
+
+import math
+
+from steering.errors import PlanError
+from steering.paths import Path
+
+SLACK = 1e-5
+"""Relative distance from the noisy end that is rounding, such as single precision's."""
+
+
+def remaining(steps: int, strength: float) -> int:
+    """The steps that are left of `steps` at a strength in (0, 1]: strength * steps, rounded down.
+
+    Raises:
+        PlanError: a strength out of range, or one that leaves no step.
+    """
+    if not 0 < strength <= 1:
+        raise PlanError(f"strength: expected a number above 0 and up to 1, got {strength!r}")
+    left = math.floor(strength * steps + 1e-9)  # .29 * 100 is 29
+    if not left:
+        raise PlanError(
+            f"strength: expected at least 1 / steps, {1 / steps:g}, which leaves one step, got {strength:g}"
+        )
+    return left
+
+
+def starting(path: Path, t: float) -> Path:
+    """The path from the time t to its end at the data; raises `PlanError` for a time outside."""
+    if abs(t - path.t_max) <= SLACK * path.t_max:
+        return path
+    if not path.t_min < t < path.t_max:
+        raise PlanError(f"start_t: expected a time above {path.t_min:g} and up to {path.t_max:g}, got {t:g}")
+    return path.between(path.t_min, t)
