@@ -52,6 +52,10 @@ def load_network(source: str) -> tuple[nn.Module, Mapping[str, Tensor] | None]:
     return network, examples
 
 
+LENGTH = 8
+"""Of examples where a length is free."""
+
+
 def examples_of(card: Card, rows: int = 2) -> dict[str, Tensor]:
     """Example inputs of a sampler's network: x [rows, *event], t [rows], then its conditions [rows, *shape]."""
     if not card.is_sampler:
@@ -62,12 +66,14 @@ def examples_of(card: Card, rows: int = 2) -> dict[str, Tensor]:
         card.inputs.t: torch.linspace(0.25, 0.75, rows),
     }
     for name, condition in card.conditions.items():
-        shape = (rows, *condition.shape)
+        shape = (rows, *(min(condition.most, LENGTH) if axis == -1 else axis for axis in condition.fed))
         examples[name] = (
             torch.randint(2, shape, generator=generator)
             if condition.dtype == "int64"
             else torch.randn(shape, generator=generator)
         )
+        if condition.mask is not None:
+            examples[condition.mask] = torch.ones(rows, condition.most, dtype=torch.bool)
     return examples
 
 

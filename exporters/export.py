@@ -57,7 +57,8 @@ def export_model(
         staged = Path(temporary) / "new"
         (staged / str(version)).mkdir(parents=True)
         file = staged / str(version) / "model.onnx"
-        graph = _graph(network, file, examples, outputs)
+        free = {} if card is None else {name: each.fed for name, each in card.conditions.items()}
+        graph = _graph(network, file, examples, outputs, free)
         report = parity.check(
             network, open_session(file), draw, time=parity.time_input(card), sizes=sizes, tolerance=tolerance
         )
@@ -77,7 +78,8 @@ def _check(network: nn.Module, card: Card | None, examples: Mapping[str, Tensor]
         raise ExportError(f"weights: expected under {ONE_FILE} bytes (one file holds them), got {weights}")
     if card is None or card.path is None:
         return
-    wanted = [card.inputs.x, card.inputs.t, *card.conditions]
+    masks = [each.mask for each in card.conditions.values() if each.mask is not None]
+    wanted = [card.inputs.x, card.inputs.t, *card.conditions, *masks]
     if sorted(wanted) != sorted(examples):
         raise ExportError(f"inputs: expected those of the card ({', '.join(wanted)}), got {', '.join(examples)}")
     if card.output not in outputs:
@@ -100,9 +102,18 @@ def _evaluating(network: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def _graph(network: nn.Module, file: Path, examples: Mapping[str, Tensor], outputs: Sequence[str]) -> onnx.GraphProto:
-    """Write the graph with its weights inside and return it."""
+def _graph(
+    network: nn.Module,
+    file: Path,
+    examples: Mapping[str, Tensor],
+    outputs: Sequence[str],
+    rows: Mapping[str, tuple[int, ...]],
+) -> onnx.GraphProto:
+    """Write the graph with its weights inside and return it; `rows` are shapes of inputs, -1 for what is free."""
     batch = torch.export.Dim("batch")
+    free = {
+        name: {1 + i: torch.export.Dim.AUTO for i, axis in enumerate(row) if axis == -1} for name, row in rows.items()
+    }
     try:
         with _quiet():
             program = torch.onnx.export(
@@ -115,7 +126,7 @@ def _graph(network: nn.Module, file: Path, examples: Mapping[str, Tensor], outpu
                 opset_version=OPSET,
                 input_names=list(examples),
                 output_names=list(outputs),
-                dynamic_shapes=tuple({0: batch} for _ in examples),
+                dynamic_shapes=tuple({0: batch, **free.get(name, {})} for name in examples),
             )
     except Exception as error:  # tracing a user's module may raise anything
         raise ExportError(f"{type(network).__name__}: the ONNX exporter refused it: {_gist(error)}") from error

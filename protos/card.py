@@ -16,6 +16,10 @@ TimeInput = Literal["t", "1000*t", "sigma", "log(sigma)/4", "N*t-1"]
 LocalPosterior = Literal["gaussian", "mixture", "neighbours"]
 
 
+LONGEST = 1024
+"""The most that a free length of a condition may be, where the card does not say."""
+
+
 class CardError(ValueError):
     """A card that cannot be used; the text is one line: file, key, what was expected, what came."""
 
@@ -33,11 +37,27 @@ class Inputs(_Strict):
 
 
 class Condition(_Strict):
-    """One conditioning input; `shape` is per row, `null` the value that means "unconditional" (None: there is none)."""
+    """One conditioning input.
+
+    Attributes:
+        shape: per row; -1 is a free length, such as that of a prompt.
+        longest: the most that a free length may be; LONGEST where it is left out.
+        null: the value that means "unconditional": a number, or nested lists of the shape. None: there is none, unless
+            a request brings one.
+        pad: the value that fills free lengths up to `longest`, for graphs that take only that, or whose rows are to
+            share calls. None: rows go in as long as they come.
+        mask: the graph's input [n, longest] that is told which places are not filled up.
+        guidance: whether the null rows of classifier-free guidance "drop" the condition or "keep" it, where a request
+            does not say; "drop" if it is left out.
+    """
 
     dtype: Literal["int64", "float32"]
     shape: tuple[int, ...] = ()
+    longest: int | None = Field(default=None, ge=1)
     null: Any = None
+    pad: float | None = None
+    mask: str | None = None
+    guidance: Literal["drop", "keep"] | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -50,16 +70,55 @@ class Condition(_Strict):
         )
 
     @property
-    def null_rows(self) -> "np.ndarray[tuple[int, ...], np.dtype[np.generic]] | None":
-        """The null value as an array [1, *shape], None where there is none."""
+    def free(self) -> bool:
+        """Whether it has a free length."""
+        return -1 in self.shape
+
+    @property
+    def most(self) -> int:
+        """The most that a free length may be."""
+        return LONGEST if self.longest is None else self.longest
+
+    @property
+    def kept(self) -> bool:
+        """Whether null rows have the condition too."""
+        return self.guidance == "keep"
+
+    @property
+    def fed(self) -> tuple[int, ...]:
+        """The shape of a row as the graph gets it; -1 for lengths that remain free."""
+        return self.shape if self.pad is None else tuple(self.most if axis == -1 else axis for axis in self.shape)
+
+    def fits(self, row: tuple[int, ...]) -> bool:
+        """Whether a row may have this shape."""
+        return len(row) == len(self.shape) and all(
+            1 <= length <= self.most if axis == -1 else length == axis
+            for axis, length in zip(self.shape, row, strict=True)
+        )
+
+    def null_like(self, row: tuple[int, ...]) -> "np.ndarray[tuple[int, ...], np.dtype[np.generic]] | None":
+        """The null value as an array [1, *row], with lengths of its own where it has some; None where there is none."""
         if self.null is None:
             return None
-        return np.broadcast_to(np.asarray(self.null, self.dtype), self.shape)[None].copy()
+        value = np.asarray(self.null, self.dtype)
+        return np.broadcast_to(value, _lengths(self.shape, row, value.shape))[None].copy()
+
+    @property
+    def null_rows(self) -> "np.ndarray[tuple[int, ...], np.dtype[np.generic]] | None":
+        """The null value as an array [1, *shape], of length 1 where nothing says another; None where there is none."""
+        return self.null_like(self._short)
+
+    @property
+    def _short(self) -> tuple[int, ...]:
+        """The shape of its shortest row."""
+        return tuple(1 if axis == -1 else axis for axis in self.shape)
 
     @field_validator("shape")
     @classmethod
     def _axes(cls, shape: tuple[int, ...]) -> tuple[int, ...]:
-        return _positive(shape)
+        if any(axis < 1 and axis != -1 for axis in shape):
+            raise ValueError(f"expected axes >= 1, or -1 for a free length, got {list(shape)}")
+        return shape
 
     @field_validator("null")
     @classmethod
@@ -72,12 +131,33 @@ class Condition(_Strict):
     def _null_fits(self) -> Self:
         if self.null is not None:
             try:
-                value = np.broadcast_to(np.asarray(self.null), self.shape)
+                given = np.asarray(self.null)
+                value = np.broadcast_to(given, _lengths(self.shape, self._short, given.shape))
             except ValueError:  # lists of unequal length, or another shape
                 raise ValueError(f"null: expected shape {list(self.shape)}, got {shorten(self.null)}") from None
             if self.dtype == "int64" and value.dtype.kind == "f":
                 raise ValueError(f"null: expected whole numbers for int64, got {shorten(self.null)}")
+            if not self.fits(value.shape):
+                raise ValueError(f"null: expected free lengths of 1..{self.most}, got {list(value.shape)}")
         return self
+
+    @model_validator(mode="after")
+    def _padding_fits(self) -> Self:
+        if self.longest is not None and not self.free:
+            raise ValueError("longest: expected a free length (-1) in shape beside it, got none")
+        if self.pad is not None and not self.free:
+            raise ValueError("pad: expected a free length (-1) in shape beside it, got none")
+        if self.pad is not None and self.dtype == "int64" and self.pad % 1:
+            raise ValueError(f"pad: expected a whole number for int64, got {self.pad:g}")
+        if self.mask is not None and (self.pad is None or self.shape.count(-1) != 1):
+            raise ValueError("mask: expected a pad and one free length (-1) in shape beside it, got others")
+        return self
+
+
+def _lengths(shape: tuple[int, ...], row: tuple[int, ...], given: tuple[int, ...]) -> tuple[int, ...]:
+    """`shape` with its free lengths as in `given`, whose axes are the last of it, and where it has none as in `row`."""
+    whole = (*row[: max(0, len(shape) - len(given))], *given)
+    return tuple(length if axis == -1 else axis for axis, length in zip(shape, whole[-len(shape) :], strict=True))
 
 
 class Range(_Strict):

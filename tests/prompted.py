@@ -32,7 +32,7 @@ class Prompted(nn.Module):
         return mean + gain * (x - alpha * mean)
 
 
-PROMPTED: dict[str, Any] = {
+CARD: dict[str, Any] = {
     "path": {"kind": "rectified_flow"},
     "prediction": "x0",
     "t_range": [0.001, 0.999],
@@ -45,14 +45,14 @@ PROMPTED: dict[str, Any] = {
 }
 
 
-def write_prompted(root: Path, name: str = "prompted", *, masked: bool = False, **prompt: object) -> None:
+def write(root: Path, name: str = "prompted", *, masked: bool = False, **prompt: object) -> None:
     """A conditional sampler whose prompt has 1 to 6 words; `prompt` adds to the condition's card."""
-    card = Card.model_validate({"name": name, **PROMPTED})
+    card = Card.model_validate({"name": name, **CARD})
     written = card.conditions["prompt"].model_dump(exclude_none=True) | prompt
     if masked:
         written |= {"pad": 9.0, "mask": "mask"}
     conditions = card.model_dump(exclude_none=True)["conditions"] | {"prompt": written}
-    card = Card.model_validate({"name": name, **PROMPTED, "conditions": conditions})
+    card = Card.model_validate({"name": name, **CARD, "conditions": conditions})
     length = 6 if masked else 3
     examples = {"x": torch.randn(4, 2), "t": TIMES, "prompt": torch.randn(4, length, 2), "offset": torch.randn(4, 2)}
     if masked:

@@ -87,6 +87,8 @@ def _conditions(sampler: "Sampler", given: list[str]) -> "dict[str, Tensor]":
     import numpy as np
     import torch
 
+    from serving.models.conditions import fed
+
     specs = sampler.card.conditions
     values: dict[str, Any] = {}
     for text in given:
@@ -95,16 +97,18 @@ def _conditions(sampler: "Sampler", given: list[str]) -> "dict[str, Tensor]":
             known = f"with one of {', '.join(specs)}" if specs else "of which the model has none"
             fail(f"--condition: expected NAME=VALUE {known}, got {text!r}")
         values[name] = value.split(",")
-    tensors = {}
+    tensors = dict[str, torch.Tensor]()
     for name, spec in specs.items():
-        if name not in values and spec.null is None:
+        if name in values:
+            try:
+                content = np.asarray(values[name]).astype(spec.dtype).reshape(1, *spec.shape)
+            except ValueError:
+                fail(f"--condition: {name}: expected {spec.dtype} {list(spec.shape)}, got {','.join(values[name])!r}")
+        elif (null := spec.null_rows) is not None:
+            content = null
+        else:
             fail(f"--condition: expected {name}=VALUE, since the card has no null value for it, got none")
-        try:
-            content = np.asarray(values.get(name, spec.null)).astype(spec.dtype)
-            content = content.reshape(spec.shape) if name in values else np.broadcast_to(content, spec.shape)
-        except ValueError:
-            fail(f"--condition: {name}: expected {spec.dtype} {list(spec.shape)}, got {','.join(values[name])!r}")
-        tensors[name] = torch.from_numpy(content[None].copy())
+        tensors |= {key: torch.from_numpy(value) for key, value in fed(sampler, name, content).items()}
     return tensors
 
 

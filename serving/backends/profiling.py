@@ -28,46 +28,67 @@ GAIN = 0.95
 LONGEST_S = 0.25
 """Longest call in seconds: a longer one delays all other requests, however cheap its rows."""
 
+LENGTHS = (7, 16)
+"""Lengths that are tried where rows have one that varies: a row's remainder depends on it."""
+
 Feeds = dict[str, Array]
 
 
 def measured(backend: Backend, most: int) -> Costs:
-    """Seconds of calls of up to `most` rows, up to the largest worthwhile size, at sizes that keep a row's bits."""
+    """Seconds of calls of up to `most` rows, up to the largest worthwhile size, at sizes that keep a row's bits.
+
+    Where rows have a length that varies, the seconds are a guess.
+    """
     sizes = backend.sizes(most)
-    guessed = Costs.guessed(sizes).up_to(REFERENCE)
-    if any(axis is None for each in backend.inputs for axis in each.row):
-        return guessed
-    rng = np.random.default_rng(0)
-    numbers = sum(math.prod(axis or 0 for axis in each.row) for each in backend.inputs)
-    short = numbers < SHORT and backend.invariant
+    if not any(axis is None for each in backend.inputs for axis in each.row):
+        return _measured(backend, sizes, (0,))
+    guessed = Costs.guessed(sizes).up_to(REFERENCE)  # seconds at one length say nothing of another
     try:
-        largest = _worthwhile(backend, sizes, rng)
+        return Costs.guessed(_measured(backend, guessed.sizes, LENGTHS).sizes)
+    except Exception:  # the graph takes no such lengths, and says so in any way
+        return guessed
+
+
+def _measured(backend: Backend, sizes: Sequence[int], lengths: Sequence[int]) -> Costs:
+    """`measured`, where lengths that vary are made these in turn."""
+    guessed = Costs.guessed(tuple(sizes)).up_to(REFERENCE)
+    rng, longest = np.random.default_rng(0), lengths[-1]
+    numbers = sum(math.prod(axis or lengths[0] for axis in each.row) for each in backend.inputs)
+    short = numbers < SHORT and backend.invariant
+
+    def made_up(rows: int, trial: int) -> Feeds:
+        return _made_up(backend, rows, rng, lengths[trial % len(lengths)])
+
+    try:
+        largest = _worthwhile(backend, sizes, rng, longest)
         tried = [size for size in sizes if size <= largest]
         seconds = dict.fromkeys(tried, math.inf)
         uneven: set[int] = set()
-        for _ in range(WARM if short else 1):
-            _try_sizes(backend, tried, _made_up(backend, max(REFERENCE, largest), rng), seconds, uneven)
+        for trial in range(WARM if short else len(lengths)):
+            _try_sizes(backend, tried, made_up(max(REFERENCE, largest), trial), seconds, uneven)
         whole = [size for size in tried if size % VECTOR == 0]
         if short and whole and seconds[whole[0]] <= CHEAP * seconds[tried[0]]:
             tried = whole  # a trial may miss rare differences; these sizes have none
         trial, end = WARM, time.monotonic() + TRIALS_S
         while short and trial < TRIALS and time.monotonic() < end:
             trial += 1
-            _try_sizes(backend, tried, _made_up(backend, max(REFERENCE, largest), rng), seconds, uneven)
+            _try_sizes(backend, tried, made_up(max(REFERENCE, largest), trial), seconds, uneven)
     except InputError:
+        if any(lengths):
+            raise
         return guessed
     even = [size for size in tried if size not in uneven] or tried[-1:]
     return Costs({size: seconds[size] for size in even})
 
 
-def _worthwhile(backend: Backend, sizes: Sequence[int], rng: np.random.Generator) -> int:
+def _worthwhile(backend: Backend, sizes: Sequence[int], rng: np.random.Generator, length: int) -> int:
     """The largest worthwhile size."""
     best, best_s, done = sizes[0], math.inf, 0
     for size in sizes:
         if size < 2 * done and size != sizes[-1]:
             continue
         done = size
-        feeds = _made_up(backend, size, rng)
+        feeds = _made_up(backend, size, rng, length)
         try:
             cost = min(_timed(backend, feeds)[0] for _ in range(3))
         except OutOfMemoryError:
@@ -109,11 +130,14 @@ def _rows(feeds: Feeds, first: int, stop: int) -> Feeds:
     return {name: value[first:stop] for name, value in feeds.items()}
 
 
-def _made_up(backend: Backend, rows: int, rng: np.random.Generator) -> Feeds:
-    """Rows of every input: numbers in 0..1 for scalars such as times, normal ones for tensors, zeros for labels."""
+def _made_up(backend: Backend, rows: int, rng: np.random.Generator, length: int) -> Feeds:
+    """Rows of every input: numbers in 0..1 for scalars such as times, normal ones for tensors, zeros for labels.
+
+    `length` stands for lengths that vary.
+    """
     feeds: Feeds = {}
     for each in backend.inputs:
-        shape = (rows, *(axis or 0 for axis in each.row))
+        shape = (rows, *(length if axis is None else axis for axis in each.row))
         if each.dtype.kind != "f":
             feeds[each.name] = np.zeros(shape, each.dtype)
         else:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import cached_property
 from typing import Any, Literal
 
 from torch import Tensor
@@ -28,6 +29,11 @@ class Network:
     name: str
     backend: Backend
     costs: Costs
+
+    @cached_property
+    def free(self) -> tuple[str, ...]:
+        """Inputs whose rows have a length that varies, in order."""
+        return tuple(sorted(each.name for each in self.backend.inputs if None in each.row))
 
 
 @dataclass(frozen=True)

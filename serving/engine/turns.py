@@ -22,11 +22,19 @@ FAVOUR = 3.0
 
 @dataclass(frozen=True)
 class Key:
-    """Rows that may share a call: of one network, for the same outputs; in calls of one size only, where `fixed`."""
+    """Rows that may share a call: of one network, for the same outputs, of the same shapes where lengths vary; in calls
+    of one size only, where `fixed`."""
 
     network: Network
     outputs: tuple[str, ...]
     fixed: bool = False
+    shapes: tuple[tuple[int, ...], ...] = ()
+
+    @classmethod
+    def of(cls, evaluation: Evaluation, deterministic: bool) -> "Key":
+        network = evaluation.network
+        shapes = tuple(evaluation.feeds[name].shape[1:] for name in network.free)
+        return cls(network, tuple(evaluation.outputs), deterministic and not network.backend.invariant, shapes)
 
 
 class Turns:
@@ -45,10 +53,9 @@ class Turns:
         return any(self._queues.values())
 
     def add(self, task: Task, evaluation: Evaluation, now: float) -> None:
-        network = evaluation.network
-        key = Key(network, tuple(evaluation.outputs), task.deterministic and not network.backend.invariant)
+        key = Key.of(evaluation, task.deterministic)
         if not self._queues.setdefault(key, Queue()):
-            backend = network.backend
+            backend = key.network.backend
             if not any(queue for each, queue in self._queues.items() if each.network.backend is backend):
                 self._spent[backend] = max(self._spent.get(backend, 0.0), self._now)
         keys = self._of.setdefault(task, set())

@@ -1,11 +1,11 @@
 """What a front reads of a request, once; the tensors stay the bytes they came in."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pydantic import ValidationError
 
-from serving.wire.parameters import Parameters, timeout_s
+from serving.wire.parameters import GRID, Parameters, timeout_s
 from serving.wire.received import Received
 from serving.wire.rows import rows_of
 from serving.wire.tensors import Parameter
@@ -21,12 +21,14 @@ class Asked:
         version: "" for the newest.
         parameters: by name; None for one without a value or with a tensor.
         length: of its first input's first axis, 1 where there is none.
+        nodes: of its explicit grid, 0 where there is none.
     """
 
     model: str
     version: str
     parameters: Mapping[str, Parameter | None]
     length: int = 1
+    nodes: int = 0
 
     @property
     def seeded(self) -> bool:
@@ -52,11 +54,17 @@ class Asked:
             wrong = {fault["loc"][0] for fault in error.errors(include_url=False, include_input=False)}
             parameters = Parameters.model_validate({name: each for name, each in mine.items() if name not in wrong})
         options = {name: each for name, each in self.parameters.items() if name not in mine and each is not None}
-        return min(_MOST, rows_of(parameters, options))
+        return min(_MOST, rows_of(parameters.over(self.nodes) if self.nodes else parameters, options))
 
 
 def of(request: Received, reward: str | None = None) -> Asked:
     """A request as it came, whose reward is `reward` unless it says another."""
     parameters = dict(request.parameters) if reward is None else {"reward": reward, **request.parameters}
     shape = request.inputs[0].shape if request.inputs else ()
-    return Asked(request.model, request.version, parameters, shape[0] if shape else 1)
+    nodes = next((_nodes(each.shape) for each in request.inputs if each.name == GRID), 0)
+    return Asked(request.model, request.version, parameters, shape[0] if shape else 1, nodes)
+
+
+def _nodes(shape: Sequence[int]) -> int:
+    """Nodes of an explicit grid, which need not be valid."""
+    return max(0, shape[0]) if len(shape) == 1 else 0

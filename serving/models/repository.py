@@ -87,15 +87,19 @@ def check_graph(file: Path, card: Card, backend: Backend) -> None:
     wanted: dict[str, tuple[str, tuple[int, ...]]] = {
         card.inputs.x: ("float32", card.event_shape),
         card.inputs.t: ("float32", ()),
-        **{name: (condition.dtype, condition.shape) for name, condition in card.conditions.items()},
+        **{name: (condition.dtype, condition.fed) for name, condition in card.conditions.items()},
     }
+    masks = {each.mask: ("bool", (each.most,)) for each in card.conditions.values() if each.mask is not None}
+    if taken := sorted(wanted.keys() & masks.keys()):
+        raise LoadError(f"{file}: mask: expected an input of its own, got {taken[0]!r}, which is another's")
+    wanted |= masks
     for name, (dtype, row) in wanted.items():
         if name not in inputs:
             raise LoadError(f"{file}: the card names input {name!r}, the graph has {', '.join(inputs)}")
         here = inputs[name]
         column = name == card.inputs.t and (row, here.row) == ((), (1,))  # times [n, 1] are served too
         whole = card.inputs.time in ("1000*t", "N*t-1")  # the time inputs that integers can hold
-        loose = name == card.inputs.t and here.dtype.kind in ("fi" if whole else "f")
+        loose = name in masks or (name == card.inputs.t and here.dtype.kind in ("fi" if whole else "f"))
         if not (here.fits(row) or column) or not (here.dtype == dtype or loose):
             raise LoadError(f"{file}: input {name!r}: the card says {dtype} {shown(row)}, the graph {_describe(here)}")
     if extra := [name for name in inputs if name not in wanted]:

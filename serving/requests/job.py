@@ -19,7 +19,7 @@ from serving.requests.methods import Steered, completed, group_size, method_of, 
 from serving.requests.parameters import parse as parameters_of
 from serving.requests.parameters import terms_of
 from serving.requests.plain import plain_task
-from serving.requests.plans import plan_for
+from serving.requests.plans import interval_of, notes_of, plan_for
 from serving.requests.report import echoed
 from serving.requests.shared_setup import once
 from serving.requests.tensors import Tensors, tensors_of
@@ -78,8 +78,10 @@ def _sampling_task(
         parameters = likelihood.checked(parameters, request.parameters)
     n, card = parameters.samples, model.card
     parameters = completed(parameters)
-    tensors = tensors_of(request, model, n, parameters.guidance)
-    plan = plan_for(model, parameters, options)
+    tensors = tensors_of(request, model, parameters)
+    if tensors.grid is not None:
+        parameters = parameters.over(len(tensors.grid))
+    plan = plan_for(model, parameters, options, tensors.grid)
     problem = steering.Problem(
         plan=plan,
         event=card.event_shape,
@@ -87,12 +89,17 @@ def _sampling_task(
         condition=tensors.condition,
         guidance=parameters.guidance,
         null=tensors.null,
+        guidance_interval=interval_of(plan, parameters),
+        guidance_rescale=parameters.guidance_rescale,
         model=model.digest,
         mean=tensors.mean,
     )
     doubled = 2 if tensors.condition and parameters.guidance != 1 else 1
     if plan.reverse and tensors.x_init is None:
         raise errors.invalid("reverse: expected the data to start from in an input x_init, got none")
+    for name, what in (("strength", "data to start from"), ("start_t", "state to start from")):
+        if getattr(parameters, name) is not None and tensors.x_init is None:
+            raise errors.invalid(f"{name}: expected the {what} in an input x_init, got none")
     if parameters.likelihood is not None:
         program = likelihood.program(model, problem, parameters, tensors, request.outputs)
         rows = rows_of(parameters, options)
@@ -123,7 +130,11 @@ def _sampling_task(
     known = model.known  # read once: samples and fingerprint must come from the same state
     steered = steering_for(model, known, plan, parameters, reward, tensors)
     group = min(n, group_size(steered.steer, card.event_shape))
-    rows = rows_of(parameters, options)
+    rows = _network_rows(problem, parameters, rows_of(parameters, options))
+    if tensors.x_init is None:
+        steered.notes.extend(notes_of(plan))
+    if problem.null and problem.guidance != 1 and not _guided(problem):
+        steered.notes.append("guidance: no row of the plan lies in its interval, it acts nowhere")
     program = _sample(model, known, problem, parameters, reward, steered, tensors)
     held = n + group * (0 if steered.steer is None else steered.steer.held)
     return Task(
@@ -135,6 +146,22 @@ def _sampling_task(
         bytes=_bytes(held, card.event_shape),
         heavy=reward is not None,
     )
+
+
+def _guided(problem: steering.Problem) -> int:
+    """Stages of a table at which null rows are asked for."""
+    return sum(problem.guided(stage.denoise.t) is not None for stage in problem.plan.stages)
+
+
+def _network_rows(problem: steering.Problem, parameters: Parameters, most: int) -> int:
+    """Network rows of a request for samples, `most` where null rows are asked at every stage.
+
+    Exact for tables; what draws otherwise, or looks ahead by roll-outs, is at times of its own.
+    """
+    stages = len(problem.plan.stages)
+    if problem.guidance == 1 or problem.guidance_interval is None or not stages or parameters.posterior == "rollout":
+        return most
+    return most // (2 * stages) * (stages + _guided(problem))
 
 
 def _bytes(states: int, event: tuple[int, ...]) -> int:
@@ -184,6 +211,9 @@ def _sample(
 ) -> Routine:
     """Run the samplers of a request, group after group, and put the answer together."""
     n, steer, setup, parts = parameters.samples, steered.steer, steered.setup, []
+    start: steering.Start | None = tensors.x_init
+    if tensors.x_init is not None and parameters.strength is not None:
+        start = steering.Noised(tensors.x_init)
     if setup is not None:
         target = setup.target
         key = (type(setup), target.key, target.beta, target.threshold, problem.plan.path)
@@ -195,7 +225,7 @@ def _sample(
             problem.rows(rows),
             steering.Noise(parameters.seed, range(rows.start, rows.stop)),
             replace(steer, values=steer.values[rows]) if isinstance(steer, steering.Project) else steer,
-            None if tensors.x_init is None else tensors.x_init[rows],
+            None if start is None else start[rows],
         )
         parts.append((yield from evaluations(sampler, model, reward)))
     x, report = torch.cat([part for part, _ in parts]), merged([r for _, r in parts])

@@ -22,7 +22,7 @@ GROUP = 16
 """Most samples computed together."""
 NUMBERS = 2**20
 """Most numbers in the probes of a group: bounds memory, and how long a request holds the engine's thread at a time."""
-USELESS = ("solver", "eta", "reverse", *STEERING)
+USELESS = ("solver", "eta", "reverse", "strength", "start_t", *STEERING)
 """Parameters of sampling, which a likelihood refuses: it has an integrator of its own."""
 
 
@@ -54,6 +54,12 @@ def program(
         raise errors.invalid("likelihood: expected the samples to judge in an input x_init, got none")
     if tensors.known is not None or tensors.reward:
         raise errors.invalid("likelihood: expected no inputs known and reward_<argument> beside it, got some")
+    ends = problem.plan.path.t_max, problem.plan.path.t_min
+    if problem.plan.grid == "explicit" and (problem.plan.nodes[0].t, problem.plan.nodes[-1].t) != ends:
+        raise errors.invalid(
+            f"likelihood: expected a grid from t={ends[0]:g} to t={ends[1]:g}, the ends of the path, got one from "
+            f"{problem.plan.nodes[0].t:g} to {problem.plan.nodes[-1].t:g}"
+        )
     if missing := [name for name in outputs if name not in OUTPUTS]:
         raise errors.invalid(f"output {missing[0]!r}: a request with likelihood has {', '.join(OUTPUTS)}")
     if parameters.guidance != 1 and parameters.likelihood == "data":

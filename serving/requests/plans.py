@@ -1,19 +1,26 @@
 """From the parameters of a request to the plan it is sampled by."""
 
+import math
 from collections.abc import Mapping
+
+from torch import Tensor
 
 import steering
 from serving.models.model import Sampler
 from serving.wire import errors
-from serving.wire.parameters import Parameters
+from serving.wire.parameters import MOST_STEPS, Parameters
 from serving.wire.tensors import Parameter
 
 PATHS = ("edm", "one_sided", "rectified_flow", "sub_vp", "trig_flow", "ve", "vp_cosine", "vp_linear")
 """Paths that any model can be sampled on: they need no arguments and reach any noise level."""
+BEGUN = 0.01
+"""The part of data beside noise of 1 that a grid may begin with, beyond its path's, without a warning."""
 
 
-def plan_for(model: Sampler, parameters: Parameters, options: Mapping[str, Parameter]) -> steering.Plan:
-    """The compiled plan; `options` are those of the solver.
+def plan_for(
+    model: Sampler, parameters: Parameters, options: Mapping[str, Parameter], grid: Tensor | None = None
+) -> steering.Plan:
+    """The compiled plan; `options` are those of the solver, `grid` the nodes of an explicit one.
 
     Raises:
         RequestError: INVALID_ARGUMENT with what was expected and what came.
@@ -26,12 +33,60 @@ def plan_for(model: Sampler, parameters: Parameters, options: Mapping[str, Param
                     f"path: expected one of {', '.join(PATHS)} to sample on, got {parameters.path!r}"
                 )
             path = steering.paths.reschedule(path, steering.paths.build({"kind": parameters.path}))
+        _check_start(parameters)
         return model.plan(
-            parameters.solver, parameters.steps, path, grid=parameters.grid, eta=parameters.eta,
-            reverse=parameters.reverse, program=_program(model, parameters), **options,
+            parameters.solver, parameters.steps, path, grid=_grid(parameters, path, grid), eta=parameters.eta,
+            reverse=parameters.reverse, program=_program(model, parameters), start_t=parameters.start_t,
+            strength=1.0 if parameters.strength is None else parameters.strength, **options,
         )  # fmt: skip
     except ValueError as error:
         raise errors.invalid(str(error)) from None
+
+
+def interval_of(plan: steering.Plan, parameters: Parameters) -> tuple[float, float] | None:
+    """The log-SNRs between which guidance acts; None for everywhere.
+
+    Raises:
+        RequestError: INVALID_ARGUMENT for an end above the other.
+    """
+    low, high = parameters.guidance_low, parameters.guidance_high
+    if low is None and high is None:
+        return None
+    try:
+        return steering.units.interval(low, high, parameters.guidance_unit, plan.path)
+    except ValueError as error:
+        raise errors.invalid(f"guidance_low and guidance_high: {error}") from None
+
+
+def notes_of(plan: steering.Plan) -> list[str]:
+    """Warnings about a plan whose nodes a request gave, and which starts from noise alone."""
+    if plan.grid != "explicit" or plan.reverse:
+        return []
+    first, begin = plan.nodes[0], math.exp(float(plan.path.log_snr(plan.path.t_max)))
+    if first.sigma * (begin + BEGUN) >= first.alpha:
+        return []
+    return [
+        f"the grid begins at t={first.t:.4g}, where data have a part of {first.alpha:.2g} beside noise of "
+        f"{first.sigma:.2g}, and a start without x_init leaves it out"
+    ]
+
+
+def _check_start(parameters: Parameters) -> None:
+    """Refuse two starts, and a start in the middle of a plan in reverse."""
+    given = [name for name in ("strength", "start_t") if getattr(parameters, name) is not None]
+    if len(given) == 2:
+        raise steering.PlanError("strength: expected none beside start_t, got both")
+    if given and parameters.reverse:
+        raise steering.PlanError(f"{given[0]}: expected none beside reverse, which starts from data, got both")
+
+
+def _grid(parameters: Parameters, path: steering.Path, grid: Tensor | None) -> str | tuple[float, ...] | None:
+    """The grid by name or by its times."""
+    if grid is not None:
+        return steering.units.explicit(grid, parameters.grid_unit or "t", path, MOST_STEPS + 1)
+    if parameters.grid_unit is not None:
+        raise steering.PlanError("grid_unit: expected an input grid beside it, got none")
+    return parameters.grid
 
 
 def _program(model: Sampler, parameters: Parameters) -> steering.Program | None:

@@ -1,19 +1,25 @@
 """The input tensors of a request for samples, checked against the model's card."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from protos.card import Condition
 from protos.complaint import unknown
 from serving.backends import Array
+from serving.models.conditions import fed
 from serving.models.model import Sampler
 from serving.rewards import PREFIX
 from serving.wire import errors
 from serving.wire.kserve import InferRequest
+from serving.wire.parameters import GRID, MOST_STEPS, Parameters
 from steering.paths import MeanReverting
+
+NULL = "null_"
+"""What the name of an input begins with that is the null of a condition."""
 
 
 @dataclass(frozen=True)
@@ -21,10 +27,12 @@ class Tensors:
     """The input tensors of a request for n samples.
 
     Attributes:
-        x_init: the state at the plan's first node [n, *event].
+        x_init: the state at the plan's first node, or with `strength` the data to start from, [n, *event].
         mean: what a mean-reverting process reverts to [n, *event].
         known, mask: values [n, *event] to keep where the mask [*event] is true.
-        condition, null: tensors [n, ...] and null tensors [1, ...] by name; a condition that was not sent is null.
+        condition: tensors [n, ...] by name of the graph's input; a condition that was not sent is null.
+        null: tensors [n, ...] or [1, ...] of those that guidance drops.
+        grid: the nodes of an explicit grid [steps + 1].
         reward: inputs that are arguments of the reward.
     """
 
@@ -34,18 +42,21 @@ class Tensors:
     mask: Tensor | None
     condition: dict[str, Tensor]
     null: dict[str, Tensor]
+    grid: Tensor | None
     reward: dict[str, Array]
 
 
-def tensors_of(request: InferRequest, model: Sampler, n: int, guidance: float) -> Tensors:
+def tensors_of(request: InferRequest, model: Sampler, parameters: Parameters) -> Tensors:
     """The inputs of a request.
 
     Raises:
         RequestError: INVALID_ARGUMENT, naming the input, what was expected and what came.
     """
-    event, inputs = model.card.event_shape, request.inputs
+    event, inputs, n = model.card.event_shape, request.inputs, parameters.samples
     reverts = isinstance(model.path, MeanReverting)
-    names = {"x_init", "known", "mask", *(["mean"] if reverts else []), *model.card.conditions}
+    conditions = model.card.conditions
+    names = {"x_init", "known", "mask", GRID, *(["mean"] if reverts else []), *conditions}
+    names |= {NULL + name for name in conditions}
     reward = {name: value for name, value in inputs.items() if name.startswith(PREFIX)}
     for name in inputs:
         if name not in names and name not in reward:
@@ -54,18 +65,19 @@ def tensors_of(request: InferRequest, model: Sampler, n: int, guidance: float) -
         raise errors.invalid("known and mask: expected both inputs or neither, got one")
     if reverts and "mean" not in inputs:
         raise errors.invalid(f"input 'mean': expected FP32 {_rows(n, event)} for a mean-reverting path, got none")
-    x_init = _tensor(inputs, "x_init", "FP32", np.float32, [(n, *event)])
     either = [(n, *event), (1, *event)]
+    x_init = _tensor(inputs, "x_init", "FP32", np.float32, either if parameters.strength is not None else either[:1])
     mean, known = (_tensor(inputs, name, "FP32", np.float32, either) for name in ("mean", "known"))
     mask = _tensor(inputs, "mask", "BOOL", np.bool_, [event, (1, *event)])
-    condition, null = _conditions(inputs, model, n, guidance)
+    condition, null = _conditions(inputs, model, parameters)
     return Tensors(
-        x_init,
+        None if x_init is None else x_init.expand(n, *event),
         None if mean is None else mean.expand(n, *event),
         None if known is None else known.expand(n, *event),
         None if mask is None else mask.reshape(event),
         condition,
         null,
+        _grid(inputs, request, parameters),
         reward,
     )
 
@@ -84,29 +96,86 @@ def _tensor(
     return torch.from_numpy(value.copy())
 
 
+def _grid(inputs: Mapping[str, Array], request: InferRequest, parameters: Parameters) -> Tensor | None:
+    """The nodes of an explicit grid, whose values the plan checks."""
+    value = inputs.get(GRID)
+    if value is None:
+        return None
+    if value.dtype not in (np.float32, np.float64) or value.ndim != 1 or not 2 <= len(value) <= MOST_STEPS + 1:
+        raise errors.invalid(f"input 'grid': expected FP64 or FP32 [2..{MOST_STEPS + 1}] nodes, got {came(value)}")
+    if "grid" in request.parameters:
+        raise errors.invalid("grid: expected it as an input or as a parameter, got both")
+    if "steps" in request.parameters and parameters.steps != len(value) - 1:
+        raise errors.invalid(
+            f"steps: expected {len(value) - 1} beside an input grid of {len(value)} nodes, or none, "
+            f"got {parameters.steps}"
+        )
+    return torch.from_numpy(value.astype(np.float64))
+
+
 def _conditions(
-    inputs: Mapping[str, Array], model: Sampler, n: int, guidance: float
+    inputs: Mapping[str, Array], model: Sampler, parameters: Parameters
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Conditions, and null tensors of those that guidance drops."""
+    n, guidance, conditions = parameters.samples, parameters.guidance, model.card.conditions
+    if guidance != 1 and not conditions:
+        raise errors.invalid(f"guidance: model {model.name!r} has no conditions, expected 1.0, got {guidance}")
+    dropped = _dropped(conditions, parameters)
     condition: dict[str, Tensor] = {}
     null: dict[str, Tensor] = {}
-    for name, spec in model.card.conditions.items():
-        if (rows := spec.null_rows) is not None:
-            null[name] = torch.from_numpy(rows)
-        value = inputs.get(name)
-        if value is None:
-            if spec.null is None:
-                raise errors.invalid(f"condition {name!r}: expected {spec.dtype} [{n}, ...] or [1, ...], got none")
-            condition[name] = null[name].expand(n, *spec.shape)
-            continue
-        if value.dtype != spec.dtype or value.shape not in ((n, *spec.shape), (1, *spec.shape)):
-            raise errors.invalid(f"condition {name!r}: expected {spec.dtype} {_rows(n, spec.shape)}, got {came(value)}")
-        condition[name] = torch.from_numpy(value.copy()).expand(n, *spec.shape)
-    if guidance != 1 and set(null) != set(condition):
-        lacking = ", ".join(sorted(set(condition) - set(null)))
-        raise errors.invalid(f"guidance {guidance}: expected a null value for {lacking} in the model's card, got none")
-    if guidance != 1 and not condition:
-        raise errors.invalid(f"guidance: model {model.name!r} has no conditions, expected 1.0, got {guidance}")
+    lacking = []
+    for name, spec in conditions.items():
+        value = _condition(name, spec, inputs.get(name), n)
+        if value is None and (value := spec.null_rows) is None:
+            raise errors.invalid(f"condition {name!r}: expected {spec.dtype} [{n}, ...] or [1, ...], got none")
+        other = None if NULL + name in conditions else _condition(NULL + name, spec, inputs.get(NULL + name), n)
+        if other is not None and guidance != 1 and name not in dropped:
+            raise errors.invalid(f"{NULL}{name}: expected none for {name!r}, which guidance keeps, got one")
+        other = spec.null_like(value.shape[1:]) if other is None else other
+        condition |= {key: _copied(each).expand(n, *each.shape[1:]) for key, each in fed(model, name, value).items()}
+        if other is None:
+            lacking.append(name)
+        elif name in dropped:
+            null |= {key: _copied(each) for key, each in fed(model, name, other).items()}
+    if guidance != 1 and (lacking := [name for name in lacking if name in dropped]):
+        raise errors.invalid(
+            f"guidance {guidance}: expected a null value for {', '.join(sorted(lacking))} in the model's card, "
+            f"or an input {NULL}{min(lacking)}, got none"
+        )
+    if guidance != 1 and not dropped:
+        raise errors.invalid(f"guidance {guidance}: expected a condition that is dropped, got all of them kept")
     return condition, null
+
+
+def _dropped(conditions: Mapping[str, Condition], parameters: Parameters) -> Collection[str]:
+    """The conditions that null rows have not."""
+    drop, keep = parameters.guidance_drop, parameters.guidance_keep
+    if drop is not None and keep is not None:
+        raise errors.invalid("guidance_keep: expected none beside guidance_drop, got both")
+    if drop is None and keep is None:
+        return {name for name, spec in conditions.items() if not spec.kept}
+    which = "guidance_keep" if drop is None else "guidance_drop"
+    named = [name.strip() for name in (drop or keep or "").split(",")]
+    for name in named:
+        if name not in conditions:
+            raise errors.invalid(f"{which}: " + unknown("condition", name, conditions))
+    return set(named) if drop is not None else set(conditions) - set(named)
+
+
+def _condition(name: str, spec: Condition, value: Array | None, n: int) -> Array | None:
+    """A condition or a null that was sent, [n, ...] or [1, ...]."""
+    if value is None:
+        return None
+    if value.dtype != spec.dtype or not value.ndim or len(value) not in (n, 1) or not spec.fits(value.shape[1:]):
+        longest = f", -1 for 1..{spec.most}" if spec.free else ""
+        raise errors.invalid(
+            f"condition {name!r}: expected {spec.dtype} {_rows(n, spec.shape)}{longest}, got {came(value)}"
+        )
+    return value
+
+
+def _copied(value: Array) -> Tensor:
+    return torch.from_numpy(value.copy())
 
 
 def _rows(n: int, row: tuple[int, ...]) -> str:

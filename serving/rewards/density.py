@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 import steering
 from protos.complaint import unknown
 from serving.backends import Array
+from serving.models.conditions import fed
 from serving.models.evaluations import evaluations
 from serving.models.model import Model, Sampler
 from serving.rewards.network import exact, tensor_argument
@@ -101,14 +102,21 @@ class LogDensityDefinition:
             raise errors.invalid(f"{PREFIX}model of reward {self.name!r}: " + unknown("sampler", name, self.models))
         model = self.models[name]
         inputs = {each.name: each for each in model.network.backend.inputs}
-        condition = {}
+        condition: dict[str, Array] = {}
         for key, spec in model.card.conditions.items():
             if key in given:
-                condition[key] = tensor_argument(self.name, inputs[key], given[key])
+                row = tuple(None if axis == -1 else axis for axis in spec.shape)
+                value = tensor_argument(self.name, replace(inputs[key], row=row), given[key])
+                if not spec.fits(value.shape):
+                    raise errors.invalid(
+                        f"{PREFIX}{key} of reward {self.name!r}: expected free lengths of 1..{spec.most}, "
+                        f"got {list(value.shape)}"
+                    )
             elif (null := spec.null_rows) is not None:
-                condition[key] = np.asarray(null[0])
+                value = np.asarray(null[0])
             else:
                 raise errors.invalid(f"reward {self.name!r}: expected argument {PREFIX + key!r}, got none")
+            condition |= {name: np.asarray(rows[0]) for name, rows in fed(model, key, value[None]).items()}
         steps, probes = self._count(given, "steps", STEPS, 1000), self._count(given, "probes", PROBES, 256)
         return LogDensity(model, condition, steps, probes)
 

@@ -1,6 +1,7 @@
 """The parameters of a request for samples: names, types, ranges and defaults. Fronts and replicas read them alike."""
 
-from typing import Annotated, Literal
+import math
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -15,6 +16,12 @@ STEERING = (
 )  # fmt: skip
 """Parameters of how samples are steered, and toward what."""
 
+Unit = Literal["t", "sigma", "rho", "logsnr"]
+"""What nodes of a grid and ends of an interval are given in; see `steering.units`."""
+
+GRID = "grid"
+"""The input that gives the nodes of a plan, [steps + 1]."""
+
 
 def timeout_s(value: Parameter | None) -> float | None:
     """The value of `timeout` (microseconds, 0 for none) in seconds; INVALID_ARGUMENT where it is something else."""
@@ -23,6 +30,7 @@ def timeout_s(value: Parameter | None) -> float | None:
     return value / 1e6 if value else None
 
 
+MOST_STEPS = 1000
 _POPULATIONS = {"smc": 64, "fk_steering": 16}
 _PRESET_CHAINS = {
     "halfcheetah-medium-expert-v2": 4,
@@ -48,12 +56,21 @@ class Parameters(BaseModel):
     samples: Annotated[int, Field(ge=1, le=4096)] = 1
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     solver: str = "dpmpp_2m"
-    steps: Annotated[int, Field(ge=1, le=1000)] = 20
+    steps: Annotated[int, Field(ge=1, le=MOST_STEPS)] = 20
     grid: str | None = None
+    grid_unit: Unit | None = None
+    strength: Annotated[float, Field(gt=0, le=1)] | None = None
+    start_t: Annotated[float, Field(ge=0)] | None = None
     eta: Annotated[float, Field(ge=0)] | None = None
     path: str | None = None
     reverse: bool = False
     guidance: float = 1.0
+    guidance_low: float | None = None
+    guidance_high: float | None = None
+    guidance_unit: Unit = "t"
+    guidance_rescale: Annotated[float, Field(ge=0, le=1)] = 0.0
+    guidance_drop: str | None = None
+    guidance_keep: str | None = None
     likelihood: Literal["data", "sampler"] | None = None
     probes: Annotated[int, Field(ge=2, le=256)] = 4
     reward: str | None = None
@@ -72,6 +89,17 @@ class Parameters(BaseModel):
     chains: Annotated[int, Field(ge=1, le=1024)] = 8
     candidates: Annotated[int, Field(ge=1, le=256)] = 8
     preset: str | None = None
+
+    def over(self, nodes: int) -> Self:
+        """These parameters for an explicit grid of so many nodes, which says the steps where the request does not."""
+        if "steps" in self.model_fields_set or not 2 <= nodes <= MOST_STEPS + 1:
+            return self
+        return self.model_copy(update={"steps": nodes - 1})
+
+    @property
+    def steps_taken(self) -> int:
+        """The steps that are taken: with `strength`, the last strength * steps, rounded down."""
+        return self.steps if self.strength is None else max(1, math.floor(self.strength * self.steps + 1e-9))
 
     @property
     def method(self) -> str:

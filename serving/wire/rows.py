@@ -1,8 +1,9 @@
 """How many network rows a request takes, from its parameters alone.
 
 The front chooses replicas by these numbers and a replica admits by the same ones. They are exact for solvers that are
-tables, and the most that may be taken for the others. Neither a plan nor a network is needed, and nothing is imported
-that knows one: the tests compare every solver and method with what `steering` says of it.
+tables, and the most that may be taken for the others and where guidance acts in an interval alone, of which the path
+would have to be known. Neither a plan nor a network is needed, and nothing is imported that knows one: the tests
+compare every solver and method with what `steering` says of it.
 """
 
 from collections.abc import Callable, Mapping
@@ -55,8 +56,8 @@ def rows_of(parameters: Parameters, options: Mapping[str, Parameter]) -> int:
 
     doubled = 1 if parameters.guidance == 1 else 2
     if parameters.likelihood is not None:
-        return parameters.samples * parameters.steps * likelihood_rows(parameters.probes) * doubled
-    sample = SOLVERS.get(parameters.solver, _each_step(1))(parameters.steps, option)
+        return parameters.samples * parameters.steps_taken * likelihood_rows(parameters.probes) * doubled
+    sample = SOLVERS.get(parameters.solver, _each_step(1))(parameters.steps_taken, option)
     rows, samples = stage_rows(parameters)
     return -(-parameters.samples // samples) * rows * sample * doubled
 

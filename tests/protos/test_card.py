@@ -1,6 +1,7 @@
 """Cards: what is read, what is refused, and how the refusal reads."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -122,6 +123,39 @@ SAMPLER = "name: m\npath: {kind: vp_cosine}\nprediction: eps\nevent_shape: [2]\n
             "conditions.c.dtype: expected 'int64' or 'float32', got 'float64'",
         ),
         (SAMPLER + "conditions: {c: {dtype: int64, null: none}}", "conditions.c.null: expected a number"),
+        (
+            SAMPLER + "conditions: {c: {dtype: int64, shape: [-2]}}",
+            "conditions.c.shape: expected axes >= 1, or -1 for a free length, got [-2]",
+        ),
+        (
+            SAMPLER + "conditions: {c: {dtype: int64, shape: [3], longest: 5}}",
+            "conditions.c: longest: expected a free length (-1) in shape beside it, got none",
+        ),
+        (
+            SAMPLER + "conditions: {c: {dtype: int64, shape: [-1], longest: 0}}",
+            "conditions.c.longest: expected greater than or equal to 1, got 0",
+        ),
+        (
+            SAMPLER + "conditions: {c: {dtype: int64, shape: [3], pad: 0}}",
+            "conditions.c: pad: expected a free length (-1) in shape beside it, got none",
+        ),
+        (
+            SAMPLER + "conditions: {c: {dtype: int64, shape: [-1], pad: 0.5}}",
+            "conditions.c: pad: expected a whole number for int64, got 0.5",
+        ),
+        (
+            SAMPLER + "conditions: {c: {dtype: int64, shape: [-1], mask: there}}",
+            "conditions.c: mask: expected a pad and one free length (-1) in shape beside it, got others",
+        ),
+        (
+            SAMPLER + "conditions: {c: {dtype: int64, shape: [-1], longest: 2, null: [1, 2, 3]}}",
+            "conditions.c: null: expected free lengths of 1..2, got [3]",
+        ),
+        (
+            SAMPLER + "conditions: {c: {dtype: int64, shape: [-1, 2], null: [1, 2, 3]}}",
+            "conditions.c: null: expected shape [-1, 2], got [1, 2, 3]",
+        ),
+        (SAMPLER + "conditions: {c: {dtype: int64, guidance: no}}", "conditions.c.guidance: expected 'drop' or 'keep'"),
         ("name: m\narguments: {label: {min: 3, max: 2}}", "arguments.label: expected min <= max, got 3 and 2"),
         (SAMPLER + "arguments: {label: {min: 0}}", "arguments: expected none beside a path, got some"),
         (SAMPLER + "format: 2", "format: expected 1, got 2"),
@@ -137,3 +171,33 @@ def test_refusals_name_the_key_and_what_came(tmp_path: Path, text: str, expected
 def test_a_missing_card_is_named(tmp_path: Path) -> None:
     with pytest.raises(CardError, match="no such file"):
         load_card(tmp_path / "card.yaml")
+
+
+def test_nulls_of_free_lengths(tmp_path: Path) -> None:
+    """A number is as long as what stands beside it; a list has the length it has."""
+    text = (
+        SAMPLER
+        + """
+conditions:
+  a: {dtype: float32, shape: [-1, 2], null: 0.5}
+  b: {dtype: float32, shape: [-1, 2], null: [1, 2]}
+  c: {dtype: int64, shape: [-1], longest: 4, null: [7, 8, 9], pad: 0, mask: there}
+  d: {dtype: int64, shape: [-1]}
+"""
+    )
+    a, b, c, d = load_card(write(tmp_path, text)).conditions.values()
+    assert [each.most for each in (a, c)] == [1024, 4]
+    assert [each.fed for each in (a, c)] == [(-1, 2), (4,)]
+    wanted: list[tuple[Any, tuple[int, ...], list[Any]]] = [
+        (a, (3, 2), [[[0.5, 0.5]] * 3]),
+        (b, (2, 2), [[[1, 2], [1, 2]]]),
+        (c, (2,), [[7, 8, 9]]),
+    ]
+    for spec, row, null in wanted:
+        found = spec.null_like(row)
+        assert found is not None
+        assert (found.tolist(), found.dtype) == (null, spec.dtype)
+    assert d.null_like((5,)) is d.null_rows is None
+    shortest = [each.null_rows for each in (a, b, c)]
+    assert [None if rows is None else rows.shape for rows in shortest] == [(1, 1, 2), (1, 1, 2), (1, 3)]
+    assert [a.fits(row) for row in ((1, 2), (1024, 2), (0, 2), (1025, 2), (3,), (3, 1))] == [True] * 2 + [False] * 4

@@ -5,7 +5,7 @@ import contextlib
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -129,12 +129,16 @@ class Live:
         self._loop.close()
 
     def infer(
-        self, inputs: dict[str, Floats] | None = None, within: float = 60, **parameters: Any
+        self,
+        inputs: Mapping[str, NDArray[Any]] | None = None,
+        within: float = 60,
+        model: str = "rings",
+        **parameters: Any,
     ) -> tuple[dict[str, Floats], Any]:
-        """Outputs and parameters of a request to the rings, which must come within so many seconds."""
+        """Outputs and parameters of a request, which must come within so many seconds."""
         with triton.InferenceServerClient(self.address) as client:
             answer = inferred(
-                client.infer("rings", tensors(inputs or {}), parameters=parameters, client_timeout=within)
+                client.infer(model, tensors(dict(inputs or {})), parameters=parameters, client_timeout=within)
             )
         return answer.outputs, answer.parameters
 

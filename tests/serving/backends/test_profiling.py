@@ -11,7 +11,7 @@ from serving.engine.task import Evaluation, Network, Routine, Task
 from tests import networks
 
 
-def waves(folder: Path, width: int) -> OrtNetwork:
+def waves(folder: Path, width: int | str) -> OrtNetwork:
     """sin(30 x) of rows of so many numbers: vectorised over all of them, so the last few are rounded otherwise."""
     shape: list[str | int | None] = ["n", width]
     graph = helper.make_graph(
@@ -58,3 +58,51 @@ def test_a_row_has_the_same_bits_whatever_its_company(make_engine, tmp_path: Pat
     for rows in range(1, 33):
         result = engine.submit(Task(model="m", program=program(rows), network_rows=rows)).result(20)
         assert np.array_equal(result, whole[:rows]), rows
+
+
+def test_sizes_are_even_at_lengths_that_vary(tmp_path: Path):
+    """Whatever the length of a request: sizes at which rows of other lengths are rounded otherwise are not used."""
+    backend = waves(tmp_path / "waves", "length")
+    costs = measured(backend, 256)
+    assert set(costs.sizes) == {16, 32}
+    rng = np.random.default_rng(0)
+    for length in (1, 3, 5, 12, 33):
+        x = rng.standard_normal((32, length)).astype(np.float32)
+        (whole,) = backend.run({"x": x}, ["y"])
+        (part,) = backend.run({"x": x[16:]}, ["y"])
+        assert np.array_equal(part, whole[16:]), length
+
+
+def test_a_graph_that_takes_no_made_up_lengths_has_all_sizes(tmp_path: Path):
+    """Its weights fix the length that its shape leaves open."""
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])],
+        "fixed",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", "d"])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 2])],
+        [helper.make_tensor("w", TensorProto.FLOAT, [3, 2], [1.0] * 6)],
+    )
+    backend = OrtNetwork(networks.write_graph(tmp_path / "fixed", graph), 1)
+    assert measured(backend, 256).sizes == backend.sizes(32)
+
+
+def test_requests_of_several_lengths_run_in_calls_of_their_own(make_engine, tmp_path: Path):
+    backend = waves(tmp_path / "waves", "length")
+    network = Network("waves", backend, measured(backend, 32))
+    rng = np.random.default_rng(3)
+    asked = [rng.standard_normal((1 + i % 5, 1 + i % 7)).astype(np.float32) for i in range(40)]
+
+    def program(x: np.ndarray) -> Routine:
+        for _ in range(3):
+            (x,) = yield Evaluation(network, {"x": x}, ("y",), len(x))
+        return x
+
+    engine = make_engine().engine
+
+    def task(x: np.ndarray) -> Task:
+        return Task(model="m", program=program(x), network_rows=3 * len(x), network=network, rows_at_once=len(x))
+
+    alone = [engine.submit(task(x)).result(20) for x in asked]
+    together = [engine.submit(task(x)) for x in asked]
+    for future, wanted in zip(together, alone, strict=True):
+        assert np.array_equal(future.result(20), wanted)

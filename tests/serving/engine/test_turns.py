@@ -4,16 +4,31 @@ from typing import Any, cast
 
 import numpy as np
 
+from serving.backends import GraphTensor
 from serving.backends.costs import Costs
+from serving.engine.calls import current
 from serving.engine.scheduler import Call
 from serving.engine.task import Evaluation, Network, Routine, Task
 from serving.engine.turns import FAVOUR, FIXED, Turns
 
 
-class Varying:
+class Even:
+    """A backend whose rows' bits are the same in calls of every size."""
+
+    invariant = True
+    inputs = (GraphTensor("x", np.dtype(np.float32), (1,)),)
+
+
+class Varying(Even):
     """A backend whose rows' bits depend on the size of a call."""
 
     invariant = False
+
+
+class Free(Even):
+    """A backend whose rows have a length that varies."""
+
+    inputs = (GraphTensor("x", np.dtype(np.float32), (None,)),)
 
 
 def program(asked: Evaluation) -> Routine:
@@ -28,7 +43,7 @@ def test_nothing_is_left_of_keys_that_nobody_uses():
     """Clients make keys; a call may end when its owners have."""
     turns, costs = Turns(), Costs({2: 1.0})
     for number in range(5):
-        network = Network("net", cast("Any", object()), costs)
+        network = Network("net", cast("Any", Even()), costs)
         asked = evaluation(network, f"y{number}")
         task = Task(model="m", program=program(asked), network_rows=1, network=network)
         turns.add(task, asked, now=0.0)
@@ -44,7 +59,7 @@ def test_nothing_is_left_of_keys_that_nobody_uses():
 def served(small_left: int, large_left: int, calls: int = 400) -> tuple[float, float]:
     """Seconds of two networks on which requests with `small_left` and `large_left` rows to go keep one row waiting."""
     turns, costs, seconds = Turns(), Costs({1: 1.0}), {}
-    networks = [Network(name, cast("Any", object()), costs) for name in ("small", "large")]
+    networks = [Network(name, cast("Any", Even()), costs) for name in ("small", "large")]
     for network, rows in zip(networks, (small_left, large_left), strict=True):
         asked = evaluation(network, "y")
         seconds[network] = 0.0
@@ -78,3 +93,24 @@ def test_calls_of_one_size_hold_all_rows_that_fit():
     assert key.fixed
     calls = [turns.pack(key, 0.0, costs, ()) for _ in range(2)]
     assert [(call.rows, call.size) for call in calls] == [(FIXED, FIXED), (40 - FIXED, FIXED)]
+
+
+def test_rows_of_different_lengths_never_share_a_call():
+    """Each length has a queue of its own, which goes when nobody uses it."""
+    turns, costs = Turns(), Costs({8: 1.0})
+    network = Network("net", cast("Any", Free()), costs)
+    tasks = []
+    for length in (3, 5, 3):
+        asked = Evaluation(network, {"x": np.zeros((2, length), np.float32)}, ("y",), 2)
+        tasks.append(Task(model="m", program=program(asked), network_rows=2, network=network))
+        tasks[-1].evaluation = asked
+        turns.add(tasks[-1], asked, now=0.0)
+    calls = []
+    while (key := turns.next(0.0, ())) is not None:
+        call = turns.pack(key, 0.0, costs, ())
+        calls.append({current(each.owner).feeds["x"].shape[1] for each in call.slices})
+        turns.spent(key, 1.0)
+    assert sorted(map(sorted, calls)) == [[3], [5]]
+    for task in tasks:
+        turns.drop(task)
+    assert not any((turns._queues, turns._calls, turns._users, turns._of, turns._spent))

@@ -14,7 +14,7 @@ from serving.requests import job, methods
 from serving.wire import kserve, received
 from serving.wire.errors import RequestError
 from serving.wire.kserve import InferRequest
-from serving.wire.tensors import value
+from serving.wire.tensors import tensor, value
 
 F = np.float32
 STEERED: dict[str, Any] = {"reward": "nearness", "reward_mode": 1}
@@ -39,6 +39,7 @@ BY_METHOD: dict[str, list[dict[str, Any]]] = {
 }
 STEERINGS = [{"steering": name, **each} for name, cases in BY_METHOD.items() for each in cases]
 IMAGES = {"x_init": np.zeros((4, 2), F)}
+GRID = np.linspace(0.999, 0.001, 9)
 
 
 def message(inputs: dict[str, Any], parameters: dict[str, Any]) -> pb.ModelInferRequest:
@@ -73,6 +74,14 @@ def counted(models: dict[str, Model], model: str, inputs: dict[str, Any], parame
         ("stripes", {}, {"samples": 3, "guidance": 3.0}),
         ("stripes", {"label": np.array([2])}, {"samples": 3}),
         ("rings", IMAGES, {"samples": 4, "likelihood": "data", "probes": 3}),
+        ("rings", IMAGES, {"samples": 4, "strength": 0.3}),
+        ("rings", IMAGES, {"samples": 4, "strength": 0.29, "steps": 100, "solver": "heun"}),
+        ("rings", IMAGES, {"samples": 4, "strength": 0.5, "solver": "rk45", "budget": 50}),
+        ("rings", IMAGES, {"samples": 4, "start_t": 0.5, "steps": 7}),
+        ("rings", {"grid": GRID}, {"samples": 3}),
+        ("rings", {"grid": GRID}, {"samples": 3, "solver": "heun", **STEERED}),
+        ("rings", {**IMAGES, "grid": GRID}, {"samples": 4, "strength": 0.5}),
+        ("rings", {**IMAGES, "grid": GRID}, {"samples": 4, "likelihood": "data"}),
         ("rings.network", {"x": np.zeros((33, 2), F), "t": np.full(33, 0.5, F)}, {}),
     ],
 )
@@ -104,6 +113,22 @@ def test_presets_have_the_chains_that_steering_gives_them(models: dict[str, Mode
         assert rows({}, {"steering": "doit", "preset": name, "steps": 5, **STEERED}) == 5 * preset.particles
 
 
+def test_rows_under_an_interval_are_at_most_those_without_and_exact_on_the_replica(models: dict[str, Model]):
+    given: dict[str, Any] = {"samples": 3, "guidance": 3.0, "guidance_low": 0.3, "guidance_high": 0.6, "steps": 10}
+    assert rows({}, given) == 3 * 20
+    plan = models["stripes"].plan("dpmpp_2m", 10)  # type: ignore[union-attr]
+    acts = sum(0.3 <= stage.t <= 0.6 for stage in plan.stages)
+    assert 0 < acts < 10
+    assert counted(models, "stripes", {}, given) == 3 * (10 + acts)
+
+
+def test_a_stream_brings_a_grid_too():
+    sample = sampling_pb2.SampleRequest(model="m")
+    sample.inputs["grid"].CopyFrom(tensor(GRID))
+    stream = sampling_pb2.InteractiveRequest(sample=sample).SerializeToString()
+    assert asked.of(received.sample(stream), "client").rows(sampler=True) == 8
+
+
 def test_nonsense_counts_as_the_default():
     wrong: list[dict[str, Any]] = [
         {"samples": -4},
@@ -114,11 +139,17 @@ def test_nonsense_counts_as_the_default():
         {"samples": 2**62, "steps": 2**62},
         {"population": 3, "steering": "", "likelihood": "no"},
         {"solver": "pc", "steps": 10, "corrections": "some"},
+        {"strength": 0.0},
+        {"strength": "half"},
+        {"guidance_rescale": 7},
     ]
     for parameters in wrong:
         assert rows({}, parameters) == 20
     assert rows({}, {}, sampler=False) == 1
     assert rows({"x": np.zeros((0, 3))}, {}, sampler=False) == 1
+    for grid in (np.zeros(()), np.zeros(1), np.zeros((3, 3)), np.zeros(2000)):
+        assert rows({"grid": grid}, {}) == 20
+    assert rows({}, {"strength": 0.001}) == 1
     unset = message({}, {"samples": 3})
     unset.parameters["steps"].Clear()
     assert asked.of(received.infer(unset.SerializeToString())).rows(sampler=True) == 60

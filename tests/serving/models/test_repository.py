@@ -170,6 +170,26 @@ def test_a_bank_that_no_posterior_can_be_chosen_for_is_still_served(root: Path, 
             "input 'label': the card says int64 [], the graph float32 []",
         ),
         (
+            XT | {"words": (INT64, ["n", 77])}, ("output", ["n", 2]),
+            {"conditions": {"words": {"dtype": "int64", "shape": [-1]}}},
+            "input 'words': the card says int64 [-1], the graph int64 [77]",
+        ),
+        (
+            XT | {"words": (INT64, ["n", 77])}, ("output", ["n", 2]),
+            {"conditions": {"words": {"dtype": "int64", "shape": [-1], "longest": 70, "pad": 0}}},
+            "input 'words': the card says int64 [70], the graph int64 [77]",
+        ),
+        (
+            XT | {"words": (INT64, ["n", "length"])}, ("output", ["n", 2]),
+            {"conditions": {"words": {"dtype": "int64", "shape": [-1], "pad": 0, "mask": "there"}}},
+            "the card names input 'there', the graph has x, t, words",
+        ),
+        (
+            XT | {"words": (INT64, ["n", "length"])}, ("output", ["n", 2]),
+            {"conditions": {"words": {"dtype": "int64", "shape": [-1], "pad": 0, "mask": "t"}}},
+            "mask: expected an input of its own, got 't', which is another's",
+        ),
+        (
             {"x": (FLOAT, ["n", "d"]), "t": (FLOAT, ["n"])}, ("output", ["n", "d"]), {"event_shape": [2, 2]},
             "input 'x': the card says float32 [2, 2], the graph float32 [?]",
         ),

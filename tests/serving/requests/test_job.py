@@ -174,9 +174,9 @@ def test_parameters(models: dict[str, Model], parameters: dict[str, Any], expect
 @pytest.mark.parametrize(
     ("inputs", "parameters", "expected"),
     [
-        ({"noise": ROW}, {}, "unknown input 'noise', expected one of known, mask, x_init"),
+        ({"noise": ROW}, {}, "unknown input 'noise', expected one of grid, known, mask, x_init"),
         ({"x_int": ROW}, {}, "unknown input 'x_int', did you mean 'x_init'?"),
-        ({"label": np.array([1])}, {}, "unknown input 'label', expected one of known, mask, x_init"),
+        ({"label": np.array([1])}, {}, "unknown input 'label', expected one of grid, known, mask, x_init"),
         ({"x_init": ROW}, {"samples": 2}, r"input 'x_init': expected FP32 \[2, 2\] .*, got float32 \[1, 2\]"),
         ({"x_init": np.zeros((1, 3), F)}, {}, r"input 'x_init': expected FP32 \[1, 2\] .*, got float32 \[1, 3\]"),
         ({"x_init": np.zeros((1, 2))}, {}, r"input 'x_init': expected FP32 \[1, 2\] .*, got float64 \[1, 2\]"),
@@ -233,7 +233,7 @@ def test_a_condition_without_null_must_be_sent(models: dict[str, Model], small_m
         "condition 'label': expected int64 [2, ...] or [1, ...], got none"
     )
     assert refusal({"stripes": strict}, "stripes", {"label": np.array([1])}, guidance=3.0) == (
-        "guidance 3.0: expected a null value for label in the model's card, got none"
+        "guidance 3.0: expected a null value for label in the model's card, or an input null_label, got none"
     )
 
 
