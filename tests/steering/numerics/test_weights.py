@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from steering.errors import SteeringError
-from steering.numerics.weights import checked_rewards, effective_size, flat, log_weights, softmax
+from steering.numerics.weights import (
+    checked_rewards,
+    effective_size,
+    flat,
+    log_weights,
+    softmax,
+    softmax_and_log_sum,
+)
 
 INF = math.inf
 
@@ -32,6 +39,13 @@ def test_only_differences_of_rewards_matter_however_large_they_are():
 def test_minus_infinity_is_weight_zero():
     assert weights([-INF, 0.0, -INF, 0.0]) == [0, 0.5, 0, 0.5]
     assert weights([-INF, -5.0]) == [0, 1]
+
+
+def test_the_log_of_the_sum_comes_with_the_weights():
+    logits = torch.tensor([[0.0, 0.0, -INF], [-1e4, -1e4 + 3, -2e4], [1e4, 2.0, 3.0]])
+    found, log_sum = softmax_and_log_sum(logits)
+    assert torch.equal(found, softmax(logits))
+    torch.testing.assert_close(log_sum, torch.logsumexp(logits, dim=1))
 
 
 def test_a_row_without_any_hit_is_flat():

@@ -142,6 +142,14 @@ def test_tempering_lets_about_forty_samples_share_the_weight(seed: int, sharpnes
         assert bool((weights[row][logits[row].argsort()].diff() >= 0).all())
 
 
+def test_a_row_is_tempered_alike_whatever_the_others_need():
+    scales = torch.tensor([0.1, 1, 3, 1e3, 30, 0.5, 1e4]).repeat(3)[:, None]
+    logits = scales * torch.randn(21, 500, generator=torch.Generator().manual_seed(0))
+    whole = tempered(logits, NEIGHBOURHOOD)
+    for rows in (slice(2, 4), slice(0, 16), slice(5, 7), torch.tensor([3, 0]), torch.tensor([20, 1, 4])):
+        assert torch.equal(tempered(logits[rows], NEIGHBOURHOOD), whole[rows])
+
+
 def test_fewer_than_forty_samples_share_evenly():
     logits = 100 * torch.randn(1, 20, dtype=torch.float64)
     torch.testing.assert_close(tempered(logits, NEIGHBOURHOOD), torch.full((1, 20), 0.05).double(), rtol=1e-4, atol=0)
