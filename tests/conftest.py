@@ -9,8 +9,13 @@ os.environ["no_proxy"] = ",".join(filter(None, [os.environ.get("no_proxy"), "127
 
 import pytest
 from hypothesis import settings
+from jaxtyping import install_import_hook
 
-from tests import networks
+from tests.shapes import ROOMS
+
+install_import_hook(ROOMS, "tests.shapes.checked")  # before anything imports them
+
+from tests import networks  # noqa: E402
 
 # an example that takes long says only that the machine is busy
 settings.register_profile("unhurried", deadline=None)
