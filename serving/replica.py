@@ -177,9 +177,10 @@ class Replica:
                 requested = [name for name in request.outputs if name in answer.outputs]
 
                 def encoded() -> bytes:
-                    return kserve.encode_response(
+                    reply = kserve.encode_response(
                         model.name, model.version, request.id, answer.outputs, answer.parameters, requested
-                    ).SerializeToString()
+                    )
+                    return _fitting(reply.SerializeToString())
 
                 return await aside(sum(each.nbytes for each in answer.outputs.values()), encoded)
 
@@ -192,7 +193,7 @@ class Replica:
             await context.send_initial_metadata((errors.BEGUN,))
 
             async def write(reply: sampling_pb2.InteractiveReply) -> None:
-                await context.write(reply.SerializeToString())
+                await context.write(_fitting(reply.SerializeToString()))
 
             async def read() -> sampling_pb2.InteractiveRequest:
                 return interactive.answered(await self._streams.answered(messages, "the client's scores"))
@@ -262,6 +263,13 @@ class Replica:
                 bound = server.add_insecure_port(channels.address(self._host, port))
                 return server, channels.address(self._host, bound)
         raise RuntimeError(f"replica: expected a free port in {low}-{high} on {self._host}, got none")
+
+
+def _fitting(reply: bytes) -> bytes:
+    """A serialised reply; RESOURCE_EXHAUSTED if it is longer than a message may be, which was not known beforehand."""
+    if len(reply) > channels.LONGEST_MESSAGE:
+        raise errors.exhausted(f"expected an answer of at most {channels.LONGEST_MESSAGE} bytes, got {len(reply)}")
+    return reply
 
 
 class _Inference:

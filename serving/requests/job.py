@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 
+import numpy as np
 import torch
 
 import steering
@@ -26,6 +27,7 @@ from serving.requests.tensors import Tensors, tensors_of
 from serving.rewards import Definition, Reward
 from serving.wire import errors
 from serving.wire.answer import Answer
+from serving.wire.channels import LONGEST_ANSWER
 from serving.wire.kserve import InferRequest
 from serving.wire.parameters import Parameters
 from serving.wire.rows import likelihood_rows_at_once, rows_of
@@ -112,6 +114,7 @@ def _sampling_task(
             rows_at_once=at_once,
             bytes=_bytes(n, card.event_shape),
         )
+    _check_answer(request, n, card.event_shape)
     if absent := [name for name in request.outputs if name in likelihood.OUTPUTS]:
         raise errors.invalid(f"output {absent[0]!r}: expected a parameter likelihood beside it, got none")
     reward = None
@@ -167,6 +170,15 @@ def _network_rows(problem: steering.Problem, parameters: Parameters, most: int) 
 def _bytes(states: int, event: tuple[int, ...]) -> int:
     """Estimated bytes held by `states` states: registers, estimates, rows and replies."""
     return states * math.prod(event) * STATE_BYTES
+
+
+def _check_answer(request: InferRequest, n: int, event: tuple[int, ...]) -> None:
+    """Refuse samples that do not fit into a message, before they are drawn."""
+    most = LONGEST_ANSWER // (math.prod(event) * np.dtype(np.float32).itemsize)
+    if n > most and (not request.outputs or "samples" in request.outputs):
+        raise errors.invalid(
+            f"samples: expected at most {most} of shape {list(event)} in an answer of {LONGEST_ANSWER} bytes, got {n}"
+        )
 
 
 def _check_threshold(parameters: Parameters, reward: Reward | None) -> None:

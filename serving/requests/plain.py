@@ -1,12 +1,16 @@
 """From a request for a plain network to a program: one evaluation of the graph's own inputs."""
 
+import math
+from collections.abc import Sequence
+
 from protos.complaint import unknown
-from serving.backends import shown
+from serving.backends import GraphTensor, shown
 from serving.engine.task import Evaluation, Routine, Task
 from serving.models.model import PlainModel
 from serving.requests.tensors import came
 from serving.wire import errors
 from serving.wire.answer import Answer
+from serving.wire.channels import LONGEST_ANSWER
 from serving.wire.kserve import InferRequest
 from serving.wire.parameters import EVERYWHERE
 
@@ -27,13 +31,16 @@ def plain_task(request: InferRequest, model: PlainModel) -> Task:
         value = request.inputs[name]
         if value.dtype != tensor.dtype or not value.ndim or not tensor.fits(value.shape[1:]) or len(value) < 1:
             raise errors.invalid(f"{expected}, got {came(value)}")
-        if why := model.out_of_range(name, value):
-            raise errors.invalid(f"input {name!r}: {why}")
     sizes = {name: len(value) for name, value in request.inputs.items()}
     if len(set(sizes.values())) != 1:
         raise errors.invalid(f"inputs: expected one batch size, got {sizes}")
     rows = next(iter(sizes.values()))
-    names = tuple(request.outputs) or tuple(tensor.name for tensor in model.network.backend.outputs)
+    outputs = {each.name: each for each in model.network.backend.outputs}
+    names = tuple(request.outputs) or tuple(outputs)
+    _check_answer([outputs[name] for name in names], rows)
+    for name, value in request.inputs.items():
+        if why := model.out_of_range(name, value):
+            raise errors.invalid(f"input {name!r}: {why}")
 
     def program() -> Routine:
         results = yield Evaluation(model.network, request.inputs, names, rows)
@@ -43,3 +50,13 @@ def plain_task(request: InferRequest, model: PlainModel) -> Task:
     return Task(
         model=model.name, program=program(), network_rows=rows, network=model.network, rows_at_once=rows, bytes=2 * size
     )
+
+
+def _check_answer(outputs: Sequence[GraphTensor], rows: int) -> None:
+    """Refuse outputs that do not fit into a message, as far as their shapes say: an axis that varies counts as 1."""
+    row = sum(math.prod(axis or 1 for axis in each.row) * each.dtype.itemsize for each in outputs)
+    if rows * row > LONGEST_ANSWER:
+        raise errors.invalid(
+            f"inputs: expected at most {LONGEST_ANSWER // row} rows, whose outputs fit into an answer of "
+            f"{LONGEST_ANSWER} bytes, got {rows}"
+        )

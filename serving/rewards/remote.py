@@ -31,7 +31,11 @@ _log = logging.getLogger(__name__)
 
 # three seconds in all: a service may restart within them and no request fails
 _CHANNEL = channels.to_service(
-    reward_pb2.DESCRIPTOR.services_by_name["Reward"].full_name, attempts=5, first_ms=200, longest_ms=2_000
+    reward_pb2.DESCRIPTOR.services_by_name["Reward"].full_name,
+    attempts=5,
+    first_ms=200,
+    longest_ms=2_000,
+    longest_reply=2**16,  # a call has some thousand scores, and a reply is parsed on the event loop
 )
 
 AGAIN_S = 0.1

@@ -7,7 +7,11 @@ from collections.abc import Sequence
 LONGEST_MESSAGE = 256 * 2**20
 """Most bytes of one message, in either direction."""
 
-# A peer whose machine vanished sends no reset; pings find out in 20 s, where TCP would take a quarter of an hour.
+LONGEST_ANSWER = LONGEST_MESSAGE - 2**20
+"""Most bytes of an answer's tensors: the rest is for what comes with them."""
+
+# A peer whose machine or link vanished, or that was stopped, sends no reset; pings find out in 20 s, where TCP would
+# take a quarter of an hour, or for ever.
 _PING_EVERY_MS, _PONG_WITHIN_MS = 10_000, 10_000
 
 Options = Sequence[tuple[str, int]]
@@ -17,8 +21,15 @@ MESSAGES: Options = (
     ("grpc.max_send_message_length", LONGEST_MESSAGE),
 )
 
+_PINGS: Options = (
+    ("grpc.keepalive_time_ms", _PING_EVERY_MS),
+    ("grpc.keepalive_timeout_ms", _PONG_WITHIN_MS),
+    ("grpc.http2.ping_timeout_ms", _PONG_WITHIN_MS),  # the longer of both counts, and this one's default is a minute
+)
+
 SERVER: Options = (
     *MESSAGES,
+    *_PINGS,  # clients answer any number of them, whatever they are made with: only servers count pings
     ("grpc.so_reuseport", 0),  # otherwise two servers would share a port silently
     ("grpc.http2.min_recv_ping_interval_without_data_ms", _PING_EVERY_MS // 2),
 )
@@ -32,9 +43,7 @@ REPLICA: Options = (
 
 CHANNEL: Options = (
     *MESSAGES,
-    ("grpc.keepalive_time_ms", _PING_EVERY_MS),
-    ("grpc.keepalive_timeout_ms", _PONG_WITHIN_MS),
-    ("grpc.http2.ping_timeout_ms", _PONG_WITHIN_MS),  # the longer of both counts, and this one's default is a minute
+    *_PINGS,
     ("grpc.enable_http_proxy", 0),  # never through http_proxy: replicas are on our own network
     # A replica that starts on a dead one's port must not inherit its reconnect back-off.
     ("grpc.use_local_subchannel_pool", 1),
@@ -65,7 +74,9 @@ def _far(address: str) -> bool:
         return "." in host
 
 
-def to_service(service: str, *, attempts: int, first_ms: int, longest_ms: int) -> Sequence[tuple[str, int | str]]:
+def to_service(
+    service: str, *, attempts: int, first_ms: int, longest_ms: int, longest_reply: int = LONGEST_MESSAGE
+) -> Sequence[tuple[str, int | str]]:
     """Options of a channel to a server that is not one of ours, which may be restarted while we call it.
 
     There is no keepalive: a server with gRPC's defaults takes pings during a long call for an attack and hangs up.
@@ -76,6 +87,7 @@ def to_service(service: str, *, attempts: int, first_ms: int, longest_ms: int) -
         first_ms: the pause before the second attempt, and before a lost connection is made again; each further pause
             is about twice the last.
         longest_ms: the longest pause between attempts.
+        longest_reply: most bytes of a reply; a longer one is RESOURCE_EXHAUSTED before it is parsed.
     """
     policy = {
         "maxAttempts": attempts,
@@ -86,7 +98,8 @@ def to_service(service: str, *, attempts: int, first_ms: int, longest_ms: int) -
     }
     retries = {"methodConfig": [{"name": [{"service": service}], "retryPolicy": policy}]}
     return (
-        *MESSAGES,
+        ("grpc.max_receive_message_length", longest_reply),
+        ("grpc.max_send_message_length", LONGEST_MESSAGE),
         ("grpc.enable_http_proxy", 0),
         ("grpc.use_local_subchannel_pool", 1),
         ("grpc.initial_reconnect_backoff_ms", first_ms),
