@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from exporters import parity
 from exporters.config import triton_config
 from exporters.network import open_session
-from protos.card import Card, dump_card
+from protos.card import Card, dump_card, ranged
+from protos.ranges import index_ranges
 
 OPSET = 20
 ONE_FILE = 2**31  # protobuf's limit on a message, and so on a graph with its weights inside
@@ -40,7 +41,8 @@ def export_model(
 
     Args:
         folder: the model's folder, whose name is the model's. A version already there is replaced, its bank too.
-        card: written into the model's folder; None writes no card.
+        card: written into the model's folder, with ranges of labels as the network's tables have them where it has
+            none; None writes no card.
         examples: one tensor [n, ...] (n >= 2) on the CPU for each of the module's arguments, in order, by input name.
             The first axis of every input is the batch and is left open; the others are fixed.
         outputs: names of what the module returns, in order.
@@ -64,7 +66,7 @@ def export_model(
         )
         (staged / "config.pbtxt").write_text(triton_config(folder.name, graph))
         if card is not None:
-            dump_card(card, staged / "card.yaml")
+            dump_card(ranged(card, index_ranges(graph)), staged / "card.yaml")
         _install(staged, folder, version)
     return report
 

@@ -1,6 +1,7 @@
 """The model card, `card.yaml`: what a network is, so that it can be sampled without a line of code."""
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -36,8 +37,40 @@ class Inputs(_Strict):
     time: TimeInput = "t"
 
 
-class Condition(_Strict):
-    """One conditioning input.
+class Range(_Strict):
+    """What an input may be, ends included; None is no bound."""
+
+    min: float | None = None
+    max: float | None = None
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"expected min <= max, got {self.min:g} and {self.max:g}")
+        return self
+
+    def fault(self, values: "np.ndarray[tuple[int, ...], np.dtype[np.generic]]") -> str:
+        """What was expected and what came, empty where all values are inside."""
+        flat = np.atleast_1d(values).reshape(-1)
+        outside = np.zeros(flat.shape, np.bool_)
+        if self.min is not None:
+            outside |= flat < self.min
+        if self.max is not None:
+            outside |= flat > self.max
+        wrong = flat[outside]
+        wrong = wrong[~self._allowed(wrong)]
+        if not len(wrong):
+            return ""
+        low, high = ("" if bound is None else f"{bound:.15g}" for bound in (self.min, self.max))
+        return f"expected {low}..{high}, got {wrong[0]:.15g}"
+
+    def _allowed(self, values: "np.ndarray[tuple[int, ...], np.dtype[np.generic]]") -> "np.ndarray[Any, Any]":
+        """Values [n] that are allowed although they are outside."""
+        return np.zeros(values.shape, np.bool_)
+
+
+class Condition(Range):
+    """One conditioning input. What is outside `min`..`max` is refused, unless it is a number of `null`.
 
     Attributes:
         shape: per row; -1 is a free length, such as that of a prompt.
@@ -153,32 +186,14 @@ class Condition(_Strict):
             raise ValueError("mask: expected a pad and one free length (-1) in shape beside it, got others")
         return self
 
+    def _allowed(self, values: "np.ndarray[tuple[int, ...], np.dtype[np.generic]]") -> "np.ndarray[Any, Any]":
+        return super()._allowed(values) if self.null is None else np.isin(values, np.asarray(self.null, self.dtype))
+
 
 def _lengths(shape: tuple[int, ...], row: tuple[int, ...], given: tuple[int, ...]) -> tuple[int, ...]:
     """`shape` with its free lengths as in `given`, whose axes are the last of it, and where it has none as in `row`."""
     whole = (*row[: max(0, len(shape) - len(given))], *given)
     return tuple(length if axis == -1 else axis for axis, length in zip(shape, whole[-len(shape) :], strict=True))
-
-
-class Range(_Strict):
-    """What an input of a plain network may be, ends included; None is no bound."""
-
-    min: float | None = None
-    max: float | None = None
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if self.min is not None and self.max is not None and self.min > self.max:
-            raise ValueError(f"expected min <= max, got {self.min:g} and {self.max:g}")
-        return self
-
-    def fault(self, values: "np.ndarray[tuple[int, ...], np.dtype[np.generic]]") -> str:
-        """What was expected and what came, empty where all values are inside."""
-        for value in np.atleast_1d(values).flat:
-            if (self.min is not None and value < self.min) or (self.max is not None and value > self.max):
-                low, high = ("" if bound is None else f"{bound:g}" for bound in (self.min, self.max))
-                return f"expected {low}..{high}, got {value:g}"
-        return ""
 
 
 class Calibration(_Strict):
@@ -274,6 +289,20 @@ class Card(_Strict):
                 if getattr(self, key) is not None:
                     raise ValueError(f"path: expected one beside {key}, got none")
         return self
+
+
+def ranged(card: Card, found: Mapping[str, tuple[int, int]]) -> Card:
+    """The card with the ranges that were found for its inputs, by name; its own ranges stay."""
+    if card.is_sampler:
+        conditions = {
+            name: each.model_copy(update=dict(zip(("min", "max"), found[name], strict=True)))
+            if name in found and each.dtype == "int64" and each.min is None and each.max is None
+            else each
+            for name, each in card.conditions.items()
+        }
+        return card.model_copy(update={"conditions": conditions})
+    arguments = {name: Range(min=low, max=high) for name, (low, high) in found.items()}
+    return card.model_copy(update={"arguments": arguments | card.arguments})
 
 
 def load_card(file: Path) -> Card:

@@ -39,6 +39,7 @@ ARROWS: dict[str, set[str]] = {
     "protos.digest": {"protos.weights"},
     "protos.card": {"protos.complaint"},
     "protos.programs": {"protos.complaint"},
+    "protos.ranges": set(),
     "protos.tiltserve": set(),
     "exporters.network": {"steering", "protos"},
     "exporters.config": {"exporters.network", "protos"},

@@ -205,11 +205,12 @@ class LoadedModels:
         self._unloads.labels(name).inc()
 
     def _add(self, model: Model) -> None:
-        self.models[model.name] = model
-        if isinstance(model, Sampler):
+        if isinstance(model, Sampler):  # first: the heartbeat looks for it where the sampler is
             name = model.name + RAW
-            raw = PlainModel(name, model.version, replace(model.network, name=name), model.digest[:16])
-            self.models[name] = raw
+            self.models[name] = PlainModel(
+                name, model.version, replace(model.network, name=name), model.digest[:16], model.ranges
+            )
+        self.models[model.name] = model
 
     def _file_bytes(self, name: str) -> int:
         """The estimated size of a model that was never loaded."""

@@ -105,6 +105,7 @@ class Sampler:
 
     Attributes:
         programs: searched solver programs by number of steps.
+        ranges: allowed values of some inputs of the network, by name.
     """
 
     def __init__(
@@ -116,9 +117,11 @@ class Sampler:
         network: Network,
         digest: str,
         programs: Mapping[int, steering.Program] | None = None,
+        ranges: Mapping[str, Range] | None = None,
     ) -> None:
         self.name, self.version, self.card, self.path, self.network = name, version, card, path, network
         self.digest, self.programs = digest, programs or {}
+        self.ranges: Mapping[str, Range] = {**(ranges or {}), **card.conditions}
         self.learn(None, None)
 
     def plan(self, solver: str, steps: int, path: steering.Path | None = None, **other: Any) -> steering.Plan:

@@ -1,18 +1,20 @@
 """Opens a model from its folder: the graph, what its calls cost, and the card, bank and programs beside it."""
 
 import hashlib
+import logging
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
 
 import steering
-from protos.card import Card, CardError, dump_text, load_card
+from protos.card import Card, CardError, Range, dump_text, load_card, ranged
 from protos.digest import sha256
 from protos.programs import ProgramsError, load_programs
+from protos.ranges import index_ranges
 from serving.backends import Backend, GraphTensor, LoadError, shown
 from serving.backends.costs import Costs
 from serving.engine.task import Network
@@ -20,6 +22,8 @@ from serving.models.folders import Folder
 from serving.models.folders import scan as scan
 from serving.models.model import Model, PlainModel, Sampler
 from steering.plans.program import Choice
+
+_log = logging.getLogger(__name__)
 
 Open = Callable[[Path], Backend]
 Measure = Callable[[Backend, str], Costs]
@@ -43,8 +47,10 @@ def load(folder: Folder, opener: Open, measure: Measure = guess) -> Model:
     digest = hashlib.sha256(f"{owner} {backend.kind}".encode())
     for file in folder.others:
         digest.update(sha256(file).encode())
+    found = _index_ranges(folder.graph, backend)
+    ranges = {name: Range(min=low, max=high) for name, (low, high) in found.items()}
     if not folder.has_card:
-        return PlainModel(folder.name, folder.version, network, digest.hexdigest()[:16])
+        return PlainModel(folder.name, folder.version, network, digest.hexdigest()[:16], ranges)
     try:
         card = load_card(folder.card)
     except CardError as error:
@@ -58,7 +64,7 @@ def load(folder: Folder, opener: Open, measure: Measure = guess) -> Model:
                 f"{folder.card}: arguments: expected inputs of the graph ({', '.join(sorted(names))}), "
                 f"got {min(unknown)!r}"
             )
-        return PlainModel(folder.name, folder.version, network, digest.hexdigest()[:16], card.arguments)
+        return PlainModel(folder.name, folder.version, network, digest.hexdigest()[:16], ranged(card, found).arguments)
     assert card.path is not None
     assert card.prediction is not None
     try:
@@ -71,7 +77,8 @@ def load(folder: Folder, opener: Open, measure: Measure = guess) -> Model:
         raise LoadError(f"{folder.card}: {error}") from None
     check_graph(folder.card, card, backend)
     programs = _load_programs(folder.programs, owner) if folder.programs.exists() else {}
-    sampler = Sampler(folder.name, folder.version, card, path, network, digest.hexdigest(), programs)
+    card = ranged(card, found)
+    sampler = Sampler(folder.name, folder.version, card, path, network, digest.hexdigest(), programs, ranges)
     curve = card.calibration
     calibration = None
     if curve is not None and len(curve.t) > 1:
@@ -79,6 +86,21 @@ def load(folder: Folder, opener: Open, measure: Measure = guess) -> Model:
     samples = _load_bank(folder.bank, card.event_shape, owner) if folder.bank.exists() else None
     sampler.learn(samples, calibration)
     return sampler
+
+
+def _index_ranges(graph: Path, backend: Backend) -> Mapping[str, tuple[int, int]]:
+    """Ranges of the graph's integer inputs as its own tables have them; none where the graph is not here as ONNX."""
+    whole = {each.name for each in backend.inputs if each.dtype.kind in "iu"}
+    if not whole or graph.suffix != ".onnx" or not graph.is_file():
+        return {}
+    import onnx  # slow to import, and most models have no such input
+
+    try:
+        model = onnx.load(str(graph), load_external_data=False)
+    except Exception as error:  # ONNX Runtime has opened it; ranges are a help
+        _log.warning("%s: no ranges of its inputs were looked for: %s", graph, error)
+        return {}
+    return {name: each for name, each in index_ranges(model.graph).items() if name in whole}
 
 
 def check_graph(file: Path, card: Card, backend: Backend) -> None:

@@ -35,7 +35,9 @@ def unloaded(model: Model) -> Model:
     network = replace(model.network, backend=UnloadedBackend(model.network.backend))
     if isinstance(model, PlainModel):
         return replace(model, network=network)
-    return Sampler(model.name, model.version, model.card, model.path, network, model.digest, model.programs)
+    return Sampler(
+        model.name, model.version, model.card, model.path, network, model.digest, model.programs, model.ranges
+    )
 
 
 def identity(model: Model) -> str:

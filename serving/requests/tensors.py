@@ -171,6 +171,8 @@ def _condition(name: str, spec: Condition, value: Array | None, n: int) -> Array
         raise errors.invalid(
             f"condition {name!r}: expected {spec.dtype} {_rows(n, spec.shape)}{longest}, got {came(value)}"
         )
+    if why := spec.fault(value):
+        raise errors.invalid(f"condition {name!r}: {why}")
     return value
 
 

@@ -112,6 +112,8 @@ class LogDensityDefinition:
                         f"{PREFIX}{key} of reward {self.name!r}: expected free lengths of 1..{spec.most}, "
                         f"got {list(value.shape)}"
                     )
+                if why := spec.fault(value):
+                    raise errors.invalid(f"{PREFIX}{key} of reward {self.name!r}: {why}")
             elif (null := spec.null_rows) is not None:
                 value = np.asarray(null[0])
             else:

@@ -1,5 +1,6 @@
 """The engine with real networks: who shares a call must not matter, and nobody's end may hurt the others."""
 
+import copy
 import math
 import sys
 import threading
@@ -280,7 +281,11 @@ def test_inputs_the_graph_refuses_fail_their_own_request_only(make_engine, model
 
 
 def test_a_label_out_of_range_is_the_callers_fault(make_engine, models):
+    """Where nothing says what the range is, the graph does."""
     engine = make_engine().engine
+    loose = copy.copy(models["stripes"])
+    loose.card = networks.STRIPES
+    models = {**models, "stripes": loose}
     future = start(engine, models, ask("stripes", {"label": np.array([7])}, samples=2, steps=3))
     beside = start(engine, models, ask("stripes", {"label": np.array([1])}, samples=2, steps=3))
     with pytest.raises(Exception, match="an index out of bounds in a Gather") as caught:
