@@ -11,7 +11,7 @@ from serving.rewards import PREFIX
 from serving.wire import errors
 from serving.wire.kserve import InferRequest
 from serving.wire.parameters import EVERYWHERE, Parameters
-from serving.wire.tensors import Parameter
+from serving.wire.tensors import SINGLE, Parameter
 
 OPTIONS = frozenset(name for solver in steering.solvers.values() for name in solver.options)
 """Parameters that only some solvers take; steering knows their ranges."""
@@ -56,6 +56,8 @@ def parse(request: InferRequest) -> tuple[Parameters, dict[str, Parameter], dict
         if name in Parameters.model_fields:
             mine[name] = value
         elif name in OPTIONS:
+            if isinstance(value, float) and abs(value) > SINGLE:
+                raise errors.invalid(f"parameter {name}: expected a number of at most {SINGLE:g}, got {value:g}")
             options[name] = value
         elif name.startswith(PREFIX):
             arguments[name] = value

@@ -11,6 +11,7 @@ from serving.backends import Array
 from serving.engine.task import Step
 from serving.rewards.reward import PREFIX, Given, Scoring, came, check_names
 from serving.wire import errors
+from serving.wire.tensors import SINGLE
 from steering.errors import SteeringError
 from steering.targets.rewards import BuiltIn
 
@@ -42,7 +43,10 @@ class BuiltInReward:
     def scores(self, x: Tensor) -> Scoring:
         """Implements `Reward.scores`."""
         yield from tuple[Step, ...]()  # nothing to ask for
-        return self.score(x)
+        scores = self.score(x)
+        if bool(scores.isinf().any()):  # none of these functions is infinite
+            raise SteeringError(f"reward {self.name!r}: expected values in the range of float32, got one beyond")
+        return scores
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,8 @@ class BuiltInDefinition:
         if kind == "number":
             if isinstance(value, bool | str) or np.ndim(value) or np.asarray(value).dtype.kind not in "iuf":
                 raise errors.invalid(f"{where}: expected a number, got {came(value)}")
+            if abs(float(value)) > SINGLE:
+                raise errors.invalid(f"{where}: expected a number of at most {SINGLE:g}, got {float(value):g}")
             return float(value)
         types = {"event": "FP32", "mask": "BOOL or FP32"}[kind]
         if not isinstance(value, np.ndarray) or not self._fits(value, kind == "mask"):

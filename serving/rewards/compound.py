@@ -10,6 +10,7 @@ from torch import Tensor
 
 from serving.rewards.expressions import Apply, Expression, Term, evaluate
 from serving.rewards.reward import Reward, Scoring
+from steering.errors import SteeringError
 from steering.numerics.weights import checked_rewards
 from steering.targets.rewards import event
 
@@ -65,4 +66,8 @@ class Compound:
         for identity, reward in self.scored.items():
             scores = checked_rewards((yield from reward.scores(x)), len(x), reward.name, torch.float32)
             found[identity] = scores if reward.threshold is None else event(scores, reward.threshold)
-        return evaluate(self.expression, {term: found[identity] for term, identity in self.identities.items()})
+        value = evaluate(self.expression, {term: found[identity] for term, identity in self.identities.items()})
+        finite = torch.stack([each.isfinite() for each in found.values()]).all(dim=0)
+        if bool((value.isinf() & finite).any()):
+            raise SteeringError(f"reward {self.name!r}: expected values in the range of float32, got one beyond")
+        return value

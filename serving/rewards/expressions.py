@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from serving.wire.tensors import SINGLE
+
 LONGEST, DEEPEST, MOST_TERMS = 500, 20, 16
 
 
@@ -95,6 +97,7 @@ def parse(text: str) -> Expression:
     except (ValueError, RecursionError, MemoryError):  # null bytes; brackets in brackets in brackets
         raise ExpressionError("expected a reward's name or an expression, got what cannot be read") from None
     expression = _read(tree, DEEPEST)
+    _constant(expression)
     if len(found := terms(expression)) not in range(1, MOST_TERMS + 1):
         raise ExpressionError(f"expected 1..{MOST_TERMS} different rewards, got {len(found)}")
     return expression
@@ -122,7 +125,7 @@ def _read(node: ast.expr, depth: int) -> Expression:
         raise ExpressionError(f"expected an expression at most {DEEPEST} deep, got a deeper one")
     match node:
         case ast.Constant(value=int() | float() as value) if not isinstance(value, bool):
-            return _finite(value)
+            return _single(value)
         case ast.BinOp(left, operator, right) if type(operator) in _OPERATORS:
             return Apply(_OPERATORS[type(operator)][0], (_read(left, depth - 1), _read(right, depth - 1)))
         case ast.UnaryOp(operator, operand) if type(operator) in _OPERATORS:
@@ -166,6 +169,20 @@ def _value(keyword: ast.keyword) -> int | float | Name:
     raise ExpressionError(f"{keyword.arg}: expected a number or a name, got {ast.unparse(node)!r}")
 
 
+def _constant(expression: Expression) -> Tensor | None:
+    """The value [1] of an expression without terms, None for others; each part of it is finite as float32."""
+    if isinstance(expression, float):
+        return torch.full((1,), expression)
+    parts = [_constant(part) for part in expression.parts] if isinstance(expression, Apply) else [None]
+    values = [part for part in parts if part is not None]
+    if len(values) < len(parts):
+        return None
+    assert isinstance(expression, Apply)
+    value = _APPLIED[expression.function](*values)
+    _single(float(value))
+    return value
+
+
 def _finite(value: int | float) -> float:
     try:
         number = float(value)
@@ -173,6 +190,14 @@ def _finite(value: int | float) -> float:
         number = math.inf
     if not math.isfinite(number):
         raise ExpressionError("expected finite numbers, got one beyond the range of floats")
+    return number
+
+
+def _single(value: int | float) -> float:
+    """A number of an expression, which is computed in float32."""
+    number = _finite(value)
+    if abs(number) > SINGLE:
+        raise ExpressionError(f"expected numbers of at most {SINGLE:g}, got one beyond the range of float32")
     return number
 
 

@@ -104,8 +104,10 @@ def tensor_argument(reward: str, tensor: GraphTensor, value: Given) -> Array:
         array = array[0]
     fits = array.dtype.kind in _CASTS[tensor.dtype.kind] and tensor.fits(array.shape)
     if fits:
-        cast = array.astype(tensor.dtype)
-        fits = tensor.dtype.kind == "f" or bool((cast == array).all())  # a cast must not wrap around
+        with np.errstate(over="ignore"):
+            cast = array.astype(tensor.dtype)
+        # a cast must not wrap around, nor end in infinity
+        fits = bool(np.isfinite(cast).all() if tensor.dtype.kind == "f" else (cast == array).all())
     if not fits:
         wanted = f"{tensor.dtype} of shape {['?' if axis is None else axis for axis in tensor.row]}"
         raise errors.invalid(f"{PREFIX}{tensor.name} of reward {reward!r}: expected {wanted}, got {came(value)}")

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from serving.wire import errors
-from serving.wire.tensors import Parameter
+from serving.wire.tensors import SINGLE, Parameter
 
 EVERYWHERE = ("timeout", "priority", "deterministic")
 """Parameters of every model: the front and the engine read them."""
@@ -45,6 +45,10 @@ _PRESET_CHAINS = {
 }
 
 
+Single = Annotated[float, Field(ge=-SINGLE, le=SINGLE)]
+"""A number that is finite as float32, which samples and rewards are computed in."""
+
+
 class Parameters(BaseModel):
     """The parameters of a request for samples, with their ranges (the wire contract).
 
@@ -61,21 +65,21 @@ class Parameters(BaseModel):
     grid_unit: Unit | None = None
     strength: Annotated[float, Field(gt=0, le=1)] | None = None
     start_t: Annotated[float, Field(ge=0)] | None = None
-    eta: Annotated[float, Field(ge=0)] | None = None
+    eta: Annotated[Single, Field(ge=0)] | None = None
     path: str | None = None
     reverse: bool = False
-    guidance: float = 1.0
+    guidance: Single = 1.0
     guidance_low: float | None = None
     guidance_high: float | None = None
     guidance_unit: Unit = "t"
-    guidance_rescale: Annotated[float, Field(ge=0, le=1)] = 0.0
+    guidance_rescale: Annotated[Single, Field(ge=0, le=1)] = 0.0
     guidance_drop: str | None = None
     guidance_keep: str | None = None
     likelihood: Literal["data", "sampler"] | None = None
     probes: Annotated[int, Field(ge=2, le=256)] = 4
     reward: str | None = None
-    beta: Annotated[float, Field(gt=0)] = 1.0
-    threshold: float | None = None
+    beta: Annotated[Single, Field(gt=0)] = 1.0
+    threshold: Single | None = None
     particles: Annotated[int, Field(ge=2, le=1024, multiple_of=2)] = 32
     steering: str | None = None
     posterior: Literal["bank", "gaussian", "mixture", "neighbours", "rollout"] | None = None

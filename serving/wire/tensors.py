@@ -28,6 +28,8 @@ DATATYPES: dict[str, tuple[np.dtype[np.generic], str | None]] = {
     "FP32": (np.dtype(np.float32), "fp32_contents"),
     "FP64": (np.dtype(np.float64), "fp64_contents"),
 }
+SINGLE = float(np.finfo(np.float32).max)
+"""The greatest number of float32: what is beyond becomes infinity there."""
 _NAMES = {dtype: name for name, (dtype, _) in DATATYPES.items()}
 
 

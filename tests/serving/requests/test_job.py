@@ -15,7 +15,7 @@ from serving.engine.admission import DeadlineError
 from serving.engine.engine import DeadlinePassedError, ExternalError, NetworkFailedError, QueueFullError
 from serving.engine.task import Task
 from serving.models.model import Model, Sampler
-from serving.requests import job
+from serving.requests import job, plain
 from serving.wire import kserve, received
 from serving.wire.errors import RequestError
 from serving.wire.kserve import InferRequest
@@ -216,6 +216,9 @@ def test_inputs(models: dict[str, Model], inputs: dict[str, Any], parameters: di
         (np.array(1), r"condition 'label': expected int64 \[3\] or \[1\], got int64 \[\]"),
         (np.array([1, 2, 3], np.int32), r"condition 'label': expected int64 \[3\] or \[1\], got int32 \[3\]"),
         (np.array([[1], [2], [3]]), r"condition 'label': expected int64 \[3\] or \[1\], got int64 \[3, 1\]"),
+        (np.array([-1]), r"condition 'label': expected 0..4, got -1"),
+        (np.array([0, 4, -5]), r"condition 'label': expected 0..4, got -5"),
+        (np.array([5]), r"condition 'label': expected 0..4, got 5"),
     ],
 )
 def test_conditions(models: dict[str, Model], label: np.ndarray, expected: str):
@@ -349,3 +352,33 @@ def test_what_a_failed_task_tells_its_caller(error: Exception, code: str):
     said = job.request_error(error)
     assert said.code.name == code
     assert str(error) in said.detail
+
+
+@pytest.mark.parametrize("value", [1e39, -1e39, 1e308])
+def test_parameters_are_finite_as_float32(models: dict[str, Model], value: float):
+    for name in ("eta", "guidance", "threshold", "beta"):
+        said = refusal(models, "rings", {}, **{"reward": "nearness", "reward_mode": 1, name: value})
+        assert re.match(rf"parameter {name}: expected (less|greater) than or equal to ", said), said
+    for solver, name in (("heun", "churn"), ("heun", "churn_max"), ("pc", "snr"), ("rk45", "rtol")):
+        said = refusal(models, "rings", {}, solver=solver, **{name: value})
+        assert re.match(rf"parameter {name}: expected a number of at most 3.40282e\+38, got ", said), said
+
+
+def test_an_answer_must_fit_into_a_message(models: dict[str, Model], monkeypatch: pytest.MonkeyPatch):
+    """Else it would be drawn and then not be sent."""
+    monkeypatch.setattr(job, "LONGEST_ANSWER", 8 * 100)
+    monkeypatch.setattr(plain, "LONGEST_ANSWER", 4 * 100)
+    assert refusal(models, "rings", samples=101) == (
+        "samples: expected at most 100 of shape [2] in an answer of 800 bytes, got 101"
+    )
+    feeds = {"x": np.zeros((101, 2), F), "mode": np.zeros(101, np.int64)}
+    assert refusal(models, "nearness", feeds) == (
+        "inputs: expected at most 100 rows, whose outputs fit into an answer of 400 bytes, got 101"
+    )
+    request = InferRequest("rings", parameters={"samples": 100})
+    job.task_for(request, models["rings"], models).program.close()
+
+
+def test_sizes_come_before_ranges(models: dict[str, Model]):
+    feeds = {"x": ROW, "mode": np.full(4_000_000, 9)}
+    assert refusal(models, "nearness", feeds) == "inputs: expected one batch size, got {'x': 1, 'mode': 4000000}"

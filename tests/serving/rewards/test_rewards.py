@@ -16,7 +16,7 @@ from torch import Tensor
 
 import steering
 from protos.card import Range
-from serving.backends import Array
+from serving.backends import Array, GraphTensor
 from serving.backends.costs import Costs
 from serving.backends.ort import OrtNetwork
 from serving.engine.task import Evaluation, Network, Step
@@ -25,8 +25,10 @@ from serving.models.repository import load, scan
 from serving.requests import job
 from serving.rewards import Reward, bind, expressions
 from serving.rewards.expressions import ExpressionError, Term
+from serving.rewards.network import tensor_argument
 from serving.wire.errors import RequestError
 from serving.wire.kserve import InferRequest
+from steering.errors import SteeringError
 from steering.problems import GaussianMixture
 from steering.sampling.rows import answered as sampled
 from tests import networks
@@ -125,7 +127,8 @@ def test_what_is_outside_of_its_range_is_refused(models: dict[str, Model]):
         with pytest.raises(RequestError) as caught:
             refused()
         assert (caught.value.code, caught.value.detail) == (grpc.StatusCode.INVALID_ARGUMENT, text)
-    assert torch.equal(scores(of("nearness", ranged, reward_mode=7)), scores(of("nearness(mode=-1)", models)))
+    loose = {"nearness": replace(network, ranges={})}
+    assert torch.equal(scores(of("nearness", ranged, reward_mode=7)), scores(of("nearness(mode=-1)", loose)))
 
 
 def test_the_demos_classifier_knows_its_labels():
@@ -462,3 +465,51 @@ def test_infinities_without_a_value_fail_the_request(models: dict[str, Model], m
     error = job.request_error(caught.value)
     assert error.code is grpc.StatusCode.FAILED_PRECONDITION
     assert error.detail == f"reward {text!r}: expected finite values or -inf, got {got}"
+
+
+SINGLE = "at most 3.40282e+38"
+
+
+@pytest.mark.parametrize(
+    ("text", "parameters", "expected"),
+    [
+        ("1e39 * nearness(mode=1)", {}, "expected numbers of " + SINGLE),
+        ("nearness(mode=1) - 4e38", {}, "expected numbers of " + SINGLE),
+        ("maximum(nearness(mode=1), -1e300)", {}, "expected numbers of " + SINGLE),
+        (f"{10**60} * nearness(mode=1)", {}, "expected numbers of " + SINGLE),
+        ("1e30 * 1e30 * nearness(mode=1)", {}, "expected finite numbers"),
+        ("nearness(mode=1) + logsumexp(3e38 + 3e38, 0)", {}, "expected finite numbers"),
+        ("linear(scale=1e39)", {}, "reward_scale of reward 'linear': expected a number of " + SINGLE),
+        ("half_space", {"reward_threshold": -1e39}, "reward_threshold of reward 'half_space': expected a number of "),
+        ("norm_band", {"reward_low": 1e308}, "reward_low of reward 'norm_band': expected a number of " + SINGLE),
+        ("nearness", {"reward_mode": 1e39}, "reward_mode of reward 'nearness': expected int64"),
+    ],
+)
+def test_numbers_that_float32_does_not_hold(models: dict[str, Model], text: str, parameters: Any, expected: str):
+    with pytest.raises(RequestError) as caught:
+        bind(text, models, (2,), parameters, direction(0) if "nearness" not in text and text != "norm_band" else {})
+    assert caught.value.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert expected in caught.value.detail
+
+
+def test_numbers_that_float32_holds_just_so(models: dict[str, Model]):
+    for text in ("3e38 + nearness(mode=1)", "1e-46 * nearness(mode=1)", "maximum(nearness(mode=1), -3.4e38)"):
+        assert bool(scores(of(text, models)).isfinite().all())
+
+
+@pytest.mark.parametrize("text", ["3e38 * nearness(mode=1) - 3e38", "1e20 * nearness(mode=1) * 1e20"])
+def test_scores_that_float32_does_not_hold(models: dict[str, Model], text: str):
+    """Minus infinity would rule candidates out without a word."""
+    with pytest.raises(SteeringError, match="expected values in the range of float32, got one beyond"):
+        scores(of(text, models))
+    with pytest.raises(SteeringError, match="'linear': expected values in the range of float32"):
+        scores(bind("linear", {}, (2,), {"reward_scale": -3e38}, {"reward_direction": np.full(2, 1e3, np.float32)}))
+
+
+def test_a_float_argument_of_a_network_fits_into_its_type():
+    tensor = GraphTensor("scale", np.dtype(np.float32), ())
+    half = GraphTensor("scale", np.dtype(np.float16), ())
+    assert tensor_argument("r", tensor, 1e38).dtype == np.float32
+    for each, value in ((tensor, 1e39), (tensor, np.array(-1e300)), (half, 1e5), (half, np.array(7e4))):
+        with pytest.raises(RequestError, match="reward_scale of reward 'r': expected float"):
+            tensor_argument("r", each, value)
