@@ -53,6 +53,10 @@ def open_session(
     """
     if not file.is_file():
         raise LoadError(f"{file}: expected an ONNX graph, got no such file")
+    try:
+        file.open("rb").close()
+    except OSError as error:
+        raise LoadError(f"{file}: expected a readable file, got: {error.strerror}") from None
     options = onnxruntime.SessionOptions()
     try:
         weights.files(file)  # complains of those that are missing

@@ -1,5 +1,6 @@
 """A model repository's folders: those that hold a model, and what else lies there, with why it is not served."""
 
+import contextlib
 import os
 import re
 import unicodedata
@@ -183,9 +184,8 @@ def _examine(name: str, path: Path) -> tuple[Folder | None, list[Passed]]:
     passed += faults
     if version is None:
         return None, passed
-    inside = path / version
-    if inside.is_dir() and os.access(inside, os.R_OK | os.X_OK):  # where not, loading says so
-        passed += [_dangling(each) for each in sorted(inside.iterdir()) if _dangles(each)]
+    with contextlib.suppress(OSError):  # loading says why
+        passed += [_dangling(each) for each in sorted((path / version).iterdir()) if _dangles(each)]
     return Folder(name, version, path, file), passed
 
 
