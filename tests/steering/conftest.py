@@ -25,7 +25,7 @@ PATHS: dict[str, Path] = {
     "vp_linear": paths.vp_linear(),
     "vp_discrete": paths.vp_discrete(alpha_bars=(paths.vp_linear().alpha(torch.arange(1, 201) / 200) ** 2).tolist()),
     "vp_betas": paths.vp_betas(),
-    "vp_betas, zero terminal SNR": paths.vp_betas(zero_terminal_snr=True, steps=100),
+    "vp_betas, zero terminal SNR": paths.vp_betas(zero_terminal_snr=True, steps=101),
     "sub_vp": paths.sub_vp(),
     "ve": paths.ve(),
     "edm": paths.edm(),
