@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from serving.backends import Array, GraphTensor, InputError, LoadError, OutOfMemoryError
-from serving.backends.session import check_fixed, reason, tensors
+from serving.backends.session import check_fixed, inputs_of, outputs_of, reason
 
 _log = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -76,8 +76,9 @@ class BoundNetwork:
         self._buffers: dict[str, _Buffer] = {}
         try:
             self._session = self._there(open_session)
-            self.inputs = tensors(file, self._session.get_inputs())
-            self.outputs = tensors(file, self._session.get_outputs())
+            self.inputs = inputs_of(file, self._session)
+            self.outputs = outputs_of(file, self._session)
+            self._shared = {each.name for each in self.inputs if each.shared is not None}
             self._there(lambda: self._prepare(file, sizes))
         except BaseException:
             self.close()
@@ -98,10 +99,7 @@ class BoundNetwork:
         most = self.prepared[-1]
         if rows <= most:
             return self._there(lambda: self._run(feeds, outputs, rows))
-        parts = [
-            self.run({name: value[first : first + most] for name, value in feeds.items()}, outputs)
-            for first in range(0, rows, most)
-        ]
+        parts = [self.run(self._part(feeds, first, first + most), outputs) for first in range(0, rows, most)]
         return [np.concatenate(column) for column in zip(*parts, strict=True)]
 
     def close(self) -> None:
@@ -125,13 +123,17 @@ class BoundNetwork:
 
         return self._thread.submit(on_stream).result()
 
+    def _part(self, feeds: Mapping[str, Array], first: int, stop: int) -> dict[str, Array]:
+        """Some rows, with what all rows share."""
+        return {name: value if name in self._shared else value[first:stop] for name, value in feeds.items()}
+
     def _check(self, feeds: Mapping[str, Array]) -> int:
         """The number of rows. Checked, because copying would silently cast and broadcast."""
         if {*feeds} != (names := {each.name for each in self.inputs}):
             raise InputError(f"expected inputs {', '.join(sorted(names))}, got {', '.join(sorted(feeds))}")
-        rows = len(feeds[self.inputs[0].name])
+        rows = next(len(feeds[each.name]) for each in self.inputs if each.shared is None)
         for each in self.inputs:
-            value, shape = feeds[each.name], (rows, *each.row)
+            value, shape = feeds[each.name], _shape(each, rows)
             if value.dtype != each.dtype or value.shape != shape:
                 raise InputError(
                     f"input {each.name!r}: expected {each.dtype} {list(shape)}, got {value.dtype} {list(value.shape)}"
@@ -166,7 +168,7 @@ class BoundNetwork:
 
     def _buffer(self, each: GraphTensor, most: int) -> _Buffer:
         dtype = torch.from_numpy(np.empty(0, each.dtype)).dtype
-        shape: tuple[Any, ...] = (most, *each.row)
+        shape: tuple[Any, ...] = _shape(each, most)
         host = torch.zeros(shape, dtype=dtype, pin_memory=self._device.type == "cuda")
         return _Buffer(torch.zeros(shape, dtype=dtype, device=self._device), host)
 
@@ -177,15 +179,18 @@ class BoundNetwork:
         for side, bind in ((self.inputs, binding.bind_input), (self.outputs, binding.bind_output)):
             for each in side:
                 buffer = self._buffers[each.name].device
-                bind(each.name, self._device.type, 0, each.dtype.type, [size, *each.row], buffer.data_ptr())
+                bind(each.name, self._device.type, 0, each.dtype.type, list(_shape(each, size)), buffer.data_ptr())
         return _Call(binding, options)
 
     def _run(self, feeds: Mapping[str, Array], outputs: Sequence[str], rows: int) -> list[Array]:
         """One call. Rows past `rows` are left over from earlier calls; their outputs are not read."""
         for name, value in feeds.items():
             buffer = self._buffers[name]
-            np.copyto(buffer.host[:rows].numpy(), value)
-            buffer.device[:rows].copy_(buffer.host[:rows], non_blocking=True)
+            host, device = buffer.host, buffer.device
+            if name not in self._shared:
+                host, device = host[:rows], device[:rows]
+            np.copyto(host.numpy(), value)
+            device.copy_(host, non_blocking=True)
         self._call(next(size for size in self._calls if size >= rows))
         for name in outputs:
             buffer = self._buffers[name]
@@ -200,3 +205,8 @@ class BoundNetwork:
             self._session.run_with_iobinding(call.binding, call.options)
         except Exception as error:
             raise reason(error) from None
+
+
+def _shape(each: GraphTensor, rows: int) -> tuple[int | None, ...]:
+    """A tensor's shape in a call of so many rows."""
+    return (rows, *each.row) if each.shared is None else each.shared

@@ -8,7 +8,7 @@ import onnxruntime
 import torch
 
 from serving.backends import Array
-from serving.backends.session import open_session, reason, tensors
+from serving.backends.session import inputs_of, open_session, outputs_of, reason
 from serving.backends.sizes import dense
 
 
@@ -19,8 +19,8 @@ class OrtNetwork:
 
     def __init__(self, file: Path, threads: int) -> None:
         self._session = open_session(file, threads, ["CPUExecutionProvider"])
-        self.inputs = tensors(file, self._session.get_inputs())
-        self.outputs = tensors(file, self._session.get_outputs())
+        self.inputs = inputs_of(file, self._session)
+        self.outputs = outputs_of(file, self._session)
         capability = torch.backends.cpu.get_cpu_capability()
         self.kind = f"onnxruntime {onnxruntime.__version__} CPU {platform.machine()} {capability} threads {threads}"
 

@@ -143,6 +143,8 @@ def _made_up(backend: Backend, rows: int, rng: np.random.Generator, length: int)
         else:
             made = rng.standard_normal(shape) if each.row else rng.uniform(0.05, 0.95, shape)
             feeds[each.name] = made.astype(each.dtype)
+        if each.shared is not None:  # one call
+            feeds[each.name] = np.repeat(feeds[each.name][:1], rows, axis=0)
     return feeds
 
 

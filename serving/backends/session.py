@@ -13,7 +13,7 @@ import onnxruntime
 from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 
 from protos import weights
-from serving.backends import GraphTensor, InputError, LoadError, OutOfMemoryError, shown
+from serving.backends import GraphTensor, InputError, LoadError, OutOfMemoryError, shared_input, shown
 
 Providers = Sequence[str | tuple[str, dict[str, Any]]]
 CPU = "CPUExecutionProvider"
@@ -28,6 +28,7 @@ _TYPES = {
     "tensor(uint8)": np.uint8,
     "tensor(bool)": np.bool_,
 }
+BFLOAT16 = "tensor(bfloat16)"
 # Gather and similar operators use their own texts, and not all the same status
 _OUT_OF_BOUNDS = re.compile(
     r"running (\w+) node.*(?:out of (?:data )?bounds|within.*bounds|out of range|invalid index)", re.I
@@ -73,8 +74,7 @@ def open_session(
     options.use_deterministic_compute = deterministic
     options.log_severity_level = 3
     try:
-        # without enable_fallback=0 a call that fails is tried again on the CPU, and every call after it goes there
-        session = onnxruntime.InferenceSession(_utf8(file), options, providers=list(providers), enable_fallback=0)
+        session = _opened(file, options, providers)
     except Exception as error:  # onnxruntime has an exception class for each status code
         raise LoadError(f"{file}: expected a complete ONNX graph, got: {' '.join(str(error).split())}") from None
     wanted, got = _name(providers[0]), session.get_providers()[0]
@@ -104,9 +104,42 @@ def _hold_weights(file: Path, options: onnxruntime.SessionOptions) -> None:
         options.add_external_initializers(names, values)
 
 
-def tensors(file: Path, nodes: Sequence[onnxruntime.NodeArg]) -> tuple[GraphTensor, ...]:
-    """A session's inputs or outputs; LoadError where the first is no free axis or a type is not served."""
-    return tuple(_tensor(file, each) for each in nodes)
+def _opened(file: Path, options: onnxruntime.SessionOptions, providers: Providers) -> onnxruntime.InferenceSession:
+    """A session, in float32 if the graph takes or gives bfloat16, or cannot be opened with the bfloat16 it has."""
+
+    def opened(graph: Path) -> onnxruntime.InferenceSession:
+        # without enable_fallback=0 a call that fails is tried again on the CPU, and every call after it goes there
+        return onnxruntime.InferenceSession(_utf8(graph), options, providers=list(providers), enable_fallback=0)
+
+    try:
+        session = opened(file)
+    except Exception:
+        from serving.backends.bfloat16 import has_bfloat16, with_float32  # onnx is slow to import
+
+        if has_bfloat16(file):
+            return with_float32(file, opened)
+        raise
+    if any(each.type == BFLOAT16 for each in (*session.get_inputs(), *session.get_outputs())):
+        from serving.backends.bfloat16 import with_float32
+
+        return with_float32(file, opened)
+    return session
+
+
+def inputs_of(file: Path, session: onnxruntime.InferenceSession) -> tuple[GraphTensor, ...]:
+    """A session's inputs: rows, and what is shared by all rows of a call if at least one input has rows.
+
+    Raises:
+        LoadError: no input has a free first axis, or a type is not served.
+    """
+    nodes = session.get_inputs()
+    batched = any(each.shape and not isinstance(each.shape[0], int) for each in nodes)
+    return tuple(_tensor(file, each, may_be_shared=batched) for each in nodes)
+
+
+def outputs_of(file: Path, session: onnxruntime.InferenceSession) -> tuple[GraphTensor, ...]:
+    """A session's outputs; LoadError where the first is no free axis or a type is not served."""
+    return tuple(_tensor(file, each, may_be_shared=False) for each in session.get_outputs())
 
 
 def check_fixed(file: Path, each: GraphTensor) -> None:
@@ -134,9 +167,11 @@ def _name(provider: str | tuple[str, dict[str, Any]]) -> str:
     return provider if isinstance(provider, str) else provider[0]
 
 
-def _tensor(file: Path, each: onnxruntime.NodeArg) -> GraphTensor:
+def _tensor(file: Path, each: onnxruntime.NodeArg, *, may_be_shared: bool) -> GraphTensor:
     if each.type not in _TYPES:
         raise LoadError(f"{file}: {each.name}: expected one of {', '.join(_TYPES)}, got {each.type}")
+    if may_be_shared and all(isinstance(axis, int) for axis in each.shape):
+        return shared_input(each.name, np.dtype(_TYPES[each.type]), tuple(each.shape))
     if not each.shape:
         raise LoadError(f"{file}: {each.name}: expected a first axis for the batch, got a scalar")
     row = tuple(axis if isinstance(axis, int) else None for axis in each.shape[1:])

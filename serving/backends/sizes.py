@@ -1,5 +1,8 @@
 """Good sizes of calls. 1 is used only if nothing else is allowed: a row alone is rounded otherwise."""
 
+FIXED = 32
+"""Rows of every call where the size of calls must not change a row's bits, or the largest below: no clock chose it."""
+
 
 def dense(most: int) -> tuple[int, ...]:
     """Every size to 16, then steps of 2 to 32, of 4 to 64 and so on: less than an eighth of a call is padding.

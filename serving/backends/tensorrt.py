@@ -17,7 +17,7 @@ from protos.digest import graph_sha256
 from serving.backends import GraphTensor, LoadError
 from serving.backends.bound import BoundNetwork
 from serving.backends.cuda import CPU, CUDA, PREPARED, check_cuda, options
-from serving.backends.session import Providers, check_fixed, open_session, tensors
+from serving.backends.session import Providers, check_fixed, inputs_of, open_session
 from serving.backends.sizes import ladder
 
 TENSORRT = "TensorrtExecutionProvider"
@@ -64,8 +64,7 @@ def profile_of(file: Path, sizes: Sequence[int]) -> dict[str, str]:
     Raises:
         LoadError: the graph cannot be read, or its rows have lengths that vary.
     """
-    session = open_session(file, 1, [CPU])
-    inputs = tensors(file, session.get_inputs())
+    inputs = inputs_of(file, open_session(file, 1, [CPU]))
     for each in inputs:
         check_fixed(file, each)
     largest = shapes(inputs, sizes[-1])
@@ -77,8 +76,9 @@ def profile_of(file: Path, sizes: Sequence[int]) -> dict[str, str]:
 
 
 def shapes(inputs: Sequence[GraphTensor], rows: int) -> str:
-    """Such as `x:32x1x28x28,t:32`."""
-    return ",".join(f"{each.name}:{'x'.join(map(str, (rows, *each.row)))}" for each in inputs)
+    """Such as `x:32x1x28x28,t:32`; inputs without a batch axis have their one shape in the graph."""
+    rowed = [each for each in inputs if each.shared is None]
+    return ",".join(f"{each.name}:{'x'.join(map(str, (rows, *each.row)))}" for each in rowed)
 
 
 def cache_name(digest: str, version: str, gpu: str, profile: dict[str, str], *, half: bool) -> str:

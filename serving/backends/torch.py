@@ -1,7 +1,7 @@
 """Torch itself on the CPU: a module, or a program exported to a `.pt2` file. A reference for the other backends."""
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from serving.backends import Array, GraphTensor, InputError, LoadError
+from serving.backends import Array, GraphTensor, InputError, LoadError, shared_input
 from serving.backends.session import reason
 from serving.backends.sizes import dense
 
@@ -22,6 +22,7 @@ class TorchNetwork:
 
     Args:
         most: rows it takes in one call at most; None for any number.
+        bfloat16: inputs that the module wants in bfloat16, which numpy lacks; they come in float32.
     """
 
     invariant = False  # matrix products choose their kernels by the number of rows
@@ -33,8 +34,10 @@ class TorchNetwork:
         outputs: Sequence[GraphTensor],
         *,
         most: int | None = None,
+        bfloat16: Collection[str] = (),
     ) -> None:
         self._module, self.inputs, self.outputs, self._most = module, tuple(inputs), tuple(outputs), most
+        self._bfloat16 = frozenset(bfloat16)
         capability = torch.backends.cpu.get_cpu_capability()
         self.kind = f"torch {torch.__version__} CPU {platform.machine()} {capability} threads {torch.get_num_threads()}"
 
@@ -54,14 +57,17 @@ class TorchNetwork:
         if program.call_spec.in_spec.child(1).num_leaves:
             raise LoadError(f"{file}: expected a program exported with positional arguments, got some by keyword")
         nodes = {node.name: node for node in program.graph.nodes}
-        inputs = [_tensor(file, name, nodes[name].meta["val"]) for name in program.graph_signature.user_inputs]
+        taken = {name: nodes[name].meta["val"] for name in program.graph_signature.user_inputs}
+        rowed = [value for value in taken.values() if isinstance(value, Tensor) and _rows_of(value) is not None]
+        inputs = [_tensor(file, name, value, may_be_shared=bool(rowed)) for name, value in taken.items()]
         returned = torch.utils._pytree.tree_unflatten(
             [nodes[name].meta["val"] for name in program.graph_signature.user_outputs], program.call_spec.out_spec
         )
         outputs = [_tensor(file, name, value) for name, value in _named(returned).items()]
-        first = nodes[program.graph_signature.user_inputs[0]].meta["val"].shape[0]
-        upper = program.range_constraints[first.node.expr].upper
-        return cls(program.module(), inputs, outputs, most=int(upper) if upper.is_Integer else None)
+        upper = program.range_constraints[_rows_of(rowed[0]).node.expr].upper
+        narrow = [name for name, value in taken.items() if value.dtype == torch.bfloat16]
+        most = int(upper) if upper.is_Integer else None
+        return cls(program.module(), inputs, outputs, most=most, bfloat16=narrow)
 
     def sizes(self, most: int) -> tuple[int, ...]:
         """Implements `Backend.sizes`."""
@@ -69,7 +75,7 @@ class TorchNetwork:
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
         """Implements `Backend.run`."""
-        tensors = [torch.from_numpy(np.require(feeds[each.name], requirements="W")) for each in self.inputs]
+        tensors = [self._given(each.name, feeds[each.name]) for each in self.inputs]
         try:
             with torch.inference_mode():
                 results = _named(self._module(*tensors))
@@ -77,24 +83,41 @@ class TorchNetwork:
             raise InputError(_line(error)) from None
         except Exception as error:
             raise reason(error) from None
-        return [results[name].numpy() for name in outputs]
+        return [_wide(results[name]).numpy() for name in outputs]
 
     def close(self) -> None:
         """Implements `Backend.close`."""
         del self._module
+
+    def _given(self, name: str, value: Array) -> Tensor:
+        tensor = torch.from_numpy(np.require(value, requirements="W"))
+        return tensor.to(torch.bfloat16) if name in self._bfloat16 else tensor
 
 
 def _named(returned: Any) -> dict[str, Any]:
     return dict(returned) if isinstance(returned, Mapping) else {OUTPUT: returned}
 
 
-def _tensor(file: Path, name: str, value: Any) -> GraphTensor:
+def _rows_of(value: Tensor) -> Any:
+    """The symbol of a free first axis, None if it has none."""
+    first: Any = value.shape[0] if value.ndim else 0
+    return None if isinstance(first, int) else first
+
+
+def _wide(value: Tensor) -> Tensor:
+    """In float32, if numpy lacks its type."""
+    return value.float() if value.dtype == torch.bfloat16 else value
+
+
+def _tensor(file: Path, name: str, value: Any, *, may_be_shared: bool = False) -> GraphTensor:
     if not isinstance(value, Tensor):
         raise LoadError(f"{file}: {name}: expected a tensor, got {type(value).__name__}")
     shape: list[Any] = list(value.shape)  # what is not an int is a symbol
+    dtype = _wide(torch.empty(0, dtype=value.dtype)).numpy().dtype
+    if may_be_shared and all(isinstance(axis, int) for axis in shape):
+        return shared_input(name, dtype, tuple(shape))
     if not shape or isinstance(shape[0], int):
         raise LoadError(f"{file}: {name}: expected a free first axis for the batch, got shape {shape}")
-    dtype = torch.empty(0, dtype=value.dtype).numpy().dtype
     return GraphTensor(name, dtype, tuple(axis if isinstance(axis, int) else None for axis in shape[1:]))
 
 

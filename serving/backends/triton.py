@@ -11,7 +11,7 @@ import tritonclient.grpc as triton
 from tritonclient.grpc import service_pb2
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype, triton_to_np_dtype
 
-from serving.backends import Array, GraphTensor, InputError, LoadError, UnavailableError
+from serving.backends import Array, GraphTensor, InputError, LoadError, UnavailableError, shared_input
 from serving.backends.sizes import dense
 from serving.wire import channels
 
@@ -47,7 +47,8 @@ class TritonNetwork:
         self._client = triton.InferenceServerClient(address, channel_args=_CHANNEL)
         try:
             server, metadata, most = self._wait(time.monotonic() + seconds)
-            self.inputs = tuple(self._tensor("input", each) for each in metadata.inputs)
+            rowed = any(len(each.shape) and each.shape[0] == -1 for each in metadata.inputs)
+            self.inputs = tuple(self._tensor("input", each, may_be_shared=rowed) for each in metadata.inputs)
             self.outputs = tuple(self._tensor("output", each) for each in metadata.outputs)
         except BaseException as error:
             _log.warning("network %r at %s: %s", name, address, error)
@@ -74,7 +75,7 @@ class TritonNetwork:
             )
         except InferenceServerException as error:
             raise self._told(error) from None
-        rows = len(next(iter(feeds.values())))
+        rows = next(len(feeds[each.name]) for each in self.inputs if each.shared is None)
         return [self._output(result, name, rows) for name in outputs]
 
     def close(self) -> None:
@@ -108,10 +109,12 @@ class TritonNetwork:
                 return 0
             raise
 
-    def _tensor(self, side: str, each: Any) -> GraphTensor:
+    def _tensor(self, side: str, each: Any, *, may_be_shared: bool = False) -> GraphTensor:
         where = f"network {self._name!r}: {side} {each.name!r}"
         if each.datatype not in _DATATYPES:
             raise LoadError(f"{where}: expected one of {', '.join(_DATATYPES)}, got {each.datatype}")
+        if may_be_shared and all(axis >= 0 for axis in each.shape):
+            return shared_input(each.name, np.dtype(triton_to_np_dtype(each.datatype)), tuple(map(int, each.shape)))
         if not each.shape or each.shape[0] != -1:
             raise LoadError(f"{where}: expected a free first axis for the batch, got shape {list(each.shape)}")
         row = tuple(None if axis < 0 else int(axis) for axis in each.shape[1:])

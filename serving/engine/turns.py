@@ -10,11 +10,9 @@ from dataclasses import dataclass
 
 from serving.backends import Backend
 from serving.backends.costs import Costs
+from serving.backends.sizes import FIXED
 from serving.engine.scheduler import PEER, Call, Queue, Slice
 from serving.engine.task import Evaluation, Network, Task
-
-FIXED = 32
-"""Rows of every call where the size of calls must not change a row's bits, or the largest below: no clock chose it."""
 
 FAVOUR = 3.0
 """Seconds of the device for a network with small requests, for each second of one with large ones only."""

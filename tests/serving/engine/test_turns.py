@@ -6,10 +6,11 @@ import numpy as np
 
 from serving.backends import GraphTensor
 from serving.backends.costs import Costs
+from serving.backends.sizes import FIXED
 from serving.engine.calls import current
 from serving.engine.scheduler import Call
 from serving.engine.task import Evaluation, Network, Routine, Task
-from serving.engine.turns import FAVOUR, FIXED, Turns
+from serving.engine.turns import FAVOUR, Turns
 
 
 class Even:
