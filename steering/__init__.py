@@ -84,7 +84,7 @@ def plan(
             beside = "reverse" if reverse else "an explicit grid"
             raise PlanError(f"{'strength' if start_t is None else 'start_t'}: expected none beside {beside}, got both")
         whole = plan(
-            solver, path=path if start_t is None else middle.starting(path, start_t), steps=steps,
+            solver, path=path if start_t is None else middle.starting(path, start_t, steps), steps=steps,
             prediction=prediction, grid=nodes, eta=eta, preconditioning=preconditioning, sigma_data=sigma_data,
             trained=path if trained is None else trained, reverse=reverse, program=program, limit=limit, **options,
         )  # fmt: skip

@@ -97,6 +97,7 @@ def _sampling_task(
         mean=tensors.mean,
     )
     doubled = 2 if tensors.condition and parameters.guidance != 1 else 1
+    told = sum(each[0].numel() * each.element_size() for each in tensors.condition.values())
     if plan.reverse and tensors.x_init is None:
         raise errors.invalid("reverse: expected the data to start from in an input x_init, got none")
     for name, what in (("strength", "data to start from"), ("start_t", "state to start from")):
@@ -106,13 +107,14 @@ def _sampling_task(
         program = likelihood.program(model, problem, parameters, tensors, request.outputs)
         rows = rows_of(parameters, options)
         at_once = n * doubled * likelihood_rows_at_once(parameters.probes)
+        together = min(n, likelihood.group_size(parameters.probes, card.event_shape)) * at_once // n
         return Task(
             model=model.name,
             program=program,
             network_rows=rows,
             network=model.network,
             rows_at_once=at_once,
-            bytes=_bytes(n, card.event_shape),
+            bytes=_bytes(n, card.event_shape) + together * told,
         )
     _check_answer(request, n, card.event_shape)
     if absent := [name for name in request.outputs if name in likelihood.OUTPUTS]:
@@ -136,24 +138,27 @@ def _sampling_task(
     rows = _network_rows(problem, parameters, rows_of(parameters, options))
     if tensors.x_init is None:
         steered.notes.extend(notes_of(plan))
-    if problem.null and problem.guidance != 1 and not _guided(problem):
+    if problem.guidance != 1 and problem.guidance_interval is not None and plan.stages and not _guided(problem):
         steered.notes.append("guidance: no row of the plan lies in its interval, it acts nowhere")
     program = _sample(model, known, problem, parameters, reward, steered, tensors)
     held = n + group * (0 if steered.steer is None else steered.steer.held)
+    at_once = steering.rows_at_once(steered.steer, group) * doubled
     return Task(
         model=model.name,
         program=program,
         network_rows=rows,
         network=model.network,
-        rows_at_once=steering.rows_at_once(steered.steer, group) * doubled,
-        bytes=_bytes(held, card.event_shape),
+        rows_at_once=at_once,
+        bytes=_bytes(held, card.event_shape) + at_once * told,
         heavy=reward is not None,
     )
 
 
 def _guided(problem: steering.Problem) -> int:
     """Stages of a table at which null rows are asked for."""
-    return sum(problem.guided(stage.denoise.t) is not None for stage in problem.plan.stages)
+    times = torch.tensor([stage.denoise.t for stage in problem.plan.stages], dtype=torch.float64)
+    guided = problem.guided(times)
+    return 0 if guided is None else len(times[guided])
 
 
 def _network_rows(problem: steering.Problem, parameters: Parameters, most: int) -> int:

@@ -70,10 +70,15 @@ def program(
     return _judge(model, problem, parameters, tensors.x_init)
 
 
+def group_size(probes: int, event: Sequence[int]) -> int:
+    """How many samples are computed together."""
+    return min(GROUP, max(1, NUMBERS // (probes * math.prod(event))))
+
+
 def _judge(model: Sampler, problem: steering.Problem, parameters: Parameters, x: torch.Tensor) -> Routine:
     assert parameters.likelihood is not None
     fingerprint, parts = model.known.fingerprint, []
-    group = min(GROUP, max(1, NUMBERS // (parameters.probes * math.prod(problem.event))))
+    group = group_size(parameters.probes, problem.event)
     for first in range(0, len(x), group):
         rows = slice(first, min(first + group, len(x)))
         noise = steering.Noise(parameters.seed, range(rows.start, rows.stop))

@@ -4,6 +4,7 @@ import math
 
 from steering.errors import PlanError
 from steering.paths import Path
+from steering.plans.units import LEAST
 
 SLACK = 1e-5
 """Relative distance from the noisy end that is rounding, such as single precision's."""
@@ -25,10 +26,12 @@ def remaining(steps: int, strength: float) -> int:
     return left
 
 
-def starting(path: Path, t: float) -> Path:
-    """The path from the time t to its end at the data; raises `PlanError` for a time outside."""
+def starting(path: Path, t: float, steps: int) -> Path:
+    """The path from the time t to its end at the data; raises `PlanError` for a time outside, or without room."""
     if abs(t - path.t_max) <= SLACK * path.t_max:
         return path
     if not path.t_min < t < path.t_max:
         raise PlanError(f"start_t: expected a time above {path.t_min:g} and up to {path.t_max:g}, got {t:g}")
+    if not float(path.log_snr(path.t_min) - path.log_snr(t)) >= LEAST * steps:
+        raise PlanError(f"start_t: expected a time farther from {path.t_min:g}, with room for {steps} steps, got {t:g}")
     return path.between(path.t_min, t)

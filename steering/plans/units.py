@@ -18,6 +18,8 @@ What EDM and the solvers of variance-preserving models in diffusers call sigma i
 """
 UNITS = get_args(Unit)
 HALVINGS = 80
+LEAST = 1e-5
+"""Log-SNR from one node to the next: multistep solvers extrapolate by quotients of their distances."""
 SLACK, SINGLE = 1e-5, 2.5e-7
 """Relative distances that are taken for an end of the path: beyond it, and within, where it is single precision's."""
 
@@ -80,7 +82,7 @@ def explicit(values: Sequence[float] | Tensor, unit: str, path: Path, most: int)
 
     Raises:
         PlanError: fewer than 2 or more than `most` nodes, one that is not finite or outside of the path, or two that do
-            not fall from noise to data.
+            not fall from noise to data or lie too close.
     """
     given = torch.as_tensor(values, dtype=torch.float64)
     if given.ndim != 1 or not 2 <= len(given) <= most:
@@ -99,6 +101,10 @@ def explicit(values: Sequence[float] | Tensor, unit: str, path: Path, most: int)
         first = int(rising.nonzero()[0])
         said = f"{float(given[first]):.9g} and then {float(given[first + 1]):.9g} at {first + 1}"
         raise PlanError(f"grid: expected {unit} strictly from noise to data, {_range(unit, path)}, got {said}")
+    if bool((close := path.log_snr(found).diff() < LEAST).any()):
+        first = int(close.nonzero()[0])
+        said = f"{float(given[first]):.9g} and then {float(given[first + 1]):.9g} at {first + 1}"
+        raise PlanError(f"grid: expected nodes at least {LEAST:g} of log-SNR apart, got {said}")
     return tuple(found.tolist())
 
 

@@ -295,6 +295,18 @@ def test_guidance_doubles_the_rows(models: dict[str, Model]):
     task.program.close()
 
 
+def test_conditions_count_as_memory_of_the_rows_that_hold_them(models: dict[str, Model]):
+    def held(**parameters: Any) -> int:
+        request = InferRequest("stripes", inputs={"label": np.array([1])}, parameters=parameters)
+        task = job.task_for(request, models["stripes"], models)
+        task.program.close()
+        return task.bytes
+
+    state = 16 * job.STATE_BYTES
+    assert held(samples=3) == 3 * (state + 8)
+    assert held(samples=3, guidance=2.0) == 3 * (state + 16)
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_what_is_not_finite_is_refused_by_the_codec(bad: float):
     tensor = triton.InferInput("x_init", [1, 2], "FP32")

@@ -205,6 +205,8 @@ GRID = np.array([0.9, 0.5, 0.1])
         ({"grid": GRID[::-1].copy()}, {}, "grid: expected t strictly from noise to data, 0.999..0.001, got 0.1 and"),
         ({"grid": np.array([1.0, 0.5])}, {}, "grid: expected nodes in 0.999..0.001, got 1 at 0"),
         ({"grid": np.array([0.9, 0.0])}, {}, "grid: expected nodes in 0.999..0.001, got 0 at 1"),
+        ({"grid": np.array([0.9, 0.9 - 1e-12, 0.1])}, {}, "grid: expected nodes at least 1e-05 of log-SNR apart"),
+        ({"x_init": DATA}, {"start_t": 0.001 + 1e-12}, "start_t: expected a time farther from 0.001, with room for 20"),
         ({"grid": np.array([0.9, 1e-300])}, {}, "grid: expected nodes in 0.999..0.001, got 1e-300 at 1"),
         ({"grid": np.array([1e300, 0.1])}, {"grid_unit": "rho"}, "grid: expected nodes in 999..0.001"),
         ({"grid": GRID, "x_init": DATA}, {"start_t": 0.5}, "start_t: expected none beside an explicit grid, got both"),

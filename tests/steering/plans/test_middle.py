@@ -166,6 +166,7 @@ def test_a_start_time_is_where_the_grid_begins():
         ({"start_t": 0.5, "grid": [0.5, 0.3]}, "start_t: expected none beside an explicit grid, got both"),
         ({"start_t": 1.5}, "start_t: expected a time above 0.001 and up to 0.999, got 1.5"),
         ({"start_t": 0.001}, "start_t: expected a time above 0.001 and up to 0.999, got 0.001"),
+        ({"start_t": 0.001 + 1e-12}, "start_t: expected a time farther from 0.001, with room for 20 steps, got 0.001"),
         ({"strength": 0.5, "steps": 0}, "steps: expected an integer in 1..1000, got 0"),
         ({"strength": 0.5, "solver": "ddin"}, "unknown solver 'ddin'"),
     ],

@@ -60,6 +60,12 @@ RF, EDM = paths.rectified_flow(t_min=0.001, t_max=0.999), paths.edm(sigma_min=0.
             [3.0, -3.0],
             "grid: expected logsnr strictly from noise to data, -4.38.*, got 3 and then -3 at 1",
         ),
+        (
+            RF,
+            "t",
+            [0.9, 0.9 - 1e-9, 0.1],
+            "grid: expected nodes at least 1e-05 of log-SNR apart, got 0.9 and then 0.8999",
+        ),
         (EDM, "snr", [4.0, -4.0], "unknown unit 'snr': expected one of logsnr, rho, sigma, t"),
     ],
 )
