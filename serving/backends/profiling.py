@@ -37,14 +37,14 @@ Feeds = dict[str, Array]
 def measured(backend: Backend, most: int) -> Costs:
     """Seconds of calls of up to `most` rows, up to the largest worthwhile size, at sizes that keep a row's bits.
 
-    Where rows have a length that varies, the seconds are a guess.
+    Where rows have a length that varies, the seconds are those of short ones; the engine learns what others take.
     """
     sizes = backend.sizes(most)
     if not any(axis is None for each in backend.inputs for axis in each.row):
         return _measured(backend, sizes, (0,))
-    guessed = Costs.guessed(sizes).up_to(REFERENCE)  # seconds at one length say nothing of another
+    guessed = Costs.guessed(sizes).up_to(REFERENCE)  # longer rows may make dear what seemed worthwhile
     try:
-        return Costs.guessed(_measured(backend, guessed.sizes, LENGTHS).sizes)
+        return _measured(backend, guessed.sizes, LENGTHS)
     except Exception:  # the graph takes no such lengths, and says so in any way
         return guessed
 

@@ -13,7 +13,7 @@ from serving.wire.tensors import Parameter
 
 PATHS = ("edm", "one_sided", "rectified_flow", "sub_vp", "trig_flow", "ve", "vp_cosine", "vp_linear")
 """Paths that any model can be sampled on: they need no arguments and reach any noise level."""
-BEGUN = 0.01
+BEGUN = 0.05
 """The part of data beside noise of 1 that a grid may begin with, beyond its path's, without a warning."""
 
 

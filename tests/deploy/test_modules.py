@@ -119,3 +119,14 @@ def test_a_wrong_path_is_named(mine: Path, tmp_path: Path, path: str, expected: 
     assert result.exit_code == 2
     assert result.stderr.startswith(f"error: {expected}")
     assert result.stderr.count("\n") == 1
+
+
+def test_examples_have_free_lengths_and_masks():
+    """What the card leaves open is short, what it fills up is as long as the graph is to take it."""
+    words = {"dtype": "int64", "shape": [-1], "longest": 77}
+    conditions = {"free": words, "few": {**words, "longest": 3}, "filled": {**words, "pad": 0, "mask": "there"}}
+    card = Card.model_validate(
+        {"name": "m", "path": {"kind": "edm"}, "prediction": "x0", "event_shape": [2], "conditions": conditions}
+    )
+    shapes = {name: tuple(each.shape) for name, each in examples_of(card).items()}
+    assert shapes == {"x": (2, 2), "t": (2,), "free": (2, 8), "few": (2, 3), "filled": (2, 77), "there": (2, 77)}
