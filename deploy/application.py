@@ -1,160 +1,201 @@
-"""A server on one machine: a local Ray cluster with the applications, from start to drained."""
+"""A server on one machine, from start to drained: the applications on a Ray cluster of their own."""
 
 import contextlib
-import logging
 import os
+import select
 import signal
 import socket
 import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
-
-# before Ray is imported: it reads its environment once
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # the name notwithstanding: listen on loopback only
-os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's default of 15 would let any shell job slow the replicas
+from collections.abc import Iterator
+from concurrent.futures import Future
+from pathlib import Path
 
 import grpc
-import psutil
-import ray
-from ray import serve as ray_serve
-from ray.serve.config import ProxyLocation
 
+from deploy.cluster import GONE_S, OBJECT_STORE_BYTES, StartError, cluster, delete, deploy, heads_alive, kill, marked
+from deploy.cores import cores
 from deploy.deployments import applications
 from deploy.private_port import check_ray
+from deploy.scratch import Scratch, scratch
 from deploy.settings import Settings, SettingsError
 from protos.tiltserve.v1 import fleet_pb2, fleet_pb2_grpc
+from serving.models.folders import survey
+from serving.wire import channels
 from serving.wire.channels import address
 
 START_S = 300.0
-OBJECT_STORE_BYTES = 128 * 2**20  # heartbeats and settings are all that Ray carries
-GONE_S = 10.0
-_MARK = "RAY_TILTSERVE_CLUSTER"
+AGAIN_S, LOOK_S = 0.02, 1.0
+SIGNAL, CHANGE = b"s", b"c"
 
 
 def serve(settings: Settings) -> int:
     """Serve until SIGINT or SIGTERM, then drain; the exit code.
 
-    Prints `ready grpc=HOST:PORT metrics=HOST:PORT models=a,b` on standard output once every model answers; models
-    that cannot be loaded are named on standard error, and the others are served.
+    Prints `ready grpc=HOST:PORT metrics=HOST:PORT models=a,b` on standard output once every model answers; what is not
+    served of the folder is named on standard error, with the reason. A signal before that ends everything at once.
 
     Raises:
-        SettingsError: a port is taken, the folder holds no model, or Ray's version is not one this works with.
+        SettingsError: a port is taken, the folder holds no model, Ray has no place for its files, or its version is not
+            one this works with.
+        StartError: what was right when it was looked at is not any more, or Ray does not start.
     """
     check_ray()
-    settings = settings.model_copy(
-        update={
-            "grpc_port": free_port(settings.host, settings.grpc_port, "grpc-port"),
-            "metrics_port": free_port(settings.host, settings.metrics_port, "metrics-port"),
+    _look(settings.models)
+    with contextlib.ExitStack() as held:
+        ports = {
+            key: held.enter_context(held_port(settings.host, getattr(settings, key), key.replace("_", "-")))
+            for key in ("grpc_port", "metrics_port")
         }
-    )
-    if not any(path.is_dir() for folder in settings.models.iterdir() if folder.is_dir() for path in folder.iterdir()):
-        raise SettingsError(f"--models: expected folders NAME/VERSION/model.onnx in {settings.models}, got none")
-    stop = threading.Event()
-    out = sys.stdout
-    with (
-        contextlib.redirect_stdout(sys.stderr),
-        _cluster(settings, stop) as heads_alive,
-    ):  # Ray reports dead workers on stdout
-        for name, application in applications(settings).items():
-            if not stop.is_set():
-                ray_serve.run(application, name=name, route_prefix=None)
-        grpc_address = address(settings.host, settings.grpc_port)
-        names = _wait_for_models(grpc_address, settings.replicas, stop)
-        if not stop.is_set():
+        place = held.enter_context(scratch(OBJECT_STORE_BYTES))
+        orderly = _Server(settings.model_copy(update=ports), place).run()
+    if not orderly:  # Ray would look for its head for a minute when Python exits
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
+    return 0
+
+
+def _look(models: Path) -> None:
+    """Name what is not served of the repository; SettingsError if that is all."""
+    try:
+        folders, passed = survey(models)
+    except OSError as error:
+        raise SettingsError(f"--models: expected a readable folder, got {str(models)!r}: {error.strerror}") from None
+    if not folders:
+        why = "; ".join(str(each) for each in passed if not each.empty)
+        raise SettingsError(
+            f"--models: expected folders NAME/VERSION/model.onnx in {models}, got none" + (f": {why}" if why else "")
+        )
+    for each in passed:
+        print(f"warning: {each}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def held_port(host: str, port: int, flag: str) -> Iterator[int]:
+    """`port`, or any free one for 0, kept from others within the context.
+
+    It is bound, not listened on: who sets SO_REUSEADDR, as the front's servers do, can still listen on it, and it is
+    given to nobody who asks for any port.
+
+    Raises:
+        SettingsError: it cannot be listened on.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            holder.bind((host, port))
+        except OSError as error:
+            raise SettingsError(f"--{flag}: expected a free port on {host}, got {port}: {error.strerror}") from None
+        yield int(holder.getsockname()[1])
+
+
+class _Server:
+    """The server from start to drained."""
+
+    def __init__(self, settings: Settings, place: Scratch) -> None:
+        self._settings, self._place = settings, place
+        self._mark = uuid.uuid4().hex
+        self._stop, self._ready = threading.Event(), threading.Event()
+        self._up = False  # Ray runs, and is needed for the start
+        self._orderly = True
+        self._waiting, self._waking = os.pipe()
+        os.set_blocking(self._waking, False)
+
+    def run(self) -> bool:
+        """Start, serve, and drain when a signal says so. False if Ray did not end by itself: its threads are left.
+
+        All of it is done by a second thread. The first one waits for signals, which Python handles there, and so can
+        end a start at whatever point it is.
+        """
+
+        def work() -> None:
+            try:
+                self._serve()
+                ended.set_result(None)
+            except BaseException as error:
+                ended.set_exception(error)
+            self._wake(CHANGE)
+
+        ended = Future[None]()
+        threading.Thread(target=work, name="server", daemon=True).start()
+        looked = time.monotonic()
+        while not ended.done():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, lambda *_: self._wake(SIGNAL))
+            # when it starts and when it ends, Ray takes the signals away from Python without a word
+            patience = None if self._ready.is_set() and not self._stop.is_set() else AGAIN_S
+            came, _, _ = select.select([self._waiting], [], [], patience)
+            if came and os.read(self._waiting, 1) == SIGNAL:
+                self._stop.set()
+                if not self._ready.is_set():
+                    self._abandon()
+                    return False
+            if self._up and not self._ready.is_set() and time.monotonic() > looked + LOOK_S:
+                looked = time.monotonic()
+                if not heads_alive() and self._up:  # Serve would wait for ever
+                    self._abandon()
+                    raise StartError("Ray: expected its processes to run, one has ended while the server started")
+        ended.result()
+        return self._orderly
+
+    def _wake(self, why: bytes) -> None:
+        with contextlib.suppress(BlockingIOError):  # it was woken 65,536 times
+            os.write(self._waking, why)
+
+    def _serve(self) -> None:
+        settings, out = self._settings, sys.stdout
+        start = cluster(
+            self._mark,
+            self._place,
+            host=settings.host,
+            cpus=max(cores(), settings.replicas * settings.threads),
+            verbose=settings.log_level == "debug",
+        )
+        with contextlib.redirect_stdout(sys.stderr), start:  # Ray reports dead workers on stdout
+            self._up = True
+            try:
+                for name, application in applications(settings).items():
+                    deploy(name, application)
+                grpc_address = address(settings.host, settings.grpc_port)
+                names = _wait_for_models(grpc_address, settings.replicas, self._stop)
+            finally:
+                self._up = False
+            self._ready.set()
+            self._wake(CHANGE)
             metrics = address(settings.host, settings.metrics_port)
             print(f"ready grpc={grpc_address} metrics={metrics} models={','.join(names)}", file=out, flush=True)
-        stop.wait()
-        draining = threading.Thread(target=_drain, args=(settings,), daemon=True)
-        draining.start()
-        while draining.is_alive() and heads_alive():  # a signal to the whole process group also ends Ray
-            draining.join(0.2)
-    return 0
+            self._stop.wait()
+            draining = threading.Thread(target=_drain, args=(settings,), daemon=True)
+            draining.start()
+            while draining.is_alive() and heads_alive():  # a signal to the whole process group also ends Ray
+                draining.join(0.2)
+            self._orderly = heads_alive()
+
+    def _abandon(self) -> None:
+        """End a start: nobody was promised anything yet."""
+        told = os.dup(2)
+        with Path(os.devnull).open("wb") as nowhere:  # what Ray says of lost processes tells nobody anything
+            os.dup2(nowhere.fileno(), 2)
+        end = time.monotonic() + GONE_S
+        while (found := marked(self._mark)) and time.monotonic() < end:  # the other thread may still start some
+            kill(found)
+        os.dup2(told, 2)
 
 
 def _drain(settings: Settings) -> None:
     """Delete the applications, the front first: it finishes what it took on."""
     for name in reversed(applications(settings)):
-        with contextlib.suppress(Exception):
-            ray_serve.delete(name)
-
-
-def free_port(host: str, port: int, flag: str) -> int:
-    """`port`, or any free one for 0; SettingsError when it cannot be listened on."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise SettingsError(f"--{flag}: expected a free port on {host}, got {port}: {error.strerror}") from None
-        return int(probe.getsockname()[1])
-
-
-@contextlib.contextmanager
-def _cluster(settings: Settings, stop: threading.Event) -> Iterator[Callable[[], bool]]:
-    """A local Ray cluster with Serve's controller; on leaving, every process that was started has ended.
-
-    Gives a function that tells whether the cluster's own processes are alive.
-    """
-    os.environ[_MARK] = mark = uuid.uuid4().hex
-    # Ray would give OpenMP a thread for each of a replica's cores, in each of its threads: torch's small operations
-    # would wait for them while a network has the cores. ONNX Runtime has threads of its own, so a number that the
-    # shell may have set is not for this process
-    os.environ["OMP_NUM_THREADS"] = "1"
-
-    def heads_alive() -> bool:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            heads = [each for each in psutil.Process().children() if each.name() in ("gcs_server", "raylet")]
-            return len(heads) == 2 and all(each.status() != psutil.STATUS_ZOMBIE for each in heads)
-        return False
-
-    ray.init(
-        address="local",
-        namespace="tiltserve",
-        num_cpus=max(len(os.sched_getaffinity(0)), settings.replicas * settings.threads),
-        include_dashboard=False,
-        log_to_driver=settings.log_level == "debug",
-        logging_level=logging.ERROR,
-        object_store_memory=OBJECT_STORE_BYTES,
-        _node_ip_address=settings.host if settings.host not in ("0.0.0.0", "::") else "127.0.0.1",
-    )
-    for number in (signal.SIGINT, signal.SIGTERM):  # after ray.init, which sets handlers of its own
-        signal.signal(number, lambda *_: stop.set())
-    logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    try:
-        ray_serve.start(proxy_location=ProxyLocation.Disabled)
-        yield heads_alive
-    finally:
-        started = _marked(mark)
-        if orderly := heads_alive():
-            ray.shutdown()
-        _, alive = psutil.wait_procs(started, timeout=GONE_S if orderly else 1.0)
-        for process in alive:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
-        psutil.wait_procs(alive, timeout=GONE_S)
-        if not orderly and stop.is_set():  # Ray would look for its head for a minute, here or when Python exits
-            sys.stderr.flush()
-            os._exit(0)
-
-
-def _marked(mark: str) -> list[psutil.Process]:
-    """The processes that inherited this server's mark, wherever they hang in the process tree, but not this one."""
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            if process.pid != os.getpid() and process.environ().get(_MARK) == mark:
-                found.append(process)
-    return found
+        delete(name)
 
 
 def _wait_for_models(grpc_address: str, replicas: int, stop: threading.Event) -> list[str]:
     """The names of the models that answer, once all replicas have loaded what they can."""
     deadline = time.monotonic() + START_S
-    with grpc.insecure_channel(grpc_address) as channel:
+    with grpc.insecure_channel(grpc_address, options=channels.CHANNEL) as channel:
         stub = fleet_pb2_grpc.FleetStub(channel)
         while not stop.is_set():
             with contextlib.suppress(grpc.RpcError):
@@ -165,6 +206,6 @@ def _wait_for_models(grpc_address: str, replicas: int, stop: threading.Event) ->
                             print(f"warning: model {model.name!r} is not served: {model.reason}", file=sys.stderr)
                     return [model.name for model in reply.models if model.state == "READY"]
             if time.monotonic() > deadline:
-                raise RuntimeError(f"expected {replicas} replicas within {START_S:g} s, see Ray's logs")
+                raise StartError(f"expected {replicas} replicas within {START_S:g} s, got fewer: see Ray's logs")
             stop.wait(0.2)
     return []

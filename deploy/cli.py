@@ -1,5 +1,7 @@
 """The command line `tiltserve`: exit code 0 done, 1 the server refused or failed, 2 bad input; an error is one line."""
 
+import io
+import sys
 from typing import Annotated
 
 import typer
@@ -42,4 +44,7 @@ app.command(context_settings={"allow_interspersed_args": False})(bench)
 
 def main() -> None:
     """The console script."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names may have letters that the terminal's encoding lacks
     app(prog_name="tiltserve")

@@ -1,7 +1,11 @@
 """`tiltserve serve`: start the server and keep it up until it is told to stop."""
 
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -93,18 +97,42 @@ def serve(
     Flags win over TILTSERVE_* variables, those over the file, that over the defaults.
     Prints `ready grpc=HOST:PORT metrics=HOST:PORT models=a,b` once every model answers.
     """
+    flags = {name: value for name, value in locals().items() if name in SETTINGS and value != []}
+    with _ending_at_once():
+        code = _run(config, flags)
+    raise typer.Exit(code)
+
+
+def _run(config: Path | None, flags: dict[str, Any]) -> int:
     from deploy.settings import SettingsError, load_settings
 
-    flags = {name: value for name, value in locals().items() if name in SETTINGS and value != []}
     try:
         settings = load_settings(config, **flags)
-
-        from deploy.application import serve as run  # Ray and torch: after the settings, so that mistakes show at once
-
-        code = run(settings)
     except SettingsError as error:
         fail(str(error))
-    raise typer.Exit(code)
+
+    from deploy.application import serve as run  # Ray and torch: after the settings, so that mistakes show at once
+    from deploy.cluster import StartError
+
+    try:
+        return run(settings)
+    except SettingsError as error:
+        fail(str(error))
+    except StartError as error:
+        with contextlib.suppress(typer.Exit):
+            fail(str(error), code=1)
+        os._exit(1)  # Ray, whatever is left of it, would look for its head for a minute when Python exits
+
+
+@contextlib.contextmanager
+def _ending_at_once() -> Iterator[None]:
+    """Until the server listens to signals itself, one ends the command with exit code 0: nothing was started yet."""
+    before = {number: signal.signal(number, lambda *_: os._exit(0)) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 SETTINGS = frozenset(serve.__annotations__) - {"config", "return"}

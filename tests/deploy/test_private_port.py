@@ -4,7 +4,7 @@ import importlib
 
 import pytest
 
-from deploy import application, private_port
+from deploy import application, private_dashboard, private_port
 from deploy.settings import Settings, SettingsError
 
 
@@ -20,3 +20,12 @@ def test_a_ray_without_a_name_is_refused_in_one_line(place: str, monkeypatch: py
             start()
         assert str(error.value).startswith(f"ray: expected {place}.add_port_to_grpc_server, as in Ray 2.60, got Ray ")
         assert "\n" not in str(error.value)
+
+
+def test_a_ray_that_starts_its_dashboard_in_another_way_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    node = importlib.import_module(private_dashboard.PLACE).Node
+    monkeypatch.delattr(node, private_dashboard.START)
+    with pytest.raises(
+        SettingsError, match=r"ray: expected ray\._private\.node\.Node\.start_api_server, as in Ray 2\.60"
+    ):
+        private_dashboard.leave_out()
