@@ -167,7 +167,8 @@ class _Server:
             self._ready.set()
             self._wake(CHANGE)
             metrics = address(settings.host, settings.metrics_port)
-            print(f"ready grpc={grpc_address} metrics={metrics} models={','.join(names)}", file=out, flush=True)
+            with contextlib.suppress(OSError):  # nobody reads it
+                print(f"ready grpc={grpc_address} metrics={metrics} models={','.join(names)}", file=out, flush=True)
             self._stop.wait()
             draining = threading.Thread(target=_drain, args=(settings,), daemon=True)
             draining.start()

@@ -79,6 +79,9 @@ def unusable(folder: Path, room: int = FREE_BYTES) -> str:
         (session / "log").write_bytes(b"\n")
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(str(path))
+        str(path).encode()
+    except UnicodeEncodeError:
+        return f"{folder}: the name is not UTF-8"
     except OSError as error:
         return f"{folder}: {error.strerror or error}"  # a path that is too long has no number
     finally:

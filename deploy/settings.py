@@ -26,9 +26,12 @@ PREFIX = "TILTSERVE_"
 CONFIG = PREFIX + "CONFIG"  # names the file, as --config does
 _FLAGS = {"rewards": "--reward", "networks": "--network"}  # given once for each
 _SERVICE = re.compile(
-    rf"{PREFIX}(?:\w+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT_\d+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)"
+    rf"{PREFIX}(?:\w+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT_\d+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?|ENV_\w+)"
 )
-_SERVICE_PORT = re.compile(rf"{PREFIX}(?:\w+_)?PORT"), re.compile(r"(?:tcp|udp|sctp)://\S+")
+_OF_VALUE = (
+    (re.compile(rf"{PREFIX}(?:\w+_)?PORT"), re.compile(r"(?:tcp|udp|sctp)://\S+")),
+    (re.compile(rf"{PREFIX}(?:\w+_)?NAME"), re.compile(r"/\S+/\S+")),
+)
 
 
 class SettingsError(ValueError):
@@ -231,15 +234,15 @@ def load_settings(
 
 
 def of_a_service(variable: str, value: str) -> bool:
-    """Whether an environment variable comes from Kubernetes, and not from somebody who sets the server up.
+    """Whether an environment variable comes from Kubernetes or Docker, and not from somebody who sets the server up.
 
     A pod is told of each Service in its namespace by NAME_SERVICE_HOST, NAME_SERVICE_PORT, NAME_SERVICE_PORT_GRPC (a
     port's name), NAME_PORT=tcp://10.0.0.1:8001 and NAME_PORT_8001_TCP with _PROTO, _PORT and _ADDR. A Service called
     tiltserve gives them our prefix, and one called tiltserve-grpc even the name of a setting: its value tells them
-    apart.
+    apart. Docker's links give the same, with NAME_NAME=/own/other and the other's variables as NAME_ENV_...
     """
-    name, url = _SERVICE_PORT
-    return bool(_SERVICE.fullmatch(variable) or (name.fullmatch(variable) and url.fullmatch(value)))
+    valued = any(name.fullmatch(variable) and form.fullmatch(value) for name, form in _OF_VALUE)
+    return valued or _SERVICE.fullmatch(variable) is not None
 
 
 def _from_file(config: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -118,9 +119,11 @@ def _run(config: Path | None, flags: dict[str, Any]) -> int:
         return run(settings)
     except SettingsError as error:
         fail(str(error))
-    except StartError as error:
+    except Exception as error:
+        if settings.log_level == "debug":
+            traceback.print_exc()
         with contextlib.suppress(typer.Exit):
-            fail(str(error), code=1)
+            fail(str(error) if isinstance(error, StartError) else f"{type(error).__name__}: {error}", code=1)
         os._exit(1)  # Ray, whatever is left of it, would look for its head for a minute when Python exits
 
 

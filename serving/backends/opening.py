@@ -44,7 +44,8 @@ class Opener:
             address, _, model = self.remote[name].partition("/")
             return TritonNetwork(name, address, model or name, seconds=self.remote_s)
         if not file.is_file():
-            raise LoadError(f"{file}: expected an ONNX graph, got no such file")
+            came = "a folder" if file.is_dir() else "a link that leads nowhere" if file.is_symlink() else "no such file"
+            raise LoadError(f"{file}: expected an ONNX graph, got {came}")
         if file.suffix == ".pt2":
             return TorchNetwork.load(file)
         if self.provider == "cuda":

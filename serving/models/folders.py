@@ -57,7 +57,7 @@ class Folder:
     @property
     def has_card(self) -> bool:
         """A link that leads nowhere is meant to be one, and is found out when it is read."""
-        return self.card.exists() or self.card.is_symlink()
+        return os.path.lexists(self.card)
 
     @property
     def digest(self) -> str | None:
@@ -170,13 +170,14 @@ def _examine(name: str, path: Path) -> tuple[Folder | None, list[Passed]]:
             else:
                 versions.append(each.name)
         elif _dangles(each):
-            passed.append(_dangling(each))
+            if each.name != CARD:  # loading says so
+                passed.append(_dangling(each))
         elif each.is_dir():
             if _VERSION_LIKE.fullmatch(each.name) or any((each / file).exists() for file in (GRAPH, TORCH)):
                 passed.append(Passed(each, "expected a number as the name of a version's folder"))
         elif _CARD_LIKE.fullmatch(each.name) and each.name != CARD:
             passed.append(Passed(each, f"expected the name {CARD}: this file is not read"))
-    if not versions and not (path / CARD).exists() and not (path / GRAPH).exists():
+    if not versions and not os.path.lexists(path / CARD) and not (path / GRAPH).exists():
         if not passed:
             passed.append(Passed(path, "expected a version's folder such as 1, got none", empty=not entries))
         return None, passed
@@ -184,8 +185,9 @@ def _examine(name: str, path: Path) -> tuple[Folder | None, list[Passed]]:
     passed += faults
     if version is None:
         return None, passed
-    with contextlib.suppress(OSError):  # loading says why
-        passed += [_dangling(each) for each in sorted((path / version).iterdir()) if _dangles(each)]
+    with contextlib.suppress(OSError):  # loading says why, and of the graph itself too
+        inside = (each for each in sorted((path / version).iterdir()) if each.name not in (file, TORCH))
+        passed += [_dangling(each) for each in inside if _dangles(each)]
     return Folder(name, version, path, file), passed
 
 

@@ -100,6 +100,7 @@ def service(name: str, port: int, port_name: str = "grpc", protocol: str = "tcp"
         service("TILTSERVE_METRICS", 8002),  # a Service called tiltserve-metrics: its variable is that of a setting
         service("TILTSERVE_GRPC", 8001, protocol="sctp"),
         service("TILTSERVE_MODELS", 80) | service("TILTSERVE_HOST", 80),
+        service("TILTSERVE", 8001) | {"TILTSERVE_NAME": "/web/tiltserve", "TILTSERVE_ENV_PATH": "/bin"},
     ],
 )
 def test_the_variables_of_a_kubernetes_service_are_no_settings(tmp_path: Path, environment: dict[str, str]) -> None:

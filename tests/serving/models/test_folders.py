@@ -93,8 +93,24 @@ def test_links_that_lead_somewhere_are_models(root: Path):
 def test_a_card_that_leads_nowhere_makes_no_plain_network(root: Path):
     (root / "rings" / "card.yaml").unlink()
     (root / "rings" / "card.yaml").symlink_to("/no/such/card.yaml")
-    assert "card.yaml" in named(root)["rings/card.yaml"]
+    assert named(root) == {}
     assert served(root) == {"rings": "UNAVAILABLE", "nearness": "READY"}
+
+
+@pytest.mark.parametrize("came", ["a folder", "a link that leads nowhere", "no such file"])
+def test_a_graph_that_is_no_file(root: Path, came: str):
+    """It is named once, as a model that cannot be loaded."""
+    graph = root / "rings" / "1" / "model.onnx"
+    graph.unlink()
+    if came == "a folder":
+        graph.mkdir()
+    elif came != "no such file":
+        graph.symlink_to("/no/such/graph")
+    assert named(root) == {}
+    shelf = LoadedModels(root, 1)
+    asyncio.run(shelf.load_all())
+    reasons = {state.name: state.reason for state in shelf.states()}
+    assert reasons == {"rings": f"{graph}: expected an ONNX graph, got {came}", "nearness": ""}
 
 
 def test_version_folders_that_are_no_numbers(root: Path):
