@@ -29,6 +29,7 @@ class Costs:
             costs.append(least)
         self._costs = tuple(reversed(costs))
         self._at_price: dict[float, int] = {}
+        self._chosen: dict[int, int] = {}
 
     @classmethod
     def guessed(cls, sizes: tuple[int, ...]) -> "Costs":
@@ -89,7 +90,10 @@ class Costs:
 
         Minimises cost(size) + EAGER (rows left over) row_s; of equal sizes, the largest.
         """
-        return min(
-            reversed(self.sizes[: bisect_left(self.sizes, min(rows, self.usual)) + 1]),
-            key=lambda size: self.seconds(size) + EAGER * max(0, rows - size) * self.row_s,
-        )
+        rows = min(rows, self.usual)  # what is left over beyond that costs the same whatever the size
+        if rows not in self._chosen:
+            self._chosen[rows] = min(
+                reversed(self.sizes[: bisect_left(self.sizes, rows) + 1]),
+                key=lambda size: self.seconds(size) + EAGER * max(0, rows - size) * self.row_s,
+            )
+        return self._chosen[rows]

@@ -47,8 +47,7 @@ class Calls:
         finally:
             self.last = time.monotonic()
         self._metrics.spent(kind_of(slices), self.last - packed)
-        self._metrics.network_seconds.labels(key.network.name).observe(self.last - packed)
-        self._metrics.bucket_fill.labels(key.network.name).observe(rows / size)
+        self._metrics.called(key.network.name, self.last - packed, rows / size)
         for name, result in zip(key.outputs, results, strict=True):
             if result.shape[:1] != (size,):
                 raise ValueError(f"output {name!r}: expected {size} rows for {size}, got shape {list(result.shape)}")

@@ -169,8 +169,8 @@ class Engine:
             raise
 
     def _foreground(self) -> Iterator[Task]:
-        """Tasks that somebody still waits for."""
-        return (each for each in self._tasks if not each.background and not each.future.cancelled())
+        """The tasks that are `awaited`."""
+        return filter(awaited, self._tasks)
 
     def _cancel(self, task: Task) -> None:
         with self._condition:
@@ -183,7 +183,7 @@ class Engine:
             now = time.monotonic()
             with self._condition:
                 # a task that waits for a service or a client cannot be hurried
-                timed = [task for task in self._foreground() if task.timed and task.external is None]
+                timed = [task for task in self._tasks if task.timed and task.external is None and awaited(task)]
             urgent = {timed[i] for i in admission.urgent(self._pace.demands(timed), now)}
             key = self._turns.next(now, urgent)
             if key is None:
@@ -313,7 +313,7 @@ class Engine:
 
     def _deliver(self, part: Slice[Task], outputs: list[Array], aside: bool = False) -> None:
         task, evaluation = part.owner, current(part.owner)
-        self._metrics.rows_total.labels(evaluation.network.name, evaluation.kind).inc(part.rows)
+        self._metrics.evaluated(evaluation.network.name, evaluation.kind, part.rows)
         if part.rows == evaluation.rows:
             task.replies = outputs
         else:
@@ -400,7 +400,7 @@ class Engine:
             self._fail(task, error)
         else:
             if external.rows:
-                self._metrics.rows_total.labels(external.name, external.kind).inc(external.rows)
+                self._metrics.evaluated(external.name, external.kind, external.rows)
                 self._metrics.external_seconds.labels(external.name).observe(parked)
             self._resume(task, outputs)
 
@@ -429,3 +429,8 @@ class Engine:
                 task.become(State.ENDED)
         if external is not None:
             external.cancel()
+
+
+def awaited(task: Task) -> bool:
+    """Whether somebody still waits for a task's result."""
+    return not task.background and not task.future.cancelled()

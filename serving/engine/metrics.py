@@ -1,5 +1,6 @@
 """What a replica counts, as Prometheus metrics."""
 
+from functools import cache
 from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
@@ -78,10 +79,24 @@ class ReplicaMetrics:
             "Where the engine's time goes: idle, pack, network, reward and update; host is a thread of its own",
             ["phase"], registry=registry,
         )  # fmt: skip
+        # looking a series up by its labels takes longer than counting, and the engine counts several times a call
+        self._rows = cache(self.rows_total.labels)
+        self._seconds = cache(self.network_seconds.labels)
+        self._fill = cache(self.bucket_fill.labels)
+        self._phase = cache(self._engine_seconds.labels)
 
     def spent(self, phase: Phase, seconds: float) -> None:
         """Counts time of the engine."""
-        self._engine_seconds.labels(phase).inc(seconds)
+        self._phase(phase).inc(seconds)
+
+    def evaluated(self, model: str, kind: str, rows: int) -> None:
+        """Counts rows that were evaluated."""
+        self._rows(model, kind).inc(rows)
+
+    def called(self, model: str, seconds: float, fill: float) -> None:
+        """Counts a network call, `fill` of whose rows were asked for."""
+        self._seconds(model).observe(seconds)
+        self._fill(model).observe(fill)
 
     def answered(self, model: str, method: str, ess: object) -> None:
         """Counts how samples were drawn: by which steering method ("" where none were), with which effective size."""

@@ -35,7 +35,7 @@ PEER = 2.0
 the other's state is updated."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Work:
     """Seconds of network calls that a request takes if nothing else runs: what is left, and the whole."""
 
@@ -46,7 +46,7 @@ class Work:
 UNKNOWN = Work(1.0, 1.0)
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Waiting(Generic[Owner]):
     """Rows first..total of an owner's evaluation are still to be run.
 
@@ -88,7 +88,7 @@ def least_work(waiting: Waiting[Owner], now: float) -> float:
     return waiting.work.left * 0.5 ** ((now - waiting.since) / AGEING_S)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Slice(Generic[Owner]):
     """Rows first..stop of an owner's evaluation; `since` is when its owner had been served before."""
 

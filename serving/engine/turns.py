@@ -85,7 +85,7 @@ class Turns:
 
         self._now = max(self._now, min(self._spent[key.network.backend] for key in waiting))
         self._favoured = self._with_small_requests(waiting)
-        return min(waiting, key=place)
+        return waiting[0] if len(waiting) == 1 else min(waiting, key=place)
 
     def _with_small_requests(self, waiting: Sequence[Key]) -> Key | None:
         """The key whose smallest request has clearly less work left than those that wait on other networks."""

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping, MutableMapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Literal, TypeVar
 
 import torch
@@ -28,6 +29,8 @@ class Rows:
     the reply is [B, 1 + d], the reward and then its gradient in the flattened event.
 
     "product": x [B, d] and a matrix [d, k]; the reply is [B, k], x times the matrix, see `tiles`.
+
+    `at` is the time of all rows where it is one number.
     """
 
     kind: Literal["network", "reward", "pullback", "reward_gradient", "product"]
@@ -36,12 +39,14 @@ class Rows:
     condition: Condition = field(default_factory=dict)
     cotangent: Tensor | None = None
     matrix: Matrix | None = None
+    at: float | None = None
 
     @classmethod
     def network(cls, x: Tensor, t: float | Tensor, condition: Condition | None = None) -> "Rows":
         """Network rows at one time, or at a time each [B]."""
-        times = torch.as_tensor(t, dtype=torch.float64).expand(len(x))
-        return cls("network", x, times, condition or {})
+        if isinstance(t, float):
+            return cls("network", x, _times(t, x.shape[0]), condition or {}, at=t)
+        return cls("network", x, torch.as_tensor(t, dtype=torch.float64).expand(x.shape[0]), condition or {})
 
     @classmethod
     def reward(cls, x: Tensor) -> "Rows":
@@ -72,7 +77,13 @@ class Rows:
         return Rows(self.kind, torch.cat([self.x, other.x]), torch.cat([self.t, other.t]), condition, cotangent)
 
     def __len__(self) -> int:
-        return len(self.x)
+        return self.x.shape[0]
+
+
+@lru_cache(maxsize=4096)
+def _times(t: float, n: int) -> Tensor:
+    """n times t, which nobody writes to: the plans of many requests have the same times."""
+    return torch.tensor(t, dtype=torch.float64).expand(n)
 
 
 def answered(generator: Generator[Request, Reply, Result], answer: Callable[[Request], Reply]) -> Result:

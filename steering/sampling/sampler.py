@@ -1,5 +1,6 @@
 """The sampler: a generator that runs a plan and meets the outside world only by yielding rows."""
 
+import math
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Generator, Hashable, Sequence
@@ -258,7 +259,7 @@ def evaluate(problem: Problem, rule: Denoise, x: Tensor) -> Generator[Rows, Tens
         output, other = yield from asked_together(rows, null)
         moved = extrapolated(output[guided], other, problem.guidance, problem.guidance_rescale)
         output = moved if isinstance(guided, slice) else output.index_copy(0, guided, moved)
-    denoised = rule(x, output.to(x.dtype))
+    denoised = rule(x, output if output.dtype == x.dtype else output.to(x.dtype))
     return denoised - mean if mean is not None and problem.plan.prediction == "x0" else denoised
 
 
@@ -277,7 +278,8 @@ def checked(output: object, rows: Rows) -> Tensor:
         raise NetworkError(f"network: expected a tensor of shape {list(rows.x.shape)}, got {type(output).__name__}")
     if output.shape != rows.x.shape:
         raise NetworkError(f"network: expected output of shape {list(rows.x.shape)}, got {list(output.shape)}")
-    if not bool(output.isfinite().all()):
+    # a sum is finite only if all numbers are, and takes a third of the time of looking at each
+    if not math.isfinite(output.sum().item()) and not bool(output.isfinite().all()):
         row = int((~output.isfinite()).flatten(1).any(dim=1).nonzero()[0])
         raise NetworkError(f"network: expected finite output at t={float(rows.t[row]):.6g}, got NaN or infinity")
     return output

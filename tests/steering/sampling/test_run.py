@@ -14,7 +14,8 @@ from steering import baselines, paths, posteriors
 from steering.errors import NetworkError
 from steering.plans.plan import Plan
 from steering.problems import GaussianMixture
-from steering.sampling.sampler import Steering
+from steering.sampling.rows import Rows
+from steering.sampling.sampler import Steering, checked
 
 PLANS = [("ddim", 0.0), ("ddim", 1.0), ("euler", 0.0), ("heun", 0.0), ("dpmpp_2m", 0.0), ("dpmpp_2m", 1.0)]
 
@@ -195,6 +196,16 @@ def test_an_unsteered_report_counts_network_rows_alone():
         assert report.rewards is None
         assert report.ess.numel() == 0
         assert not report.warnings
+
+
+def test_finite_outputs_are_accepted_even_if_their_sum_is_not():
+    rows = Rows.network(torch.zeros(2, 3), 0.5)
+    large = torch.full((2, 3), 3e38)
+    assert torch.equal(checked(large, rows), large)
+    for bad in (math.nan, math.inf, -math.inf):
+        large[1, 2] = bad
+        with pytest.raises(NetworkError, match=r"expected finite output at t=0.5"):
+            checked(large, rows)
 
 
 @pytest.mark.parametrize(
