@@ -8,16 +8,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-import torch
 from onnx import TensorProto, helper
 
 from protos.card import load_card
 from serving.backends import LoadError
-from serving.backends.opening import Opener
 from serving.backends.ort import OrtNetwork
 from serving.engine.engine import Engine
 from serving.engine.metrics import ReplicaMetrics
-from serving.models import model
 from serving.models.loaded import LoadedModels
 from serving.models.model import PlainModel, Sampler
 from serving.models.repository import load, scan
@@ -92,18 +89,6 @@ def test_whole_models_load(small_models: Path):
     again = LoadedModels(small_models, 1)
     asyncio.run(again.load_all())
     assert {s.name: s.fingerprint for s in again.states()} == {s.name: s.fingerprint for s in shelf.states()}
-
-
-def test_a_time_that_all_rows_share_is_fed_as_the_same_time_of_each(small_models: Path, monkeypatch):
-    monkeypatch.setattr(model, "TIME_FEEDS", 3)
-    (folder,) = [folder for folder in scan(small_models) if folder.name == "rings"]
-    rings = load(folder, Opener(1))
-    assert isinstance(rings, Sampler)
-    for t in (0.1, 0.5, 0.1, 0.9, 0.3, 0.1):  # more than are kept
-        for n in (1, 5):
-            each = rings.time_feed(torch.full((n,), t, dtype=torch.float64))
-            shared = rings.shared_time_feed(t, n)
-            assert (shared.dtype, shared.shape, shared.tobytes()) == (each.dtype, each.shape, each.tobytes())
 
 
 def test_the_local_posterior_is_the_one_that_fits_the_bank_unless_the_card_names_one(root: Path):

@@ -142,9 +142,9 @@ BOUNDS: dict[str, tuple[Callable[[], bytes], str]] = {
 @pytest.mark.parametrize(("make", "text"), BOUNDS.values(), ids=BOUNDS)
 def test_bounds_come_first(make: Callable[[], bytes], text: str):
     data = make()
-    began = time.perf_counter()
+    began = time.thread_time()
     assert text in refusal(data)
-    assert time.perf_counter() - began < 1  # milliseconds, on a machine with nothing else to do
+    assert time.thread_time() - began < 1  # milliseconds, on a machine with nothing else to do
 
 
 def sample(**given: object) -> bytes:
