@@ -1,6 +1,7 @@
 """A server on one machine, from start to drained: the applications on a Ray cluster of their own."""
 
 import contextlib
+import io
 import os
 import select
 import signal
@@ -147,15 +148,13 @@ class _Server:
             os.write(self._waking, why)
 
     def _serve(self) -> None:
-        settings, out = self._settings, sys.stdout
-        start = cluster(
-            self._mark,
-            self._place,
-            host=settings.host,
-            cpus=max(cores(), settings.replicas * settings.threads),
-            verbose=settings.log_level == "debug",
-        )
-        with contextlib.redirect_stdout(sys.stderr), start:  # Ray reports dead workers on stdout
+        settings, out, verbose = self._settings, sys.stdout, self._settings.log_level == "debug"
+        cpus = max(cores(), settings.replicas * settings.threads)
+        # Ray reports processes that it lost on standard output; of a start that fails one line is enough
+        with (
+            contextlib.redirect_stdout(sys.stderr if verbose else io.StringIO()),
+            cluster(self._mark, self._place, host=settings.host, cpus=cpus, verbose=verbose),
+        ):
             self._up = True
             try:
                 for name, application in applications(settings).items():
@@ -169,12 +168,13 @@ class _Server:
             metrics = address(settings.host, settings.metrics_port)
             with contextlib.suppress(OSError):  # nobody reads it
                 print(f"ready grpc={grpc_address} metrics={metrics} models={','.join(names)}", file=out, flush=True)
-            self._stop.wait()
-            draining = threading.Thread(target=_drain, args=(settings,), daemon=True)
-            draining.start()
-            while draining.is_alive() and heads_alive():  # a signal to the whole process group also ends Ray
-                draining.join(0.2)
-            self._orderly = heads_alive()
+            with contextlib.redirect_stdout(sys.stderr):
+                self._stop.wait()
+                draining = threading.Thread(target=_drain, args=(settings,), daemon=True)
+                draining.start()
+                while draining.is_alive() and heads_alive():  # a signal to the whole process group also ends Ray
+                    draining.join(0.2)
+                self._orderly = heads_alive()
 
     def _abandon(self) -> None:
         """End a start: nobody was promised anything yet."""
