@@ -41,11 +41,14 @@ class SettingsError(ValueError):
 def _folder(path: Path) -> Path:
     path = _absolute(path)
     try:
+        os.fsencode(path).decode()
         if path.is_dir():
             return path
         fault = "not a folder" if path.exists() else "which does not exist"
     except OSError as error:  # a folder above it cannot be entered
         fault = str(error.strerror)
+    except UnicodeDecodeError:  # it goes into messages between processes
+        fault = "whose name is not UTF-8"
     raise ValueError(f"expected a folder of models, got {str(path)!r}, {fault}")
 
 

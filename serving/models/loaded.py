@@ -94,7 +94,7 @@ class LoadedModels:
                 self._faults[folder.name] = readable(str(error))
             except OSError as error:
                 where = error.filename or folder.root
-                self._faults[folder.name] = readable(f"{where}: expected a readable file, got: {error.strerror}")
+                self._faults[folder.name] = readable(f"{where}: expected to read it, got: {error.strerror}")
             except Exception as error:
                 _log.exception("loading %s", folder.name)
                 self._faults[folder.name] = readable(f"{folder.root}: {type(error).__name__}: {error}")

@@ -1,8 +1,11 @@
 """What is kept of a model that was dropped from memory: enough to list it, to check requests, and to load it again."""
 
+import contextlib
+import io
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import IO
 
 import torch
 
@@ -46,7 +49,8 @@ def identity(model: Model) -> str:
 
 
 class Kept:
-    """A model's identity, and what is known of a sampler's law, in an unnamed file that ends with the process.
+    """A model's identity, and what is known of a sampler's law, in an unnamed file that ends with the process, or in
+    memory where this machine has no room for files.
 
     A model that comes back has the bank, calibration and choice it had, wherever they came from: equal requests have
     equal bytes. They are written when they are made, so that dropping a model takes no time.
@@ -56,9 +60,15 @@ class Kept:
         self._identity = identity(model)
         if isinstance(model, Sampler):
             known = model.known
-            self._file = tempfile.TemporaryFile()  # noqa: SIM115 - open for as long as the model may come back
+            self._file: IO[bytes]
+            self._file = whole = io.BytesIO()
             # in one piece: the bank's cloud and its local posterior's are the same, and stay so
-            torch.save((known.cloud, known.calibration, known.choice), self._file)
+            torch.save((known.cloud, known.calibration, known.choice), whole)
+            with contextlib.suppress(OSError):
+                file = tempfile.TemporaryFile()  # noqa: SIM115 - open for as long as the model may come back
+                file.write(whole.getvalue())
+                file.flush()
+                self._file = file
 
     def fits(self, model: Model) -> bool:
         """Whether this is the model that was kept."""

@@ -136,6 +136,18 @@ def test_models_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert load_settings(models="models", environment={}).models == (tmp_path / "models").resolve()
 
 
+def test_a_models_folder_that_cannot_be_named_or_found(tmp_path: Path) -> None:
+    (tmp_path / "circle").symlink_to("circle")
+    for path, why in (
+        (tmp_path / "m\udcff", "whose name is not UTF-8"),
+        (tmp_path / "circle", "Symlink loop"),
+        (Path("~nobody-of-that-name/models"), "Could not determine home directory"),
+    ):
+        with pytest.raises(SettingsError, match=f"--models: expected .*{why}") as caught:
+            load_settings(models=path, environment={})
+        assert "\n" not in str(caught.value)
+
+
 def test_frozen_and_picklable(tmp_path: Path) -> None:
     settings = Settings(models=tmp_path)
     assert pickle.loads(pickle.dumps(settings)) == settings

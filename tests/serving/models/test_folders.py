@@ -249,5 +249,5 @@ def test_an_unreadable_model_among_networks(root: Path, monkeypatch: pytest.Monk
     shelf = LoadedModels(root, 1)
     asyncio.run(shelf.load_all())
     states = {state.name: (state.state, state.reason) for state in shelf.states()}
-    assert states["rings"] == ("UNAVAILABLE", f"{root}/rings/1: expected a readable file, got: Permission denied")
+    assert states["rings"] == ("UNAVAILABLE", f"{root}/rings/1: expected to read it, got: Permission denied")
     assert states["nearness"][0] == "READY"

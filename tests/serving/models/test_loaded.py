@@ -14,8 +14,8 @@ from tritonclient.utils import InferenceServerException
 from serving.engine.engine import Engine
 from serving.engine.metrics import ReplicaMetrics
 from serving.models.loaded import LoadedModels
-from serving.models.model import Sampler
-from serving.models.unloaded import UnloadedBackend
+from serving.models.model import Model, Sampler
+from serving.models.unloaded import Kept, UnloadedBackend
 from serving.wire.kserve import InferRequest
 from tests import networks
 from tests.serving.live import Live, running, until
@@ -52,6 +52,26 @@ def ask(live: Live, model: str, **parameters: Any) -> tuple[bytes, str]:
     with triton.InferenceServerClient(live.address) as client:
         result = client.infer(model, [], parameters=parameters, client_timeout=60)
     return result.as_numpy("samples").tobytes(), result.get_response().parameters["fingerprint"].string_param
+
+
+@pytest.mark.parametrize("room", [True, False])
+def test_what_is_kept_of_a_model_needs_no_room_for_files(
+    models: dict[str, Model], room: bool, monkeypatch: pytest.MonkeyPatch
+):
+    """A read-only or full machine has none."""
+
+    def full() -> None:
+        raise OSError(28, "No space left on device")
+
+    if not room:
+        monkeypatch.setattr("tempfile.TemporaryFile", full)
+    rings = models["rings"]
+    assert isinstance(rings, Sampler)
+    known = rings.known
+    Kept(rings).restore(rings)
+    assert rings.known is not known
+    assert rings.known.fingerprint == known.fingerprint
+    rings.known = known
 
 
 def test_what_a_model_counts(root: Path):
