@@ -61,14 +61,15 @@ def tensors_of(request: InferRequest, model: Sampler, parameters: Parameters) ->
     for name in inputs:
         if name not in names and name not in reward:
             raise errors.invalid(unknown("input", name, names))
-    if ("known" in inputs) != ("mask" in inputs):
+    ours = {name: value for name, value in inputs.items() if name not in conditions}  # a card's own names come first
+    if ("known" in ours) != ("mask" in ours):
         raise errors.invalid("known and mask: expected both inputs or neither, got one")
-    if reverts and "mean" not in inputs:
+    if reverts and "mean" not in ours:
         raise errors.invalid(f"input 'mean': expected FP32 {_rows(n, event)} for a mean-reverting path, got none")
     either = [(n, *event), (1, *event)]
-    x_init = _tensor(inputs, "x_init", "FP32", np.float32, either if parameters.strength is not None else either[:1])
-    mean, known = (_tensor(inputs, name, "FP32", np.float32, either) for name in ("mean", "known"))
-    mask = _tensor(inputs, "mask", "BOOL", np.bool_, [event, (1, *event)])
+    x_init = _tensor(ours, "x_init", "FP32", np.float32, either if parameters.strength is not None else either[:1])
+    mean, known = (_tensor(ours, name, "FP32", np.float32, either) for name in ("mean", "known"))
+    mask = _tensor(ours, "mask", "BOOL", np.bool_, [event, (1, *event)])
     condition, null = _conditions(inputs, model, parameters)
     return Tensors(
         None if x_init is None else x_init.expand(n, *event),
@@ -77,7 +78,7 @@ def tensors_of(request: InferRequest, model: Sampler, parameters: Parameters) ->
         None if mask is None else mask.reshape(event),
         condition,
         null,
-        _grid(inputs, request, parameters),
+        _grid(ours, request, parameters),
         reward,
     )
 
@@ -155,6 +156,8 @@ def _dropped(conditions: Mapping[str, Condition], parameters: Parameters) -> Col
     if drop is None and keep is None:
         return {name for name, spec in conditions.items() if not spec.kept}
     which = "guidance_keep" if drop is None else "guidance_drop"
+    if not conditions:
+        raise errors.invalid(f"{which}: expected none for a model without conditions, got {drop or keep!r}")
     named = [name.strip() for name in (drop or keep or "").split(",")]
     for name in named:
         if name not in conditions:

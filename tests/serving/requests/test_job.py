@@ -73,6 +73,8 @@ def refusal(models: dict[str, Model], model: str, inputs: dict[str, Any] | None 
         ({"solver": "euler_ancestral", "reverse": True}, "solver 'euler_ancestral' cannot run in reverse.*ddim"),
         ({"guidance": 2.0}, "guidance: model 'rings' has no conditions, expected 1.0, got 2.0"),
         ({"guidance": "2"}, "parameter guidance: expected a valid number, got '2'"),
+        ({"guidance_keep": "label"}, "guidance_keep: expected none for a model without conditions, got 'label'"),
+        ({"guidance_drop": "label"}, "guidance_drop: expected none for a model without conditions, got 'label'"),
         ({"steering": "doob"}, "steering 'doob': expected a parameter reward beside it, got none"),
         ({"steering": "smc"}, "steering 'smc': expected a parameter reward beside it, got none"),
         (
@@ -293,6 +295,23 @@ def test_guidance_doubles_the_rows(models: dict[str, Model]):
     task = job.task_for(request, models["stripes"], models)
     assert task.network_rows == 80
     task.program.close()
+
+
+def test_conditions_of_a_card_come_before_inputs_of_the_same_name(models: dict[str, Model]):
+    """A network may be told a mask or a grid of its own, which are then no inpainting and no nodes."""
+    stripes = models["stripes"]
+    assert isinstance(stripes, Sampler)
+    label = stripes.card.conditions["label"]
+    card = stripes.card.model_copy(update={"conditions": {"grid": label, "mask": label, "null_mask": label}})
+    model = Sampler("stripes", "1", card, stripes.path, stripes.network, "d")
+    inputs = {"grid": np.array([1]), "mask": np.array([2]), "null_mask": np.array([3]), "null_grid": np.array([0])}
+    request = InferRequest("stripes", inputs=inputs, parameters={"guidance": 2.0})
+    task = job.task_for(request, model, {"stripes": model})
+    assert task.network_rows == 40
+    task.program.close()
+    assert refusal({"stripes": model}, "stripes", {"mask": np.ones((1, 4, 4), np.bool_)}) == (
+        "condition 'mask': expected int64 [1] or [1], got bool [1, 4, 4]"
+    )
 
 
 def test_conditions_count_as_memory_of_the_rows_that_hold_them(models: dict[str, Model]):
