@@ -1,5 +1,6 @@
 """Starts between noise and data, against the flow of a Gaussian, which is known."""
 
+import importlib
 import math
 from typing import Any
 
@@ -183,3 +184,36 @@ def test_data_are_not_noised_for_a_plan_in_reverse():
         steering.run(plan, gaussian(plan.path), (2, 1), x_init=steering.Noised(torch.zeros(2, 1)))
     with pytest.raises(ValueError, match=r"x_init: expected shape \[2, 1\], got \[3, 1\]"):
         steering.run(plan, gaussian(plan.path), (2, 1), x_init=steering.Noised(torch.zeros(3, 1)))
+
+
+@pytest.mark.parametrize(("strength", "left"), [(0.5, 10), (0.75, 15), (0.1, 2), (1.0, 20)])
+def test_an_image_to_image_run_is_that_of_diffusers(strength: float, left: int):
+    """The same nodes, noise and network: their pipelines' get_timesteps, add_noise and step, and a grid and a strength
+    here."""
+    diffusers = importlib.import_module("diffusers")
+    scheduler = diffusers.DDIMScheduler(
+        beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, set_alpha_to_one=False, steps_offset=1,
+        clip_sample=False,
+    )  # fmt: skip
+    scheduler.set_timesteps(20)
+    begin = max(20 - min(int(20 * strength), 20), 0)
+    timesteps = scheduler.timesteps[begin:]
+    assert len(timesteps) == left
+    alpha_bars = scheduler.alphas_cumprod.to(torch.float64)
+    path = paths.vp_discrete(alpha_bars=alpha_bars.tolist())
+
+    def eps(x: Tensor, alpha_bar: Tensor) -> Tensor:
+        alpha, sigma = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+        return sigma * (x - alpha * MEAN) / ((alpha * STD) ** 2 + sigma**2)
+
+    image, noise = torch.full((5, 1), 2.0, dtype=torch.float64), Noise(7, range(5)).normal(START, Draw.SOLVER, (1,))
+    theirs = scheduler.add_noise(image, noise, timesteps[:1])
+    for timestep in timesteps:
+        theirs = scheduler.step(eps(theirs, alpha_bars[timestep]), timestep, theirs).prev_sample
+    nodes = [(int(step) + 1) / 1000 for step in (*scheduler.timesteps, 0)]
+    plan = steering.plan("ddim", path=path, steps=20, prediction="eps", grid=nodes, strength=strength)
+    mine = steering.run(
+        plan, lambda x, t: eps(x, path.alpha(t)[:, None] ** 2), (5, 1), seed=7, x_init=steering.Noised(image),
+        dtype=torch.float64,
+    )  # fmt: skip
+    torch.testing.assert_close(mine, theirs.to(torch.float64), rtol=0, atol=1e-6)
