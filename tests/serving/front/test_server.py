@@ -23,7 +23,8 @@ from tritonclient.utils import InferenceServerException
 from protos.tiltserve.v1 import fleet_pb2, fleet_pb2_grpc
 from serving.engine.metrics import ReplicaMetrics
 from serving.fleet.directory import Directory, LocalDirectory, ModelState, ReplicaState
-from serving.front.links import INFERENCE
+from serving.front import roster
+from serving.front.links import INFERENCE, SAMPLING
 from serving.front.server import Front, PortError
 from serving.wire import channels, errors, kserve, received
 from serving.wire.tensors import TensorSpec
@@ -237,6 +238,157 @@ def test_a_request_that_kills_replicas_stops_after_two_replays():
             assert code == "UNAVAILABLE"
             assert "lost 3 replicas" in text
             assert len([replica for replica in replicas if replica.seen]) == 3
+
+    asyncio.run(body())
+
+
+def test_a_request_with_which_no_replica_begins_is_sent_on_once():
+    """It may be what they die of: one more is lost at most."""
+
+    async def body():
+        replicas = [Replica(name) for name in "abcd"]
+        for replica in replicas:
+            replica.begins = False
+            replica.gate.clear()
+        async with system(*replicas) as live:
+            asked = asyncio.create_task(live.refusal())
+            for _ in range(2):
+                await until(lambda: any(replica.arrived.is_set() for replica in replicas))
+                victim = next(replica for replica in replicas if replica.arrived.is_set())
+                victim.arrived.clear()
+                await live.kill(victim)
+            code, text = await asked
+            assert (code, text) == (
+                "UNAVAILABLE",
+                "model 'adder': 2 replicas ended without having begun with the request",
+            )
+            assert len([replica for replica in replicas if replica.seen]) == 2
+
+    asyncio.run(body())
+
+
+@pytest.mark.parametrize("begins", [False, True])
+def test_a_request_during_which_a_replica_fell_silent(begins: bool, monkeypatch: pytest.MonkeyPatch):
+    """It is sent on only if the replica had begun with it: else it may be what silenced it."""
+    monkeypatch.setattr(roster, "SILENT_S", 0.4)
+
+    async def body():
+        silent, other = Replica("a"), Replica("b")
+        silent.begins = begins
+        silent.gate.clear()
+        async with system(silent) as live:
+            asked = asyncio.create_task(live.infer(parameters={"seed": 1}))
+            await silent.arrived.wait()
+            await live.join(other)
+            live.beats.pop("a").cancel()
+            await until(lambda: live.front._roster.silent("a"))
+            await silent.server.stop(None)
+            if begins:
+                assert (await asked).as_numpy("y").tolist() == [3, 5]
+            else:
+                with pytest.raises(InferenceServerException, match="its replica ended without having begun"):
+                    await asked
+            assert len(other.seen) == begins
+            await live.kill(other)
+
+    asyncio.run(body())
+
+
+def test_replicas_that_are_gone_already_do_not_count_as_lost_with_a_request():
+    async def body():
+        gone = [Replica(name) for name in "ab"]
+        async with system(*gone, replay_wait_s=20) as live:
+            for replica in gone:
+                await live.kill(replica)  # the list has them for another second
+            asked = asyncio.create_task(live.infer(parameters={"seed": 1}))
+            await asyncio.sleep(0.1)
+            await live.join(late := Replica("d"))
+            assert (await asked).as_numpy("y").tolist() == [3, 5]
+            await live.kill(late)
+
+    asyncio.run(body())
+
+
+def test_a_caller_whose_time_is_up_is_late_and_not_cancelled():
+    """Its own clock says so first, since gRPC rounds the time that it sends up."""
+
+    async def body():
+        replica = Replica("a")
+        replica.gate.clear()
+        async with system(replica) as live:
+            given = [0.1234, 0.4321, 0.9876, 1.2345, 1.4561] * 6
+            ended = await asyncio.gather(*(live.refusal(client_timeout=each) for each in given))
+            assert {code for code, _ in ended} == {"DEADLINE_EXCEEDED"}
+            counted = {
+                code: live.front.metrics.requests.labels("adder", "ModelInfer", code)._value
+                for code in ("DEADLINE_EXCEEDED", "CANCELLED")
+            }
+            await until(lambda: sum(each.get() for each in counted.values()) == len(given))
+            assert counted["DEADLINE_EXCEEDED"].get() == len(given)
+            asked = asyncio.create_task(live.infer(client_timeout=30))
+            await asyncio.sleep(0.2)
+            asked.cancel()
+            await until(lambda: counted["CANCELLED"].get() == 1)
+
+    asyncio.run(body())
+
+
+def test_streams_without_a_message_do_not_hold_a_stopping_front():
+    async def body():
+        async with system(Replica("a"), drain_s=30) as live:
+
+            async def silence() -> AsyncIterator[bytes]:
+                await asyncio.sleep(60)
+                yield b""
+
+            async def status(call: grpc.aio.StreamStreamCall) -> grpc.StatusCode:
+                with contextlib.suppress(grpc.aio.AioRpcError):
+                    async for _ in call:
+                        pass
+                return await call.code()
+
+            names = (
+                f"/{SAMPLING.full_name}/SampleInteractive",
+                "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+                f"/{INFERENCE.full_name}/ModelInfer",  # whose request never comes
+            )
+            calls = [live.channel.stream_stream(name)(silence()) for name in names]
+            await asyncio.sleep(0.3)
+            began = time.monotonic()
+            await live.front.stop()
+            assert time.monotonic() - began < 5
+            assert [await status(call) for call in calls[:2]] == [grpc.StatusCode.UNAVAILABLE] * 2
+            for call in calls:
+                call.cancel()
+
+    asyncio.run(body())
+
+
+@pytest.mark.parametrize(
+    ("service", "method"),
+    [
+        (INFERENCE.full_name, "ServerLive"),
+        (INFERENCE.full_name, "ModelReady"),
+        ("grpc.health.v1.Health", "Check"),
+        ("tiltserve.v1.Fleet", "ListModels"),
+        ("grpc.reflection.v1alpha.ServerReflection", "ServerReflectionInfo"),
+    ],
+)
+def test_requests_of_a_name_or_two_are_short(service: str, method: str):
+    async def body():
+        async with system(Replica("a")) as live:
+            path, streams = f"/{service}/{method}", method == "ServerReflectionInfo"
+            for data, text in (
+                (b"\x0a\x80\x80\x40" + b"a" * 2**20, "expected a request of at most 65536 bytes, got 1048580"),
+                (b"\xff", "expected a protocol buffer message, got 1 bytes that do not parse"),
+            ):
+                if streams:
+                    reply = live.channel.stream_stream(path)(iter([data])).read()
+                else:
+                    reply = live.channel.unary_unary(path)(data)
+                with pytest.raises(grpc.aio.AioRpcError) as caught:
+                    await reply
+                assert (caught.value.code(), caught.value.details()) == (grpc.StatusCode.INVALID_ARGUMENT, text)
 
     asyncio.run(body())
 
