@@ -143,7 +143,10 @@ def diagnose(
         expanded = {name: value.expand(n, *value.shape[1:]) for name, value in condition.items()}
         return Problem(plan=plan, event=event, dtype=torch.float32, condition=expanded, model=model.digest)
 
-    ode, sde = model.plan("dpmpp_2m", ODE_STEPS), model.plan("sde_dpmpp_2m", SDE_STEPS)
+    ode, sde = (
+        model.plan(solver, steps, path=model.path.finite, end="t_min")
+        for solver, steps in (("dpmpp_2m", ODE_STEPS), ("sde_dpmpp_2m", SDE_STEPS))
+    )
     n = shares.samples
     tell("probability flow")
     coupling = ask(couple(problem(ode, n), Noise(seed, range(n))))

@@ -23,7 +23,7 @@ from steering.methods.smc import Smc
 from steering.numerics.noise import Noise
 from steering.paths import Path
 from steering.plans import grids, limits, middle, predictions, units
-from steering.plans.plan import Plan, Solver, compile_plan
+from steering.plans.plan import End, Plan, Solver, compile_plan
 from steering.plans.program import Program
 from steering.posteriors.calibration import Calibration, Uncalibrated, calibrate
 from steering.sampling.rows import Rows
@@ -52,6 +52,7 @@ def plan(
     limit: limits.Limit | None = None,
     strength: float = 1.0,
     start_t: float | None = None,
+    end: End | None = None,
     **options: float,
 ) -> Plan:
     """Compile a solver into a plan; equal arguments give the same, cached plan.
@@ -71,6 +72,8 @@ def plan(
         strength: share of the steps to take, in (0, 1]: the last strength * steps of them, rounded down. The state at
             the first of their nodes is the run's `x_init`, or data that are `Noised` to it.
         start_t: the time of the state to start from: the grid then goes from there to t_min in `steps` steps.
+        end: what is left: "t_min", the state there with its noise, or "denoise", D without noise, for which the last
+            step is used. None: "t_min", but where sigma(t_min) is 0 the state is D.
         options: the solver's own, see `steering.solvers[solver].options`.
 
     Raises:
@@ -86,15 +89,18 @@ def plan(
         whole = plan(
             solver, path=path if start_t is None else middle.starting(path, start_t, steps), steps=steps,
             prediction=prediction, grid=nodes, eta=eta, preconditioning=preconditioning, sigma_data=sigma_data,
-            trained=path if trained is None else trained, reverse=reverse, program=program, limit=limit, **options,
+            trained=path if trained is None else trained, reverse=reverse, program=program, limit=limit,
+            end=end, **options,
         )  # fmt: skip
         left = middle.remaining(steps, strength)
-        nodes = tuple(node.t for node in whole.nodes[-left - 1 :])
+        # the last step of a plan that ends in D has no node to go to
+        nodes = tuple(node.t for node in whole.nodes[-left - 1 :] if node.sigma > 0)
+        end = whole.end
         steps, program = left, None if program is None else program.last(left)
     return _cached(
         solver, path=path, steps=steps, prediction=prediction, grid=nodes, eta=None if eta is None else float(eta),
         preconditioning=preconditioning, sigma_data=sigma_data, trained=trained, reverse=reverse, program=program,
-        limit=limit, **options,
+        limit=limit, end=end, **options,
     )  # fmt: skip
 
 

@@ -31,7 +31,8 @@ SOLVERS: Mapping[str, RowsOf] = {
     ),
     **dict.fromkeys(("dpm_solver_3", "dpmpp_3s", "rho_kutta3"), _each_step(3)),
     "rho_rk4": _each_step(4),
-    "heun": lambda steps, option: 2 * steps - 1,  # its last step is one of Euler's
+    # their last step is one of Euler's
+    **dict.fromkeys(("heun", "flow_heun"), lambda steps, option: 2 * steps - 1),
     "reversible_heun": lambda steps, option: steps + 1,  # and the row at the end
     "pc": lambda steps, option: steps * (1 + option("corrections", 1)),
     "annealed_langevin": lambda steps, option: (steps + 1) * option("corrections", 5),

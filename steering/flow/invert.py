@@ -5,7 +5,7 @@ comes back with an error: of the solver's order in the step, and of one order mo
 whose errors on both ways cancel to leading order. `round_trip` measures it.
 
 The data are taken for states at t_min, where plans end; noise is a state at t_max, of scale sigma(t_max), fit to be an
-`x_init`.
+`x_init`. Of a plan that ends in D, the way is that of its nodes with noise: D has forgotten what led to it.
 """
 
 from collections.abc import Generator
@@ -71,15 +71,18 @@ def _travel(problem: Problem, x: Tensor, reverse: bool) -> Generator[Rows, Tenso
 def directed(plan: Plan, reverse: bool) -> Plan:
     """A deterministic plan, or its counterpart through the same nodes in the other direction."""
     check_deterministic(plan)
-    if plan.reverse == reverse:
+    if plan.reverse == reverse and plan.end == "t_min":
         return plan
     if plan.solver == "searched":
-        raise PlanError(f"plan: expected a solver that runs both ways, such as {_able()}, got 'searched'")
-    times = sorted((node.t for node in plan.nodes), reverse=True)
+        what = "one that ends in D" if plan.reverse == reverse else "'searched'"
+        raise PlanError(f"plan: expected a solver that runs both ways, such as {_able()}, got {what}")
+    times = sorted((node.t for node in plan.nodes if node.sigma > 0), reverse=True)
+    if len(times) < 2:
+        raise PlanError("plan: expected a step between two states with noise, got one that makes D of the first")
     return compile_plan(
-        SOLVERS, plan.solver, path=plan.path, steps=plan.steps, prediction=plan.prediction, grid=times,
+        SOLVERS, plan.solver, path=plan.path, steps=len(times) - 1, prediction=plan.prediction, grid=times,
         preconditioning=plan.preconditioning, sigma_data=plan.sigma_data, trained=plan.trained, reverse=reverse,
-        program=None, limit=plan.limit, **dict(plan.options),
+        program=None, limit=plan.limit, end=None, **dict(plan.options),
     )  # fmt: skip
 
 

@@ -5,8 +5,8 @@ In y = x / alpha and tau = log rho, rho = sigma / alpha, the flow and the densit
     dy / dtau = y - D,   d log q(y) / dtau = tr J - d,   J = dD / dy
 
 so log q at rho_min is log q at rho_max + d log(rho_max / rho_min) - int tr J dtau. Both are integrated together, from
-data to noise, by the classical Runge-Kutta method of order 4, one step for each interval of the plan; nothing else of
-its solver is used. The state is kept as z = y / sqrt(1 + rho^2), of one scale at all levels:
+data to noise, by the classical Runge-Kutta method of order 4, one step for each interval of the plan between nodes with
+a log-SNR; nothing else of its solver is used. The state is kept as z = y / sqrt(1 + rho^2), of one scale at all levels:
 
     dz / dtau = (y / (1 + rho^2) - D) / sqrt(1 + rho^2)
 
@@ -100,7 +100,7 @@ def log_likelihood(
     """
     _check(problem, x, noise, probes, law)
     n, d = len(x), math.prod(problem.event)
-    nodes = tuple(sorted(problem.plan.nodes, key=lambda node: node.t))
+    nodes = tuple(sorted((node for node in problem.plan.nodes if math.isfinite(node.log_snr)), key=lambda node: node.t))
     low, high = nodes[0], nodes[-1]
     if exact:
         directions = torch.eye(d, dtype=torch.float64)[:, None].expand(d, n, d)
@@ -212,8 +212,8 @@ def _check(problem: Problem, x: Tensor, noise: Noise, probes: int, law: str) -> 
         raise ValueError(f"dtype: expected float32 or float64, whose differences resolve a trace, got {problem.dtype}")
     if not x.is_floating_point():
         raise ValueError(f"x: expected floating point, since whole numbers have no density (dequantise), got {x.dtype}")
-    if min(node.sigma for node in problem.plan.nodes) <= 0:
-        raise ValueError("plan: expected a path with noise at every node (t_min above 0), got sigma 0")
+    if sum(math.isfinite(node.log_snr) for node in problem.plan.nodes) < 2:
+        raise ValueError("plan: expected two or more nodes with data and noise (alpha and sigma above 0), got fewer")
     n = len(noise.indices)
     if tuple(x.shape) != (n, *problem.event):
         raise ValueError(f"x: expected shape {[n, *problem.event]}, got {list(x.shape)}")

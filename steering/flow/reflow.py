@@ -100,7 +100,7 @@ class _Watch(Tilting, Tilt):
 
     def finish(self, x: Tensor, report: Report) -> Generator[Rows, Tensor, None]:
         """Implements `Tilt.finish`: the velocity at the end of the path."""
-        node = self.problem.plan.nodes[-1]
+        node = self.problem.plan.nodes[-1]  # with noise, see `directed`
         denoised = yield from evaluate(self.problem, self.problem.plan.denoise(node.t), x)
         self._see(node, x, denoised)
 

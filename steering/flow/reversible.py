@@ -1,7 +1,7 @@
 """Runs that can be undone: reversible Heun from a state and its shadow to a state and its shadow.
 
-    y, yh = solve(march(Problem(plan, event), x, x), network)                 # there, as `run` does
-    x, xh = solve(march(Problem(reverse_plan, event), y, yh), network)        # and back, up to rounding
+    y, yh = solve(march(Problem(plan=plan, event=event), x, x), network)          # there, as `run` does
+    x, xh = solve(march(Problem(plan=reverse_plan, event=event), y, yh), network)  # and back, up to rounding
 
 A plan in reverse, run on y alone, starts a fresh shadow and comes back only near x; with the old one the way back is
 exact (Kidger et al. 2021, arXiv:2105.13493).
@@ -26,6 +26,10 @@ def march(problem: Problem, state: Tensor, shadow: Tensor) -> Generator[Rows, Te
     plan, mean = problem.plan, problem.mean
     if plan.solver != "reversible_heun":
         raise PlanError(f"march: expected a plan of solver 'reversible_heun', got {plan.solver!r}")
+    if plan.end == "denoise" or plan.nodes[-1].alpha == 0:
+        raise PlanError(
+            "march: expected a plan that ends with data and noise, got one that ends in D or in noise alone"
+        )
     y, yh = ((x if mean is None else x - mean).to(problem.dtype) for x in (state, shadow))
     registers, split = [yh], y - yh
     for stage in plan.stages:

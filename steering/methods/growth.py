@@ -69,7 +69,10 @@ def leaning(local: Local, union: Union, tilted: TiltedBank) -> Local:
 def law(problem: Problem) -> tuple[Hashable, ...]:
     """Identifies the law that a problem's samples follow, and its path."""
     plan = problem.plan
-    return problem.model, problem.event, plan.path, plan.trained, plan.prediction, plan.preconditioning, plan.limit
+    return (
+        problem.model, problem.event, plan.path, plan.trained, plan.prediction, plan.preconditioning, plan.limit,
+        plan.end,
+    )  # fmt: skip
 
 
 def setup_plan(plan: Plan) -> Plan:
@@ -77,6 +80,7 @@ def setup_plan(plan: Plan) -> Plan:
     return compile_plan(
         SOLVERS, "dpmpp_2m", path=plan.path, steps=20, prediction=plan.prediction,
         preconditioning=plan.preconditioning, sigma_data=plan.sigma_data, trained=plan.trained, limit=plan.limit,
+        end=plan.end,
     )  # fmt: skip
 
 

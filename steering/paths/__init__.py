@@ -21,11 +21,12 @@ from steering.paths.reschedule import reschedule
 from steering.paths.sub_vp import SubVP, sub_vp
 from steering.paths.time_inputs import TIME_INPUTS, counts_steps, time_input
 from steering.paths.variance_preserving import VPCosine, VPLinear, vp_cosine, vp_linear
+from steering.paths.whole_times import whole_grid, whole_times
 
 __all__ = [
     "EDM", "KINDS", "SBDM", "TIME_INPUTS", "VE", "DenoisingError", "KineticOptimal", "MeanReverting", "Path",
     "RectifiedFlow", "SubVP", "TrigFlow", "VPCosine", "VPDiscrete", "VPLinear", "VPZeroTerminal", "build",
     "counts_steps", "edm", "empirical_error", "kinetic_energy", "kinetic_optimal", "mean_reverting", "one_sided",
     "rectified_flow", "reschedule", "sub_vp", "time_input", "trig_flow", "ve", "vp_betas", "vp_cosine",
-    "vp_discrete", "vp_linear",
+    "vp_discrete", "vp_linear", "whole_grid", "whole_times",
 ]  # fmt: skip

@@ -14,13 +14,13 @@ class VariancePreserving(Decaying):
     """sigma = sqrt(1 - alpha^2)."""
 
     def sigma(self, t: Time) -> Tensor:
-        return torch.sqrt(-torch.expm1(2 * self.log_alpha(t)))
+        return torch.sqrt(-torch.expm1(2 * self.log_alpha(t).clamp(max=0)))  # alpha may round to above 1
 
     def sigma_dot(self, t: Time) -> Tensor:
         return -self.log_alpha_dot(t) * self.alpha(t) ** 2 / self.sigma(t)
 
     def log_snr(self, t: Time) -> Tensor:
-        log_alpha = self.log_alpha(t)
+        log_alpha = self.log_alpha(t).clamp(max=0)
         return log_alpha - 0.5 * torch.log(-torch.expm1(2 * log_alpha))
 
     def time_of_log_snr(self, log_snr: Time) -> Tensor:

@@ -1,6 +1,9 @@
 """Time grids: where on a path the N + 1 nodes of an N-step plan lie, from t_max down to t_min, both included.
 
 A grid is a name, for some with a number in brackets: "uniform", "karras(5)".
+
+Grids that are even in a function of the log-SNR have no nodes where that is infinite, at an alpha or sigma of 0: they
+spread over `Path.levels`, and the path's own end stands in for their first node or is added as the last.
 """
 
 import math
@@ -12,19 +15,24 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from steering.errors import PlanError, choose
-from steering.paths import Path
+from steering.paths import Path, whole_grid
+from steering.paths.base import float64
 
 Nodes = Float64[Tensor, " nodes"]
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A named grid; `default` is its number where none is given, None if it takes none; low and high are its range."""
+    """A named grid; `default` is its number where none is given, None if it takes none; low and high are its range.
+
+    With `in_time`, the nodes depend on the path's times alone.
+    """
 
     times: Callable[[Path, int, float], Nodes]
     default: float | None = None
     low: float = 0.0
     high: float = math.inf
+    in_time: bool = False
 
 
 def _fall(first: float | Tensor, last: float | Tensor, steps: int) -> Nodes:
@@ -43,18 +51,18 @@ def _quadratic(path: Path, steps: int, _: float) -> Nodes:
 
 def _logsnr(path: Path, steps: int, _: float) -> Nodes:
     """Uniform in the log signal-to-noise ratio (Lu et al. 2022, arXiv:2206.00927)."""
-    return path.time_of_log_snr(_fall(path.log_snr(path.t_max), path.log_snr(path.t_min), steps))
+    return path.time_of_log_snr(_fall(*path.levels, steps))
 
 
 def _karras(path: Path, steps: int, power: float) -> Nodes:
     """Uniform in rho^(1/power), rho = sigma / alpha (Karras et al. 2022, arXiv:2206.00364, eq. 5)."""
-    first, last = (torch.exp(-path.log_snr(t) / power) for t in (path.t_max, path.t_min))
+    first, last = (torch.exp(-float64(level) / power) for level in path.levels)
     return path.time_of_log_snr(-power * torch.log(_fall(first, last, steps)))
 
 
 def _angle(path: Path, steps: int, _: float) -> Nodes:
     """Uniform in arctan rho, the time of trig flow (Lu & Song 2024, arXiv:2410.11081): short steps where D turns."""
-    first, last = (torch.atan(torch.exp(-path.log_snr(t))) for t in (path.t_max, path.t_min))
+    first, last = (torch.atan(torch.exp(-float64(level))) for level in path.levels)
     return path.time_of_log_snr(-torch.log(torch.tan(_fall(first, last, steps))))
 
 
@@ -65,12 +73,12 @@ def _shifted(path: Path, steps: int, shift: float) -> Nodes:
 
 
 GRIDS: Mapping[str, Grid] = {
-    "uniform": Grid(_uniform),
-    "quadratic": Grid(_quadratic),
+    "uniform": Grid(_uniform, in_time=True),
+    "quadratic": Grid(_quadratic, in_time=True),
     "logsnr": Grid(_logsnr),
     "karras": Grid(_karras, default=7.0, low=1.0, high=100.0),
     "angle": Grid(_angle),
-    "shifted": Grid(_shifted, default=3.0, low=0.01, high=100.0),
+    "shifted": Grid(_shifted, default=3.0, low=0.01, high=100.0, in_time=True),
 }
 
 
@@ -94,16 +102,46 @@ def parse(text: str) -> tuple[Grid, float]:
     return grid, number
 
 
+SHORT = 3
+"""Up to so many steps, a step would be too many for the way from the cleanest level to the data."""
+
+
+def evaluated(grid: str, path: Path, steps: int) -> Nodes:
+    """The nodes [steps] at which a plan asks the network that goes on from the last of them to D, strictly decreasing.
+
+    The last one is t_min or, where no noise is left there, the node before: on grids in time the last but one on the
+    way to t_min, on others the cleanest of `Path.levels`. In few steps it is the last but one on all grids.
+    """
+    named, number = parse(grid)
+    if steps <= SHORT or (path.ends_in_data and named.in_time):
+        return nodes(grid, path, steps)[:-1]
+    clean = path.finite.t_min
+    return _ends(named.times(path, steps - 1, number), path.t_max, clean, path)
+
+
 def nodes(grid: str | Sequence[float], path: Path, steps: int) -> Nodes:
     """The grid's nodes, strictly decreasing; an explicit sequence of steps + 1 times is taken as it is."""
     if isinstance(grid, str):
         named, number = parse(grid)
-        times = named.times(path, steps, number)
-        times[0], times[-1] = path.t_max, path.t_min  # exact ends, free of the inverse's rounding
-    else:
-        times = torch.as_tensor(grid, dtype=torch.float64)
-        if times.shape != (steps + 1,):
-            raise PlanError(f"an explicit grid for {steps} steps has {steps + 1} times, got {len(times)}")
+        return _ends(named.times(path, steps, number), path.t_max, path.t_min, path)
+    return explicit(grid, path, steps + 1, f"{steps} steps")
+
+
+def explicit(grid: Sequence[float], path: Path, count: int, what: str) -> Nodes:
+    """Times given one by one; `what` they are for needs so many."""
+    times = torch.as_tensor(grid, dtype=torch.float64)
+    if times.shape != (count,):
+        raise PlanError(f"an explicit grid for {what} has {count} times, got {len(times)}")
+    return _checked(times, path)
+
+
+def _ends(times: Nodes, first: float, last: float, path: Path) -> Nodes:
+    """With exact ends, free of the inverse's rounding, and at times that the network takes."""
+    times[0], times[-1] = first, last
+    return _checked(whole_grid(path, times), path)
+
+
+def _checked(times: Nodes, path: Path) -> Nodes:
     if not bool((times.diff() < 0).all()) or times[-1] < path.t_min or times[0] > path.t_max:
         raise PlanError(f"grid times must fall strictly inside [{path.t_min}, {path.t_max}], got {times.tolist()}")
     return times

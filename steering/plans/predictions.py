@@ -12,7 +12,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from steering.errors import PlanError, choose
-from steering.paths import Path
+from steering.paths import Path, whole_times
 from steering.plans.limits import Limit
 
 Scalar = float | Float64[Tensor, " n"]
@@ -100,7 +100,9 @@ def denoise(
 
     `preconditioning="edm"` is for raw EDM networks F: D = c_skip y + c_out F(c_in y), y = x / alpha at noise level
     rho = sigma / alpha (Karras et al. 2022, table 1); their `prediction` is "x0". A network `trained` on another path
-    is asked at that path's time of equal rho, where the same process reads alpha' / alpha x.
+    is asked at that path's time of equal rho, where the same process reads alpha' / alpha x. One that takes whole times
+    only (`Path.whole`) is asked at the nearest of those, t', and D is what it says there of the same x / alpha: for a
+    Gaussian the mean of D stays exact, and its variance is that of the level t'.
     """
     if isinstance(t, Tensor):
         return Denoise(*_coefficients(path, t, prediction, preconditioning, sigma_data, trained or path), limit)
@@ -136,11 +138,18 @@ def _coefficients(
     t, ratio = times, torch.ones_like(times)
     if trained != path:
         t = trained.time_of_log_snr(path.log_snr(times)).clamp(trained.t_min, trained.t_max)
-        ratio = trained.alpha(t) / path.alpha(times)
+    if trained.whole:
+        t = whole_times(trained, t)
+    alpha = path.alpha(times)
+    if trained != path or trained.whole:
+        ratio = torch.where(alpha > 0, trained.alpha(t) / alpha, 1.0)
     if preconditioning == "none":
         state, output = PREDICTIONS[prediction](trained, t)
         return t, ratio, state * ratio, output
-    alpha = path.alpha(times)
-    rho = path.sigma(times) / alpha
+    sigma = path.sigma(times)
+    rho = trained.sigma(t) / trained.alpha(t) if trained.whole else sigma / alpha
     norm = rho**2 + sigma_data**2
-    return t, 1 / (alpha * norm.sqrt()), sigma_data**2 / norm / alpha, rho * sigma_data / norm.sqrt()
+    scale, state = 1 / (alpha * norm.sqrt()), sigma_data**2 / norm / alpha
+    output = rho * sigma_data / norm.sqrt()
+    begins = alpha == 0  # where rho is infinite
+    return t, torch.where(begins, 1 / sigma, scale), state.nan_to_num(nan=0.0), torch.where(begins, sigma_data, output)

@@ -84,7 +84,7 @@ class Program:
 
     def times(self, path: Path) -> tuple[float, ...]:
         """The program's nodes as times of a path."""
-        first, last = float(path.log_snr(path.t_max)), float(path.log_snr(path.t_min))
+        first, last = path.levels
         inner = torch.tensor(self.fractions[1:-1], dtype=torch.float64)
         times = path.time_of_log_snr(first + inner * (last - first))
         return (path.t_max, *times.tolist(), path.t_min)

@@ -42,6 +42,10 @@ class Calibration:
             return self.mse[-1]
         right = bisect_left(self.t, t)
         here, a, b = (float(path.log_snr(s)) for s in (t, self.t[right - 1], self.t[right]))
+        if not math.isfinite(a):
+            return self.mse[right]
+        if not math.isfinite(b):
+            return self.mse[right - 1]
         low, high = (math.log(max(self.mse[i], 1e-12)) for i in (right - 1, right))
         return math.exp(low + (high - low) * (here - a) / (b - a))
 
@@ -77,10 +81,10 @@ def calibrate(
     """Measure V on the model's own samples [K, *event], at 16 times uniform in log-SNR; yields network rows."""
     x0 = samples[:ROWS_PER_TIME]
     noise = Noise(SEED, range(len(x0)))
-    log_snrs = torch.linspace(
-        float(path.log_snr(path.t_min)), float(path.log_snr(path.t_max)), TIMES, dtype=torch.float64
-    )
-    times = [path.t_min, *path.time_of_log_snr(log_snrs)[1:-1].tolist(), path.t_max]
+    ends = path.finite
+    noisiest, cleanest = path.levels
+    log_snrs = torch.linspace(cleanest, noisiest, TIMES, dtype=torch.float64)
+    times = [ends.t_min, *path.time_of_log_snr(log_snrs)[1:-1].tolist(), ends.t_max]
     errors = []
     for stage, t in enumerate(times):
         eps = noise.normal(stage, Draw.CALIBRATION, x0.shape[1:], x0.dtype)

@@ -36,12 +36,13 @@ class Rollout:
     ) -> Generator[Rows, Tensor, Candidates]:
         """Implements `Local.draw`: independent draws, centred, since D is known better than their mean."""
         plan, n, m = problem.plan, len(x), 2 * pairs
-        if stage.t <= plan.path.t_min:  # correctors look at the end itself
+        path = plan.path.finite
+        if stage.t <= path.t_min:  # correctors look at the end itself
             return Candidates.pairs(torch.zeros(n, pairs, x.shape[1], dtype=x.dtype))
-        ends = torch.tensor([stage.t, plan.path.t_min], dtype=torch.float64)
-        first, last = plan.path.log_snr(ends).tolist()
+        ends = torch.tensor([min(stage.t, path.t_max), path.t_min], dtype=torch.float64)
+        first, last = path.log_snr(ends).tolist()
         between = torch.linspace(first, last, self.steps + 1, dtype=torch.float64)[1:-1]
-        times = [stage.t, *plan.path.time_of_log_snr(between).tolist(), plan.path.t_min]
+        times = [stage.t, *path.time_of_log_snr(between).tolist(), path.t_min]
         rest = compile_plan(
             SOLVERS, "ddim", path=plan.path, steps=self.steps, prediction=plan.prediction, grid=tuple(times), eta=1.0,
             preconditioning=plan.preconditioning, sigma_data=plan.sigma_data, trained=plan.trained,

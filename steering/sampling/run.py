@@ -29,7 +29,7 @@ def run(
     condition: Mapping[str, Tensor] | None = ..., guidance: float = ..., x_init: Start | None = ...,
     dtype: torch.dtype = ..., report: Literal[False] = ..., *, null: Mapping[str, Tensor] | None = ...,
     keep: Collection[str] = ..., guidance_interval: Interval | None = ..., guidance_rescale: float = ...,
-    tile: int | None = ..., mean: Tensor | None = ...,
+    tile: int | None = ..., mean: Tensor | None = ..., start_mean: Tensor | None = ...,
 ) -> Tensor: ...  # fmt: skip
 @overload
 def run(
@@ -37,7 +37,7 @@ def run(
     condition: Mapping[str, Tensor] | None = ..., guidance: float = ..., x_init: Start | None = ...,
     dtype: torch.dtype = ..., *, report: Literal[True], null: Mapping[str, Tensor] | None = ...,
     keep: Collection[str] = ..., guidance_interval: Interval | None = ..., guidance_rescale: float = ...,
-    tile: int | None = ..., mean: Tensor | None = ...,
+    tile: int | None = ..., mean: Tensor | None = ..., start_mean: Tensor | None = ...,
 ) -> tuple[Tensor, Report]: ...  # fmt: skip
 def run(
     plan: Plan,
@@ -57,6 +57,7 @@ def run(
     guidance_rescale: float = 0.0,
     tile: int | None = TILE,
     mean: Tensor | None = None,
+    start_mean: Tensor | None = None,
 ) -> Tensor | tuple[Tensor, Report]:
     """Draw shape[0] samples of shape shape[1:] with `network(x, t, **condition)`.
 
@@ -75,10 +76,12 @@ def run(
         tile: rows per call of the network, the last call filled up: rows 0..k of a larger run then equal the smaller
             run bit for bit. None: all rows in one call, faster for small networks, without that guarantee.
         mean: what a mean-reverting process reverts to, [n, *event] or [1, *event]; none otherwise.
+        start_mean: the mean of the data [*event], such as a bank's: samples then begin at alpha mean, not at 0, with
+            the noise of the first node. What leaving it out costs, `Problem` says.
 
     Raises:
         SteeringError: a reward raised, or returned a wrong shape, NaN or +inf.
-        NetworkError: the network returned a wrong shape or NaN.
+        NetworkError: the network returned a wrong shape or NaN, or outputs so large that samples are no numbers.
         ValueError: arguments out of range.
     """
     if len(shape) < 2 or min(shape) < 1:
@@ -119,6 +122,7 @@ def run(
         guidance_rescale=guidance_rescale,
         model=network,
         mean=means,
+        start_mean=None if start_mean is None else torch.as_tensor(start_mean, dtype=dtype),
     )
     parts = []
     for first in range(0, n, group):

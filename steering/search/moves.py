@@ -29,6 +29,7 @@ FLIP = 0.2
 def grid_fractions(path: Path, steps: int) -> list[tuple[float, ...]]:
     """The named grids as fractions of a path's log-SNR range."""
     found = []
+    path = path.finite
     for name in grids.GRIDS:
         try:
             log_snr = path.log_snr(grids.nodes(name, path, steps))
@@ -52,7 +53,7 @@ def uniform_programs(path: Path, steps: int) -> list[Program]:
 
 def classical(path: Path, program: Program) -> Program:
     """The program with Adams and Bashforth's constant weights in place of its polynomials'."""
-    course = Course(path, nodes_at(path, torch.tensor(program.times(path), dtype=torch.float64)))
+    course = Course(path, nodes_at(path, torch.tensor(program.times(path.finite), dtype=torch.float64)))
     choices = []
     for choice, step in zip(program.choices, adams.steps(course, program.choices), strict=True):
         weights, whole = step.predictor, math.fsum(step.predictor)

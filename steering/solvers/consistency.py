@@ -29,4 +29,6 @@ SOLVER = Solver(
     default_grid="karras",
     updates=updates,
     uses_noise=True,
+    bounded=True,
+    generates=True,
 )

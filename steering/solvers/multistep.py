@@ -40,6 +40,8 @@ def value(target: Integrand, node: Node) -> tuple[float, float]:
     """The weights of x and D in the target's value at a node."""
     if target == "data":
         return 0.0, 1.0
+    if target == "velocity" and node.alpha == 0:
+        return 0.0, -scale(target, node) / node.sigma
     norm = 1.0 if target == "noise" else scale(target, node) / node.alpha
     return 1 / (node.sigma * norm), -norm * node.alpha / node.sigma
 

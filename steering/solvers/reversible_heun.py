@@ -38,4 +38,5 @@ SOLVER = Solver(
     reference="Kidger et al. 2021, arXiv:2105.13493",
     default_grid="logsnr",
     updates=updates,
+    bounded=True,
 )

@@ -32,6 +32,7 @@ SOLVERS = tuple(
         reference="after Lu & Song 2024, arXiv:2410.11081",
         default_grid="angle",
         updates=partial(updates, p),
+        bounded=True,
     )
     for p in (2, 3)
 )

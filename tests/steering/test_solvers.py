@@ -43,9 +43,9 @@ GAUSSIAN_ORDERS |= {(name, kind): 4 for name in ("dpmpp_3m", "searched") for kin
 # the rho methods are exact, but one step over all of rho multiplies their rounding
 INEXACT_ON_A_POINT = {name for name in SOLVERS if name.startswith("rho_")}
 INEXACT_ON_A_POINT |= {"dpm_solver_2", "dpm_solver_3"}  # for the same reason
-INEXACT_ON_A_POINT |= {"flow_euler", "flow_ab2", "interpolant_ode", "reversible_heun", "consistency"}
+INEXACT_ON_A_POINT |= {"flow_euler", "flow_ab2", "flow_heun", "interpolant_ode", "reversible_heun", "consistency"}
 INEXACT_ON_A_POINT |= {"trig_adams_2", "trig_adams_3"}
-ROWS = {"heun": lambda steps: 2 * steps - 1, "reversible_heun": lambda steps: steps + 1}
+ROWS = dict.fromkeys(("heun", "flow_heun"), lambda steps: 2 * steps - 1) | {"reversible_heun": lambda steps: steps + 1}
 ROWS |= {"annealed_langevin": lambda steps: 5 * (steps + 1)}
 
 
