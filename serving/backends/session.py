@@ -58,11 +58,11 @@ def open_session(
         file.open("rb").close()
     except OSError as error:
         raise LoadError(f"{file}: expected a readable file, got: {error.strerror}") from None
-    options = onnxruntime.SessionOptions()
+    options, held = onnxruntime.SessionOptions(), list[onnxruntime.OrtValue]()
     try:
         weights.files(file)  # complains of those that are missing
         if _name(providers[0]) == CPU:
-            _hold_weights(file, options)
+            held = _hold_weights(file, options)
     except weights.WeightsError as error:
         raise LoadError(str(error)) from None
     options.intra_op_num_threads = threads
@@ -80,12 +80,17 @@ def open_session(
     wanted, got = _name(providers[0]), session.get_providers()[0]
     if got != wanted:  # a provider whose libraries are missing is left out, with a line in a log at most
         raise LoadError(f"{file}: expected to run on the {wanted}, ONNX Runtime fell back to the {got}")
+    # the session computes on their memory, which is Python's, and does not keep them alive by itself
+    session.held_weights = held
     return session
 
 
-def _hold_weights(file: Path, options: onnxruntime.SessionOptions) -> None:
+def _hold_weights(file: Path, options: onnxruntime.SessionOptions) -> list[onnxruntime.OrtValue]:
     """Read weights that lie in other files. ONNX Runtime would map these files: who writes to them would change the
-    answers of a running network, or end its process."""
+    answers of a running network, or end its process.
+
+    What is returned has to live as long as a session with these options.
+    """
     names, values = [], []
     for each in weights.stored(file):
         dtype = onnx.helper.tensor_dtype_to_np_dtype(each.dtype)
@@ -102,6 +107,7 @@ def _hold_weights(file: Path, options: onnxruntime.SessionOptions) -> None:
         values.append(onnxruntime.OrtValue.ortvalue_from_numpy(array))
     if names:
         options.add_external_initializers(names, values)
+    return values
 
 
 def _opened(file: Path, options: onnxruntime.SessionOptions, providers: Providers) -> onnxruntime.InferenceSession:

@@ -1,12 +1,14 @@
 """Weights in files of their own, in whatever folder, count like the graph: for answers' fingerprints, banks, memory."""
 
 import asyncio
+import gc
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 import tritonclient.grpc as triton
+from onnx import TensorProto, helper
 from tritonclient.utils import InferenceServerException
 
 from protos.digest import graph_sha256
@@ -156,3 +158,29 @@ def test_new_weights_are_noticed_when_a_model_comes_back(tmp_path: Path):
             ask("gains")
         weights.write_bytes(np.full(2, 0.5, np.float32).tobytes())
         assert ask("gains") == expected
+
+
+def test_weights_of_other_files_live_as_long_as_their_session(tmp_path: Path):
+    """The session computes on memory of Python's own: other arrays must not be put there."""
+    table = np.arange(512, dtype=np.float32)
+    graph = helper.make_graph(
+        [helper.make_node("Gather", ["table", "n"], ["row"]), helper.make_node("Add", ["row", "x"], ["y"])],
+        "lookup",
+        [
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, ["b"]),
+            helper.make_tensor_value_info("n", TensorProto.INT64, ["b"]),
+        ],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["b"])],
+        [networks.elsewhere("table", table, "table.bin")],
+    )
+    file = tmp_path / "lookup.onnx"
+    (tmp_path / "table.bin").write_bytes(table.tobytes())
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    file.write_bytes(model.SerializeToString())
+    backend = OrtNetwork(file, 1)
+    gc.collect()
+    litter = [np.full(512, np.nan, np.float32) for _ in range(200)]
+    n = np.array([0, 3, 511])
+    (y,) = backend.run({"x": np.zeros(3, np.float32), "n": n}, ("y",))
+    np.testing.assert_array_equal(y, table[n])
+    assert len(litter) == 200
