@@ -56,25 +56,35 @@ LENGTH = 8
 """Of examples where a length is free."""
 
 
-def examples_of(card: Card, rows: int = 2) -> dict[str, Tensor]:
-    """Example inputs of a sampler's network: x [rows, *event], t [rows], then its conditions [rows, *shape]."""
+def examples_of(card: Card, rows: int = 2, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+    """Example inputs of a sampler's network: x [rows, *event], t [rows], then its conditions [rows, *shape].
+
+    Args:
+        dtype: of floats.
+    """
     if not card.is_sampler:
         raise SourceError(f"{card.name}: expected a path in the card, or examples beside the module, got neither")
     generator = torch.Generator().manual_seed(0)
     examples = {
-        card.inputs.x: torch.randn(rows, *card.event_shape, generator=generator),
-        card.inputs.t: torch.linspace(0.25, 0.75, rows),
+        card.inputs.x: torch.randn(rows, *card.event_shape, generator=generator).to(dtype),
+        card.inputs.t: torch.linspace(0.25, 0.75, rows).to(dtype),
     }
     for name, condition in card.conditions.items():
         shape = (rows, *(min(condition.most, LENGTH) if axis == -1 else axis for axis in condition.fed))
-        examples[name] = (
-            torch.randint(2, shape, generator=generator)
-            if condition.dtype == "int64"
-            else torch.randn(shape, generator=generator)
-        )
+        if condition.dtype == "float32":
+            examples[name] = torch.randn(shape, generator=generator).to(dtype)
+        else:
+            whole = torch.randint(2, shape, generator=generator)
+            examples[name] = whole.bool() if condition.dtype == "bool" else whole
         if condition.mask is not None:
             examples[condition.mask] = torch.ones(rows, condition.most, dtype=torch.bool)
     return examples
+
+
+def float_type(network: nn.Module) -> torch.dtype:
+    """The type of a module's floats: that of its first weights, float32 without any."""
+    floats = (each.dtype for each in (*network.parameters(), *network.buffers()) if each.is_floating_point())
+    return next(floats, torch.float32)
 
 
 def _import(where: str) -> ModuleType:

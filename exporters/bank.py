@@ -42,6 +42,7 @@ def draw_bank(
         prediction=card.prediction,
         preconditioning=card.preconditioning,
         sigma_data=card.sigma_data,
+        limit=network.limit,
     )
     if plan.uses_noise:
         raise ValueError(f"solver: expected a deterministic one, got {solver!r}")

@@ -20,6 +20,8 @@ def calibrate_model(network: OnnxNetwork, samples: Tensor) -> Calibration:
     card = network.card
     if card.conditions or card.prediction is None:
         raise ValueError(f"model {card.name!r}: expected an unconditional sampler, got conditions {[*card.conditions]}")
-    measuring = steering.calibrate(samples, network.path, card.prediction, card.preconditioning, card.sigma_data)
+    measuring = steering.calibrate(
+        samples, network.path, card.prediction, card.preconditioning, card.sigma_data, limit=network.limit
+    )
     curve = answered(measuring, lambda rows: network(rows.x, rows.t))
     return Calibration(t=list(curve.t), mse=list(curve.mse))

@@ -60,7 +60,7 @@ def probe(examples: Mapping[str, Tensor], card: Card | None = None) -> Probe:
             path = path_of(card)
             u = (torch.arange(rows) + torch.rand(rows, generator=generator)) / rows
             t = path.t_min + (path.t_max - path.t_min) * u.to(torch.float64)
-            return steering.paths.TIME_INPUTS[card.inputs.time](path, t[torch.randperm(rows, generator=generator)]).to(
+            return steering.paths.time_input(card.inputs.time)(path, t[torch.randperm(rows, generator=generator)]).to(
                 example.dtype
             )
         shape = (rows, *example.shape[1:])

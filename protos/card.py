@@ -1,7 +1,7 @@
 """The model card, `card.yaml`: what a network is, so that it can be sampled without a line of code."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -13,8 +13,8 @@ from protos.complaint import complaint, read_text, shorten
 
 Prediction = Literal["eps", "x0", "v", "velocity", "score"]
 Preconditioning = Literal["none", "edm"]
-TimeInput = Literal["t", "1000*t", "sigma", "log(sigma)/4", "N*t-1"]
 LocalPosterior = Literal["gaussian", "mixture", "neighbours"]
+_OF_SAMPLERS = ("output_scale", "learned_variance", "clip", "dynamic_threshold")
 
 
 LONGEST = 1024
@@ -30,11 +30,12 @@ class _Strict(BaseModel):
 
 
 class Inputs(_Strict):
-    """Names of the graph's inputs, and what its time input is fed (the path time t, or a function of it)."""
+    """Names of the graph's inputs, and what its time input is fed: a formula of the path time t, such as `1000*t`,
+    `1-t`, `sigma` or `log(rho)/4` (`steering.paths.time_input` reads it)."""
 
     x: str = "x"
     t: str = "t"
-    time: TimeInput = "t"
+    time: str = "t"
 
 
 class Range(_Strict):
@@ -84,7 +85,7 @@ class Condition(Range):
             does not say; "drop" if it is left out.
     """
 
-    dtype: Literal["int64", "float32"]
+    dtype: Literal["int64", "float32", "bool"]
     shape: tuple[int, ...] = ()
     longest: int | None = Field(default=None, ge=1)
     null: Any = None
@@ -170,8 +171,16 @@ class Condition(Range):
                 raise ValueError(f"null: expected shape {list(self.shape)}, got {shorten(self.null)}") from None
             if self.dtype == "int64" and value.dtype.kind == "f":
                 raise ValueError(f"null: expected whole numbers for int64, got {shorten(self.null)}")
+            if self.dtype == "bool" and not np.isin(value, (0, 1)).all():
+                raise ValueError(f"null: expected true, false, 0 or 1 for bool, got {shorten(self.null)}")
             if not self.fits(value.shape):
                 raise ValueError(f"null: expected free lengths of 1..{self.most}, got {list(value.shape)}")
+        return self
+
+    @model_validator(mode="after")
+    def _bounds_fit(self) -> Self:
+        if self.dtype == "bool" and (self.min is not None or self.max is not None):
+            raise ValueError("min, max: expected none for bool, got some")
         return self
 
     @model_validator(mode="after")
@@ -182,6 +191,8 @@ class Condition(Range):
             raise ValueError("pad: expected a free length (-1) in shape beside it, got none")
         if self.pad is not None and self.dtype == "int64" and self.pad % 1:
             raise ValueError(f"pad: expected a whole number for int64, got {self.pad:g}")
+        if self.pad not in (None, 0, 1) and self.dtype == "bool":
+            raise ValueError(f"pad: expected true, false, 0 or 1 for bool, got {self.pad:g}")
         if self.mask is not None and (self.pad is None or self.shape.count(-1) != 1):
             raise ValueError("mask: expected a pad and one free length (-1) in shape beside it, got others")
         return self
@@ -194,6 +205,68 @@ def _lengths(shape: tuple[int, ...], row: tuple[int, ...], given: tuple[int, ...
     """`shape` with its free lengths as in `given`, whose axes are the last of it, and where it has none as in `row`."""
     whole = (*row[: max(0, len(shape) - len(given))], *given)
     return tuple(length if axis == -1 else axis for axis, length in zip(shape, whole[-len(shape) :], strict=True))
+
+
+class DynamicThreshold(_Strict):
+    """Dynamic thresholding of the denoised estimate, see `steering.limits.DynamicThreshold`."""
+
+    quantile: float = Field(default=0.995, gt=0, le=1)
+    bound: float = Field(default=1.0, gt=0)
+    most: float | None = None
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.most is not None and self.most < self.bound:
+            raise ValueError(f"expected most >= bound {self.bound:g}, got {self.most:g}")
+        return self
+
+
+class Sample(_Strict):
+    """How a plain network that scores samples takes one, in this order: numbers of `range` become numbers of `to`, then
+    `resize`, then `(x - mean) / std` of each channel, then `layout`, and last the input's own type (whole numbers are
+    rounded, and kept within `to`).
+
+    Attributes:
+        input: the input that takes the sample; None for `x`, or the first that fits.
+        range: two numbers of a sample, such as the ends [-1, 1] of its range; `to`: what they become, such as [0, 255].
+        resize: height and width that the network wants.
+        filter: how it is resized, with antialiasing where the image gets smaller.
+        layout: of the network's input. Samples are [channels, height, width].
+        mean, std: one number, or one for each channel.
+    """
+
+    input: str | None = None
+    range: tuple[float, float] | None = None
+    to: tuple[float, float] | None = None
+    resize: tuple[int, int] | None = None
+    filter: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
+    layout: Literal["CHW", "HWC"] = "CHW"
+    mean: float | list[float] | None = None
+    std: float | list[float] | None = None
+
+    @field_validator("resize")
+    @classmethod
+    def _axes(cls, shape: tuple[int, int] | None) -> tuple[int, int] | None:
+        if shape is not None:
+            _positive(shape)
+        return shape
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if (self.range is None) != (self.to is None):
+            raise ValueError("expected range and to together, got one of them")
+        for name, ends in (("range", self.range), ("to", self.to)):
+            if ends is not None and not ends[0] < ends[1]:
+                raise ValueError(f"{name}: expected [low, high] with low < high, got {list(ends)}")
+        if (self.mean is None) != (self.std is None):
+            raise ValueError("expected mean and std together, got one of them")
+        if self.std is not None and min(self.std if isinstance(self.std, list) else [self.std], default=0) <= 0:
+            raise ValueError(f"std: expected numbers > 0, got {self.std}")
+        if isinstance(self.mean, list) != isinstance(self.std, list) or (
+            isinstance(self.mean, list) and isinstance(self.std, list) and len(self.mean) != len(self.std)
+        ):
+            raise ValueError(f"expected as many numbers in mean as in std, got {self.mean} and {self.std}")
+        return self
 
 
 class Calibration(_Strict):
@@ -223,6 +296,12 @@ class Card(_Strict):
     posterior: the local posterior of steering; None means the one that fits the bank, see `posteriors.automatic`.
     arguments: ranges of a plain network's inputs by name; what is outside is refused before the graph sees it. (ONNX
         counts negative indices from the end, so that a label of -1 would be taken for the last one.)
+    output_scale: what the output is multiplied by before it is the prediction: -1 for a velocity toward the data.
+    learned_variance: the output has one axis twice as long as a sample's; its second half, a variance, is left out.
+    clip: bounds of the denoised estimate, [low, high]; one number for [-number, number].
+    dynamic_threshold: instead of `clip`.
+    sample: how a plain network takes a sample when it is used as a reward.
+    score_output: which output is the reward.
     """
 
     format: Literal[1] = 1
@@ -239,6 +318,28 @@ class Card(_Strict):
     calibration: Calibration | None = None
     posterior: LocalPosterior | None = None
     arguments: dict[str, Range] = {}
+    output_scale: float | None = None
+    learned_variance: bool | None = None
+    clip: tuple[float, float] | None = None
+    dynamic_threshold: DynamicThreshold | None = None
+    sample: Sample | None = None
+    score_output: str | None = None
+
+    @property
+    def limit(self) -> dict[str, Any]:
+        """What bounds the denoised estimate, as arguments of `steering.limits.build`."""
+        threshold = self.dynamic_threshold
+        return {"clip": self.clip, "dynamic_threshold": None if threshold is None else threshold.model_dump()}
+
+    def doubled_axis(self, row: Sequence[int | None]) -> int | None:
+        """The axis along which an output's row is twice as long as a sample, all other axes being equal; None if there
+        is no such axis. In a row None is any length."""
+        event = self.event_shape
+        for axis, length in enumerate(event):
+            twice = (*event[:axis], 2 * length, *event[axis + 1 :])
+            if len(row) == len(twice) and all(a in (None, b) for a, b in zip(row, twice, strict=True)):
+                return axis
+        return None
 
     @property
     def is_sampler(self) -> bool:
@@ -275,6 +376,25 @@ class Card(_Strict):
     def _axes(cls, shape: tuple[int, ...]) -> tuple[int, ...]:
         return _positive(shape)
 
+    @field_validator("output_scale")
+    @classmethod
+    def _not_0(cls, scale: float | None) -> float | None:
+        if scale == 0:
+            raise ValueError("expected a number other than 0, got 0")
+        return scale
+
+    @field_validator("clip", mode="before")
+    @classmethod
+    def _both_ends(cls, clip: Any) -> Any:
+        return (-clip, clip) if isinstance(clip, int | float) and not isinstance(clip, bool) else clip
+
+    @field_validator("clip")
+    @classmethod
+    def _bounds(cls, clip: tuple[float, float] | None) -> tuple[float, float] | None:
+        if clip is not None and not clip[0] < clip[1]:
+            raise ValueError(f"expected a number > 0 or [low, high] with low < high, got {list(clip)}")
+        return clip
+
     @model_validator(mode="after")
     def _complete(self) -> Self:
         if self.is_sampler:
@@ -282,10 +402,13 @@ class Card(_Strict):
                 raise ValueError("prediction: expected one of eps, x0, v, velocity, score beside a path, got none")
             if not self.event_shape:
                 raise ValueError("event_shape: expected the shape of one sample beside a path, got none")
-            if self.arguments:
-                raise ValueError("arguments: expected none beside a path, got some")
+            for key in ("arguments", "sample", "score_output"):
+                if getattr(self, key):
+                    raise ValueError(f"{key}: expected none beside a path, got some")
+            if self.clip is not None and self.dynamic_threshold is not None:
+                raise ValueError("dynamic_threshold: expected none beside clip, got one")
         else:
-            for key in ("prediction", "t_range", "calibration"):
+            for key in ("prediction", "t_range", "calibration", *_OF_SAMPLERS):
                 if getattr(self, key) is not None:
                     raise ValueError(f"path: expected one beside {key}, got none")
         return self

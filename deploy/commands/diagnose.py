@@ -87,8 +87,6 @@ def _conditions(sampler: "Sampler", given: list[str]) -> "dict[str, Tensor]":
     import numpy as np
     import torch
 
-    from serving.models.conditions import fed
-
     specs = sampler.card.conditions
     values: dict[str, Any] = {}
     for text in given:
@@ -108,7 +106,7 @@ def _conditions(sampler: "Sampler", given: list[str]) -> "dict[str, Tensor]":
             content = null
         else:
             fail(f"--condition: expected {name}=VALUE, since the card has no null value for it, got none")
-        tensors |= {key: torch.from_numpy(value) for key, value in fed(sampler, name, content).items()}
+        tensors |= {key: torch.from_numpy(value) for key, value in sampler.adapter.filled(name, content).items()}
     return tensors
 
 

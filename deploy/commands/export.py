@@ -29,7 +29,16 @@ def export(
         str | None, typer.Option(metavar="LOW,HIGH", help="Path times the network may be asked.")
     ] = None,
     time: Annotated[
-        str | None, typer.Option(help="What the time input is fed: t, 1000*t, sigma, log(sigma)/4, N*t-1. [t]")
+        str | None, typer.Option(help="What the time input is fed: t, 1000*t, 1-t, N*t-1, sigma, log(rho)/4, ... [t]")
+    ] = None,
+    output_scale: Annotated[
+        float | None, typer.Option(help="Times the output: -1 for a velocity toward the data. [1]")
+    ] = None,
+    learned_variance: Annotated[
+        bool | None, typer.Option("--learned-variance", help="The output's second half is a variance, left out.")
+    ] = None,
+    clip: Annotated[
+        str | None, typer.Option(metavar="LOW,HIGH", help="Bounds of the denoised estimate; one number for both.")
     ] = None,
 ) -> None:
     """Export a torch module and write its model card.
@@ -49,9 +58,12 @@ def export(
         event_shape=None if event_shape is None else _numbers("--event-shape", event_shape),
         t_range=None if t_range is None else _numbers("--t-range", t_range),
         inputs=None if time is None else {"time": time},
+        output_scale=output_scale,
+        learned_variance=learned_variance,
+        clip=None if clip is None else _ends("--clip", clip),
     )
 
-    from deploy.modules import SourceError, examples_of, load_network
+    from deploy.modules import SourceError, examples_of, float_type, load_network
     from exporters.export import ExportError, export_model
     from exporters.network import path_of
     from exporters.parity import ParityError
@@ -68,7 +80,11 @@ def export(
     try:
         network, examples = load_network(source)
         report = export_model(
-            network, folder, written, examples=examples or examples_of(written), outputs=[written.output]
+            network,
+            folder,
+            written,
+            examples=examples or examples_of(written, dtype=float_type(network)),
+            outputs=[written.output],
         )
     except (SourceError, ExportError) as error:
         fail(str(error))
@@ -104,6 +120,12 @@ def _path(text: str) -> dict[str, Any]:
     if not kind or any(not (key and value) for key, _, value in pairs):
         fail(f"--path: expected KIND or KIND:KEY=VALUE,..., got {text!r}")
     return {"kind": kind} | {key.strip(): parse_value(value.strip()) for key, _, value in pairs}
+
+
+def _ends(option: str, text: str) -> list[int | float] | int | float:
+    """Two numbers, or one alone."""
+    numbers = _numbers(option, text)
+    return numbers[0] if len(numbers) == 1 else numbers
 
 
 def _numbers(option: str, text: str) -> list[int | float]:

@@ -83,14 +83,13 @@ def _problem(sampler: "Sampler") -> "Problem":
     import torch
 
     import steering
-    from serving.models.conditions import fed
 
     card = sampler.card
     condition = dict[str, torch.Tensor]()
     for name, spec in card.conditions.items():
         if (rows := spec.null_rows) is None:
             raise ValueError(f"condition {name!r}: expected a null value in the model's card to search under, got none")
-        condition |= {key: torch.from_numpy(value) for key, value in fed(sampler, name, rows).items()}
+        condition |= {key: torch.from_numpy(value) for key, value in sampler.adapter.filled(name, rows).items()}
     return steering.Problem(
         plan=sampler.plan("ddim", 1), event=card.event_shape, dtype=torch.float32, condition=condition
     )

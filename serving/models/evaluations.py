@@ -1,9 +1,8 @@
-"""Samplers as programs for the engine: rows become a graph's inputs by name, type and time input."""
+"""Samplers as programs for the engine: their rows as evaluations."""
 
 from collections.abc import Generator
 from typing import Literal, Protocol, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -43,7 +42,7 @@ def evaluations(
                 reply = torch.from_numpy(output)
             else:
                 (output,) = yield network_evaluation(model, rows, kind, announced)
-                reply = torch.from_numpy(output)
+                reply = model.adapter.output(output)
             rows = sampler.send(reply)
     except StopIteration as stop:
         return stop.value
@@ -52,16 +51,5 @@ def evaluations(
 def network_evaluation(
     model: Sampler, rows: steering.Rows, kind: Literal["network", "reward"] = "network", announced: bool = True
 ) -> Evaluation:
-    """Rows of a sampler as inputs of its graph, by name, type and time input."""
-    card = model.card
-    inputs = {each.name: each for each in model.network.backend.inputs}
-    t = inputs[card.inputs.t]
-    time = steering.paths.TIME_INPUTS[card.inputs.time](model.path, rows.t).numpy()
-    if t.dtype.kind == "i":
-        time = np.rint(time)
-    feeds: dict[str, Array] = {
-        card.inputs.x: rows.x.contiguous().numpy(),
-        card.inputs.t: time.astype(t.dtype).reshape(-1, *(1 for _ in t.row)),
-        **{name: value.contiguous().numpy() for name, value in rows.condition.items()},
-    }
-    return Evaluation(model.network, feeds, (card.output,), len(rows), kind, announced)
+    """Rows of a sampler as an evaluation of its graph."""
+    return Evaluation(model.network, model.adapter.feeds(rows), (model.card.output,), len(rows), kind, announced)

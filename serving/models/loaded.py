@@ -294,7 +294,9 @@ def _prepared(model: Sampler) -> Routine:
         samples = yield from evaluations(steering.draw_bank(problem, steering.BANK_SIZE), model, None)
     calibration = known.calibration
     if calibration is None:
-        measuring = steering.calibrate(samples, model.path, card.prediction, card.preconditioning, card.sigma_data)
+        measuring = steering.calibrate(
+            samples, model.path, card.prediction, card.preconditioning, card.sigma_data, limit=model.limit
+        )
         calibration = yield from evaluations(measuring, model, None)
     return samples, calibration
 

@@ -11,9 +11,10 @@ import torch
 from cachetools import LRUCache
 
 import steering
-from protos.card import Card, Range
+from protos.card import Card, Range, Sample
 from serving.backends import Array
 from serving.engine.task import Network
+from serving.models.adapter import Adapter
 from steering.posteriors import Chosen, Cloud, Gaussian, Local, Neighbours, Union, Variance
 
 RAW = ".network"  # digits.network is the raw network of the sampler digits
@@ -30,6 +31,7 @@ class PlainModel:
 
     Attributes:
         ranges: allowed values of some inputs, by name.
+        sample: how it takes a sample as a reward, None for as it is. score_output: the output that is the reward.
     """
 
     name: str
@@ -37,6 +39,8 @@ class PlainModel:
     network: Network
     fingerprint: str
     ranges: Mapping[str, Range] = field(default_factory=dict)
+    sample: Sample | None = None
+    score_output: str | None = None
 
     def out_of_range(self, name: str, value: Array) -> str:
         """Why an input's values are refused; empty if they are accepted."""
@@ -104,6 +108,8 @@ class Sampler:
     """A network with a card, from which samples are drawn; `known` has what steering needs.
 
     Attributes:
+        adapter: between steering's rows and the graph.
+        limit: bounds of the denoised estimate, None for none.
         programs: searched solver programs by number of steps.
         ranges: allowed values of some inputs of the network, by name.
     """
@@ -122,6 +128,8 @@ class Sampler:
         self.name, self.version, self.card, self.path, self.network = name, version, card, path, network
         self.digest, self.programs = digest, programs or {}
         self.ranges: Mapping[str, Range] = {**(ranges or {}), **card.conditions}
+        self.adapter = Adapter.of(card, path, network.backend.inputs, network.backend.outputs)
+        self.limit = steering.limits.build(**card.limit)
         self.learn(None, None)
 
     def plan(self, solver: str, steps: int, path: steering.Path | None = None, **other: Any) -> steering.Plan:
@@ -129,7 +137,8 @@ class Sampler:
         assert self.card.prediction is not None
         return steering.plan(
             solver, path=path or self.path, trained=self.path, steps=steps, prediction=self.card.prediction,
-            preconditioning=self.card.preconditioning, sigma_data=self.card.sigma_data, **other,
+            preconditioning=self.card.preconditioning, sigma_data=self.card.sigma_data,
+            limit=self.limit, **other,
         )  # fmt: skip
 
     def learn(

@@ -15,9 +15,11 @@ from protos.card import Card, CardError, Range, dump_text, load_card, ranged
 from protos.digest import sha256
 from protos.programs import ProgramsError, load_programs
 from protos.ranges import index_ranges
-from serving.backends import Backend, GraphTensor, LoadError, shown
+from serving.backends import Backend, LoadError, shown
 from serving.backends.costs import Costs
+from serving.backends.shared import SharedInputs
 from serving.engine.task import Network
+from serving.models.adapter import check_graph, check_names, check_time
 from serving.models.folders import Folder
 from serving.models.folders import scan as scan
 from serving.models.model import Model, PlainModel, Sampler
@@ -36,35 +38,76 @@ def guess(backend: Backend, graph: str) -> Costs:
 
 
 def load(folder: Folder, opener: Open, measure: Measure = guess) -> Model:
-    """Open a model's graph, measure what its calls cost, and check its card against it.
+    """Open a model's graph, check its card against it, and measure what its calls cost.
 
     Raises:
         LoadError: one line that names the file, what was expected and what came.
     """
-    backend = opener(folder.graph)
-    owner = folder.digest
-    network = Network(folder.name, backend, measure(backend, f"{owner} {backend.kind}"))
-    digest = hashlib.sha256(f"{owner} {backend.kind}".encode())
-    for file in folder.others:
-        digest.update(sha256(file).encode())
+    backend = _per_row(opener(folder.graph))
+    try:
+        return _loaded(folder, backend, measure)
+    except BaseException:
+        backend.close()
+        raise
+
+
+def _loaded(folder: Folder, backend: Backend, measure: Measure) -> Model:
+    card, owner = _card(folder), folder.digest
+    path = _path(folder, card, backend) if card is not None and card.is_sampler else None
+    if card is not None and path is None:
+        check_names(folder.card, card, backend.inputs, backend.outputs)
     found = _index_ranges(folder.graph, backend)
     ranges = {name: Range(min=low, max=high) for name, (low, high) in found.items()}
+    network = _network(folder, backend, measure(backend, f"{owner} {backend.kind}"))
+    digest = _digest(folder, card, f"{owner} {backend.kind}")
+    if card is None:
+        return PlainModel(folder.name, folder.version, network, digest[:16], ranges)
+    if path is None:
+        arguments = ranged(card, found).arguments
+        return PlainModel(folder.name, folder.version, network, digest[:16], arguments, card.sample, card.score_output)
+    programs = _load_programs(folder.programs, owner) if folder.programs.exists() else {}
+    samples = _load_bank(folder.bank, card.event_shape, owner) if folder.bank.exists() else None
+    sampler = Sampler(folder.name, folder.version, ranged(card, found), path, network, digest, programs, ranges)
+    sampler.learn(samples, _calibration(card))
+    return sampler
+
+
+def _per_row(backend: Backend) -> Backend:
+    """The backend, with every input taken row by row."""
+    return SharedInputs(backend) if any(each.shared is not None for each in backend.inputs) else backend
+
+
+def _network(folder: Folder, backend: Backend, costs: Costs) -> Network:
+    if isinstance(backend, SharedInputs):
+        backend.use(costs.sizes)
+    return Network(folder.name, backend, costs)
+
+
+def _digest(folder: Folder, card: Card | None, graph: str) -> str:
+    """Equal for equal graphs on equal backends with equal cards and programs; banks are no part of it."""
+    digest = hashlib.sha256(graph.encode())
+    for file in folder.others:
+        digest.update(sha256(file).encode())
+    if card is not None:
+        digest.update(dump_text(card).encode())
+    return digest.hexdigest()
+
+
+def _card(folder: Folder) -> Card | None:
+    """The card, which must name its folder; None where there is none."""
     if not folder.has_card:
-        return PlainModel(folder.name, folder.version, network, digest.hexdigest()[:16], ranges)
+        return None
     try:
         card = load_card(folder.card)
     except CardError as error:
         raise LoadError(str(error)) from None
     if card.name != folder.name:
         raise LoadError(f"{folder.card}: name: expected {folder.name!r}, its folder's name, got {card.name!r}")
-    digest.update(dump_text(card).encode())
-    if not card.is_sampler:
-        if unknown := {*card.arguments} - (names := {each.name for each in backend.inputs}):
-            raise LoadError(
-                f"{folder.card}: arguments: expected inputs of the graph ({', '.join(sorted(names))}), "
-                f"got {min(unknown)!r}"
-            )
-        return PlainModel(folder.name, folder.version, network, digest.hexdigest()[:16], ranged(card, found).arguments)
+    return card
+
+
+def _path(folder: Folder, card: Card, backend: Backend) -> steering.Path:
+    """The path of a sampler's card, which must fit the graph."""
     assert card.path is not None
     assert card.prediction is not None
     try:
@@ -72,20 +115,19 @@ def load(folder: Folder, opener: Open, measure: Measure = guess) -> Model:
         steering.plan("ddim", path=path, steps=1, prediction=card.prediction, preconditioning=card.preconditioning)
         if card.preconditioning == "edm" and isinstance(path, steering.paths.MeanReverting):
             raise ValueError("preconditioning 'edm': expected a path that reverts to no mean, got mean_reverting")
-        steering.paths.TIME_INPUTS[card.inputs.time](path, torch.ones(1))  # not every path counts steps
+        if steering.limits.build(**card.limit) is not None and isinstance(path, steering.paths.MeanReverting):
+            raise ValueError("clip, dynamic_threshold: expected a path that reverts to no mean, got mean_reverting")
+        check_time(card.inputs.time, path)
     except (ValueError, TypeError) as error:
         raise LoadError(f"{folder.card}: {error}") from None
-    check_graph(folder.card, card, backend)
-    programs = _load_programs(folder.programs, owner) if folder.programs.exists() else {}
-    card = ranged(card, found)
-    sampler = Sampler(folder.name, folder.version, card, path, network, digest.hexdigest(), programs, ranges)
+    check_graph(folder.card, card, backend.inputs, backend.outputs)
+    return path
+
+
+def _calibration(card: Card) -> steering.Calibration | None:
+    """The card's curve; one point is none."""
     curve = card.calibration
-    calibration = None
-    if curve is not None and len(curve.t) > 1:
-        calibration = steering.Calibration(tuple(curve.t), tuple(curve.mse))
-    samples = _load_bank(folder.bank, card.event_shape, owner) if folder.bank.exists() else None
-    sampler.learn(samples, calibration)
-    return sampler
+    return None if curve is None or len(curve.t) < 2 else steering.Calibration(tuple(curve.t), tuple(curve.mse))
 
 
 def _index_ranges(graph: Path, backend: Backend) -> Mapping[str, tuple[int, int]]:
@@ -101,40 +143,6 @@ def _index_ranges(graph: Path, backend: Backend) -> Mapping[str, tuple[int, int]
         _log.warning("%s: no ranges of its inputs were looked for: %s", graph, error)
         return {}
     return {name: each for name, each in index_ranges(model.graph).items() if name in whole}
-
-
-def check_graph(file: Path, card: Card, backend: Backend) -> None:
-    """Compare the card's names, types and shapes with the graph's; LoadError names both."""
-    inputs = {each.name: each for each in backend.inputs}
-    wanted: dict[str, tuple[str, tuple[int, ...]]] = {
-        card.inputs.x: ("float32", card.event_shape),
-        card.inputs.t: ("float32", ()),
-        **{name: (condition.dtype, condition.fed) for name, condition in card.conditions.items()},
-    }
-    masks = {each.mask: ("bool", (each.most,)) for each in card.conditions.values() if each.mask is not None}
-    if taken := sorted(wanted.keys() & masks.keys()):
-        raise LoadError(f"{file}: mask: expected an input of its own, got {taken[0]!r}, which is another's")
-    wanted |= masks
-    for name, (dtype, row) in wanted.items():
-        if name not in inputs:
-            raise LoadError(f"{file}: the card names input {name!r}, the graph has {', '.join(inputs)}")
-        here = inputs[name]
-        column = name == card.inputs.t and (row, here.row) == ((), (1,))  # times [n, 1] are served too
-        whole = card.inputs.time in ("1000*t", "N*t-1")  # the time inputs that integers can hold
-        loose = name in masks or (name == card.inputs.t and here.dtype.kind in ("fi" if whole else "f"))
-        if not (here.fits(row) or column) or not (here.dtype == dtype or loose):
-            raise LoadError(f"{file}: input {name!r}: the card says {dtype} {shown(row)}, the graph {_describe(here)}")
-    if extra := [name for name in inputs if name not in wanted]:
-        raise LoadError(f"{file}: the graph has input {extra[0]!r}, the card names {', '.join(wanted)}")
-    outputs = {each.name: each for each in backend.outputs}
-    if card.output not in outputs:
-        raise LoadError(f"{file}: the card names output {card.output!r}, the graph has {', '.join(outputs)}")
-    out = outputs[card.output]
-    if not out.fits(card.event_shape) or out.dtype.kind != "f":
-        raise LoadError(
-            f"{file}: output {card.output!r}: "
-            f"the card says float32 {shown(card.event_shape)}, the graph {_describe(out)}"
-        )
 
 
 def _load_bank(file: Path, event: tuple[int, ...], graph: str | None) -> torch.Tensor:
@@ -169,7 +177,3 @@ def _load_programs(file: Path, graph: str | None) -> dict[int, steering.Program]
             f"{graph[:12]}: delete it, or search again with tiltserve search-plan"
         )
     return programs
-
-
-def _describe(tensor: GraphTensor) -> str:
-    return f"{tensor.dtype} {shown(tensor.row)}"

@@ -10,7 +10,6 @@ from torch import Tensor
 from protos.card import Condition
 from protos.complaint import unknown
 from serving.backends import Array
-from serving.models.conditions import fed
 from serving.models.model import Sampler
 from serving.rewards import PREFIX
 from serving.wire import errors
@@ -126,18 +125,20 @@ def _conditions(
     null: dict[str, Tensor] = {}
     lacking = []
     for name, spec in conditions.items():
-        value = _condition(name, spec, inputs.get(name), n)
+        value = _condition(model, name, inputs.get(name), n)
         if value is None and (value := spec.null_rows) is None:
             raise errors.invalid(f"condition {name!r}: expected {spec.dtype} [{n}, ...] or [1, ...], got none")
-        other = None if NULL + name in conditions else _condition(NULL + name, spec, inputs.get(NULL + name), n)
+        other = None if NULL + name in conditions else _condition(model, name, inputs.get(NULL + name), n, NULL)
         if other is not None and guidance != 1 and name not in dropped:
             raise errors.invalid(f"{NULL}{name}: expected none for {name!r}, which guidance keeps, got one")
         other = spec.null_like(value.shape[1:]) if other is None else other
-        condition |= {key: _copied(each).expand(n, *each.shape[1:]) for key, each in fed(model, name, value).items()}
+        condition |= {
+            key: _copied(each).expand(n, *each.shape[1:]) for key, each in model.adapter.filled(name, value).items()
+        }
         if other is None:
             lacking.append(name)
         elif name in dropped:
-            null |= {key: _copied(each) for key, each in fed(model, name, other).items()}
+            null |= {key: _copied(each) for key, each in model.adapter.filled(name, other).items()}
     if guidance != 1 and (lacking := [name for name in lacking if name in dropped]):
         raise errors.invalid(
             f"guidance {guidance}: expected a null value for {', '.join(sorted(lacking))} in the model's card, "
@@ -165,17 +166,18 @@ def _dropped(conditions: Mapping[str, Condition], parameters: Parameters) -> Col
     return set(named) if drop is not None else set(conditions) - set(named)
 
 
-def _condition(name: str, spec: Condition, value: Array | None, n: int) -> Array | None:
-    """A condition or a null that was sent, [n, ...] or [1, ...]."""
+def _condition(model: Sampler, name: str, value: Array | None, n: int, prefix: str = "") -> Array | None:
+    """A condition, or with a prefix its null, that was sent: [n, ...] or [1, ...]."""
     if value is None:
         return None
+    spec = model.card.conditions[name]
     if value.dtype != spec.dtype or not value.ndim or len(value) not in (n, 1) or not spec.fits(value.shape[1:]):
         longest = f", -1 for 1..{spec.most}" if spec.free else ""
         raise errors.invalid(
-            f"condition {name!r}: expected {spec.dtype} {_rows(n, spec.shape)}{longest}, got {came(value)}"
+            f"condition {prefix + name!r}: expected {spec.dtype} {_rows(n, spec.shape)}{longest}, got {came(value)}"
         )
-    if why := spec.fault(value):
-        raise errors.invalid(f"condition {name!r}: {why}")
+    if why := model.adapter.fault(name, value):
+        raise errors.invalid(f"condition {prefix + name!r}: {why}")
     return value
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -10,8 +10,7 @@ from torch import Tensor
 
 import steering
 from protos.complaint import unknown
-from serving.backends import Array
-from serving.models.conditions import fed
+from serving.backends import Array, GraphTensor
 from serving.models.evaluations import evaluations
 from serving.models.model import Model, Sampler
 from serving.rewards.network import exact, tensor_argument
@@ -101,24 +100,23 @@ class LogDensityDefinition:
         if not isinstance(name, str) or name not in self.models:
             raise errors.invalid(f"{PREFIX}model of reward {self.name!r}: " + unknown("sampler", name, self.models))
         model = self.models[name]
-        inputs = {each.name: each for each in model.network.backend.inputs}
         condition: dict[str, Array] = {}
         for key, spec in model.card.conditions.items():
             if key in given:
                 row = tuple(None if axis == -1 else axis for axis in spec.shape)
-                value = tensor_argument(self.name, replace(inputs[key], row=row), given[key])
+                value = tensor_argument(self.name, GraphTensor(key, np.dtype(spec.dtype), row), given[key])
                 if not spec.fits(value.shape):
                     raise errors.invalid(
                         f"{PREFIX}{key} of reward {self.name!r}: expected free lengths of 1..{spec.most}, "
                         f"got {list(value.shape)}"
                     )
-                if why := spec.fault(value):
+                if why := model.adapter.fault(key, value):
                     raise errors.invalid(f"{PREFIX}{key} of reward {self.name!r}: {why}")
             elif (null := spec.null_rows) is not None:
                 value = np.asarray(null[0])
             else:
                 raise errors.invalid(f"reward {self.name!r}: expected argument {PREFIX + key!r}, got none")
-            condition |= {name: np.asarray(rows[0]) for name, rows in fed(model, key, value[None]).items()}
+            condition |= {name: np.asarray(rows[0]) for name, rows in model.adapter.filled(key, value[None]).items()}
         steps, probes = self._count(given, "steps", STEPS, 1000), self._count(given, "probes", PROBES, 256)
         return LogDensity(model, condition, steps, probes)
 

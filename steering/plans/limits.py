@@ -4,6 +4,7 @@ They apply to D as it is used: after classifier-free guidance, whose large scale
 D is then no linear function of the network's output any more: plans stay valid, orders of solvers do not.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -64,3 +65,12 @@ class DynamicThreshold:
 
 
 Limit = Clip | DynamicThreshold
+
+
+def build(
+    clip: tuple[float, float] | None = None, dynamic_threshold: Mapping[str, float | None] | None = None
+) -> Limit | None:
+    """The limit of a model card: the ends of a clip, or the arguments of a dynamic threshold; None for neither."""
+    if clip is not None:
+        return Clip(*clip)
+    return None if dynamic_threshold is None else DynamicThreshold(**dynamic_threshold)  # type: ignore[arg-type]

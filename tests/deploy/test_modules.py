@@ -6,9 +6,11 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+import steering
 from deploy.cli import app
 from deploy.modules import SourceError, examples_of, load_network
 from protos.card import Card, Condition, load_card
+from serving.models.offline import open_sampler, solve
 
 MINE = """
 import torch
@@ -130,3 +132,53 @@ def test_examples_have_free_lengths_and_masks():
     )
     shapes = {name: tuple(each.shape) for name, each in examples_of(card).items()}
     assert shapes == {"x": (2, 2), "t": (2,), "free": (2, 8), "few": (2, 3), "filled": (2, 77), "there": (2, 77)}
+
+
+HALF = """
+import torch
+
+
+class Flow(torch.nn.Module):
+    # the velocity of one point, toward it: x0 - eps = (c - x) / t, and then a variance
+    def __init__(self):
+        super().__init__()
+        self.point = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
+
+    def forward(self, x, t, mask):
+        velocity = (self.point - x) / (1 - t)[:, None] + mask.to(x.dtype).sum(dim=1, keepdim=True)
+        return torch.cat([velocity, velocity * 0 + 5], dim=1)
+
+
+network = Flow().half()
+"""
+
+
+def test_export_takes_what_a_card_says_of_a_network(tmp_path: Path) -> None:
+    """In float16, with a mask, time and velocity the other way round, and a learned variance."""
+    source, card = tmp_path / "half.py", tmp_path / "start.yaml"
+    source.write_text(HALF)
+    card.write_text(
+        "name: x\npath: {kind: rectified_flow}\nprediction: velocity\nevent_shape: [2]\n"
+        "conditions: {mask: {dtype: bool, shape: [3], null: false}}\n"
+    )
+    folder = tmp_path / "models" / "half"
+    options = ["--card", str(card), "--time", "1-t", "--output-scale", "-1", "--learned-variance", "--clip", "-3,1.5"]
+    result = CliRunner().invoke(app, ["export", str(source), str(folder), *options])
+    assert result.exit_code == 0, result.output
+    written = load_card(folder / "card.yaml")
+    assert (written.inputs.time, written.output_scale, written.clip) == ("1-t", -1, (-3, 1.5))
+    assert written.learned_variance
+    sampler = open_sampler(tmp_path / "models", "half", threads=1)
+    condition = {"mask": torch.zeros(8, 3, dtype=torch.bool)}
+    problem = steering.Problem(plan=sampler.plan("ddim", 10), event=(2,), dtype=torch.float32, condition=condition)
+    samples, _ = solve(steering.sample(problem, steering.Noise(1, range(8))), sampler)
+    torch.testing.assert_close(samples, torch.tensor([[1.0, -2.0]]).expand(8, 2), rtol=0, atol=0.02)
+
+
+def test_bfloat16_is_not_exported(tmp_path: Path) -> None:
+    source = tmp_path / "half.py"
+    source.write_text(HALF.replace("half()", "bfloat16()"))
+    options = ["--path", "rectified_flow", "--prediction", "velocity", "--event-shape", "2", "--learned-variance"]
+    result = CliRunner().invoke(app, ["export", str(source), str(tmp_path / "m"), *options])
+    assert result.exit_code == 2
+    assert "input 'x': expected float16, float32 or float64 (module.float()), got bfloat16" in result.stderr

@@ -96,10 +96,7 @@ SAMPLER = "name: m\npath: {kind: vp_cosine}\nprediction: eps\nevent_shape: [2]\n
             SAMPLER.replace("eps", "foo"),
             "prediction: expected 'eps', 'x0', 'v', 'velocity' or 'score', got 'foo'",
         ),
-        (
-            SAMPLER + "inputs: {time: T}",
-            "inputs.time: expected 't', '1000*t', 'sigma', 'log(sigma)/4' or 'N*t-1', got 'T'",
-        ),
+        (SAMPLER + "inputs: {time: 3}", "inputs.time: expected a valid string, got 3"),
         (
             SAMPLER.replace("prediction: eps", ""),
             "prediction: expected one of eps, x0, v, velocity, score beside a path",
@@ -122,7 +119,7 @@ SAMPLER = "name: m\npath: {kind: vp_cosine}\nprediction: eps\nevent_shape: [2]\n
         (SAMPLER + "calibration: {t: [1], mse: [.nan]}", "calibration.mse.0: expected a finite number, got nan"),
         (
             SAMPLER + "conditions: {c: {dtype: float64}}",
-            "conditions.c.dtype: expected 'int64' or 'float32', got 'float64'",
+            "conditions.c.dtype: expected 'int64', 'float32' or 'bool', got 'float64'",
         ),
         (SAMPLER + "conditions: {c: {dtype: int64, null: none}}", "conditions.c.null: expected a number"),
         (
@@ -146,6 +143,14 @@ SAMPLER = "name: m\npath: {kind: vp_cosine}\nprediction: eps\nevent_shape: [2]\n
             "conditions.c: pad: expected a whole number for int64, got 0.5",
         ),
         (
+            SAMPLER + "conditions: {c: {dtype: bool, shape: [-1], pad: 2}}",
+            "conditions.c: pad: expected true, false, 0 or 1 for bool, got 2",
+        ),
+        (
+            SAMPLER + "conditions: {c: {dtype: bool, max: 1}}",
+            "conditions.c: min, max: expected none for bool, got some",
+        ),
+        (
             SAMPLER + "conditions: {c: {dtype: int64, shape: [-1], mask: there}}",
             "conditions.c: mask: expected a pad and one free length (-1) in shape beside it, got others",
         ),
@@ -160,6 +165,40 @@ SAMPLER = "name: m\npath: {kind: vp_cosine}\nprediction: eps\nevent_shape: [2]\n
         (SAMPLER + "conditions: {c: {dtype: int64, guidance: no}}", "conditions.c.guidance: expected 'drop' or 'keep'"),
         ("name: m\narguments: {label: {min: 3, max: 2}}", "arguments.label: expected min <= max, got 3 and 2"),
         (SAMPLER + "arguments: {label: {min: 0}}", "arguments: expected none beside a path, got some"),
+        (
+            SAMPLER + "conditions: {c: {dtype: bool, null: 2}}",
+            "conditions.c: null: expected true, false, 0 or 1 for bool, got 2",
+        ),
+        (SAMPLER + "output_scale: 0", "output_scale: expected a number other than 0, got 0"),
+        (SAMPLER + "output_scal: 2", "unknown key 'output_scal', did you mean 'output_scale'?"),
+        (SAMPLER + "learned_variance: 3", "learned_variance: expected a valid boolean, "),
+        (SAMPLER + "clip: -1", "clip: expected a number > 0 or [low, high] with low < high, got [1.0, -1.0]"),
+        (SAMPLER + "clip: [1, 0]", "clip: expected a number > 0 or [low, high] with low < high, got [1.0, 0.0]"),
+        (
+            SAMPLER + "clip: 1\ndynamic_threshold: {quantile: .9}",
+            "dynamic_threshold: expected none beside clip, got one",
+        ),
+        (SAMPLER + "dynamic_threshold: {quantile: 2}", "dynamic_threshold.quantile: expected less than or equal to 1"),
+        (SAMPLER + "dynamic_threshold: {most: .5}", "dynamic_threshold: expected most >= bound 1, got 0.5"),
+        (
+            SAMPLER + "dynamic_threshold: {ratio: .9}",
+            "dynamic_threshold: unknown key 'ratio', expected one of bound, most, quantile",
+        ),
+        (SAMPLER + "sample: {layout: HWC}", "sample: expected none beside a path, got some"),
+        (SAMPLER + "score_output: y", "score_output: expected none beside a path, got some"),
+        ("name: m\noutput_scale: 2", "path: expected one beside output_scale, got none"),
+        ("name: m\nclip: 1", "path: expected one beside clip, got none"),
+        ("name: m\nsample: {layout: NHWC}", "sample.layout: expected 'CHW' or 'HWC', got 'NHWC'"),
+        ("name: m\nsample: {size: [8, 8]}", "sample: unknown key 'size', did you mean 'resize'?"),
+        ("name: m\nsample: {range: [-1, 1]}", "sample: expected range and to together, got one of them"),
+        ("name: m\nsample: {range: [1, 1], to: [0, 1]}", "sample: range: expected [low, high] with low < high"),
+        ("name: m\nsample: {resize: [8, 0]}", "sample.resize: expected axes >= 1, got [8, 0]"),
+        ("name: m\nsample: {mean: .5}", "sample: expected mean and std together, got one of them"),
+        ("name: m\nsample: {mean: .5, std: 0}", "sample: std: expected numbers > 0, got 0"),
+        (
+            "name: m\nsample: {mean: [1, 2], std: [1]}",
+            "sample: expected as many numbers in mean as in std, got [1.0, 2.0] and [1.0]",
+        ),
         (SAMPLER + "format: 2", "format: expected 1, got 2"),
         ("just text", "expected keys and values, got 'just text'"),
         ("", "expected keys and values, got None"),
@@ -168,6 +207,33 @@ SAMPLER = "name: m\npath: {kind: vp_cosine}\nprediction: eps\nevent_shape: [2]\n
 )
 def test_refusals_name_the_key_and_what_came(tmp_path: Path, text: str, expected: str) -> None:
     assert complaint(tmp_path, text).startswith(expected)
+
+
+def test_reads_what_adapts_a_network(tmp_path: Path) -> None:
+    more = "clip: 1\noutput_scale: -1\nlearned_variance: true\n"
+    mask = "conditions: {mask: {dtype: bool, shape: [3], null: false}}\n"
+    card = load_card(write(tmp_path, SAMPLER + more + mask))
+    assert card.clip == (-1.0, 1.0)
+    assert card.output_scale == -1
+    assert card.learned_variance
+    assert card.conditions["mask"].null_rows is not None
+    assert card.conditions["mask"].null_rows.tolist() == [[False, False, False]]
+    copy = tmp_path / "copy.yaml"
+    dump_card(card, copy)
+    assert load_card(copy) == card
+    scorer = "name: s\nsample: {range: [-1, 1], to: [0, 255], resize: [8, 8], layout: HWC}\nscore_output: logit\n"
+    plain = load_card(write(tmp_path, scorer))
+    assert plain.sample is not None
+    assert plain.sample.resize == (8, 8)
+    dump_card(plain, copy)
+    assert load_card(copy) == plain
+
+
+def test_what_a_card_does_not_say_is_not_written(tmp_path: Path) -> None:
+    """Cards, and with them fingerprints, stay as they were before there were such keys."""
+    dump_card(load_card(write(tmp_path, DIGITS)), tmp_path / "copy.yaml")
+    text = (tmp_path / "copy.yaml").read_text()
+    assert not any(key in text for key in ("output_scale", "learned_variance", "clip", "threshold", "sample", "score"))
 
 
 def test_a_missing_card_is_named(tmp_path: Path) -> None:

@@ -150,8 +150,8 @@ def test_a_bank_that_no_posterior_can_be_chosen_for_is_still_served(root: Path, 
             "input 'x': the card says float32 [1, 2], the graph float32 [2]",
         ),
         (
-            {"x": (TensorProto.DOUBLE, ["n", 2]), "t": (FLOAT, ["n"])}, ("output", ["n", 2]), {},
-            "input 'x': the card says float32 [2], the graph float64 [2]",
+            {"x": (INT64, ["n", 2]), "t": (FLOAT, ["n"])}, ("output", ["n", 2]), {},
+            "input 'x': the card says float32 [2], the graph int64 [2]",
         ),
         (
             {"x": (FLOAT, ["n", 2]), "t": (FLOAT, ["n", 2])}, ("output", ["n", 2]), {},
@@ -190,6 +190,11 @@ def test_a_bank_that_no_posterior_can_be_chosen_for_is_still_served(root: Path, 
             "mask: expected an input of its own, got 't', which is another's",
         ),
         (
+            XT | {"word": (TensorProto.INT8, ["n"])}, ("output", ["n", 2]),
+            {"conditions": {"word": {"dtype": "int64", "null": 1000}}},
+            "conditions.word.null: expected -128..127, as the graph's int8 holds, got 1000",
+        ),
+        (
             {"x": (FLOAT, ["n", "d"]), "t": (FLOAT, ["n"])}, ("output", ["n", "d"]), {"event_shape": [2, 2]},
             "input 'x': the card says float32 [2, 2], the graph float32 [?]",
         ),
@@ -200,6 +205,30 @@ def test_a_bank_that_no_posterior_can_be_chosen_for_is_still_served(root: Path, 
         (
             XT, ("output", ["n", 2]), {"inputs": {"time": "N*t-1"}},
             "time input 'N*t-1': expected a path of N steps (vp_discrete, vp_betas), got",
+        ),
+        (
+            XT, ("output", ["n", 2]), {"inputs": {"time": "T"}},
+            "time input 'T': expected a formula of t, alpha, sigma, rho, log_snr, N, numbers, + - * / and log, exp, sq",
+        ),
+        (
+            XT, ("output", ["n", 2]), {"inputs": {"time": "sqrt(t-2)"}},
+            "time input 'sqrt(t-2)': expected a finite number at t=0.5, got nan",
+        ),
+        (
+            XT, ("output", ["n", 2]), {"learned_variance": True},
+            "output 'output': the card says float32 [2] with one axis twice as long (learned_variance), the",
+        ),
+        (
+            {"x": (FLOAT, ["n", 2]), "t": (INT64, ["n"])}, ("output", ["n", 2]), {"inputs": {"time": "1-t"}},
+            "input 't': the card says float32 [], the graph int64 []",
+        ),
+        (
+            XT, ("output", ["n", 2]), {"path": {"kind": "vp_betas", "zero_terminal_snr": 1}},
+            "path 'vp_betas': zero_terminal_snr: expected true or false, got 1",
+        ),
+        (
+            XT, ("output", ["n", 2]), {"path": {"kind": "mean_reverting"}, "clip": 1},
+            "clip, dynamic_threshold: expected a path that reverts to no mean, got mean_reverting",
         ),
         (
             XT, ("output", ["n", 2]), {"path": {"kind": "edm", "sigma": 80}},
