@@ -12,6 +12,11 @@ from serving.backends import Array, Backend
 from serving.backends.sizes import FIXED
 
 
+def per_row(backend: Backend) -> Backend:
+    """The backend, with every input taken row by row."""
+    return SharedInputs(backend) if any(each.shared is not None for each in backend.inputs) else backend
+
+
 class SharedInputs:
     """A backend some of whose inputs are `GraphTensor.shared`, called with those row by row like the others.
 

@@ -17,7 +17,7 @@ from protos.programs import ProgramsError, load_programs
 from protos.ranges import index_ranges
 from serving.backends import Backend, LoadError, shown
 from serving.backends.costs import Costs
-from serving.backends.shared import SharedInputs
+from serving.backends.shared import SharedInputs, per_row
 from serving.engine.task import Network
 from serving.models.adapter import check_graph, check_names, check_time
 from serving.models.folders import Folder
@@ -43,7 +43,7 @@ def load(folder: Folder, opener: Open, measure: Measure = guess) -> Model:
     Raises:
         LoadError: one line that names the file, what was expected and what came.
     """
-    backend = _per_row(opener(folder.graph))
+    backend = per_row(opener(folder.graph))
     try:
         return _loaded(folder, backend, measure)
     except BaseException:
@@ -70,11 +70,6 @@ def _loaded(folder: Folder, backend: Backend, measure: Measure) -> Model:
     sampler = Sampler(folder.name, folder.version, ranged(card, found), path, network, digest, programs, ranges)
     sampler.learn(samples, _calibration(card))
     return sampler
-
-
-def _per_row(backend: Backend) -> Backend:
-    """The backend, with every input taken row by row."""
-    return SharedInputs(backend) if any(each.shared is not None for each in backend.inputs) else backend
 
 
 def _network(folder: Folder, backend: Backend, costs: Costs) -> Network:

@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 
 from protos.complaint import shorten
 from serving.backends import Array
-from serving.models.model import Model
+from serving.models.model import RAW, Model, PlainModel
 from serving.rewards import expressions
 from serving.rewards.built_in import BuiltInDefinition
 from serving.rewards.compound import Compound
 from serving.rewards.density import LogDensityDefinition
 from serving.rewards.expressions import ExpressionError, Name, Term
-from serving.rewards.network import NetworkDefinition
+from serving.rewards.network import NetworkDefinition, misfit
 from serving.rewards.reward import PREFIX, Definition, Given, Reward
 from serving.wire import errors
 from serving.wire.tensors import Parameter
@@ -46,6 +46,8 @@ def bind(
     known = catalogue(models, event, remotes or {})
     if text in known:
         return known[text].bind(given)
+    if text in models:
+        raise _unknown(text, models, event, known)
     try:
         expression = expressions.parse(text)
     except ExpressionError as error:
@@ -53,12 +55,20 @@ def bind(
     terms = expressions.terms(expression)
     for term in terms:
         if term.name not in known:
-            raise errors.invalid(
-                f"unknown reward {shorten(term.name, SHOWN)}, expected one of {', '.join(sorted(known))}"
-            )
+            raise _unknown(term.name, models, event, known)
     shares = _shared_out(text, terms, known, given)
     rewards = {term: known[term.name].bind(shares[term]) for term in terms}
     return rewards[expression] if isinstance(expression, Term) else Compound(text, expression, rewards)
+
+
+def _unknown(
+    name: str, models: Mapping[str, Model], event: tuple[int, ...], known: Mapping[str, Definition]
+) -> errors.RequestError:
+    """Says what a served network lacks for a reward, or which rewards there are."""
+    model = models.get(name)
+    if isinstance(model, PlainModel) and not name.endswith(RAW):
+        return errors.invalid(f"reward {name!r}: {misfit(model, event)}")
+    return errors.invalid(f"unknown reward {shorten(name, SHOWN)}, expected one of {', '.join(sorted(known))}")
 
 
 def catalogue(

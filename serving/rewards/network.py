@@ -8,10 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from serving.backends import Array, GraphTensor
+from serving.backends import Array, GraphTensor, shown
 from serving.engine.task import Evaluation
 from serving.models.model import RAW, Model, PlainModel
 from serving.rewards.reward import PREFIX, Given, Scoring, came, check_names
+from serving.rewards.taking import AS_IT_IS, Taking
 from serving.wire import errors
 
 
@@ -21,6 +22,7 @@ class NetworkReward:
 
     model: PlainModel
     input: str
+    taking: Taking
     output: str
     arguments: Mapping[str, Array]
     threshold: float | None = None
@@ -40,10 +42,12 @@ class NetworkReward:
     def scores(self, x: Tensor) -> Scoring:
         """Implements `Reward.scores`; rewards of one network share its calls, also if their arguments differ."""
         rows = len(x)
-        feeds: dict[str, Array] = {self.input: x.to(torch.float32).contiguous().numpy()}
+        feeds: dict[str, Array] = {self.input: self.taking(x)}
         feeds |= {name: np.broadcast_to(value, (rows, *value.shape)) for name, value in self.arguments.items()}
         (scores,) = yield Evaluation(self.model.network, feeds, (self.output,), rows, "reward")
-        return torch.from_numpy(scores)
+        if scores.dtype.kind != "f" or scores.dtype == np.float16:
+            scores = scores.astype(np.float32)
+        return torch.from_numpy(scores.reshape(rows))
 
 
 @dataclass(frozen=True)
@@ -51,29 +55,27 @@ class NetworkDefinition:
     """A plain network with a sample as one input and a number as one output.
 
     Attributes:
-        sample: the input that takes the sample: `x`, or the first of its type and shape.
-        score: the output that is the reward: `reward`, or the first number.
+        sample: the input that takes the sample: the card's `sample.input`, `x`, or the first that fits.
+        taking: how it takes it.
+        score: the output that is the reward: the card's `score_output`, `reward`, or the first number.
         arguments: the other inputs.
     """
 
     model: PlainModel
     sample: GraphTensor
+    taking: Taking
     score: GraphTensor
     arguments: Sequence[GraphTensor]
 
     @classmethod
     def of(cls, model: Model, event: tuple[int, ...]) -> Self | None:
-        """The model as a scorer of samples of this shape; None if it cannot score them."""
-        if not isinstance(model, PlainModel) or model.name.endswith(RAW):
+        """The model as a scorer of samples of this shape; None if it cannot score them, see `misfit`."""
+        if misfit(model, event):
             return None
-        backend = model.network.backend
-        takes = [each for each in backend.inputs if each.dtype == np.float32 and each.fits(event)]
-        gives = [each for each in backend.outputs if each.dtype.kind == "f" and each.row == ()]
-        if not takes or not gives:
-            return None
-        sample = next((each for each in takes if each.name == "x"), takes[0])
-        score = next((each for each in gives if each.name == "reward"), gives[0])
-        return cls(model, sample, score, [each for each in backend.inputs if each.name != sample.name])
+        assert isinstance(model, PlainModel)
+        sample, score = _takers(model, event)[0], _scores(model)[0]
+        arguments = [each for each in model.network.backend.inputs if each.name != sample.name]
+        return cls(model, sample, _taking(model, sample), score, arguments)
 
     @property
     def name(self) -> str:
@@ -91,10 +93,71 @@ class NetworkDefinition:
         for name, value in bound.items():
             if why := self.model.out_of_range(name, value):
                 raise errors.invalid(f"{PREFIX}{name} of reward {self.name!r}: {why}")
-        return NetworkReward(self.model, self.sample.name, self.score.name, bound)
+        return NetworkReward(self.model, self.sample.name, self.taking, self.score.name, bound)
 
 
-_CASTS = {"f": "iuf", "i": "iu", "u": "iu", "b": "b"}  # kinds of numbers a graph's input takes
+def misfit(model: Model, event: tuple[int, ...]) -> str:
+    """Why a model cannot score samples of this shape: what was expected and what came; empty if it can."""
+    if not isinstance(model, PlainModel) or model.name.endswith(RAW):
+        return "expected a network without a path, got a sampler's"
+    if not _takers(model, event):
+        had = ", ".join(f"{each.name} {each.dtype} {shown(('n', *each.row))}" for each in model.network.backend.inputs)
+        if model.sample is None:
+            return (
+                f"expected an input of floats {shown(('n', *event))} for the sample, got {had}; how else it takes one, "
+                "`sample` in its card says"
+            )
+        try:
+            first = next(each for each in model.network.backend.inputs if model.sample.input in (None, each.name))
+            wanted = shown(("n", *_taking(model, first).shape(event)))
+        except ValueError as error:
+            return f"sample: {error}"
+        whole = (
+            ", whole numbers only with `range` and `to`"
+            if model.sample.range is None and first.dtype.kind in "iu"
+            else ""
+        )
+        return f"expected an input of numbers {wanted} for the sample, as its card says{whole}, got {had}"
+    if not _scores(model):
+        gives = model.network.backend.outputs
+        gave = ", ".join(f"{each.name} {each.dtype} {shown(('n', *each.row))}" for each in gives)
+        return f"expected an output [n] or [n, 1] of numbers for the score, got {gave}"
+    return ""
+
+
+def _taking(model: PlainModel, tensor: GraphTensor) -> Taking:
+    return Taking(model.sample or AS_IT_IS, tensor.dtype)
+
+
+def _takers(model: PlainModel, event: tuple[int, ...]) -> list[GraphTensor]:
+    """The inputs that can take a sample, the one to use first. Without `sample` in the card none but floats can."""
+
+    def fits(each: GraphTensor) -> bool:
+        kinds = "f" if model.sample is None or model.sample.range is None else "fiu"
+        named = model.sample is None or model.sample.input in (None, each.name)
+        try:
+            wanted = _taking(model, each).shape(event)
+        except ValueError:
+            return False
+        return named and each.dtype.kind in kinds and each.shared is None and each.fits(wanted)
+
+    # float32 first: others could not take a sample once, and one beside it is an argument
+    found = [each for each in model.network.backend.inputs if fits(each)]
+    return sorted(found, key=lambda each: (each.name != "x", each.dtype != np.float32))
+
+
+def _scores(model: PlainModel) -> list[GraphTensor]:
+    """The outputs that can be the score, the one to use first: the one named so, then [n] before [n, 1], floats before
+    other numbers."""
+    found = [
+        each
+        for each in model.network.backend.outputs
+        if each.dtype.kind in "fiub" and each.row in ((), (1,)) and model.score_output in (None, each.name)
+    ]
+    return sorted(found, key=lambda each: (each.name != "reward", each.row != (), each.dtype.kind != "f"))
+
+
+_CASTS = {"f": "iuf", "i": "iu", "u": "iu", "b": "biu"}  # kinds of numbers a graph's input takes
 
 
 def tensor_argument(reward: str, tensor: GraphTensor, value: Given) -> Array:

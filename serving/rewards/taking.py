@@ -1,0 +1,69 @@
+"""A sample as a scoring network takes it: in its range of numbers, its size, its layout and its type."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from protos.card import Sample
+from serving.backends import Array
+
+AS_IT_IS = Sample()
+
+
+@dataclass(frozen=True)
+class Taking:
+    """What becomes of samples x [B, *event] before a network scores them, as a card's `sample` says.
+
+    A row's bits do not depend on the other rows: every step is one of single rows.
+    """
+
+    card: Sample
+    dtype: np.dtype[np.generic]
+
+    def shape(self, event: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of one prepared sample; ValueError where samples of this shape cannot be prepared so."""
+        card = self.card
+        if (card.resize is not None or card.layout == "HWC" or isinstance(card.mean, list)) and len(event) != 3:
+            raise ValueError(f"resize, layout and channels: expected samples [channels, height, width], got {[*event]}")
+        if isinstance(card.mean, list) and len(card.mean) != event[0]:
+            raise ValueError(f"mean: expected a number for each of {event[0]} channels, got {len(card.mean)}")
+        shape = event if card.resize is None else (event[0], *card.resize)
+        return (*shape[1:], shape[0]) if card.layout == "HWC" else shape
+
+    def __call__(self, x: Tensor) -> Array:
+        """Prepared samples [B, ...] of the input's type."""
+        x, card = x.to(torch.float32), self.card
+        if card.range is not None and card.to is not None:
+            (first, last), (low, high) = card.range, card.to
+            x = (x - first) * ((high - low) / (last - first)) + low
+        if card.resize is not None and tuple(x.shape[2:]) != card.resize:
+            x = torch.cat([_resized(row[None], card) for row in x])
+        if card.mean is not None and card.std is not None:
+            x = (x - _channels(card.mean)) / _channels(card.std)
+        if self.dtype.kind in "iu":
+            x = x.round()
+            assert card.to is not None  # whole numbers are taken only so
+            x = x.clamp(*_within(card.to, self.dtype))
+        if card.layout == "HWC":
+            x = x.permute(0, 2, 3, 1)
+        return x.contiguous().numpy().astype(self.dtype, copy=False)
+
+
+def _resized(x: Tensor, card: Sample) -> Tensor:
+    """x [1, C, H, W] in the card's size; row by row, since torch's kernels look at the whole batch."""
+    if card.filter == "nearest":
+        return functional.interpolate(x, card.resize, mode="nearest-exact")
+    return functional.interpolate(x, card.resize, mode=card.filter, align_corners=False, antialias=True)
+
+
+def _within(ends: tuple[float, float], dtype: np.dtype[np.generic]) -> tuple[float, float]:
+    """As far as a type of whole numbers goes."""
+    whole = np.iinfo(str(dtype))
+    return max(ends[0], float(whole.min)), min(ends[1], float(whole.max))
+
+
+def _channels(numbers: float | list[float]) -> Tensor | float:
+    return torch.tensor(numbers)[:, None, None] if isinstance(numbers, list) else numbers
