@@ -3,8 +3,10 @@
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
 from protos.complaint import unknown
-from serving.backends import GraphTensor, shown
+from serving.backends import Array, GraphTensor, shown
 from serving.engine.task import Evaluation, Routine, Task
 from serving.models.model import PlainModel
 from serving.requests.tensors import came
@@ -24,26 +26,29 @@ def plain_task(request: InferRequest, model: PlainModel) -> Task:
     for name in request.inputs:
         if name not in tensors:
             raise errors.invalid(unknown("input", name, tensors))
+    given = {name: _row_by_row(tensors[name], value) for name, value in request.inputs.items()}
     for name, tensor in tensors.items():
         expected = f"input {name!r}: expected {tensor.dtype} {shown(('n', *tensor.row))}"
-        if name not in request.inputs:
+        if name not in given:
             raise errors.invalid(f"{expected}, got none")
-        value = request.inputs[name]
+        value = given[name]
         if value.dtype != tensor.dtype or not value.ndim or not tensor.fits(value.shape[1:]) or len(value) < 1:
             raise errors.invalid(f"{expected}, got {came(value)}")
-    sizes = {name: len(value) for name, value in request.inputs.items()}
-    if len(set(sizes.values())) != 1:
+    # what all rows share may come once
+    sizes = {name: len(value) for name, value in given.items() if tensors[name].shared is None or len(value) > 1}
+    if len(set(sizes.values())) > 1:
         raise errors.invalid(f"inputs: expected one batch size, got {sizes}")
-    rows = next(iter(sizes.values()))
+    rows = next(iter(sizes.values()), 1)
     outputs = {each.name: each for each in model.network.backend.outputs}
     names = tuple(request.outputs) or tuple(outputs)
     _check_answer([outputs[name] for name in names], rows)
-    for name, value in request.inputs.items():
+    for name, value in given.items():
         if why := model.out_of_range(name, value):
             raise errors.invalid(f"input {name!r}: {why}")
+    given = {name: np.broadcast_to(value, (rows, *value.shape[1:])) for name, value in given.items()}
 
     def program() -> Routine:
-        results = yield Evaluation(model.network, request.inputs, names, rows)
+        results = yield Evaluation(model.network, given, names, rows)
         return Answer(dict(zip(names, results, strict=True)), {"fingerprint": model.fingerprint})
 
     size = sum(value.nbytes for value in request.inputs.values())
@@ -60,3 +65,10 @@ def _check_answer(outputs: Sequence[GraphTensor], rows: int) -> None:
             f"inputs: expected at most {LONGEST_ANSWER // row} rows, whose outputs fit into an answer of "
             f"{LONGEST_ANSWER} bytes, got {rows}"
         )
+
+
+def _row_by_row(tensor: GraphTensor, value: Array) -> Array:
+    """An input [n, *row]; one that the graph takes once for all rows may also come in the graph's own shape."""
+    if tensor.shared is not None and value.shape == tensor.shared:
+        return value.reshape(1, *(axis or 0 for axis in tensor.row))
+    return value
