@@ -18,7 +18,7 @@ import steering
 from deploy.cli import app
 from deploy.commands.sample import split_rewards
 from deploy.process import running_server
-from protos.card import load_card
+from protos.card import Card, Condition, DynamicThreshold, Inputs, Range, Sample, load_card
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -308,3 +308,15 @@ def test_cards_load(tmp_path: Path) -> None:
     for _, text in found:
         (tmp_path / "card.yaml").write_text(text)
         assert load_card(tmp_path / "card.yaml").name
+
+
+def test_every_key_of_a_card_is_described() -> None:
+    said = " ".join(spans(ROOT / "docs/cards.md"))
+    for model in (Card, Inputs, Condition, Range, DynamicThreshold, Sample):
+        missing = [name for name in model.model_fields if not re.search(rf"\b{name}\b", said)]
+        assert not missing, model.__name__
+
+
+def test_every_kind_of_path_is_named() -> None:
+    said = " ".join(spans(ROOT / "docs/cards.md"))
+    assert not [kind for kind in steering.paths.KINDS if kind not in said]
