@@ -14,7 +14,8 @@ from protos.complaint import complaint, read_text, shorten
 Prediction = Literal["eps", "x0", "v", "velocity", "score"]
 Preconditioning = Literal["none", "edm"]
 LocalPosterior = Literal["gaussian", "mixture", "neighbours"]
-_OF_SAMPLERS = ("output_scale", "learned_variance", "clip", "dynamic_threshold")
+End = Literal["denoise", "t_min"]
+_OF_SAMPLERS = ("end", "output_scale", "learned_variance", "clip", "dynamic_threshold")
 
 
 LONGEST = 1024
@@ -293,6 +294,8 @@ class Card(_Strict):
 
     path: the name of a path under `kind`, the other keys are its constructor's arguments.
     t_range: path times that may be asked of the network. event_shape: the shape of one sample, without the batch axis.
+    end: what samples are, unless a request says: "denoise", the last denoised estimate, or "t_min", the state there
+        with its noise. None means "denoise" on discrete paths, and on those whose sigma is 0 at their end.
     posterior: the local posterior of steering; None means the one that fits the bank, see `posteriors.automatic`.
     arguments: ranges of a plain network's inputs by name; what is outside is refused before the graph sees it. (ONNX
         counts negative indices from the end, so that a label of -1 would be taken for the last one.)
@@ -316,6 +319,7 @@ class Card(_Strict):
     output: str = "output"
     conditions: dict[str, Condition] = {}
     calibration: Calibration | None = None
+    end: End | None = None
     posterior: LocalPosterior | None = None
     arguments: dict[str, Range] = {}
     output_scale: float | None = None

@@ -11,7 +11,7 @@ import torch
 from cachetools import LRUCache
 
 import steering
-from protos.card import Card, Range, Sample
+from protos.card import Card, End, Range, Sample
 from serving.backends import Array
 from serving.engine.task import Network
 from serving.models.adapter import Adapter
@@ -132,13 +132,23 @@ class Sampler:
         self.limit = steering.limits.build(**card.limit)
         self.learn(None, None)
 
-    def plan(self, solver: str, steps: int, path: steering.Path | None = None, **other: Any) -> steering.Plan:
-        """A plan for this network, on its own path or rescheduled onto another; raises `PlanError`."""
+    def plan(
+        self, solver: str, steps: int, path: steering.Path | None = None, *, end: End | None = None, **other: Any
+    ) -> steering.Plan:
+        """A plan for this network, on its own path or rescheduled onto another; raises `PlanError`.
+
+        Args:
+            end: what it leaves; None for what the card says, or D on discrete paths: below its first step such a
+                network knows no level, and the noise there shows (.029 on Stable Diffusion's betas). An explicit grid,
+                a searched program and a plan in reverse say themselves where they end.
+        """
         assert self.card.prediction is not None
+        if end is None and not (other.get("reverse") or other.get("program") or _explicit(other.get("grid"))):
+            end = self.card.end or ("denoise" if isinstance(self.path, steering.paths.VPDiscrete) else None)
         return steering.plan(
             solver, path=path or self.path, trained=self.path, steps=steps, prediction=self.card.prediction,
             preconditioning=self.card.preconditioning, sigma_data=self.card.sigma_data,
-            limit=self.limit, **other,
+            limit=self.limit, end=end, **other,
         )  # fmt: skip
 
     def learn(
@@ -155,6 +165,10 @@ class Sampler:
         if choose and cloud is not None and calibration is not None and not self.card.conditions:
             choice = Chosen.of(cloud, self.path, calibration)
         self.known = Knowledge(self.card, self.digest, cloud, calibration, choice)
+
+
+def _explicit(grid: object) -> bool:
+    return grid is not None and not isinstance(grid, str)
 
 
 Model = PlainModel | Sampler

@@ -107,7 +107,9 @@ def _path(folder: Folder, card: Card, backend: Backend) -> steering.Path:
     assert card.prediction is not None
     try:
         path = steering.paths.build(card.path, card.t_range)
-        steering.plan("ddim", path=path, steps=1, prediction=card.prediction, preconditioning=card.preconditioning)
+        steering.plan(
+            "ddim", path=path.finite, steps=1, prediction=card.prediction, preconditioning=card.preconditioning
+        )
         if card.preconditioning == "edm" and isinstance(path, steering.paths.MeanReverting):
             raise ValueError("preconditioning 'edm': expected a path that reverts to no mean, got mean_reverting")
         if steering.limits.build(**card.limit) is not None and isinstance(path, steering.paths.MeanReverting):
@@ -116,6 +118,8 @@ def _path(folder: Folder, card: Card, backend: Backend) -> steering.Path:
     except (ValueError, TypeError) as error:
         raise LoadError(f"{folder.card}: {error}") from None
     check_graph(folder.card, card, backend.inputs, backend.outputs)
+    if next(each for each in backend.inputs if each.name == card.inputs.t).dtype.kind in "iu":
+        path = path.asked_at(card.inputs.time)
     return path
 
 

@@ -84,6 +84,7 @@ def _sampling_task(
     if tensors.grid is not None:
         parameters = parameters.over(len(tensors.grid))
     plan = plan_for(model, parameters, options, tensors.grid)
+    known = model.known  # read once: samples and fingerprint must come from the same state
     problem = steering.Problem(
         plan=plan,
         event=card.event_shape,
@@ -95,6 +96,7 @@ def _sampling_task(
         guidance_rescale=parameters.guidance_rescale,
         model=model.digest,
         mean=tensors.mean,
+        start_mean=_start_mean(model, known, tensors) if parameters.start_mean else None,
     )
     doubled = 2 if tensors.condition and parameters.guidance != 1 else 1
     told = sum(each[0].numel() * each.element_size() for each in tensors.condition.values())
@@ -132,10 +134,9 @@ def _sampling_task(
         raise errors.invalid("output 'rewards': expected a parameter reward beside it, got none")
     if parameters.threshold is not None:
         _check_threshold(parameters, reward)
-    known = model.known  # read once: samples and fingerprint must come from the same state
     steered = steering_for(model, known, plan, parameters, reward, tensors)
     group = min(n, group_size(steered.steer, card.event_shape))
-    rows = _network_rows(problem, parameters, rows_of(parameters, options))
+    rows = _network_rows(problem, parameters, rows_of(parameters, options, plan.most_rows))
     if tensors.x_init is None:
         steered.notes.extend(notes_of(plan))
     if problem.guidance != 1 and problem.guidance_interval is not None and plan.stages and not _guided(problem):
@@ -170,6 +171,21 @@ def _network_rows(problem: steering.Problem, parameters: Parameters, most: int) 
     if problem.guidance == 1 or problem.guidance_interval is None or not stages or parameters.posterior == "rollout":
         return most
     return most // (2 * stages) * (stages + _guided(problem))
+
+
+def _start_mean(model: Sampler, known: Knowledge, tensors: Tensors) -> torch.Tensor:
+    """The mean of the model's samples [*event], as its bank has it.
+
+    Raises:
+        RequestError: INVALID_ARGUMENT beside conditions, whose laws the bank does not know, and where the request says
+            itself where samples start; UNAVAILABLE while there is no bank.
+    """
+    for name, given in (("conditions", tensors.condition), ("x_init", tensors.x_init), ("mean", tensors.mean)):
+        if given is not None and len(given):
+            raise errors.invalid(f"start_mean: expected no {name} beside it, got some")
+    if known.cloud is None:
+        raise errors.unavailable(f"start_mean: model {model.name!r} has no bank yet")
+    return known.cloud.samples.to(torch.float64).mean(dim=0).to(torch.float32)
 
 
 def _bytes(states: int, event: tuple[int, ...]) -> int:

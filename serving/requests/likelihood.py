@@ -22,7 +22,7 @@ GROUP = 16
 """Most samples computed together."""
 NUMBERS = 2**20
 """Most numbers in the probes of a group: bounds memory, and how long a request holds the engine's thread at a time."""
-USELESS = ("solver", "eta", "reverse", "strength", "start_t", *STEERING)
+USELESS = ("solver", "eta", "reverse", "strength", "start_t", "end", "start_mean", *STEERING)
 """Parameters of sampling, which a likelihood refuses: it has an integrator of its own."""
 
 
@@ -88,6 +88,12 @@ def _judge(model: Sampler, problem: steering.Problem, parameters: Parameters, x:
         parts.append((yield from evaluations(judging, model, None)))
     log_density = torch.cat([part.log_density for part in parts])
     error = torch.cat([part.standard_error for part in parts])
+    if not bool(log_density.isfinite().all()):
+        i = int((~log_density.isfinite()).nonzero()[0])
+        raise steering.NetworkError(
+            f"log_likelihood: expected finite numbers, got NaN or infinity for sample {i}: the network's outputs are "
+            "too large on the way to noise"
+        )
     return Answer(
         {"log_likelihood": log_density.to(torch.float32).numpy(), "standard_error": error.to(torch.float32).numpy()},
         {

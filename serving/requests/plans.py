@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 import steering
@@ -25,20 +26,28 @@ def plan_for(
     Raises:
         RequestError: INVALID_ARGUMENT with what was expected and what came.
     """
-    path = model.path
+    path, end = model.path, parameters.end
     try:
         if parameters.path is not None:
             if parameters.path not in PATHS:
                 raise steering.PlanError(
                     f"path: expected one of {', '.join(PATHS)} to sample on, got {parameters.path!r}"
                 )
-            path = steering.paths.reschedule(path, steering.paths.build({"kind": parameters.path}))
+            end = end or ("denoise" if path.ends_in_data and not parameters.reverse else None)
+            path = steering.paths.reschedule(path.finite, steering.paths.build({"kind": parameters.path}))
         _check_start(parameters)
-        return model.plan(
-            parameters.solver, parameters.steps, path, grid=_grid(parameters, path, grid), eta=parameters.eta,
-            reverse=parameters.reverse, program=_program(model, parameters), start_t=parameters.start_t,
-            strength=1.0 if parameters.strength is None else parameters.strength, **options,
+        steps, nodes = parameters.steps, _grid(parameters, path, grid)
+        if parameters.likelihood is not None:  # its integrator takes the nodes as they are
+            path, end = path.finite, "t_min"
+        elif end == "denoise" and isinstance(nodes, tuple) and not (path.ends_in_data and nodes[-1] == path.t_min):
+            steps += 1  # from the last node to D
+        plan = model.plan(
+            parameters.solver, steps, path, grid=nodes, eta=parameters.eta, reverse=parameters.reverse,
+            program=_program(model, parameters), start_t=parameters.start_t,
+            strength=1.0 if parameters.strength is None else parameters.strength, end=end, **options,
         )  # fmt: skip
+        _check_times(model, plan)
+        return plan
     except ValueError as error:
         raise errors.invalid(str(error)) from None
 
@@ -87,6 +96,19 @@ def _grid(parameters: Parameters, path: steering.Path, grid: Tensor | None) -> s
     if parameters.grid_unit is not None:
         raise steering.PlanError("grid_unit: expected an input grid beside it, got none")
     return parameters.grid
+
+
+def _check_times(model: Sampler, plan: steering.Plan) -> None:
+    """Refuse plans that ask the network at a time of which its time input has no value."""
+    stages = (*plan.opening, *plan.stages, *plan.closing)
+    t = torch.tensor([stage.denoise.t for stage in stages], dtype=torch.float64)
+    fed = steering.paths.time_input(model.card.inputs.time)(model.path, t)
+    if not bool(fed.isfinite().all()):
+        first = int((~fed.isfinite()).nonzero()[0])
+        raise steering.PlanError(
+            f"time input {model.card.inputs.time!r}: expected a finite number wherever the network is asked, got "
+            f"{float(fed[first])} at t={float(t[first]):g}"
+        )
 
 
 def _program(model: Sampler, parameters: Parameters) -> steering.Program | None:

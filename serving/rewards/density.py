@@ -49,7 +49,8 @@ class LogDensity:
 
     def scores(self, x: Tensor) -> Scoring:
         """Implements `Reward.scores`."""
-        event, plan = tuple(x.shape[1:]), self.model.plan("ddim", self.steps, grid="logsnr")
+        event, path = tuple(x.shape[1:]), self.model.path.finite
+        plan = self.model.plan("ddim", self.steps, path, grid="logsnr", end="t_min")
         dimension = math.prod(event)
         found = []
         for part in x.split(max(1, NUMBERS // ((1 + 2 * self.probes) * dimension))):

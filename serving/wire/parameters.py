@@ -67,6 +67,8 @@ class Parameters(BaseModel):
     start_t: Annotated[float, Field(ge=0)] | None = None
     eta: Annotated[Single, Field(ge=0)] | None = None
     path: str | None = None
+    end: Literal["denoise", "t_min"] | None = None
+    start_mean: bool = False
     reverse: bool = False
     guidance: Single = 1.0
     guidance_low: float | None = None

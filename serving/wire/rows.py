@@ -42,13 +42,16 @@ SOLVERS: Mapping[str, RowsOf] = {
     "rk45": _adaptive(6),
 }
 """Solvers by name; any other takes one row a step."""
+DIRECT = ("dlg", "dpm_solver_12", "dpm_solver_23", "rk45")
+"""Solvers that are no tables."""
 
 
-def rows_of(parameters: Parameters, options: Mapping[str, Parameter]) -> int:
+def rows_of(parameters: Parameters, options: Mapping[str, Parameter], a_sample: int | None = None) -> int:
     """Network rows of a request for samples or likelihoods, at most; what its target's setup takes aside.
 
     Args:
         options: those of the solver, by name; what is no number counts as the solver's default.
+        a_sample: most network rows of a plain sample, where the plan is known.
     """
 
     def option(name: str, default: int) -> int:
@@ -58,9 +61,23 @@ def rows_of(parameters: Parameters, options: Mapping[str, Parameter]) -> int:
     doubled = 1 if parameters.guidance == 1 else 2
     if parameters.likelihood is not None:
         return parameters.samples * parameters.steps_taken * likelihood_rows(parameters.probes) * doubled
-    sample = SOLVERS.get(parameters.solver, _each_step(1))(parameters.steps_taken, option)
+    sample = _rows_of_a_sample(parameters, option) if a_sample is None else a_sample
     rows, samples = stage_rows(parameters)
     return -(-parameters.samples // samples) * rows * sample * doubled
+
+
+def _rows_of_a_sample(parameters: Parameters, option: Callable[[str, int], int]) -> int:
+    """Network rows of a plain sample; with an end in D, the last step is one row, and direct samplers take one more.
+
+    Whether a model's samples end in D where the request does not say, its card knows: off by one row a sample then.
+    """
+    solver, steps = SOLVERS.get(parameters.solver, _each_step(1)), parameters.steps_taken
+    whole = solver(steps, option)
+    if parameters.end != "denoise":
+        return whole
+    if parameters.solver in DIRECT:
+        return whole + 1
+    return solver(steps - 1, option) + 1 if steps > 1 else 1
 
 
 def stage_rows(parameters: Parameters) -> tuple[int, int]:
