@@ -224,14 +224,15 @@ class DynamicThreshold(_Strict):
 
 class Sample(_Strict):
     """How a plain network that scores samples takes one, in this order: numbers of `range` become numbers of `to`, then
-    `resize`, then `(x - mean) / std` of each channel, then `layout`, and last the input's own type (whole numbers are
-    rounded, and kept within `to`).
+    `resize`, then `channels`, then `(x - mean) / std` of each channel, then `layout`, and last the input's own type
+    (whole numbers are rounded, and kept within `to`).
 
     Attributes:
         input: the input that takes the sample; None for `x`, or the first that fits.
         range: two numbers of a sample, such as the ends [-1, 1] of its range; `to`: what they become, such as [0, 255].
         resize: height and width that the network wants.
         filter: how it is resized, with antialiasing where the image gets smaller.
+        channels: how many there shall be; the one of a grey image is repeated.
         layout: of the network's input. Samples are [channels, height, width].
         mean, std: one number, or one for each channel.
     """
@@ -241,7 +242,8 @@ class Sample(_Strict):
     to: tuple[float, float] | None = None
     resize: tuple[int, int] | None = None
     filter: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
-    layout: Literal["CHW", "HWC"] = "CHW"
+    channels: int | None = Field(default=None, ge=1)
+    layout: Literal["CHW", "HWC", "HW", "flat"] = "CHW"
     mean: float | list[float] | None = None
     std: float | list[float] | None = None
 

@@ -153,6 +153,20 @@ def check_graph(file: object, card: Card, inputs: Sequence[GraphTensor], outputs
         raise LoadError(f"{file}: output {card.output!r}: {says}, the graph {described(out)}")
 
 
+def check_times(file: object, card: Card, path: steering.Path, inputs: Sequence[GraphTensor]) -> None:
+    """LoadError where the type of the time input cannot hold what it is fed between the path's ends."""
+    (here,) = (each for each in inputs if each.name == card.inputs.t)
+    ends = np.iinfo(str(here.dtype)) if here.dtype.kind in "iu" else np.finfo(str(here.dtype))
+    times = torch.tensor([path.t_min, path.t_max], dtype=torch.float64)
+    fed = steering.paths.time_input(card.inputs.time)(path, times)
+    for t, value in zip(times.tolist(), fed.tolist(), strict=True):
+        if math.isfinite(value) and not float(ends.min) - 0.5 <= value <= float(ends.max) + 0.5:
+            raise LoadError(
+                f"{file}: input {here.name!r}: expected times of {float(ends.min):g}..{float(ends.max):g}, as the "
+                f"graph's {here.dtype} holds, got {value:g} at t={t:g}"
+            )
+
+
 def check_names(file: object, card: Card, inputs: Sequence[GraphTensor], outputs: Sequence[GraphTensor]) -> None:
     """LoadError where a plain network's card names an input or output that its graph lacks."""
     takes, gives = ({each.name for each in side} for side in (inputs, outputs))

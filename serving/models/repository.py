@@ -19,7 +19,7 @@ from serving.backends import Backend, LoadError, shown
 from serving.backends.costs import Costs
 from serving.backends.shared import SharedInputs, per_row
 from serving.engine.task import Network
-from serving.models.adapter import check_graph, check_names, check_time
+from serving.models.adapter import check_graph, check_names, check_time, check_times
 from serving.models.folders import Folder
 from serving.models.folders import scan as scan
 from serving.models.model import Model, PlainModel, Sampler
@@ -118,6 +118,7 @@ def _path(folder: Folder, card: Card, backend: Backend) -> steering.Path:
     except (ValueError, TypeError) as error:
         raise LoadError(f"{folder.card}: {error}") from None
     check_graph(folder.card, card, backend.inputs, backend.outputs)
+    check_times(folder.card, card, path, backend.inputs)
     if next(each for each in backend.inputs if each.name == card.inputs.t).dtype.kind in "iu":
         path = path.asked_at(card.inputs.time)
     return path

@@ -152,9 +152,9 @@ def _scores(model: PlainModel) -> list[GraphTensor]:
     found = [
         each
         for each in model.network.backend.outputs
-        if each.dtype.kind in "fiub" and each.row in ((), (1,)) and model.score_output in (None, each.name)
+        if each.dtype.kind in "fiub" and all(axis == 1 for axis in each.row) and model.score_output in (None, each.name)
     ]
-    return sorted(found, key=lambda each: (each.name != "reward", each.row != (), each.dtype.kind != "f"))
+    return sorted(found, key=lambda each: (each.name != "reward", len(each.row), each.dtype.kind != "f"))
 
 
 _CASTS = {"f": "iuf", "i": "iu", "u": "iu", "b": "biu"}  # kinds of numbers a graph's input takes

@@ -1,5 +1,6 @@
 """A sample as a scoring network takes it: in its range of numbers, its size, its layout and its type."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,12 +27,25 @@ class Taking:
     def shape(self, event: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of one prepared sample; ValueError where samples of this shape cannot be prepared so."""
         card = self.card
-        if (card.resize is not None or card.layout == "HWC" or isinstance(card.mean, list)) and len(event) != 3:
+        of_images = card.resize is not None or card.channels is not None or isinstance(card.mean, list)
+        if not of_images and card.layout in ("CHW", "flat"):
+            return event if card.layout == "CHW" else (math.prod(event),)
+        if len(event) != 3:
             raise ValueError(f"resize, layout and channels: expected samples [channels, height, width], got {[*event]}")
-        if isinstance(card.mean, list) and len(card.mean) != event[0]:
-            raise ValueError(f"mean: expected a number for each of {event[0]} channels, got {len(card.mean)}")
-        shape = event if card.resize is None else (event[0], *card.resize)
-        return (*shape[1:], shape[0]) if card.layout == "HWC" else shape
+        channels, *size = event
+        if card.channels not in (None, channels) and channels != 1:
+            raise ValueError(f"channels: expected samples of 1 or {card.channels}, got {channels}")
+        channels, (height, width) = card.channels or channels, card.resize or size
+        if isinstance(card.mean, list) and len(card.mean) != channels:
+            raise ValueError(f"mean: expected a number for each of {channels} channels, got {len(card.mean)}")
+        if card.layout == "HW" and channels != 1:
+            raise ValueError(f"layout HW: expected samples of 1 channel, got {channels}")
+        return {
+            "CHW": (channels, height, width),
+            "HWC": (height, width, channels),
+            "HW": (height, width),
+            "flat": (channels * height * width,),
+        }[card.layout]
 
     def __call__(self, x: Tensor) -> Array:
         """Prepared samples [B, ...] of the input's type."""
@@ -41,6 +55,8 @@ class Taking:
             x = (x - first) * ((high - low) / (last - first)) + low
         if card.resize is not None and tuple(x.shape[2:]) != card.resize:
             x = torch.cat([_resized(row[None], card) for row in x])
+        if card.channels is not None:
+            x = x.expand(-1, card.channels, -1, -1)
         if card.mean is not None and card.std is not None:
             x = (x - _channels(card.mean)) / _channels(card.std)
         if self.dtype.kind in "iu":
@@ -49,6 +65,10 @@ class Taking:
             x = x.clamp(*_within(card.to, self.dtype))
         if card.layout == "HWC":
             x = x.permute(0, 2, 3, 1)
+        elif card.layout == "HW":
+            x = x.squeeze(1)
+        elif card.layout == "flat":
+            x = x.flatten(1)
         return x.contiguous().numpy().astype(self.dtype, copy=False)
 
 

@@ -188,7 +188,7 @@ SAMPLER = "name: m\npath: {kind: vp_cosine}\nprediction: eps\nevent_shape: [2]\n
         (SAMPLER + "score_output: y", "score_output: expected none beside a path, got some"),
         ("name: m\noutput_scale: 2", "path: expected one beside output_scale, got none"),
         ("name: m\nclip: 1", "path: expected one beside clip, got none"),
-        ("name: m\nsample: {layout: NHWC}", "sample.layout: expected 'CHW' or 'HWC', got 'NHWC'"),
+        ("name: m\nsample: {layout: NHWC}", "sample.layout: expected 'CHW', 'HWC', 'HW' or 'flat', got"),
         ("name: m\nsample: {size: [8, 8]}", "sample: unknown key 'size', did you mean 'resize'?"),
         ("name: m\nsample: {range: [-1, 1]}", "sample: expected range and to together, got one of them"),
         ("name: m\nsample: {range: [1, 1], to: [0, 1]}", "sample: range: expected [low, high] with low < high"),

@@ -231,6 +231,16 @@ def test_a_bank_that_no_posterior_can_be_chosen_for_is_still_served(root: Path, 
             "clip, dynamic_threshold: expected a path that reverts to no mean, got mean_reverting",
         ),
         (
+            {"x": (FLOAT, ["n", 2]), "t": (TensorProto.UINT8, ["n"])}, ("output", ["n", 2]),
+            {"inputs": {"time": "N*t-1"}, "path": {"kind": "vp_betas"}},
+            "input 't': expected times of 0..255, as the graph's uint8 holds, got 999 at t=1",
+        ),
+        (
+            {"x": (FLOAT, ["n", 2]), "t": (TensorProto.FLOAT16, ["n"])}, ("output", ["n", 2]),
+            {"inputs": {"time": "1000*sigma"}, "path": {"kind": "edm"}},
+            "input 't': expected times of -65504..65504, as the graph's float16 holds, got 80000 at t=80",
+        ),
+        (
             XT, ("output", ["n", 2]), {"path": {"kind": "edm", "sigma": 80}},
             "path 'edm': unknown argument 'sigma', expected some of sigma_min, sigma_max",
         ),

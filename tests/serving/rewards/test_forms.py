@@ -139,6 +139,41 @@ def test_images_are_resized(tmp_path: Path, mode: str, size: tuple[int, int]):
         np.testing.assert_allclose(scored(tmp_path, flat), total(np.ones((2, 2, 3, 3))) * [1, 2], atol=1e-4)
 
 
+GREY = X[:, :1]
+
+
+@pytest.mark.parametrize(
+    ("x", "shape", "sample", "expected"),
+    [
+        (GREY, (3, 4, 6), {"channels": 3}, GREY.expand(-1, 3, -1, -1)),
+        (X, (3, 4, 6), {"channels": 3}, X),
+        (GREY, (4, 6), {"layout": "HW"}, GREY[:, 0]),
+        (X, (72,), {"layout": "flat"}, X.flatten(1)),
+        (X[:, 0, 0], (6,), {"layout": "flat"}, X[:, 0, 0]),
+        (X[:, 0], (24,), {"layout": "flat"}, X[:, 0].flatten(1)),
+        (GREY, (4, 6, 3), {"channels": 3, "layout": "HWC", "mean": [0, 1, 2], "std": [1, 1, 1]},
+         GREY.permute(0, 2, 3, 1) - torch.tensor([0.0, 1, 2])),
+    ],
+)  # fmt: skip
+def test_channels_and_layouts(
+    tmp_path: Path, x: torch.Tensor, shape: tuple[int, ...], sample: dict[str, Any], expected: torch.Tensor
+):
+    scorers.write(tmp_path, "scorer", shape, card={"sample": sample})
+    np.testing.assert_allclose(scored(tmp_path, x), total(expected.numpy()), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("sample", "expected"),
+    [
+        ({"channels": 4}, "channels: expected samples of 1 or 4, got 3"),
+        ({"layout": "HW"}, "layout HW: expected samples of 1 channel, got 3"),
+    ],
+)
+def test_channels_that_do_not_fit(tmp_path: Path, sample: dict[str, Any], expected: str):
+    scorers.write(tmp_path, "scorer", card={"sample": sample})
+    assert refusal(tmp_path) == f"reward 'scorer': sample: {expected}"
+
+
 def test_a_row_has_the_same_bits_whatever_its_company(tmp_path: Path):
     sample = BYTES | {"resize": [7, 5], "filter": "bicubic", "mean": [1, 2, 3], "std": [2, 3, 4], "layout": "HWC"}
     scorers.write(tmp_path, "scorer", (7, 5, 3), card={"sample": sample})
