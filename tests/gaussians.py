@@ -79,6 +79,7 @@ def write(
     shift: tuple[int, Sequence[str | int]] | None = None,
     wild: float = 0.0,
     bank: bool = True,
+    rows: str | int = "n",
     **card: Any,
 ) -> Path:
     """A model folder: the graph, its card, and a small bank.
@@ -90,6 +91,7 @@ def write(
         shift: type and shape of a side input that moves the data's mean by its sum.
         wild: added to the denoised estimate in its first number, for what limits shall cut.
         bank: beside the graph, so that a server has none to make.
+        rows: the first axis of x and the output.
     """
     inside = inside or dtype
     make = _Nodes(inside)
@@ -99,7 +101,7 @@ def write(
     alpha = make("Sub", make.constant(1.0), t)
     mean = make.constant(MEAN)
     inputs = [
-        helper.make_tensor_value_info("x", dtype, ["n", *event]),
+        helper.make_tensor_value_info("x", dtype, [rows, *event]),
         helper.make_tensor_value_info("t", time_dtype or dtype, list(time_shape)),
     ]
     if shift is not None:
@@ -127,7 +129,7 @@ def write(
         "score": lambda: make("Neg", make("Div", eps, t)),
     }[prediction]()
     given = make("Mul", given, make.constant(sign))
-    shape: list[str | int] = ["n", *event]
+    shape: list[str | int] = [rows, *event]
     if variance is not None:
         more = make("Add", make("Mul", given, make.constant(0.0)), make.constant(7.0))
         given = make("Concat", given, more, axis=variance + 1)

@@ -31,6 +31,7 @@ def write(
     sample: str = "image",
     output: str = "score",
     above: float | None = None,
+    rows: str | int = "n",
     card: dict[str, Any] | None = None,
 ) -> Path:
     """A folder with sum(weights * image), or whether that is above a number.
@@ -38,6 +39,7 @@ def write(
     Args:
         shape: of one image as the network takes it; `dtype`: its type.
         gives: the score's type; `column`: its shape is [n, 1].
+        rows: the first axis of the image and the score.
     """
     axes = list(range(1, len(shape) + 1))
     nodes = [
@@ -54,8 +56,8 @@ def write(
     graph = helper.make_graph(
         nodes,
         "scorer",
-        [helper.make_tensor_value_info(sample, dtype, ["n", *shape])],
-        [helper.make_tensor_value_info(output, gives, ["n", 1] if column else ["n"])],
+        [helper.make_tensor_value_info(sample, dtype, [rows, *shape])],
+        [helper.make_tensor_value_info(output, gives, [rows, 1] if column else [rows])],
         [
             numpy_helper.from_array(weights(shape), "weights"),
             numpy_helper.from_array(np.array(axes), "axes"),

@@ -78,6 +78,8 @@ class BoundNetwork:
             self._session = self._there(open_session)
             self.inputs = inputs_of(file, self._session)
             self.outputs = outputs_of(file, self._session)
+            if all(each.shared is not None for each in self.inputs):
+                raise LoadError(f"{file}: expected a free first axis on this provider, got a graph of one row")
             self._shared = {each.name for each in self.inputs if each.shared is not None}
             self._there(lambda: self._prepare(file, sizes))
         except BaseException:

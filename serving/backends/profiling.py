@@ -136,6 +136,7 @@ def _made_up(backend: Backend, rows: int, rng: np.random.Generator, length: int)
     `length` stands for lengths that vary.
     """
     feeds: Feeds = {}
+    with_rows = any(each.shared is None for each in backend.inputs)
     for each in backend.inputs:
         shape = (rows, *(length if axis is None else axis for axis in each.row))
         if each.dtype.kind != "f":
@@ -143,7 +144,7 @@ def _made_up(backend: Backend, rows: int, rng: np.random.Generator, length: int)
         else:
             made = rng.standard_normal(shape) if each.row else rng.uniform(0.05, 0.95, shape)
             feeds[each.name] = made.astype(each.dtype)
-        if each.shared is not None:  # one call
+        if each.shared is not None and with_rows:  # one call
             feeds[each.name] = np.repeat(feeds[each.name][:1], rows, axis=0)
     return feeds
 

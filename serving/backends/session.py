@@ -4,6 +4,7 @@ import math
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -135,17 +136,30 @@ def _opened(file: Path, options: onnxruntime.SessionOptions, providers: Provider
 def inputs_of(file: Path, session: onnxruntime.InferenceSession) -> tuple[GraphTensor, ...]:
     """A session's inputs: rows, and what is shared by all rows of a call if at least one input has rows.
 
+    A graph of one row, whose axes are all fixed and the first of its outputs 1, shares all of them.
+
     Raises:
-        LoadError: no input has a free first axis, or a type is not served.
+        LoadError: no input has a free first axis, and the graph is not of one row; or a type is not served.
     """
     nodes = session.get_inputs()
     batched = any(each.shape and not isinstance(each.shape[0], int) for each in nodes)
-    return tuple(_tensor(file, each, may_be_shared=batched) for each in nodes)
+    return tuple(_tensor(file, each, may_be_shared=batched or _of_one_row(session)) for each in nodes)
 
 
 def outputs_of(file: Path, session: onnxruntime.InferenceSession) -> tuple[GraphTensor, ...]:
     """A session's outputs; LoadError where the first is no free axis or a type is not served."""
-    return tuple(_tensor(file, each, may_be_shared=False) for each in session.get_outputs())
+    one = _of_one_row(session)
+    found = (_tensor(file, each, may_be_shared=one) for each in session.get_outputs())
+    return tuple(replace(each, shared=None) for each in found)
+
+
+def _of_one_row(session: onnxruntime.InferenceSession) -> bool:
+    """Whether a graph was exported for a batch of one, and takes no other."""
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    fixed = all(isinstance(axis, int) for each in (*inputs, *outputs) for axis in each.shape)
+    return (
+        fixed and all(each.shape[:1] == [1] for each in outputs) and all(each.shape[:1] in ([], [1]) for each in inputs)
+    )
 
 
 def check_fixed(file: Path, each: GraphTensor) -> None:

@@ -22,13 +22,15 @@ class SharedInputs:
 
     Rows of k different values are k calls of the graph. Each is filled up to one of the sizes in use (`use`), in which
     a row keeps its bits. Where bits depend on the size, as on GPUs, the size that is kept for requests that must not
-    depend on it is filled up to as well: each of its k calls is as large as the whole.
+    depend on it is filled up to as well: each of its k calls is as large as the whole. Of a graph of one row, which
+    shares all inputs, every row is a call.
     """
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self.inputs, self.outputs, self.kind = backend.inputs, backend.outputs, backend.kind
         self._shared = {each.name: each.shared for each in backend.inputs if each.shared is not None}
+        self._of_one_row = len(self._shared) == len(backend.inputs)
         self._sizes: tuple[int, ...] = ()
 
     @property
@@ -50,7 +52,7 @@ class SharedInputs:
         groups: dict[bytes, list[int]] = {}
         for row in range(rows):
             groups.setdefault(b"".join(feeds[name][row].tobytes() for name in self._shared), []).append(row)
-        if len(groups) == 1:
+        if len(groups) == 1 and not self._of_one_row:
             return self._call(feeds, outputs)
         results: list[Array] = []
         for members in groups.values():
@@ -58,7 +60,7 @@ class SharedInputs:
             parts = self._call({name: value[filled] for name, value in feeds.items()}, outputs)
             results = results or [np.empty((rows, *part.shape[1:]), part.dtype) for part in parts]
             for result, part in zip(results, parts, strict=True):
-                result[members] = part[: len(members)]
+                result[members] = part if self._of_one_row else part[: len(members)]
         return results
 
     def close(self) -> None:

@@ -139,11 +139,11 @@ def _takers(model: PlainModel, event: tuple[int, ...]) -> list[GraphTensor]:
             wanted = _taking(model, each).shape(event)
         except ValueError:
             return False
-        return named and each.dtype.kind in kinds and each.shared is None and each.fits(wanted)
+        return named and each.dtype.kind in kinds and each.fits(wanted)
 
-    # float32 first: others could not take a sample once, and one beside it is an argument
+    # inputs with rows first, and float32: what is shared, or of another type, is more likely an argument
     found = [each for each in model.network.backend.inputs if fits(each)]
-    return sorted(found, key=lambda each: (each.name != "x", each.dtype != np.float32))
+    return sorted(found, key=lambda each: (each.name != "x", each.shared is not None, each.dtype != np.float32))
 
 
 def _scores(model: PlainModel) -> list[GraphTensor]:

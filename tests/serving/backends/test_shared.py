@@ -157,6 +157,28 @@ def test_bound_buffers_hold_what_is_shared(tmp_path: Path):
     assert profile_of(file, (2, 8))["trt_profile_max_shapes"] == "x:8x2"
 
 
+@pytest.mark.parametrize("t", [(), (1,)])
+def test_a_graph_of_one_row_is_called_for_each(tmp_path: Path, t: tuple[int, ...]):
+    nodes = [helper.make_node("Mul", ["x", "t"], ["tx"]), helper.make_node("Sin", ["tx"], ["y"])]
+    inputs = [helper.make_tensor_value_info("x", FLOAT, [1, 3]), helper.make_tensor_value_info("t", FLOAT, list(t))]
+    made = helper.make_graph(nodes, "one", inputs, [helper.make_tensor_value_info("y", FLOAT, [1, 3])])
+    file = networks.write_graph(tmp_path, made)
+    inner = Counted(OrtNetwork(file, 1))
+    backend = SharedInputs(inner)
+    assert [each.row for each in (*backend.inputs, *backend.outputs)] == [(3,), (), (3,)]
+    given = feeds(7, width=3)
+    y = run(backend, given)
+    np.testing.assert_allclose(y, np.sin(given["t"][:, None] * given["x"]), rtol=1e-5)
+    assert inner.calls == [1] * 7
+    same = {name: np.repeat(value[:1], 5, axis=0) for name, value in given.items()}
+    assert run(backend, same).tobytes() == y[:1].tobytes() * 5
+    costs = measured(backend, 8)
+    assert costs.seconds(8) > 1.5 * costs.seconds(2)  # as many calls as rows
+    session = lambda: open_session(file, 1, ["CPUExecutionProvider"])  # noqa: E731
+    with pytest.raises(LoadError, match="expected a free first axis on this provider, got a graph of one row"):
+        BoundNetwork(file, session, kind="bound", device="cpu", sizes=(2, 4))
+
+
 def test_without_a_batch_axis_anywhere_a_graph_is_refused(tmp_path: Path):
     file = networks.write_scale(tmp_path, {"x": (FLOAT, [4, 2]), "t": (FLOAT, [])}, ("y", [4, 2]))
     with pytest.raises(LoadError, match="x: expected a free first axis for the batch, got length 4"):

@@ -82,6 +82,8 @@ FORMS: dict[str, dict[str, Any]] = {
     "t [1, 1]": {"time_shape": [1, 1]},
     "t [n, 1]": {"time_shape": ["n", 1]},
     "t [n, 1, 1]": {"time_shape": ["n", 1, 1]},
+    "one row": {"rows": 1, "time_shape": [1]},
+    "one row, scalar t": {"rows": 1, "time_shape": []},
     "scalar float16 t": {"dtype": HALF, "time_shape": []},
     "scalar bfloat16 t": {"dtype": BFLOAT16, "time_shape": []},
 }

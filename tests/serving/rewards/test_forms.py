@@ -84,6 +84,12 @@ def test_samples_may_be_taken_as_other_floats(tmp_path: Path, dtype: int):
     np.testing.assert_allclose(scored(tmp_path), total(X.numpy()), atol=5e-3)
 
 
+@pytest.mark.parametrize("column", [False, True])
+def test_a_scorer_of_one_row(tmp_path: Path, column: bool):
+    scorers.write(tmp_path, "scorer", rows=1, column=column)
+    np.testing.assert_allclose(scored(tmp_path), total(X.numpy()), rtol=1e-4, atol=1e-4)
+
+
 def test_bytes_are_rounded_and_kept_in_their_range(tmp_path: Path):
     scorers.write(tmp_path, "scorer", dtype=TensorProto.UINT8, card={"sample": BYTES})
     x = X.clone()
