@@ -64,7 +64,8 @@ class Range(_Strict):
         if not len(wrong):
             return ""
         low, high = ("" if bound is None else f"{bound:.15g}" for bound in (self.min, self.max))
-        return f"expected {low}..{high}, got {wrong[0]:.15g}"
+        came = str(wrong[0]) if wrong.dtype.kind in "iu" else f"{wrong[0]:.15g}"
+        return f"expected {low}..{high}, got {came}"
 
     def _allowed(self, values: "np.ndarray[tuple[int, ...], np.dtype[np.generic]]") -> "np.ndarray[Any, Any]":
         """Values [n] that are allowed although they are outside."""
