@@ -61,6 +61,8 @@ class Corrected(Tilt):
     problem: Problem
 
     def steer(self, stage: Stage, x: Tensor, denoised: Tensor, noise: Noise) -> Generator[Rows, Tensor, Guided]:
+        if stage.update.at.alpha == 0:  # the state says nothing of the data there, nor of the reward
+            return Guided(denoised, log_h=torch.full((len(x),), torch.nan, dtype=x.dtype))
         correction, log_h = yield from self.method.correct(self.problem, stage, x, denoised, noise)
         # a correction of 0 must leave even the sign of a zero alone
         return Guided(torch.where(correction == 0, denoised, denoised + correction), log_h=log_h)

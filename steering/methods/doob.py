@@ -207,5 +207,6 @@ class Doob(Aimed, Tilting):
 
 def draw_bank(problem: Problem, size: int) -> Generator[Rows, Tensor, Tensor]:
     """`size` samples [size, *event] of an unconditional model itself, by a deterministic solver."""
-    samples, _ = yield from sample(replace(problem, plan=setup_plan(problem.plan)), Noise(SEED, range(size)))
+    setup = replace(problem, plan=setup_plan(problem.plan), start_mean=None)
+    samples, _ = yield from sample(setup, Noise(SEED, range(size)))
     return samples

@@ -35,7 +35,8 @@ def grown(problem: Problem, target: Target, bank: Bank, union: Union) -> Generat
     if level is None or _out_of_reach(union, level, target):
         return None
     assert bank.local is not None
-    setup = replace(problem, plan=setup_plan(problem.plan), dtype=torch.float32)
+    # shared by requests that start elsewhere
+    setup = replace(problem, plan=setup_plan(problem.plan), dtype=torch.float32, start_mean=None)
     tilted = TiltedBank.of(union, level, setup.dtype)
     local = leaning(bank.local, union, tilted)
     drawn, reports = [], []

@@ -124,6 +124,8 @@ def test_samples_from_path_ends_are_finite_and_right(live: Live, model: str, sol
     for steps in (1, 2, 5):
         outputs, _ = live.infer(None, 600, model, samples=2, steps=steps, solver=solver, seed=1, **loose)
         assert np.isfinite(outputs["samples"]).all()
+    if model != "flow01" and solver not in ("dpmpp_2m", "sde_dpmpp_2m", "deis_tab3", "flow_heun", "rk45"):
+        return  # tests/steering/plans/test_ends.py has their laws
     many = {"annealed_langevin": 100, "pc": 100, "euler_ancestral": 100, "sde_dpmpp_1": 100}.get(solver, 40)
     outputs, said = live.infer(None, 600, model, samples=100, steps=many, solver=solver, seed=1, **loose)
     mean, spread = moments(outputs["samples"])

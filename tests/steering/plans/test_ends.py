@@ -240,6 +240,16 @@ def test_steering_works_through_the_ends(name: str, posterior: str):
     assert float(x.mean()) == pytest.approx(MEAN + SPREAD**2 / 0.5, abs=0.25 if posterior == "rollout" else 0.12)
 
 
+@pytest.mark.parametrize("method", ["Dps", "LgdMc", "Tfg", "ClassifierGuidance", "Doit"])
+def test_guidance_by_gradients_begins_where_there_are_data(method: str):
+    path = ENDLESS["flow 0..1"]
+    plan = steering.plan("ddim", path=path, steps=20, prediction="v", eta=1.0)
+    made = getattr(steering.baselines, method)(lambda x: x.sum(dim=1))
+    x = steering.run(plan, gaussian(path, "v"), (100, 2), seed=3, dtype=torch.float64, tile=None, steer=made)
+    assert bool(x.isfinite().all())
+    assert float(x.mean()) > MEAN
+
+
 def test_outputs_that_overflow_are_an_error_and_no_samples():
     plan = steering.plan("ddim", path=paths.rectified_flow(), steps=3, prediction="eps")
     with pytest.raises(
