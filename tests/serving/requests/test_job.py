@@ -2,24 +2,30 @@
 
 import math
 import re
+from pathlib import Path
 from typing import Any
 
 import grpc
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
+import yaml
+from onnx import TensorProto
 from tritonclient.grpc import service_pb2 as pb
 
 from serving.backends import UnavailableError
+from serving.backends.ort import OrtNetwork
 from serving.engine.admission import DeadlineError
 from serving.engine.engine import DeadlinePassedError, ExternalError, NetworkFailedError, QueueFullError
 from serving.engine.task import Task
 from serving.models.model import Model, Sampler
+from serving.models.repository import load, scan
 from serving.requests import job, plain
 from serving.wire import kserve, received
 from serving.wire.errors import RequestError
 from serving.wire.kserve import InferRequest
 from serving.wire.tensors import Parameter
+from tests import networks
 
 F = np.float32
 ROW = np.zeros((1, 2), F)
@@ -297,20 +303,21 @@ def test_guidance_doubles_the_rows(models: dict[str, Model]):
     task.program.close()
 
 
-def test_conditions_of_a_card_come_before_inputs_of_the_same_name(models: dict[str, Model]):
+def test_conditions_of_a_card_come_before_inputs_of_the_same_name(tmp_path: Path):
     """A network may be told a mask or a grid of its own, which are then no inpainting and no nodes."""
-    stripes = models["stripes"]
-    assert isinstance(stripes, Sampler)
-    label = stripes.card.conditions["label"]
-    card = stripes.card.model_copy(update={"conditions": {"grid": label, "mask": label, "null_mask": label}})
-    model = Sampler("stripes", "1", card, stripes.path, stripes.network, "d")
+    told: dict[str, list[str | int]] = {"grid": ["n"], "mask": ["n"], "null_mask": ["n"]}
+    graph = {"x": (TensorProto.FLOAT, ["n", 2]), "t": (TensorProto.FLOAT, ["n"])}
+    networks.write_scale(tmp_path / "told", {**graph, **{name: (TensorProto.INT64, row) for name, row in told.items()}})
+    label = {"dtype": "int64", "null": 0}
+    card = networks.RINGS.model_dump(mode="json", exclude_none=True) | {"name": "told", "output": "output"}
+    (tmp_path / "told" / "card.yaml").write_text(yaml.safe_dump(card | {"conditions": dict.fromkeys(told, label)}))
+    model = load(scan(tmp_path)[0], lambda file: OrtNetwork(file, 1))
     inputs = {"grid": np.array([1]), "mask": np.array([2]), "null_mask": np.array([3]), "null_grid": np.array([0])}
-    request = InferRequest("stripes", inputs=inputs, parameters={"guidance": 2.0})
-    task = job.task_for(request, model, {"stripes": model})
+    task = job.task_for(InferRequest("told", inputs=inputs, parameters={"guidance": 2.0}), model, {"told": model})
     assert task.network_rows == 40
     task.program.close()
-    assert refusal({"stripes": model}, "stripes", {"mask": np.ones((1, 4, 4), np.bool_)}) == (
-        "condition 'mask': expected int64 [1] or [1], got bool [1, 4, 4]"
+    assert refusal({"told": model}, "told", {"mask": np.ones((1, 2), np.bool_)}) == (
+        "condition 'mask': expected int64 [1] or [1], got bool [1, 2]"
     )
 
 
