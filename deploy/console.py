@@ -1,12 +1,19 @@
 """How the command line speaks: tables on standard output, one line on standard error for whatever goes wrong."""
 
 import sys
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
 BAD_INPUT = 2
+
+
+Trust = Annotated[
+    list[str] | None,
+    typer.Option("--trust", metavar="NAME", help="Use this model even if its rows are not independent."),
+]
+"""The option of commands that run a network in their own process."""
 
 
 def fail(text: str, code: int = BAD_INPUT) -> NoReturn:

@@ -36,6 +36,7 @@ class ReplicaDeployment:
             remembered_s=settings.reward_memory_seconds,
             answer_s=settings.answer_seconds,
             opener=opener(settings),
+            trust=settings.trust,
         )
         await self._replica.start()
 

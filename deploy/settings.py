@@ -118,6 +118,11 @@ def _bytes(value: Any) -> Any:
         raise ValueError(f"expected a number of bytes, such as 4GiB, got {value!r}") from None
 
 
+def _names(value: Any) -> Any:
+    """Names with commas between them from the environment; flags and a file give a list."""
+    return [each.strip() for each in value.split(",") if each.strip()] if isinstance(value, str) else value
+
+
 def _ordered(ports: tuple[int, int]) -> tuple[int, int]:
     if ports[0] > ports[1] or (ports[0] == 0) != (ports[1] == 0):
         raise ValueError(f"expected LOW-HIGH with LOW <= HIGH, or 0-0 for any free port, got {ports[0]}-{ports[1]}")
@@ -127,6 +132,7 @@ def _ordered(ports: tuple[int, int]) -> tuple[int, int]:
 Port = Annotated[int, Field(ge=0, le=65535)]
 Addresses = Annotated[dict[str, str], BeforeValidator(_addresses), AfterValidator(_reachable)]
 Networks = Annotated[dict[str, str], BeforeValidator(_addresses), AfterValidator(_elsewhere)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
 PortRange = Annotated[tuple[Port, Port], BeforeValidator(_range), AfterValidator(_ordered)]
 
 
@@ -153,6 +159,8 @@ class Settings(BaseModel):
     model_memory: Annotated[int, BeforeValidator(_bytes), Field(gt=0)] | None = None
     """The most bytes of models in one replica's memory, such as 4GiB: graphs, weights and banks. Those used least
     recently make room, and are loaded again when they are asked for. None: all stay."""
+    trust: Names = ()
+    """Models that are served even if a row's answer depends on more than that row; every answer warns of it."""
     provider: Literal["cpu", "cuda", "tensorrt"] = "cpu"
     """What runs the networks of this server, through ONNX Runtime."""
     gpus_per_replica: float = Field(default=1.0, gt=0)
@@ -186,6 +194,13 @@ class Settings(BaseModel):
     def threads(self) -> int:
         """`threads_per_replica`, or the cores that this process may use over the replicas, at least 1."""
         return self.threads_per_replica or max(1, cores() // self.replicas)
+
+    @model_validator(mode="after")
+    def _trusted(self) -> Self:
+        for name in self.trust:
+            if not name or "/" in name or not (self.models / name).is_dir():
+                raise ValueError(f"trust: expected names of models in {self.models}, got {shorten(name)}")
+        return self
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:

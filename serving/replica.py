@@ -8,7 +8,7 @@ import os
 import secrets
 import time
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from pathlib import Path
 
 import grpc
@@ -58,6 +58,7 @@ class Replica:
         are used again.
         answer_s: how long a client that scores candidates itself may take for one batch.
         opener: chooses the backend of a graph; None for ONNX Runtime on `threads` threads.
+        trust: names of models that are served even if their rows are not independent.
 
     Ray Serve sees none of the requests, so the replica drains by itself: `stop` leaves the directory, refuses new
     requests (fronts then send them to other replicas), and finishes the running ones.
@@ -81,6 +82,7 @@ class Replica:
         remembered_s: float = 600.0,
         answer_s: float = 60.0,
         opener: Opener | None = None,
+        trust: Collection[str] = (),
     ) -> None:
         self.id = uuid.uuid4().hex[:12]
         self._directory, self._host, self._ports, self._drain_s = directory, host, ports, drain_s
@@ -89,7 +91,9 @@ class Replica:
             self._metrics, max_bucket=max_bucket, max_queue_rows=max_queue_rows, max_queue_bytes=max_queue_bytes
         )
         self._metrics.backlog_rows.set_function(lambda: self._engine.backlog_rows)
-        self._models = LoadedModels(models, threads, model_memory, self._metrics.registry, opener, self._engine.release)
+        self._models = LoadedModels(
+            models, threads, model_memory, self._metrics.registry, opener, self._engine.release, trust
+        )
         self._rewards = RemoteRewards(rewards or {}, seconds=reward_s, remembered_s=remembered_s)
         self._answer_s = answer_s
         self._draining = False

@@ -240,3 +240,42 @@ def write_gains(folder: Path, location: str, gain: float = 0.5) -> Path:
     card = RINGS.model_copy(update={"name": folder.name, "calibration": Calibration(t=[0.1, 0.9], mse=[0.1, 0.9])})
     dump_card(card, folder / "card.yaml")
     return file
+
+
+def write_mixing(folder: Path, weight: float = 1.0) -> None:
+    """A sampler whose denoiser, x - weight mean(x) + 0 t, takes the mean over the rows of a call."""
+    graph = helper.make_graph(
+        [
+            helper.make_node("ReduceMean", ["x", "first"], ["mean"], name="over_rows", keepdims=1),
+            helper.make_node("Mul", ["mean", "weight"], ["part"]),
+            helper.make_node("Sub", ["x", "part"], ["x0"]),
+        ],
+        "mixing",
+        [
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 2]),
+            helper.make_tensor_value_info("t", TensorProto.FLOAT, ["n"]),
+        ],
+        [helper.make_tensor_value_info("x0", TensorProto.FLOAT, ["n", 2])],
+        [
+            helper.make_tensor("first", TensorProto.INT64, [1], [0]),
+            helper.make_tensor("weight", TensorProto.FLOAT, [1], [weight]),
+        ],
+    )
+    write_graph(folder, graph)
+    dump_card(RINGS.model_copy(update={"name": folder.name}), folder / "card.yaml")
+
+
+def write_noisy(folder: Path) -> None:
+    """A reward, the sum of x and of noise."""
+    graph = helper.make_graph(
+        [
+            helper.make_node("RandomNormalLike", ["x"], ["z"], name="noise"),
+            helper.make_node("Add", ["x", "z"], ["y"]),
+            helper.make_node("ReduceSum", ["y", "last"], ["reward"], keepdims=0),
+        ],
+        "noisy",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 2])],
+        [helper.make_tensor_value_info("reward", TensorProto.FLOAT, ["n"])],
+        [helper.make_tensor("last", TensorProto.INT64, [1], [1])],
+    )
+    write_graph(folder, graph)

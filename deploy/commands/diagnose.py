@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from deploy.console import fail
+from deploy.console import Trust, fail
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -34,6 +34,7 @@ def diagnose(
         Path | None, typer.Option("--out", "-o", metavar="FOLDER", help="For report.json and diagnosis.png.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of a table.")] = False,
+    trust: Trust = None,
 ) -> None:
     """Diagnose the score of MODEL: consistency between noise levels, rotation, dimension, straightness, energy.
 
@@ -51,7 +52,7 @@ def diagnose(
     from steering import NetworkError
 
     try:
-        sampler = open_sampler(models, model)
+        sampler = open_sampler(models, model, trust=trust or ())
     except LoadError as error:
         fail(str(error))
     conditions = _conditions(sampler, condition or [])

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deploy.console import fail
+from deploy.console import Trust, fail
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,6 +32,7 @@ def search_plan(
         Path | None, typer.Option("--out", "-o", metavar="FILE", help="[searched.json beside the model's graph]")
     ] = None,
     threads: Annotated[int, typer.Option(min=1, help="Threads of the network.")] = 2,
+    trust: Trust = None,
 ) -> None:
     """Search solver programs for MODEL: per step the time, prediction type, order, corrector and weights.
 
@@ -50,7 +51,7 @@ def search_plan(
     from steering.search import program_for, trials
 
     try:
-        sampler = offline.open_sampler(models, model, threads)
+        sampler = offline.open_sampler(models, model, threads, trust=trust or ())
     except LoadError as error:
         fail(str(error))
     file = models / model / sampler.version / PROGRAMS if out is None else out

@@ -37,6 +37,13 @@ def serve(
         str | None,
         typer.Option(metavar="BYTES", help="Most memory of a replica's models, such as 4GiB; idle ones make room."),
     ] = None,
+    trust: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Serve this model even if its rows are not independent, with a warning; may be repeated.",
+        ),
+    ] = None,
     provider: Annotated[
         str | None, typer.Option(metavar="NAME", help="What runs the networks: cpu, cuda or tensorrt. [cpu]")
     ] = None,

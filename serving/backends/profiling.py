@@ -4,14 +4,17 @@ Vectorised exponentials and sines run over a batch's numbers in strides; other c
 remainder at the end. So if rows are short, a row's last bits depend on the number of rows. Such sizes are not used.
 """
 
+import itertools
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from serving.backends import Array, Backend, InputError, OutOfMemoryError
+from serving.backends import Array, Backend, OutOfMemoryError, UnavailableError
 from serving.backends.costs import Costs
+from serving.backends.made_up import Feeds, MadeUp
 
 REFERENCE = 32
 """Rows of the reference call, whose bits all other sizes must give."""
@@ -31,64 +34,63 @@ LONGEST_S = 0.25
 LENGTHS = (7, 16)
 """Lengths that are tried where rows have one that varies: a row's remainder depends on it."""
 
-Feeds = dict[str, Array]
 
-
-def measured(backend: Backend, most: int) -> Costs:
+def measured(backend: Backend, most: int, made_up: MadeUp | None = None) -> Costs:
     """Seconds of calls of up to `most` rows, up to the largest worthwhile size, at sizes that keep a row's bits.
 
     Where rows have a length that varies, the seconds are those of short ones; the engine learns what others take.
+
+    Args:
+        made_up: inputs that the graph accepts; None to find some.
     """
     sizes = backend.sizes(most)
-    if not any(axis is None for each in backend.inputs for axis in each.row):
-        return _measured(backend, sizes, (0,))
-    guessed = Costs.guessed(sizes).up_to(REFERENCE)  # longer rows may make dear what seemed worthwhile
+    guessed = Costs.guessed(sizes).up_to(REFERENCE)
     try:
-        return _measured(backend, guessed.sizes, LENGTHS)
-    except Exception:  # the graph takes no such lengths, and says so in any way
+        made_up = made_up or MadeUp.accepted(backend, most=sizes[-1])
+        if not any(axis is None for each in backend.inputs for axis in each.row):
+            return _measured(backend, sizes, [made_up])
+        # longer rows may make dear what seemed worthwhile
+        return _measured(backend, guessed.sizes, [replace(made_up, length=length) for length in LENGTHS])
+    except (OutOfMemoryError, UnavailableError):
+        raise
+    except Exception:  # values or lengths that are refused, which a graph says in any way
         return guessed
 
 
-def _measured(backend: Backend, sizes: Sequence[int], lengths: Sequence[int]) -> Costs:
-    """`measured`, where lengths that vary are made these in turn."""
-    guessed = Costs.guessed(tuple(sizes)).up_to(REFERENCE)
-    rng, longest = np.random.default_rng(0), lengths[-1]
-    numbers = sum(math.prod(axis or lengths[0] for axis in each.row) for each in backend.inputs)
+def _measured(backend: Backend, sizes: Sequence[int], inputs: Sequence[MadeUp]) -> Costs:
+    """`measured`, with these inputs in turn."""
+    seeds = itertools.count()
+    numbers = sum(math.prod(axis or inputs[0].length for axis in each.row) for each in backend.inputs)
     short = numbers < SHORT and backend.invariant
 
-    def made_up(rows: int, trial: int) -> Feeds:
-        return _made_up(backend, rows, rng, lengths[trial % len(lengths)])
+    def draw(rows: int, trial: int = -1) -> Feeds:
+        return inputs[trial % len(inputs)].draw(rows, next(seeds))
 
-    try:
-        largest = _worthwhile(backend, sizes, rng, longest)
-        tried = [size for size in sizes if size <= largest]
-        seconds = dict.fromkeys(tried, math.inf)
-        uneven: set[int] = set()
-        for trial in range(WARM if short else len(lengths)):
-            _try_sizes(backend, tried, made_up(max(REFERENCE, largest), trial), seconds, uneven)
-        whole = [size for size in tried if size % VECTOR == 0]
-        if short and whole and seconds[whole[0]] <= CHEAP * seconds[tried[0]]:
-            tried = whole  # a trial may miss rare differences; these sizes have none
-        trial, end = WARM, time.monotonic() + TRIALS_S
-        while short and trial < TRIALS and time.monotonic() < end:
-            trial += 1
-            _try_sizes(backend, tried, made_up(max(REFERENCE, largest), trial), seconds, uneven)
-    except InputError:
-        if any(lengths):
-            raise
-        return guessed
+    largest = _worthwhile(backend, sizes, draw)
+    tried = [size for size in sizes if size <= largest]
+    seconds = dict.fromkeys(tried, math.inf)
+    uneven: set[int] = set()
+    for trial in range(WARM if short else len(inputs)):
+        _try_sizes(backend, tried, draw(max(REFERENCE, largest), trial), seconds, uneven)
+    whole = [size for size in tried if size % VECTOR == 0]
+    if short and whole and seconds[whole[0]] <= CHEAP * seconds[tried[0]]:
+        tried = whole  # a trial may miss rare differences; these sizes have none
+    trial, end = WARM, time.monotonic() + TRIALS_S
+    while short and trial < TRIALS and time.monotonic() < end:
+        trial += 1
+        _try_sizes(backend, tried, draw(max(REFERENCE, largest), trial), seconds, uneven)
     even = [size for size in tried if size not in uneven] or tried[-1:]
     return Costs({size: seconds[size] for size in even})
 
 
-def _worthwhile(backend: Backend, sizes: Sequence[int], rng: np.random.Generator, length: int) -> int:
+def _worthwhile(backend: Backend, sizes: Sequence[int], draw: Callable[[int], Feeds]) -> int:
     """The largest worthwhile size."""
     best, best_s, done = sizes[0], math.inf, 0
     for size in sizes:
         if size < 2 * done and size != sizes[-1]:
             continue
         done = size
-        feeds = _made_up(backend, size, rng, length)
+        feeds = draw(size)
         try:
             cost = min(_timed(backend, feeds)[0] for _ in range(3))
         except OutOfMemoryError:
@@ -128,25 +130,6 @@ def _timed(backend: Backend, feeds: Feeds) -> tuple[float, list[Array]]:
 
 def _rows(feeds: Feeds, first: int, stop: int) -> Feeds:
     return {name: value[first:stop] for name, value in feeds.items()}
-
-
-def _made_up(backend: Backend, rows: int, rng: np.random.Generator, length: int) -> Feeds:
-    """Rows of every input: numbers in 0..1 for scalars such as times, normal ones for tensors, zeros for labels.
-
-    `length` stands for lengths that vary.
-    """
-    feeds: Feeds = {}
-    with_rows = any(each.shared is None for each in backend.inputs)
-    for each in backend.inputs:
-        shape = (rows, *(length if axis is None else axis for axis in each.row))
-        if each.dtype.kind != "f":
-            feeds[each.name] = np.zeros(shape, each.dtype)
-        else:
-            made = rng.standard_normal(shape) if each.row else rng.uniform(0.05, 0.95, shape)
-            feeds[each.name] = made.astype(each.dtype)
-        if each.shared is not None and with_rows:  # one call
-            feeds[each.name] = np.repeat(feeds[each.name][:1], rows, axis=0)
-    return feeds
 
 
 def _equal(a: Array, b: Array) -> bool:

@@ -8,13 +8,27 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from serving.backends import Array, Backend
+from serving.backends import Array, Backend, GraphTensor
 from serving.backends.sizes import FIXED
 
 
 def per_row(backend: Backend) -> Backend:
     """The backend, with every input taken row by row."""
     return SharedInputs(backend) if any(each.shared is not None for each in backend.inputs) else backend
+
+
+def varying(inputs: Sequence[GraphTensor]) -> frozenset[str]:
+    """The inputs that may differ from row to row of a call; all of a graph of one row, whose rows are calls."""
+    found = frozenset(each.name for each in inputs if each.shared is None)
+    return found or frozenset(each.name for each in inputs)
+
+
+def one_call(inputs: Sequence[GraphTensor], feeds: Mapping[str, Array]) -> dict[str, Array]:
+    """Values [rows, *row] as the graph takes them in one call: of what is shared, the first row's in its own shape."""
+    return {
+        each.name: feeds[each.name] if each.shared is None else np.asarray(feeds[each.name][0]).reshape(each.shared)
+        for each in inputs
+    }
 
 
 class SharedInputs:
@@ -29,7 +43,7 @@ class SharedInputs:
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self.inputs, self.outputs, self.kind = backend.inputs, backend.outputs, backend.kind
-        self._shared = {each.name: each.shared for each in backend.inputs if each.shared is not None}
+        self._shared = [each.name for each in backend.inputs if each.shared is not None]
         self._of_one_row = len(self._shared) == len(backend.inputs)
         self._sizes: tuple[int, ...] = ()
 
@@ -75,5 +89,4 @@ class SharedInputs:
 
     def _call(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
         """One call, of rows that have the same values."""
-        one = {name: np.asarray(feeds[name][0]).reshape(shape) for name, shape in self._shared.items()}
-        return self._backend.run({**feeds, **one}, outputs)
+        return self._backend.run(one_call(self.inputs, feeds), outputs)

@@ -23,6 +23,9 @@ class TorchNetwork:
     Args:
         most: rows it takes in one call at most; None for any number.
         bfloat16: inputs that the module wants in bfloat16, which numpy lacks; they come in float32.
+
+    Attributes:
+        random: what of it draws noise, as texts.
     """
 
     invariant = False  # matrix products choose their kernels by the number of rows
@@ -35,7 +38,9 @@ class TorchNetwork:
         *,
         most: int | None = None,
         bfloat16: Collection[str] = (),
+        random: Sequence[str] = (),
     ) -> None:
+        self.random = tuple(random)
         self._module, self.inputs, self.outputs, self._most = module, tuple(inputs), tuple(outputs), most
         self._bfloat16 = frozenset(bfloat16)
         capability = torch.backends.cpu.get_cpu_capability()
@@ -67,7 +72,7 @@ class TorchNetwork:
         upper = program.range_constraints[_rows_of(rowed[0]).node.expr].upper
         narrow = [name for name, value in taken.items() if value.dtype == torch.bfloat16]
         most = int(upper) if upper.is_Integer else None
-        return cls(program.module(), inputs, outputs, most=most, bfloat16=narrow)
+        return cls(program.module(), inputs, outputs, most=most, bfloat16=narrow, random=_random(program.graph))
 
     def sizes(self, most: int) -> tuple[int, ...]:
         """Implements `Backend.sizes`."""
@@ -92,6 +97,21 @@ class TorchNetwork:
     def _given(self, name: str, value: Array) -> Tensor:
         tensor = torch.from_numpy(np.require(value, requirements="W"))
         return tensor.to(torch.bfloat16) if name in self._bfloat16 else tensor
+
+
+def _random(graph: torch.fx.Graph) -> list[str]:
+    """The operations that draw noise; those with nothing to drop, or not in training, do not."""
+    found = []
+    for node in graph.nodes:
+        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
+            schema = node.target._schema.arguments
+            given = {each.name: each.default_value for each in schema if each.has_default_value()}
+            given |= dict(zip((each.name for each in schema), node.args, strict=False)) | node.kwargs
+            idle = [given.get(name) is False for name in ("train", "training")]
+            idle += [given.get(name) == 0 for name in ("p", "dropout_p", "dropout")]
+            if node.users and not any(idle):
+                found.append(f"node {node.target} {node.name!r}")
+    return found
 
 
 def _named(returned: Any) -> dict[str, Any]:

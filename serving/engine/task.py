@@ -24,11 +24,16 @@ Kind = Literal["network", "reward"]
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """A backend under the name its rows are counted by, and what its calls cost."""
+    """A backend under the name its rows are counted by, and what its calls cost.
+
+    Attributes:
+        caution: what every answer that rests on it must say; empty for nothing.
+    """
 
     name: str
     backend: Backend
     costs: Costs
+    caution: str = ""
 
     @cached_property
     def free(self) -> tuple[str, ...]:

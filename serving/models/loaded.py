@@ -5,7 +5,7 @@ import contextlib
 import logging
 import re
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Generator
+from collections.abc import AsyncIterator, Callable, Collection, Generator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +16,8 @@ from torch import Tensor
 import steering
 from serving.backends import Backend, LoadError
 from serving.backends.costs import Costs
+from serving.backends.examination import Findings
+from serving.backends.made_up import MadeUp
 from serving.backends.opening import Opener
 from serving.backends.profiling import measured
 from serving.engine.engine import Engine
@@ -26,6 +28,7 @@ from serving.models.folders import Folder, readable, scan
 from serving.models.memory import Memory, TooLargeError
 from serving.models.model import RAW, Model, PlainModel, Sampler
 from serving.models.repository import load
+from serving.models.trial import Trials
 from serving.models.unloaded import Kept, unloaded
 from serving.wire import errors
 from serving.wire.kserve import InferRequest
@@ -50,6 +53,7 @@ class LoadedModels:
         registry: receives the metrics of loaded bytes, loads and unloads.
         opener: chooses the backend of a graph; None for ONNX Runtime on `threads` threads.
         release: closes a backend when no call runs on it any more.
+        trust: names of models that are served even if their rows are not independent.
     """
 
     def __init__(
@@ -60,8 +64,9 @@ class LoadedModels:
         registry: CollectorRegistry | None = None,
         opener: Opener | None = None,
         release: Callable[[Backend], None] = Backend.close,
+        trust: Collection[str] = (),
     ) -> None:
-        self._release = release
+        self._release, self._trust = release, frozenset(trust)
         self._open, self._bounded = opener or Opener(threads), most_bytes is not None
         self.folders = scan(root)
         self.models: dict[str, Model] = {}
@@ -69,6 +74,7 @@ class LoadedModels:
         self._faults: dict[str, str] = {}
         self._kept: dict[str, Kept] = {}
         self._costs: dict[str, Costs] = {}
+        self._findings: dict[str, Findings] = {}
         self._shown: dict[str, tuple[ModelState, ...]] = {}  # the listing of models that are not in memory
         self._lacking: deque[str] = deque()
         self._making: asyncio.Task[None] | None = None
@@ -172,7 +178,8 @@ class LoadedModels:
 
     def _load(self, name: str) -> int:
         """Bring a model into memory, as it was if it was there before; its bytes. Runs on a thread."""
-        model = load(self._by_name[name], self._open, self._measure)
+        trials = Trials(trusted=name in self._trust, known=self._findings)
+        model = load(self._by_name[name], self._open, self._measure, trials)
         if (kept := self._kept.get(name)) is not None:
             if not kept.fits(model):
                 model.network.backend.close()
@@ -190,10 +197,10 @@ class LoadedModels:
         self._loads.labels(name).inc()
         return self._measured(model)
 
-    def _measure(self, backend: Backend, graph: str) -> Costs:
+    def _measure(self, backend: Backend, graph: str, made_up: MadeUp | None) -> Costs:
         """Costs of calls, measured when a graph is first loaded."""
         if graph not in self._costs:
-            self._costs[graph] = measured(backend, self._open.most)
+            self._costs[graph] = measured(backend, self._open.most, made_up)
         return self._costs[graph]
 
     def _unload(self, name: str) -> None:

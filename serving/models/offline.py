@@ -1,6 +1,6 @@
 """A repository's model without a server: the same graph, with the same inputs, answers a sampler's rows."""
 
-from collections.abc import Generator
+from collections.abc import Collection, Generator
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,6 +15,7 @@ from serving.models.evaluations import evaluations
 from serving.models.folders import scan
 from serving.models.model import Sampler
 from serving.models.repository import load
+from serving.models.trial import Trials
 from steering.sampling.rows import answered
 
 Result = TypeVar("Result")
@@ -22,8 +23,11 @@ BATCH = 64
 """Rows per network call. A row's bytes do not depend on it, if the call has more than one row."""
 
 
-def open_sampler(root: Path, name: str, threads: int = 2) -> Sampler:
+def open_sampler(root: Path, name: str, threads: int = 2, *, trust: Collection[str] = ()) -> Sampler:
     """The newest version of the sampler `name` in the repository `root`.
+
+    Args:
+        trust: names of models that are opened even if their rows are not independent.
 
     Raises:
         LoadError: one line: no such model, no sampler, or what is wrong with its files.
@@ -31,7 +35,7 @@ def open_sampler(root: Path, name: str, threads: int = 2) -> Sampler:
     folders = {folder.name: folder for folder in scan(root)} if root.is_dir() else {}
     if name not in folders:
         raise LoadError(f"unknown model {name!r} in {root}: expected one of {', '.join(folders) or 'none'}")
-    model = load(folders[name], Opener(threads))
+    model = load(folders[name], Opener(threads), trials=Trials(trusted=name in trust))
     if not isinstance(model, Sampler):
         raise LoadError(f"model {name!r}: expected a sampler (a card with a path), got a plain network")
     return model

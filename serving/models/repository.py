@@ -1,10 +1,9 @@
 """Opens a model from its folder: the graph, what its calls cost, and the card, bank and programs beside it."""
 
 import hashlib
-import logging
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,68 +13,80 @@ import steering
 from protos.card import Card, CardError, Range, dump_text, load_card, ranged
 from protos.digest import sha256
 from protos.programs import ProgramsError, load_programs
-from protos.ranges import index_ranges
 from serving.backends import Backend, LoadError, shown
 from serving.backends.costs import Costs
+from serving.backends.limited import Limited
+from serving.backends.made_up import MadeUp
 from serving.backends.shared import SharedInputs, per_row
 from serving.engine.task import Network
+from serving.models import ranges
 from serving.models.adapter import check_graph, check_names, check_time, check_times
 from serving.models.folders import Folder
 from serving.models.folders import scan as scan
 from serving.models.model import Model, PlainModel, Sampler
+from serving.models.trial import Trials, Tried
 from steering.plans.program import Choice
 
-_log = logging.getLogger(__name__)
-
 Open = Callable[[Path], Backend]
-Measure = Callable[[Backend, str], Costs]
-"""Measures what calls of a backend cost; the text is equal for equal graphs on equal backends."""
+Measure = Callable[[Backend, str, MadeUp | None], Costs]
+"""Measures what calls of a backend cost, by inputs that its graph accepts. The text is equal for equal graphs on equal
+backends."""
 
 
-def guess(backend: Backend, graph: str) -> Costs:
+def guess(backend: Backend, graph: str, made_up: MadeUp | None) -> Costs:
     """Costs without a measurement, for use without an engine."""
     return Costs.guessed(backend.sizes(64))
 
 
-def load(folder: Folder, opener: Open, measure: Measure = guess) -> Model:
-    """Open a model's graph, check its card against it, and measure what its calls cost.
+def load(folder: Folder, opener: Open, measure: Measure = guess, trials: Trials | None = None) -> Model:
+    """Open a model's graph, check its card against it, try whether its rows are independent, and measure its calls.
+
+    Args:
+        trials: how it is tried; None for a model that is not trusted.
 
     Raises:
         LoadError: one line that names the file, what was expected and what came.
     """
-    backend = per_row(opener(folder.graph))
+    backend = opener(folder.graph)
     try:
-        return _loaded(folder, backend, measure)
+        return _loaded(folder, backend, measure, trials or Trials())
     except BaseException:
         backend.close()
         raise
 
 
-def _loaded(folder: Folder, backend: Backend, measure: Measure) -> Model:
+def _loaded(folder: Folder, backend: Backend, measure: Measure, trials: Trials) -> Model:
     card, owner = _card(folder), folder.digest
     path = _path(folder, card, backend) if card is not None and card.is_sampler else None
     if card is not None and path is None:
         check_names(folder.card, card, backend.inputs, backend.outputs)
-    found = _index_ranges(folder.graph, backend)
-    ranges = {name: Range(min=low, max=high) for name, (low, high) in found.items()}
-    network = _network(folder, backend, measure(backend, f"{owner} {backend.kind}"))
+    found = ranges.found(folder.graph, backend)
+    limits = {name: Range(min=low, max=high) for name, (low, high) in found.items()}
     digest = _digest(folder, card, f"{owner} {backend.kind}")
-    if card is None:
-        return PlainModel(folder.name, folder.version, network, digest[:16], ranges)
-    if path is None:
-        arguments = ranged(card, found).arguments
-        return PlainModel(folder.name, folder.version, network, digest[:16], arguments, card.sample, card.score_output)
+    if card is None or path is None:
+        arguments = limits if card is None else ranged(card, found).arguments
+        network = _network(folder, backend, measure, trials.run(folder, backend, digest, arguments, None))
+        sample, score = (None, None) if card is None else (card.sample, card.score_output)
+        return PlainModel(folder.name, folder.version, network, digest[:16], arguments, sample, score)
+    card = ranged(card, found)
+    tried = trials.run(folder, backend, digest, {**limits, **ranges.asked(card, path)}, card.output)
+    network = _network(folder, backend, measure, tried)
     programs = _load_programs(folder.programs, owner) if folder.programs.exists() else {}
     samples = _load_bank(folder.bank, card.event_shape, owner) if folder.bank.exists() else None
-    sampler = Sampler(folder.name, folder.version, ranged(card, found), path, network, digest, programs, ranges)
+    sampler = Sampler(folder.name, folder.version, card, path, network, digest, programs, limits)
     sampler.learn(samples, _calibration(card))
     return sampler
 
 
-def _network(folder: Folder, backend: Backend, costs: Costs) -> Network:
-    if isinstance(backend, SharedInputs):
-        backend.use(costs.sizes)
-    return Network(folder.name, backend, costs)
+def _network(folder: Folder, graph: Backend, measure: Measure, tried: Tried) -> Network:
+    """The graph with its inputs row by row, without outputs that must not be served, and what its calls cost."""
+    backend = rowwise = per_row(graph)
+    if tried.left_out:
+        backend = Limited(rowwise, {each.name for each in graph.outputs} - tried.left_out)
+    costs = measure(backend, f"{folder.digest} {graph.kind}", tried.made_up)
+    if isinstance(rowwise, SharedInputs):
+        rowwise.use(costs.sizes)
+    return Network(folder.name, backend, costs, tried.caution)
 
 
 def _digest(folder: Folder, card: Card | None, graph: str) -> str:
@@ -128,21 +139,6 @@ def _calibration(card: Card) -> steering.Calibration | None:
     """The card's curve; one point is none."""
     curve = card.calibration
     return None if curve is None or len(curve.t) < 2 else steering.Calibration(tuple(curve.t), tuple(curve.mse))
-
-
-def _index_ranges(graph: Path, backend: Backend) -> Mapping[str, tuple[int, int]]:
-    """Ranges of the graph's integer inputs as its own tables have them; none where the graph is not here as ONNX."""
-    whole = {each.name for each in backend.inputs if each.dtype.kind in "iu"}
-    if not whole or graph.suffix != ".onnx" or not graph.is_file():
-        return {}
-    import onnx  # slow to import, and most models have no such input
-
-    try:
-        model = onnx.load(str(graph), load_external_data=False)
-    except Exception as error:  # ONNX Runtime has opened it; ranges are a help
-        _log.warning("%s: no ranges of its inputs were looked for: %s", graph, error)
-        return {}
-    return {name: each for name, each in index_ranges(model.graph).items() if name in whole}
 
 
 def _load_bank(file: Path, event: tuple[int, ...], graph: str | None) -> torch.Tensor:

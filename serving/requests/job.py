@@ -66,6 +66,7 @@ def task_for(
     terms = terms_of(request)
     if isinstance(model, PlainModel):
         task = plain_task(request, model)
+        task.program = _cautioned(task.program, model.network.caution)
     else:
         task = _sampling_task(request, model, models, remotes)
     task.priority, task.deterministic, task.deadline = terms.priority, terms.deterministic, deadline
@@ -106,7 +107,9 @@ def _sampling_task(
         if getattr(parameters, name) is not None and tensors.x_init is None:
             raise errors.invalid(f"{name}: expected the {what} in an input x_init, got none")
     if parameters.likelihood is not None:
-        program = likelihood.program(model, problem, parameters, tensors, request.outputs)
+        program = _cautioned(
+            likelihood.program(model, problem, parameters, tensors, request.outputs), model.network.caution
+        )
         rows = rows_of(parameters, options)
         at_once = n * doubled * likelihood_rows_at_once(parameters.probes)
         together = min(n, likelihood.group_size(parameters.probes, card.event_shape)) * at_once // n
@@ -141,7 +144,11 @@ def _sampling_task(
         steered.notes.extend(notes_of(plan))
     if problem.guidance != 1 and problem.guidance_interval is not None and plan.stages and not _guided(problem):
         steered.notes.append("guidance: no row of the plan lies in its interval, it acts nowhere")
-    program = _sample(model, known, problem, parameters, reward, steered, tensors)
+    program = _cautioned(
+        _sample(model, known, problem, parameters, reward, steered, tensors),
+        model.network.caution,
+        *(() if reward is None else reward.cautions),
+    )
     held = n + group * (0 if steered.steer is None else steered.steer.held)
     at_once = steering.rows_at_once(steered.steer, group) * doubled
     return Task(
@@ -186,6 +193,18 @@ def _start_mean(model: Sampler, known: Knowledge, tensors: Tensors) -> torch.Ten
     if known.cloud is None:
         raise errors.unavailable(f"start_mean: model {model.name!r} has no bank yet")
     return known.cloud.samples.to(torch.float64).mean(dim=0).to(torch.float32)
+
+
+def _cautioned(program: Routine, *cautions: str) -> Routine:
+    """The program; where it rests on networks that call for caution, its answer says so."""
+    said = dict.fromkeys(filter(None, cautions))
+
+    def warning() -> Routine:
+        answer = yield from program
+        warnings = "; ".join(filter(None, (answer.parameters.get("warnings"), *said)))
+        return replace(answer, parameters={**answer.parameters, "warnings": warnings})
+
+    return warning() if said else program
 
 
 def _bytes(states: int, event: tuple[int, ...]) -> int:

@@ -37,6 +37,10 @@ class BuiltInReward:
     def fingerprint(self) -> str:
         return self.name
 
+    @property
+    def cautions(self) -> tuple[str, ...]:
+        return ()
+
     def score(self, x: Tensor) -> Tensor:
         return self.built_in.score(x, **self.arguments)
 

@@ -60,6 +60,10 @@ class Compound:
         parts = "+".join(reward.fingerprint for reward in self.scored.values())
         return f"{parts}-{hashlib.sha256(repr(self.structure).encode()).hexdigest()[:8]}"
 
+    @property
+    def cautions(self) -> tuple[str, ...]:
+        return tuple(each for reward in self.scored.values() for each in reward.cautions)
+
     def scores(self, x: Tensor) -> Scoring:
         """Implements `Reward.scores`; each term's scores are checked under its own name."""
         found: dict[tuple[object, ...], Tensor] = {}

@@ -47,6 +47,10 @@ class LogDensity:
     def fingerprint(self) -> str:
         return f"{self.name}-{self.model.digest[:16]}"
 
+    @property
+    def cautions(self) -> tuple[str, ...]:
+        return (self.model.network.caution,)
+
     def scores(self, x: Tensor) -> Scoring:
         """Implements `Reward.scores`."""
         event, path = tuple(x.shape[1:]), self.model.path.finite

@@ -45,6 +45,7 @@ class ExternalReward:
     ask: Callable[[Array], Coroutine[Any, Any, Array]]
     loop: asyncio.AbstractEventLoop
     threshold: float | None = None
+    cautions: tuple[str, ...] = ()
 
     def scores(self, x: Tensor) -> Scoring:
         """Implements `Reward.scores`; the engine runs other tasks meanwhile."""

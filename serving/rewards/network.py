@@ -39,6 +39,10 @@ class NetworkReward:
     def fingerprint(self) -> str:
         return self.model.fingerprint
 
+    @property
+    def cautions(self) -> tuple[str, ...]:
+        return (self.model.network.caution,)
+
     def scores(self, x: Tensor) -> Scoring:
         """Implements `Reward.scores`; rewards of one network share its calls, also if their arguments differ."""
         rows = len(x)

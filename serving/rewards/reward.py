@@ -26,6 +26,7 @@ class Reward(Protocol):
         key: rewards with equal keys score equally; a bank's remembered scores are stored under it.
         fingerprint: rewards with equal fingerprints and arguments score equally on every replica.
         threshold: None for a tilt by the score; else the reward is the event "score >= threshold".
+        cautions: what every answer that rests on it must say.
     """
 
     @property
@@ -39,6 +40,9 @@ class Reward(Protocol):
 
     @property
     def threshold(self) -> float | None: ...
+
+    @property
+    def cautions(self) -> tuple[str, ...]: ...
 
     def scores(self, x: Tensor) -> Scoring:
         """The scores [B] of candidates x [B, *event], unchecked."""

@@ -225,3 +225,14 @@ def test_no_models_and_no_file(tmp_path: Path) -> None:
         load_settings(environment={})
     with pytest.raises(SettingsError, match=r"expected a readable settings file, got: No such file"):
         load_settings(tmp_path / "none.yaml", environment={})
+
+
+@pytest.mark.parametrize("written", [["a", "b"], "a, b", ("a", "b")])
+def test_names_of_models_that_are_trusted(tmp_path: Path, written: Any) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    assert load_settings(models=tmp_path, environment={}, trust=written).trust == ("a", "b")
+    assert load_settings(models=tmp_path, environment={"TILTSERVE_TRUST": "a"}).trust == ("a",)
+    assert load_settings(models=tmp_path, environment={}).trust == ()
+    with pytest.raises(SettingsError, match=r"trust: expected names of models in .*, got 'c'"):
+        load_settings(models=tmp_path, environment={}, trust=["a", "c"])

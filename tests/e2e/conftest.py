@@ -101,7 +101,7 @@ class Server:
 
 
 def write_models(small_models: Path, root: Path) -> None:
-    """Five models that are served and two that cannot be."""
+    """Six models that are served, one of them on trust, and three that cannot be."""
     shutil.copytree(small_models, root)
     networks.write_stranger(root)
     (root / "stranger" / "card.yaml").write_text(networks.STRANGER)
@@ -111,6 +111,8 @@ def write_models(small_models: Path, root: Path) -> None:
     graph.write_bytes(graph.read_bytes()[:1000])
     shutil.copytree(small_models / "stripes", root / "misfit")
     networks.edit_card(root / "misfit", name="misfit", event_shape=[3, 4, 4])
+    networks.write_mixing(root / "mixing")
+    networks.write_mixing(root / "trusted")
 
 
 @pytest.fixture(scope="session")
@@ -124,7 +126,7 @@ def server(small_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     command = [
         TILTSERVE, "serve", "--models", str(folder / "models"), "--grpc-port", "0", "--metrics-port", "0",
         "--replicas", str(REPLICAS), "--threads-per-replica", "1", "--max-queue-rows", str(QUEUE_ROWS),
-        "--reward", f"brightness={reward}",
+        "--reward", f"brightness={reward}", "--trust", "trusted",
     ]  # fmt: skip
     with (folder / "stderr").open("w") as errors:
         process = subprocess.Popen(

@@ -39,6 +39,10 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
 F = np.float32
 INVALID = "INVALID_ARGUMENT"
+MIXES = (
+    "output 'x0': expected a row that depends on itself alone, got one that changes with the other rows of its call, "
+    "from node ReduceMean 'over_rows'"
+)
 LONG = {"samples": 1500, "steps": 1000, "solver": "euler", "seed": 3}
 """More than ten seconds on one replica."""
 
@@ -123,11 +127,14 @@ def lasting(client: Client, seconds: float, **parameters: Any) -> dict[str, Any]
 
 def test_the_ready_line_names_what_is_served_and_the_log_what_is_not(server: Server):
     assert server.models == [
-        "nan", "nearness", "rings", "rings.network", "stranger", "stranger.network", "stripes", "stripes.network"
+        "nan", "nearness", "rings", "rings.network", "stranger", "stranger.network", "stripes", "stripes.network",
+        "trusted", "trusted.network",
     ]  # fmt: skip
     warnings = [line for line in server.errors.read_text().splitlines() if line.startswith("warning: ")]
-    assert len(warnings) == 2
-    misfit, torn = warnings
+    assert len(warnings) == 3
+    misfit, mixing, torn = warnings
+    assert mixing.startswith("warning: model 'mixing' is not served: ")
+    assert mixing.endswith(f"mixing/1/model.onnx: {MIXES} (--trust mixing serves it all the same)")
     assert misfit.startswith("warning: model 'misfit' is not served: ")
     assert misfit.endswith("input 'x': the card says float32 [3, 4, 4], the graph float32 [1, 4, 4]")
     assert torn.startswith("warning: model 'torn' is not served: ")
@@ -141,7 +148,7 @@ def test_live_ready_and_metadata(server: Server, client: Client):
     assert client.is_server_ready()
     assert client.is_model_ready("rings")
     assert client.is_model_ready("rings.network")
-    for broken in ("torn", "misfit", "nothing"):
+    for broken in ("torn", "misfit", "mixing", "nothing"):
         assert not client.is_model_ready(broken)
     assert client.get_server_metadata().name == "tiltserve"
     rings = client.get_model_metadata("rings")
@@ -446,10 +453,29 @@ def test_a_strangers_network_is_served_by_its_card_alone(server: Server, client:
         assert infer(client, "stranger", **mode)[0]["samples"].tobytes() == steered["samples"].tobytes()
 
 
+def test_a_network_whose_rows_are_not_independent_is_refused_or_warned_of(client: Client):
+    status, text = refusal(lambda: infer(client, "mixing"))
+    assert status == "UNAVAILABLE"
+    assert text.endswith(f"mixing/1/model.onnx: {MIXES} (--trust mixing serves it all the same)")
+    assert refusal(lambda: infer(client, "mixing.network"))[0] == "NOT_FOUND"
+    said = f"network 'trusted' is served on trust: {MIXES}"
+    assert said in infer(client, "trusted", samples=2, steps=2)[1]["warnings"]
+    x = np.zeros((2, 2), F)
+    assert infer(client, "trusted.network", {"x": x, "t": x[:, 0]})[1]["warnings"] == said
+    density: dict[str, Any] = {
+        "reward": "log_density",
+        "reward_model": "trusted",
+        "reward_steps": 2,
+        "steering": "none",
+    }
+    assert said in infer(client, "rings", steps=2, **density)[1]["warnings"]
+    assert "on trust" not in infer(client, "rings")[1]["warnings"]
+
+
 @pytest.mark.parametrize(
     ("model", "inputs", "parameters", "status", "text"),
     [
-        ("ring", {}, {}, "NOT_FOUND", "unknown model 'ring', expected one of misfit, nan, nearness, rings, "),
+        ("ring", {}, {}, "NOT_FOUND", "unknown model 'ring', expected one of misfit, mixing, nan, nearness, rings, "),
         ("torn", {}, {}, "UNAVAILABLE", "model 'torn' is unavailable: /"),
         ("misfit", {}, {}, "UNAVAILABLE", "model 'misfit' is unavailable: /"),
         ("rings", {}, {"solver": "dpm"}, INVALID, "unknown solver 'dpm'"),
@@ -583,7 +609,7 @@ def test_models_as_json_and_as_a_table(server: Server):
     fleet = server.fleet()
     models = {model["name"]: model for model in fleet["models"]}
     assert {name for name, model in models.items() if model["state"] == "READY"} == set(server.models)
-    assert {name for name, model in models.items() if model["state"] == "UNAVAILABLE"} == {"torn", "misfit"}
+    assert {name for name, model in models.items() if model["state"] == "UNAVAILABLE"} == {"torn", "misfit", "mixing"}
     assert "the card says float32 [3, 4, 4]" in models["misfit"]["reason"]
     assert models["rings"] == {"name": "rings", "kind": "sampler", "versions": ["1"], "state": "READY", "reason": ""}
     assert len({replica["pid"] for replica in fleet["replicas"]}) == 2

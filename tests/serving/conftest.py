@@ -52,7 +52,9 @@ def one_torch_thread() -> None:
 def models(small_models: Path) -> dict[str, Model]:
     """The models of `small_models` by name, with the samplers' raw networks, as a replica holds them."""
     found: dict[str, Model] = {
-        folder.name: load(folder, lambda file: OrtNetwork(file, 1), lambda backend, _: measured(backend, 256))
+        folder.name: load(
+            folder, lambda file: OrtNetwork(file, 1), lambda backend, _, made_up: measured(backend, 256, made_up)
+        )
         for folder in scan(small_models)
     }
     for model in [each for each in found.values() if isinstance(each, Sampler)]:

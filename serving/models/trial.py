@@ -1,0 +1,82 @@
+"""A graph is tried before it is served: it is refused where its rows depend on each other, or served on trust."""
+
+import logging
+from collections.abc import Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field
+
+from protos.card import Range
+from serving.backends import Backend, LoadError
+from serving.backends.examination import Findings, find
+from serving.backends.made_up import MadeUp
+from serving.backends.triton import TritonNetwork
+from serving.models.folders import Folder
+
+_log = logging.getLogger(__name__)
+MOST = 256
+"""The most rows with which a graph is tried."""
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What came of it.
+
+    Attributes:
+        made_up: inputs that the graph accepts, None where none were found.
+        caution: what every answer that rests on the graph must say; empty for nothing.
+        left_out: outputs that must not be served.
+    """
+
+    made_up: MadeUp | None
+    caution: str
+    left_out: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Trials:
+    """How a model's graph is tried.
+
+    Attributes:
+        trusted: serve it even if its rows are not independent, with a warning in every answer.
+        known: what was found of graphs before, by their digest and outputs; what is found is added.
+    """
+
+    trusted: bool = False
+    known: MutableMapping[str, Findings] = field(default_factory=dict)
+
+    def run(
+        self, folder: Folder, backend: Backend, digest: str, ranges: Mapping[str, Range], needed: str | None
+    ) -> Tried:
+        """Try a graph.
+
+        Args:
+            digest: equal for equal graphs and cards.
+            ranges: of the graph's inputs by name, as far as they are known.
+            needed: the output that samples need; the others may be left out. None: all are needed.
+
+        Raises:
+            LoadError: its rows are not independent, or it draws noise.
+        """
+
+        def examined(outputs: Sequence[str]) -> Findings:
+            key = f"{digest} {' '.join(outputs)}"
+            if key not in self.known:
+                self.known[key] = find(folder.graph, backend, ranges, outputs, MOST)
+            return self.known[key]
+
+        served = [each.name for each in backend.outputs]
+        findings = examined(served if needed is None else [needed])
+        where = f"network {folder.name!r}" if isinstance(backend, TritonNetwork) else folder.graph
+        if findings.fault and not self.trusted:
+            raise LoadError(f"{where}: {findings.fault} (--trust {folder.name} serves it all the same)")
+        faults = dict[str, str]()
+        if needed is not None and not self.trusted:  # the others are the raw network's
+            faults = {name: fault for name in served if name != needed and (fault := examined([name]).fault)}
+        for name, fault in faults.items():
+            _log.warning("%s: output %r is not served: %s", where, name, fault)
+        return Tried(findings.made_up, _caution(folder.name, findings), frozenset(faults))
+
+
+def _caution(name: str, findings: Findings) -> str:
+    if findings.doubt:
+        return f"network {name!r}: {findings.doubt}"
+    return f"network {name!r} is served on trust: {findings.fault}" if findings.fault else ""

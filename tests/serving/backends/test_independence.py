@@ -1,0 +1,206 @@
+"""Whether a row depends on that row alone is tried when a graph is loaded, and the node at fault is named."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import Tensor, nn
+
+from serving.backends import Array, Backend
+from serving.backends.bound import BoundNetwork
+from serving.backends.examination import Findings, find
+from serving.backends.ort import OrtNetwork
+from serving.backends.session import open_session
+from serving.backends.torch import TorchNetwork
+from tests.serving.backends.graphs import FINE, FLOAT, MIXING, PLACED, RANDOM, X, graph, node, plus
+
+ALONE = "output 'y': expected a row that depends on itself alone, got one that changes with "
+
+
+def found(folder: Path, model: onnx.ModelProto, threads: int = 1) -> Findings:
+    """What is found of a graph without a card."""
+    file = folder / "model.onnx"
+    file.write_bytes(model.SerializeToString())
+    backend = OrtNetwork(file, threads)
+    return find(file, backend, {}, [each.name for each in backend.outputs], 256)
+
+
+@pytest.mark.parametrize("name", MIXING)
+def test_rows_that_change_with_other_rows(tmp_path: Path, name: str):
+    model, fault = MIXING[name]
+    assert found(tmp_path, model).fault == f"{ALONE}the other rows of its call, from node {fault}"
+
+
+@pytest.mark.parametrize("name", PLACED)
+def test_rows_that_change_with_their_number_or_place(tmp_path: Path, name: str):
+    model, fault = PLACED[name]
+    text = found(tmp_path, model).fault
+    assert text.startswith(f"{ALONE}its place or the number of rows of its call (")
+    assert text.endswith(f"), from node {fault}")
+
+
+@pytest.mark.parametrize("name", RANDOM)
+def test_noise(tmp_path: Path, name: str):
+    model, fault = RANDOM[name]
+    assert found(tmp_path, model).fault == f"expected equal answers to equal inputs, got noise from {fault}"
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("name", FINE)
+def test_what_only_looks_so(tmp_path: Path, name: str, threads: int):
+    findings = found(tmp_path, FINE[name], threads)
+    assert (findings.fault, findings.doubt) == ("", "")
+    assert findings.made_up is not None
+
+
+def test_more_rows_than_came(tmp_path: Path):
+    twice = graph([node("Concat", ["x", "x"], ["y"], name="twice", axis=0)], X, (("y", FLOAT, ["m", 4]),))
+    expected = (
+        "output 'y': expected as many rows as the inputs have, got shape [10, 4] for 5 rows, from node Concat 'twice'"
+    )
+    assert found(tmp_path, twice).fault == expected
+
+
+def test_a_number_of_rows_that_the_graph_was_written_for(tmp_path: Path):
+    """Its inputs and outputs say any number."""
+    four = np.array([-1, 4, 4], np.int64)
+    groups = graph(
+        [node("Reshape", ["x", "four"], ["r"]), node("Reshape", ["r", "rows"], ["y"])], four=four,
+        rows=np.array([-1, 4], np.int64),
+    )  # fmt: skip
+    text = found(tmp_path, groups).fault
+    assert text.startswith(
+        "expected to run on any number of rows, got calls of 3 rows refused and of 4 rows accepted: "
+    )
+
+
+def test_a_graph_that_accepts_nothing_is_in_doubt(tmp_path: Path):
+    """Such as one whose table has no row: it is served, as before, and every answer says so."""
+    empty = np.zeros((0, 4), np.float32)
+    model = graph([node("Gather", ["table", "label"], ["y"])], (("label", onnx.TensorProto.INT64, ["n"]),), table=empty)
+    findings = found(tmp_path, model)
+    assert findings.fault == ""
+    assert findings.doubt.startswith("whether its rows are independent could not be tried: ")
+
+
+@pytest.mark.parametrize("weight", [1e-2, 1e-3, 1e-5, 1e-12])
+@pytest.mark.parametrize("width", [1, 3, 64])
+def test_however_weak_a_mean_is(tmp_path: Path, weight: float, width: int):
+    model = plus(weight)
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[1].dim_value = width
+    assert found(tmp_path, model).fault.startswith(ALONE)
+
+
+class Shaky:
+    """A backend that gives each row another rounding with each call, as another server may."""
+
+    invariant = False
+    kind = "shaky"
+
+    def __init__(self, backend: Backend, share: float) -> None:
+        self._backend, self._share, self._rng = backend, share, np.random.default_rng(0)
+        self.inputs, self.outputs, self.sizes, self.close = (
+            backend.inputs, backend.outputs, backend.sizes, backend.close
+        )  # fmt: skip
+
+    def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
+        results = self._backend.run(feeds, outputs)
+        return [
+            (y.astype(np.float64) * (1 + self._share * self._rng.standard_normal(y.shape))).astype(y.dtype)
+            for y in results
+        ]
+
+
+@pytest.mark.parametrize(("weight", "fault"), [(None, False), (1e-3, True), (1.0, True)])
+def test_elsewhere_rounding_is_allowed_and_weak_means_are_not(tmp_path: Path, weight: float | None, fault: bool):
+    file = tmp_path / "model.onnx"
+    model = FINE["saturated logarithms"] if weight is None else plus(weight)
+    file.write_bytes(model.SerializeToString())
+    backend = Shaky(OrtNetwork(file, 1), 1e-5)
+    assert bool(find(file, backend, {}, ["y"], 256).fault) is fault
+
+
+@pytest.mark.parametrize("name", ["a weak mean", "a mean times nothing", "the row seven before"])
+def test_on_a_device_the_graph_is_tried_on_the_cpu_too(tmp_path: Path, name: str):
+    """There a row's bits can be compared, and indices made of NaN are noticed."""
+    model, fault = MIXING[name]
+    assert bound(tmp_path, model).fault == f"{ALONE}the other rows of its call, from node {fault}"
+
+
+@pytest.mark.parametrize("name", ["an index from a time", "a single class", "half precision"])
+def test_what_is_fine_is_fine_on_a_device(tmp_path: Path, name: str):
+    findings = bound(tmp_path, FINE[name])
+    assert (findings.fault, findings.doubt) == ("", "")
+
+
+def bound(folder: Path, model: onnx.ModelProto) -> Findings:
+    """What is found of a graph that runs on buffers, as on a GPU."""
+    file = folder / "model.onnx"
+    file.write_bytes(model.SerializeToString())
+    backend = BoundNetwork(
+        file, lambda: open_session(file, 1, ["CPUExecutionProvider"]), kind="bound", device="cpu", sizes=(2, 4, 8)
+    )
+    findings = find(file, backend, {}, ["y"], 8)
+    backend.close()
+    return findings
+
+
+class Mean(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x - x.mean(dim=0)
+
+
+class Norm(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(4, affine=False, track_running_stats=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(x)
+
+
+class Drop(nn.Module):
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.dropout(x, self.p, training=self.training)
+
+
+class Attention(nn.Module):
+    """Within a row."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = x[:, None, :, None]
+        return nn.functional.scaled_dot_product_attention(h, h, h)[:, 0, :, 0]
+
+
+@pytest.mark.parametrize(
+    ("module", "training", "expected"),
+    [
+        (Mean(), False, "output 'output': expected a row that depends on itself alone, got one that changes with "),
+        (Norm(), True, "output 'output': expected a row that depends on itself alone, got one that changes with "),
+        (
+            Drop(1e-9),
+            True,
+            "expected equal answers to equal inputs, got noise from node aten.dropout.default 'dropout'",
+        ),
+        (Drop(0.5), False, ""),
+        (Attention(), False, ""),
+        (nn.Linear(4, 4), False, ""),
+    ],
+)
+def test_programs_of_torch(tmp_path: Path, module: nn.Module, training: bool, expected: str):
+    program = torch.export.export(
+        module.train(training), (torch.randn(3, 4),), dynamic_shapes=({0: torch.export.Dim("n", min=2, max=512)},)
+    )
+    torch.export.save(program, tmp_path / "model.pt2")
+    backend = TorchNetwork.load(tmp_path / "model.pt2")
+    text = find(tmp_path / "model.pt2", backend, {}, ["output"], 256).fault
+    assert text.startswith(expected)
+    assert bool(text) is bool(expected)
