@@ -19,6 +19,8 @@ from serving.backends.torch import TorchNetwork
 from serving.backends.triton import TritonNetwork
 
 _log = logging.getLogger(__name__)
+SPOILING = ("node Resize ", "node Upsample ")
+"""ONNX Runtime multiplies rows of their neighbours by 0 where they have three axes and interpolate along the last."""
 MOST = 256
 """The most rows of a call on the CPU."""
 
@@ -50,6 +52,8 @@ def find(file: Path, backend: Backend, ranges: Mapping[str, Range], outputs: Seq
     Raises:
         OutOfMemoryError, UnavailableError: as `Backend.run`.
     """
+    if not backend.inputs or not outputs:
+        return Findings()
     marks = _marks(file, backend)
     if marks.random:
         return Findings(fault=f"expected equal answers to equal inputs, got noise from {_listed(marks.random)}")
@@ -91,6 +95,10 @@ def _told(file: Path, backend: Backend, found: Fault, made_up: MadeUp) -> Findin
     else:
         text = f"output {found.output!r}: expected a row that depends on itself alone, got {found.text}"
     name = "" if isinstance(backend, TorchNetwork | TritonNetwork) else _node(file, found, made_up)
+    if not found.finite and name.startswith(SPOILING):
+        return Findings(
+            doubt=f"a row becomes NaN where another row of its call is not finite, from {name}", made_up=made_up
+        )
     return Findings(fault=f"{text}, from {name}" if name else text, made_up=made_up)
 
 
@@ -110,7 +118,7 @@ def _node(file: Path, fault: Fault, made_up: MadeUp) -> str:
         if fault.kind == "size":
             return inspector.first([first, second], lambda values, _: moved(values, first, second))
         for wrong in (nodes.mixed, nodes.misplaced):
-            for other in (made_up.others(first, 0), _nothing(first)):
+            for other in (made_up.others(first, 0), _all(first, np.nan), _all(first, np.inf)):
                 if name := inspector.first(_one_by_one(first, other, made_up.varying), wrong):
                     return name
         return inspector.maker(fault.output) if fault.kind == "rows" else ""
@@ -126,8 +134,8 @@ def _one_by_one(feeds: Feeds, other: Feeds, names: Collection[str]) -> list[Feed
     return [feeds, *(exchanged(feeds, other, [k == row for k in range(rows)]) for row in range(rows))]
 
 
-def _nothing(feeds: Feeds) -> Feeds:
-    return {name: np.full_like(value, np.nan) if value.dtype.kind == "f" else value for name, value in feeds.items()}
+def _all(feeds: Feeds, number: float) -> Feeds:
+    return {name: np.full_like(value, number) if value.dtype.kind == "f" else value for name, value in feeds.items()}
 
 
 def _listed(texts: Sequence[str]) -> str:

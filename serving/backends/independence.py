@@ -15,7 +15,7 @@ What rounding does is told apart from that:
 
 import itertools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -30,6 +30,10 @@ ROWS, MORE = 5, 17
 """Rows of most calls, and of some if they are cheap."""
 CHEAP_S = 0.25
 """Seconds within which calls of more rows are tried."""
+AGAIN_S, MOST_DRAWS = 0.05, 8
+"""Seconds within which other rows are exchanged for others once more, and how often at most."""
+SLOW_S = 0.2
+"""Seconds of a row from which on as few rows as possible are run."""
 EPSILON = 2.0**-23
 SAME, SAME_ELSEWHERE = 16 * EPSILON, 1e-3
 """Differences that count at one number of rows, as shares of the row: of backends whose rounding is known, and others,
@@ -54,12 +58,14 @@ class Fault:
     Attributes:
         text: what came, on one line.
         feeds: two calls that differ: one again, the same with other neighbours, or the same rows among more.
+        finite: whether it shows among finite values.
     """
 
     kind: Kind
     output: str
     text: str
     feeds: tuple[Feeds, Feeds]
+    finite: bool = True
 
 
 def examine(
@@ -99,19 +105,30 @@ class _Trial:
     def run(self) -> None:
         """Raises _FoundError at the first fault."""
         most = self._sizes[-1]
-        rows = min(ROWS, most)
-        feeds, expected = self._accepted(rows)
+        feeds, expected = self._accepted(min(FEW, most))
         start = time.perf_counter()
         again = self._call(feeds, feeds)
-        row_s = (time.perf_counter() - start) / rows
-        self._compare("again", again, expected, range(rows), feeds, feeds)
-        self._neighbours(feeds, expected, [[bool(i >> k & 1) for i in range(rows)] for k in range(3)])
-        self._extremes(feeds, expected)
+        row_s = (time.perf_counter() - start) / len(again[0])
+        self._compare("again", again, expected, range(len(again[0])), feeds, feeds)
+        slow = row_s > SLOW_S
+        if not slow and most > FEW:
+            feeds, expected = self._accepted(min(ROWS, most))
+        rows = len(expected[0])
+        masks = [[bool(i >> k & 1) for i in range(rows)] for k in range((rows - 1).bit_length())]
+        end = time.perf_counter() + AGAIN_S
+        for draw in range(MOST_DRAWS):
+            if draw and time.perf_counter() > end:
+                break
+            self._neighbours(feeds, expected, masks)
+        self._extremes(feeds, expected, (_infinite,) if slow else (_huge, _infinite))
         numbers = [1, 2, 3]
-        for more in {MORE, most}:
+        for more in sorted({MORE, most}):
             if ROWS < more <= most and 3 * more * row_s < CHEAP_S:
                 many = take(feeds, np.arange(more) % rows)
-                self._neighbours(many, self._call(many, feeds), [list(self._rng.random(more) < 0.5)])
+                try:
+                    self._neighbours(many, self._call(many, feeds), [list(self._rng.random(more) < 0.5)])
+                except OutOfMemoryError:
+                    break
                 numbers.append(more)
         self._sizes_and_places(feeds, expected, [each for each in numbers if each <= most])
 
@@ -143,7 +160,7 @@ class _Trial:
             self._compare("neighbours", got, expected, [i for i in range(rows) if not mask[i]], feeds, mixed)
             self._compare("neighbours", got, there, [i for i in range(rows) if mask[i]], other, mixed)
 
-    def _extremes(self, feeds: Feeds, expected: Sequence[Array]) -> None:
+    def _extremes(self, feeds: Feeds, expected: Sequence[Array], extremes: Sequence[Callable[[Array], Array]]) -> None:
         """Put NaN and infinities, and huge numbers, into every other row: the rest must not change."""
         rows = len(next(iter(feeds.values())))
         least = 2 if self._gently else 1  # times have one axis
@@ -153,7 +170,7 @@ class _Trial:
         ]
         if not floats:
             return
-        for extreme in (_huge,) if self._gently else (_infinite, _huge):
+        for extreme in (_huge,) if self._gently else extremes:  # huge first: what is found so is so for finite rows
             for names in (floats, *([name] for name in floats if len(floats) > 1)):
                 refused = False
                 for first in (0, 1):
@@ -164,7 +181,8 @@ class _Trial:
                         refused = True  # such as an index made from NaN
                         continue
                     rest = [i for i in range(rows) if not mask[i]]
-                    self._compare("neighbours", self._checked(found, mixed, feeds), expected, rest, feeds, mixed)
+                    got = self._checked(found, mixed, feeds)
+                    self._compare("neighbours", got, expected, rest, feeds, mixed, finite=extreme is _huge)
                 if not refused:
                     break
 
@@ -238,6 +256,8 @@ class _Trial:
         rows: Sequence[int],
         feeds: Feeds,
         other: Feeds,
+        *,
+        finite: bool = True,
     ) -> None:
         """Raises _FoundError where rows of one call differ from the same rows of another of equal size."""
         at = np.array(list(rows), np.int64)
@@ -246,7 +266,7 @@ class _Trial:
         off = self._limits(self._same, 0.0, expected, feeds, [each[at] for each in got], at)
         for name, each in zip(self._outputs, off, strict=True):
             if each.any():
-                raise _FoundError(Fault(kind, name, _TEXTS[kind], (feeds, other)))
+                raise _FoundError(Fault(kind, name, _TEXTS[kind], (feeds, other), finite))
 
     def _call(self, feeds: Feeds, before: Feeds) -> list[Array]:
         """The outputs of a call that must not fail, since its rows are accepted in others."""
@@ -323,7 +343,8 @@ def _infinite(values: Array) -> Array:
 
 
 def _huge(values: Array) -> Array:
-    return (values.astype(np.float64) * HUGE).astype(values.dtype)
+    with np.errstate(over="ignore"):  # infinite is huge too
+        return (values.astype(np.float64) * HUGE).astype(values.dtype)
 
 
 def _difference(got: Array, expected: Array) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -1,5 +1,6 @@
 """Which node of an ONNX graph is at fault: those that draw noise, by name, and those that mix rows, by trying them."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,15 +68,18 @@ def _needed(
             found.append(node)
     for node in reversed(found):
         yield node, constants
-        for inner in _inside(node):
+        for inner in _inside(node, constants):
             yield from _needed(inner, functions, constants)
         if (function := functions.get((node.domain, node.op_type))) is not None:
             yield from _needed(function, functions, {})
 
 
-def _inside(node: onnx.NodeProto) -> list[onnx.GraphProto]:
-    """The branches and bodies of a node."""
-    return [graph for each in node.attribute for graph in ([each.g] if each.HasField("g") else each.graphs)]
+def _inside(node: onnx.NodeProto, constants: Mapping[str, Array] | None = None) -> list[onnx.GraphProto]:
+    """The branches and bodies of a node; only the branch that is taken, where a constant says so."""
+    found = {each.name: [each.g] if each.HasField("g") else [*each.graphs] for each in node.attribute}
+    if node.op_type == "If" and (taken := (constants or {}).get(node.input[0])) is not None:
+        return found["then_branch" if bool(taken.any()) else "else_branch"]
+    return [graph for graphs in found.values() for graph in graphs]
 
 
 def _reads(node: onnx.NodeProto) -> Iterator[str]:
@@ -88,19 +92,19 @@ def _reads(node: onnx.NodeProto) -> Iterator[str]:
 
 
 def _constants(graph: Graph) -> dict[str, Array]:
-    """Small constants by name."""
+    """Constants of one number by name."""
     found = {}
+    tensors = {} if isinstance(graph, onnx.FunctionProto) else {each.name: each for each in graph.initializer}
     for node in graph.node:
         if node.op_type == "Constant":
             for each in node.attribute:
-                if each.name == "value" and each.t.data_location != onnx.TensorProto.EXTERNAL:
-                    found[node.output[0]] = numpy_helper.to_array(each.t)
+                if each.name == "value":
+                    tensors[node.output[0]] = each.t
                 elif each.name in ("value_float", "value_int"):
                     found[node.output[0]] = np.asarray(onnx.helper.get_attribute_value(each))
-    if isinstance(graph, onnx.GraphProto):
-        for tensor in graph.initializer:
-            if not tensor.dims and tensor.data_location != onnx.TensorProto.EXTERNAL:
-                found[tensor.name] = numpy_helper.to_array(tensor)
+    for name, tensor in tensors.items():
+        if math.prod(tensor.dims) == 1 and tensor.data_location != onnx.TensorProto.EXTERNAL:
+            found[name] = numpy_helper.to_array(tensor)
     return found
 
 

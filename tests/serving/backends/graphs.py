@@ -287,6 +287,12 @@ FINE: dict[str, onnx.ModelProto] = {
     "noise that nothing uses": graph(
         [node("RandomNormalLike", ["x"], ["z"]), node("Add", ["x", "x"], ["y"])],
     ),
+    "noise in a branch that is not taken": graph(
+        [
+            node("Constant", [], ["no"], value=numpy_helper.from_array(np.array(False))),
+            node("If", ["no"], ["y"], then_branch=_branch("RandomNormalLike"), else_branch=_branch("Neg")),
+        ]
+    ),
     "a dropout that drops nothing": graph(
         [node("Dropout", ["x", "none", "yes"], ["y"])], none=0.0, yes=np.array(True)
     ),

@@ -15,6 +15,7 @@ from serving.backends.examination import Findings, find
 from serving.backends.ort import OrtNetwork
 from serving.backends.session import open_session
 from serving.backends.torch import TorchNetwork
+from tests import networks
 from tests.serving.backends.graphs import FINE, FLOAT, MIXING, PLACED, RANDOM, X, graph, node, plus
 
 ALONE = "output 'y': expected a row that depends on itself alone, got one that changes with "
@@ -59,7 +60,7 @@ def test_what_only_looks_so(tmp_path: Path, name: str, threads: int):
 def test_more_rows_than_came(tmp_path: Path):
     twice = graph([node("Concat", ["x", "x"], ["y"], name="twice", axis=0)], X, (("y", FLOAT, ["m", 4]),))
     expected = (
-        "output 'y': expected as many rows as the inputs have, got shape [10, 4] for 5 rows, from node Concat 'twice'"
+        "output 'y': expected as many rows as the inputs have, got shape [6, 4] for 3 rows, from node Concat 'twice'"
     )
     assert found(tmp_path, twice).fault == expected
 
@@ -84,6 +85,28 @@ def test_a_graph_that_accepts_nothing_is_in_doubt(tmp_path: Path):
     findings = found(tmp_path, model)
     assert findings.fault == ""
     assert findings.doubt.startswith("whether its rows are independent could not be tried: ")
+
+
+def test_a_kernel_that_multiplies_other_rows_by_zero_is_warned_of(tmp_path: Path):
+    """Interpolation along an axis, as torch exports it: right for all finite numbers."""
+    double = graph(
+        [node("Resize", ["x", "", "scales"], ["y"], name="double", mode="linear")],
+        (("x", FLOAT, ["n", 1, 4]),), (("y", FLOAT, ["n", 1, 8]),), scales=np.array([1, 1, 2], np.float32),
+    )  # fmt: skip
+    findings = found(tmp_path, double)
+    assert (findings.fault, findings.doubt) == (
+        "", "a row becomes NaN where another row of its call is not finite, from node Resize 'double'"
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("location", ["w.bin", "deep/w.bin"])
+def test_the_node_is_named_where_weights_lie_in_other_files(tmp_path: Path, location: str):
+    model = plus(1.0)
+    (weight,) = (each for each in model.graph.initializer if each.name == "w")
+    weight.CopyFrom(networks.elsewhere("w", np.ones(1, np.float32), location))
+    (tmp_path / location).parent.mkdir(exist_ok=True)
+    (tmp_path / location).write_bytes(np.ones(1, np.float32).tobytes())
+    assert found(tmp_path, model).fault.endswith("from node ReduceMean 'mean'")
 
 
 @pytest.mark.parametrize("weight", [1e-2, 1e-3, 1e-5, 1e-12])
