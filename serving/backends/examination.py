@@ -21,8 +21,6 @@ from serving.backends.triton import TritonNetwork
 _log = logging.getLogger(__name__)
 SPOILING = ("node Resize ", "node Upsample ")
 """ONNX Runtime multiplies rows of their neighbours by 0 where they have three axes and interpolate along the last."""
-MOST = 256
-"""The most rows of a call on the CPU."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +61,8 @@ def find(file: Path, backend: Backend, ranges: Mapping[str, Range], outputs: Seq
             # where indices out of bounds are noticed, and rows can be compared bit by bit
             with contextlib.closing(plain):
                 rowwise = per_row(plain)
-                made_up = MadeUp.accepted(rowwise, ranges, MOST)
-                found = examine(rowwise, made_up, outputs, MOST)
+                made_up = MadeUp.accepted(rowwise, ranges, most)
+                found = examine(rowwise, made_up, outputs, most)
             if found is not None:
                 return _told(file, plain, found, made_up)
         rowwise = per_row(backend)

@@ -178,7 +178,7 @@ class LoadedModels:
 
     def _load(self, name: str) -> int:
         """Bring a model into memory, as it was if it was there before; its bytes. Runs on a thread."""
-        trials = Trials(trusted=name in self._trust, known=self._findings)
+        trials = Trials(self._open.most, trusted=name in self._trust, known=self._findings)
         model = load(self._by_name[name], self._open, self._measure, trials)
         if (kept := self._kept.get(name)) is not None:
             if not kept.fits(model):

@@ -13,7 +13,7 @@ from serving.models.folders import Folder
 
 _log = logging.getLogger(__name__)
 MOST = 256
-"""The most rows with which a graph is tried."""
+"""The most rows of a call, where nothing else is said."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,12 @@ class Trials:
     """How a model's graph is tried.
 
     Attributes:
+        most: the most rows of a call.
         trusted: serve it even if its rows are not independent, with a warning in every answer.
         known: what was found of graphs before, by their digest and outputs; what is found is added.
     """
 
+    most: int = MOST
     trusted: bool = False
     known: MutableMapping[str, Findings] = field(default_factory=dict)
 
@@ -60,7 +62,7 @@ class Trials:
         def examined(outputs: Sequence[str]) -> Findings:
             key = f"{digest} {' '.join(outputs)}"
             if key not in self.known:
-                self.known[key] = find(folder.graph, backend, ranges, outputs, MOST)
+                self.known[key] = find(folder.graph, backend, ranges, outputs, self.most)
             return self.known[key]
 
         served = [each.name for each in backend.outputs]
@@ -71,9 +73,11 @@ class Trials:
         faults = dict[str, str]()
         if needed is not None and not self.trusted:  # the others are the raw network's
             faults = {name: fault for name in served if name != needed and (fault := examined([name]).fault)}
+        if caution := _caution(folder.name, findings):
+            _log.warning("%s", caution)
         for name, fault in faults.items():
             _log.warning("%s: output %r is not served: %s", where, name, fault)
-        return Tried(findings.made_up, _caution(folder.name, findings), frozenset(faults))
+        return Tried(findings.made_up, caution, frozenset(faults))
 
 
 def _caution(name: str, findings: Findings) -> str:

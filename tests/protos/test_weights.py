@@ -92,6 +92,16 @@ def test_weights_that_cannot_be_found_are_named_in_one_line(tmp_path: Path, loca
     assert "\n" not in str(caught.value)
 
 
+def test_a_link_stands_for_the_file_it_leads_to(tmp_path: Path):
+    """As in a cache of downloads, or a mounted volume."""
+    file = graph(tmp_path, "w.bin")
+    put(tmp_path / "blobs" / "w", b"w")
+    (file.parent / "w.bin").symlink_to(tmp_path / "blobs" / "w")
+    before = graph_sha256(file)
+    put(tmp_path / "blobs" / "w", b"v")
+    assert graph_sha256(file) != before
+
+
 def test_a_file_that_is_no_graph(tmp_path: Path):
     file = put(tmp_path / "model.onnx", b"not a graph")
     with pytest.raises(weights.WeightsError, match="expected a complete ONNX graph, got: "):
