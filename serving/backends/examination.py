@@ -52,7 +52,7 @@ def find(file: Path, backend: Backend, ranges: Mapping[str, Range], outputs: Seq
     """
     if not backend.inputs or not outputs:
         return Findings()
-    marks = _marks(file, backend)
+    marks = _marks(file, backend, outputs)
     if marks.random:
         return Findings(fault=f"expected equal answers to equal inputs, got noise from {_listed(marks.random)}")
     made_up = None
@@ -100,10 +100,10 @@ def _told(file: Path, backend: Backend, found: Fault, made_up: MadeUp) -> Findin
     return Findings(fault=f"{text}, from {name}" if name else text, made_up=made_up)
 
 
-def _marks(file: Path, backend: Backend) -> nodes.Marked:
+def _marks(file: Path, backend: Backend, outputs: Sequence[str]) -> nodes.Marked:
     if isinstance(backend, TorchNetwork):
         return nodes.Marked(backend.random, ())
-    return nodes.Marked((), ()) if isinstance(backend, TritonNetwork) else nodes.marked(file)
+    return nodes.Marked((), ()) if isinstance(backend, TritonNetwork) else nodes.marked(file, outputs)
 
 
 def _node(file: Path, fault: Fault, made_up: MadeUp) -> str:

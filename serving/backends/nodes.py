@@ -35,13 +35,13 @@ class Marked:
     training: tuple[str, ...]
 
 
-def marked(file: Path) -> Marked:
-    """The nodes of a graph's file whose answers cannot be those of one row."""
+def marked(file: Path, outputs: Sequence[str]) -> Marked:
+    """The nodes of a graph's file whose answers cannot be those of one row, as far as these outputs need them."""
     model = onnx.load(file, load_external_data=False)
     functions = {(each.domain, each.name): each for each in model.functions}
     version = next((each.version for each in model.opset_import if each.domain in ("", "ai.onnx")), 1)
     random, training = [], []
-    for node, constants in _needed(model.graph, functions, {}):
+    for node, constants in _needed(model.graph, functions, {}, outputs):
         if node.op_type in RANDOM or (node.op_type == "Dropout" and _drops(node, constants, version)):
             random.append(text(node))
         elif _trains(node):
@@ -56,11 +56,15 @@ def text(node: onnx.NodeProto) -> str:
 
 
 def _needed(
-    graph: Graph, functions: Mapping[tuple[str, str], onnx.FunctionProto], outer: Mapping[str, Array]
+    graph: Graph,
+    functions: Mapping[tuple[str, str], onnx.FunctionProto],
+    outer: Mapping[str, Array],
+    outputs: Sequence[str] | None = None,
 ) -> Iterator[tuple[onnx.NodeProto, Mapping[str, Array]]]:
-    """Nodes that an output depends on, those inside of others too, with the constants that they can see."""
+    """Nodes that these outputs (None: all) depend on, those inside of others too, with the constants that they see."""
     constants = {**outer, **_constants(graph)}
-    outputs = graph.output if isinstance(graph, onnx.FunctionProto) else [each.name for each in graph.output]
+    if outputs is None:
+        outputs = graph.output if isinstance(graph, onnx.FunctionProto) else [each.name for each in graph.output]
     wanted, found = set(outputs), []
     for node in reversed(graph.node):
         if wanted & {*node.output}:

@@ -66,13 +66,13 @@ class Trials:
             return self.known[key]
 
         served = [each.name for each in backend.outputs]
-        findings = examined(served if needed is None else [needed])
+        findings, faults = examined(served), dict[str, str]()
+        if findings.fault and not self.trusted and needed is not None and len(served) > 1:
+            findings = examined([needed])  # the others are the raw network's
+            faults = {name: fault for name in served if name != needed and (fault := examined([name]).fault)}
         where = f"network {folder.name!r}" if isinstance(backend, TritonNetwork) else folder.graph
         if findings.fault and not self.trusted:
             raise LoadError(f"{where}: {findings.fault} (--trust {folder.name} serves it all the same)")
-        faults = dict[str, str]()
-        if needed is not None and not self.trusted:  # the others are the raw network's
-            faults = {name: fault for name in served if name != needed and (fault := examined([name]).fault)}
         if caution := _caution(folder.name, findings):
             _log.warning("%s", caution)
         for name, fault in faults.items():
