@@ -116,7 +116,7 @@ class _Trial:
         rows = len(expected[0])
         masks = [[bool(i >> k & 1) for i in range(rows)] for k in range((rows - 1).bit_length())]
         end = time.perf_counter() + AGAIN_S
-        for draw in range(MOST_DRAWS):
+        for draw in range(MOST_DRAWS if rows > 1 else 0):
             if draw and time.perf_counter() > end:
                 break
             self._neighbours(feeds, expected, masks)
@@ -138,11 +138,12 @@ class _Trial:
             feeds = self._made_up.draw(rows, next(self._seeds))
             if (found := self._outcome(feeds)) is not None:
                 return feeds, self._checked(found, feeds, feeds)
-        alone = (self._outcome(take(feeds, np.full(FEW, row))) for row in range(rows))
+        few = min(FEW, rows)
+        alone = (self._outcome(take(feeds, np.full(few, row))) for row in range(rows))
         if any(each is None for each in alone):
             raise RefusedError(RuntimeError("some values are refused"), None)
-        text = f"a call of {rows} rows that fails, though its rows run in calls of {FEW}"
-        raise _FoundError(Fault("size", self._outputs[0], text, (take(feeds, np.arange(FEW)), feeds)))
+        text = f"a call of {rows} rows that fails, though its rows run in calls of {few}"
+        raise _FoundError(Fault("size", self._outputs[0], text, (take(feeds, np.arange(few)), feeds)))
 
     def _neighbours(self, feeds: Feeds, expected: Sequence[Array], masks: Sequence[Sequence[bool]]) -> None:
         """Exchange the rows of each mask: neither these nor the others may change but by that."""

@@ -221,8 +221,8 @@ class LoadedModels:
 
     def _file_bytes(self, name: str) -> int:
         """The estimated size of a model that was never loaded."""
-        folder = self._by_name[name]
-        return sum(file.stat().st_size for file in (*folder.files, *folder.others, folder.bank) if file.is_file())
+        files = self._by_name[name].graph.parent.rglob("*")  # the graph is not read for that
+        return sum(file.stat().st_size for file in files if file.is_file())
 
     def _measured(self, model: Model) -> int:
         """The bytes of a model in memory, which the metrics show too."""

@@ -13,7 +13,9 @@ from onnx import TensorProto, helper
 from tritonclient.utils import InferenceServerException
 
 from deploy.client import inferred, tensors
+from serving.backends import LoadError
 from serving.backends.ort import OrtNetwork
+from serving.backends.triton import TritonNetwork
 from serving.models.model import Sampler
 from serving.models.repository import load, scan
 from serving.models.trial import Trials
@@ -85,6 +87,26 @@ def test_what_rests_on_such_a_reward_says_so(live: Live):
     }
     assert warned(live, "rings", samples=1, steps=2, **density) == [ON_TRUST]
     assert warned(live, "coin", {"x": np.zeros((2, 2), np.float32)}) == [NOISE_ON_TRUST]
+
+
+def test_a_network_on_another_server_is_tried_too(live: Live, tmp_path: Path):
+    """Within what rounding may do there, and without its node, which is there."""
+    networks.write_mixing(tmp_path / "far")
+    (tmp_path / "far" / "1" / "model.onnx").unlink()
+    (folder,) = scan(tmp_path)
+
+    def open_far(model: str) -> Sampler:
+        loaded = load(folder, lambda _: TritonNetwork("far", live.address, model))
+        assert isinstance(loaded, Sampler)
+        return loaded
+
+    with pytest.raises(LoadError) as caught:
+        open_far("trusted.network")
+    text = (
+        "output 'x0': expected a row that depends on itself alone, got one that changes with the other rows of its call"
+    )
+    assert str(caught.value) == f"network 'far': {text} (--trust far serves it all the same)"
+    assert open_far("rings.network").network.caution == ""
 
 
 def test_others_say_nothing(live: Live):

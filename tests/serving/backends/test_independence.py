@@ -87,6 +87,15 @@ def test_a_graph_that_accepts_nothing_is_in_doubt(tmp_path: Path):
     assert findings.doubt.startswith("whether its rows are independent could not be tried: ")
 
 
+@pytest.mark.parametrize(("most", "fault"), [(1, False), (2, True), (3, True), (4, True), (4096, True)])
+def test_calls_of_few_rows_and_of_many(tmp_path: Path, most: int, fault: bool):
+    """Where every call has one row, there are no others."""
+    file = tmp_path / "model.onnx"
+    for model, expected in ((plus(1e-3), fault), (FINE["digits on an edge"], False)):
+        file.write_bytes(model.SerializeToString())
+        assert bool(find(file, OrtNetwork(file, 1), {}, ["y"], most).fault) is expected
+
+
 def test_a_kernel_that_multiplies_other_rows_by_zero_is_warned_of(tmp_path: Path):
     """Interpolation along an axis, as torch exports it: right for all finite numbers."""
     double = graph(
