@@ -16,8 +16,9 @@ from serving.backends.ort import OrtNetwork
 from serving.backends.session import open_session
 from serving.backends.torch import TorchNetwork
 from tests import networks
-from tests.serving.backends.graphs import FINE, FLOAT, MIXING, PLACED, RANDOM, X, graph, node, plus
+from tests.serving.backends.graphs import COUNT, FINE, FLOAT, MIXING, PLACED, RANDOM, ZERO, Values, X, graph, node, plus
 
+SCALES = np.array([1, 1, 2], np.float32)
 ALONE = "output 'y': expected a row that depends on itself alone, got one that changes with "
 
 
@@ -100,12 +101,20 @@ def test_a_kernel_that_multiplies_other_rows_by_zero_is_warned_of(tmp_path: Path
     """Interpolation along an axis, as torch exports it: right for all finite numbers."""
     double = graph(
         [node("Resize", ["x", "", "scales"], ["y"], name="double", mode="linear")],
-        (("x", FLOAT, ["n", 1, 4]),), (("y", FLOAT, ["n", 1, 8]),), scales=np.array([1, 1, 2], np.float32),
+        (("x", FLOAT, ["n", 1, 4]),), (("y", FLOAT, ["n", 1, 8]),), scales=SCALES,
     )  # fmt: skip
     findings = found(tmp_path, double)
     assert (findings.fault, findings.doubt) == (
         "", "a row becomes NaN where another row of its call is not finite, from node Resize 'double'"
     )  # fmt: skip
+
+
+def test_such_a_kernel_does_not_hide_what_else_is_wrong(tmp_path: Path):
+    shape: Values = (("x", FLOAT, ["n", 1, 4]),)
+    double = node("Resize", ["x", "", "scales"], ["d"], name="double", mode="linear")
+    counted = [*COUNT, node("Mul", ["d", "kf"], ["y"], name="times")]
+    model = graph([double, *counted], shape, (("y", FLOAT, ["n", 1, 8]),), scales=SCALES, zero=ZERO)
+    assert found(tmp_path, model).fault.endswith("from node Mul 'times'")
 
 
 @pytest.mark.parametrize("location", ["w.bin", "deep/w.bin"])
