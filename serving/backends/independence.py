@@ -210,7 +210,7 @@ class _Trial:
                 return
         for (number, name), (off, call) in lasting.items():
             if off.any():
-                text = f"one that changes with its place or the number of rows of its call ({number} after {rows})"
+                text = f"one that changes with its place in a call, or between calls of {rows} and of {number} rows"
                 raise _FoundError(Fault("size", name, text, (feeds, call)))
 
     def _limits(

@@ -17,6 +17,7 @@ from serving.backends import LoadError
 from serving.backends.ort import OrtNetwork
 from serving.backends.triton import TritonNetwork
 from serving.models.model import Sampler
+from serving.models.offline import open_sampler
 from serving.models.repository import load, scan
 from serving.models.trial import Trials
 from tests import networks
@@ -107,6 +108,13 @@ def test_a_network_on_another_server_is_tried_too(live: Live, tmp_path: Path):
     )
     assert str(caught.value) == f"network 'far': {text} (--trust far serves it all the same)"
     assert open_far("rings.network").network.caution == ""
+
+
+def test_commands_that_run_a_network_themselves_refuse_and_trust_alike(tmp_path: Path):
+    networks.write_mixing(tmp_path / "mixing")
+    with pytest.raises(LoadError, match=r"from node ReduceMean 'over_rows' \(--trust mixing serves it all the same\)"):
+        open_sampler(tmp_path, "mixing")
+    assert MIXES in open_sampler(tmp_path, "mixing", trust=("mixing",)).network.caution
 
 
 def test_others_say_nothing(live: Live):

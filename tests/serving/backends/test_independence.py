@@ -40,8 +40,8 @@ def test_rows_that_change_with_other_rows(tmp_path: Path, name: str):
 def test_rows_that_change_with_their_number_or_place(tmp_path: Path, name: str):
     model, fault = PLACED[name]
     text = found(tmp_path, model).fault
-    assert text.startswith(f"{ALONE}its place or the number of rows of its call (")
-    assert text.endswith(f"), from node {fault}")
+    assert text.startswith(f"{ALONE}its place in a call, or between calls of 5 and of ")
+    assert text.endswith(f" rows, from node {fault}")
 
 
 @pytest.mark.parametrize("name", RANDOM)
