@@ -305,9 +305,13 @@ def test_guidance_doubles_the_rows(models: dict[str, Model]):
 
 def test_conditions_of_a_card_come_before_inputs_of_the_same_name(tmp_path: Path):
     """A network may be told a mask or a grid of its own, which are then no inpainting and no nodes."""
-    told: dict[str, list[str | int]] = {"grid": ["n"], "mask": ["n"], "null_mask": ["n"]}
-    graph = {"x": (TensorProto.FLOAT, ["n", 2]), "t": (TensorProto.FLOAT, ["n"])}
-    networks.write_scale(tmp_path / "told", {**graph, **{name: (TensorProto.INT64, row) for name, row in told.items()}})
+    told = ("grid", "mask", "null_mask")
+    graph: dict[str, tuple[int, list[str | int]]] = {
+        "x": (TensorProto.FLOAT, ["n", 2]),
+        "t": (TensorProto.FLOAT, ["n"]),
+        **{name: (TensorProto.INT64, ["n"]) for name in told},
+    }
+    networks.write_scale(tmp_path / "told", graph)
     label = {"dtype": "int64", "null": 0}
     card = networks.RINGS.model_dump(mode="json", exclude_none=True) | {"name": "told", "output": "output"}
     (tmp_path / "told" / "card.yaml").write_text(yaml.safe_dump(card | {"conditions": dict.fromkeys(told, label)}))
