@@ -24,7 +24,8 @@ from torch import Tensor
 import steering
 from serving.models.offline import open_sampler, solve
 from steering.plans import grids
-from steering.plans.plan import End, compile_plan, deterministic
+from steering.plans.compile import compile_plan, deterministic
+from steering.plans.plan import End
 from steering.problems import GaussianMixture
 from steering.sampling.sampler import evaluate
 from steering.search import search

@@ -23,7 +23,8 @@ from steering.methods.smc import Smc
 from steering.numerics.noise import Noise
 from steering.paths import Path
 from steering.plans import grids, limits, middle, predictions, units
-from steering.plans.plan import End, Plan, Solver, compile_plan
+from steering.plans.compile import compile_plan
+from steering.plans.plan import End, Plan, Solver
 from steering.plans.program import Program
 from steering.posteriors.calibration import Calibration, Uncalibrated, calibrate
 from steering.sampling.rows import Rows

@@ -26,7 +26,8 @@ from steering.methods.gradients import pullback
 from steering.numerics.noise import Draw, Noise
 from steering.numerics.weights import softmax
 from steering.paths import vp_linear
-from steering.plans.plan import Plan, Stage, compile_plan
+from steering.plans.compile import compile_plan
+from steering.plans.plan import Plan, Stage
 from steering.sampling.rows import Rows
 from steering.sampling.sampler import Drawing, Problem, Start, guided
 from steering.solvers import SOLVERS

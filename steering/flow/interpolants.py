@@ -25,7 +25,7 @@ from torch import Tensor
 
 from steering.errors import PlanError, choose
 from steering.numerics.noise import Draw, Noise
-from steering.plans.plan import MAX_STEPS
+from steering.plans.compile import MAX_STEPS
 from steering.sampling.rows import Condition, Rows
 from steering.sampling.sampler import checked
 

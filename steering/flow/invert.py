@@ -17,7 +17,8 @@ from torch import Tensor
 
 from steering.errors import PlanError
 from steering.numerics.noise import Noise
-from steering.plans.plan import Plan, compile_plan, deterministic
+from steering.plans.compile import compile_plan, deterministic
+from steering.plans.plan import Plan
 from steering.sampling.rows import Rows
 from steering.sampling.sampler import Problem, sample
 from steering.solvers import SOLVERS

@@ -11,7 +11,8 @@ from torch import Tensor
 from steering.methods.correction import DoobTilt
 from steering.numerics.noise import Noise
 from steering.numerics.tiles import ROWS
-from steering.plans.plan import Plan, compile_plan
+from steering.plans.compile import compile_plan
+from steering.plans.plan import Plan
 from steering.posteriors import Bank, Local, Mixture, TiltedBank, Union
 from steering.posteriors.calibration import SEED
 from steering.sampling.rows import Rows

@@ -56,5 +56,12 @@ def deviation(updates: Iterable[Linear], start: float, variance: float = 1.0) ->
     return math.sqrt(max(covariance[0][0], 0.0))
 
 
+def ratio(updates: Iterable[Linear], nodes: Sequence[Level], variance: float = 1.0) -> float:
+    """The standard deviation that updates from the first node to the last give to data N(m, variance), over the right
+    one."""
+    first, last = (math.hypot(node.alpha * variance**0.5, node.sigma) for node in (nodes[0], nodes[-1]))
+    return deviation(updates, first, variance) / last
+
+
 def _dot(a: Sequence[float], b: Sequence[float]) -> float:
     return sum(x * y for x, y in zip(a, b, strict=False))

@@ -12,7 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steering.numerics.noise import Noise
-from steering.plans.plan import Stage, compile_plan
+from steering.plans.compile import compile_plan
+from steering.plans.plan import Stage
 from steering.posteriors.calibration import Uncalibrated
 from steering.posteriors.local import Candidates, Variance
 from steering.sampling.rows import Rows

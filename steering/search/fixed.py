@@ -7,7 +7,8 @@ from torch import Tensor
 
 from steering.errors import PlanError
 from steering.plans import grids
-from steering.plans.plan import Plan, deterministic
+from steering.plans.compile import deterministic
+from steering.plans.plan import Plan
 from steering.sampling.rows import Rows
 from steering.search.trial import Trial, compiler
 from steering.solvers import SOLVERS

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from steering.numerics.noise import START, Draw, Noise
-from steering.plans.plan import Plan, compile_plan
+from steering.plans.compile import compile_plan
+from steering.plans.plan import Plan
 from steering.plans.program import Choice, Program
 from steering.sampling.rows import Rows
 from steering.sampling.sampler import Problem, sample

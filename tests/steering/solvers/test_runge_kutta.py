@@ -10,7 +10,8 @@ from torch import Tensor
 
 import steering
 from steering.paths import Path
-from steering.plans.plan import Course, Solver, compile_plan, nodes_at
+from steering.plans.compile import compile_plan
+from steering.plans.plan import Course, Solver, nodes_at
 from steering.solvers.coordinates import ANGLE, RHO, TIME, Coordinates
 from steering.solvers.runge_kutta import EULER, HEUN, KUTTA3, MIDPOINT, RK4, Tableau, updates
 
