@@ -54,7 +54,9 @@ class Asked:
             wrong = {fault["loc"][0] for fault in error.errors(include_url=False, include_input=False)}
             parameters = Parameters.model_validate({name: each for name, each in mine.items() if name not in wrong})
         options = {name: each for name, each in self.parameters.items() if name not in mine and each is not None}
-        return min(_MOST, rows_of(parameters.over(self.nodes) if self.nodes else parameters, options))
+        if self.nodes:
+            parameters = parameters.over(self.nodes + (parameters.end == "denoise"))  # one step from the last node to D
+        return min(_MOST, rows_of(parameters, options))
 
 
 def of(request: Received, reward: str | None = None) -> Asked:
