@@ -5,9 +5,9 @@ graph that takes a mean over its first axis, uses one time for all rows, or draw
 
 What rounding does is told apart from that:
 
-- At one number of rows and in one place, a row goes through the same operations whatever the other rows are. So its
-  numbers may not change at all; rounding is no excuse. Other rows that are huge, infinite or NaN make a weak influence
-  strong.
+- At one number of rows and in one place, a row goes through the same operations whatever the other rows are. So no more
+  than its last digits may change, which some kernels round by where the numbers lie in memory. Other rows that are
+  huge, infinite or NaN make a weak influence strong.
 - In another place, or among another number of rows, a row may be rounded otherwise (see `profiling`). A difference
   counts if it is large beside the row and beside what a change in the inputs' last digits makes, and if it is there in
   one place for several inputs: then it is no digit on an edge.
