@@ -10,6 +10,7 @@ import numpy as np
 
 from protos.card import Range
 from serving.backends import Backend, LoadError, nodes
+from serving.backends.bfloat16 import has_bfloat16, with_float32
 from serving.backends.bound import BoundNetwork
 from serving.backends.independence import Fault, examine, exchanged, moved
 from serving.backends.made_up import ROWS, Feeds, MadeUp, RefusedError
@@ -114,7 +115,8 @@ def _marks(file: Path, backend: Backend, outputs: Sequence[str]) -> nodes.Marked
 def _node(file: Path, fault: Fault, made_up: MadeUp) -> str:
     """The node at fault; empty where it cannot be told."""
     try:
-        inspector = nodes.Inspector(file, made_up.inputs)
+        opened = lambda graph: nodes.Inspector(graph, made_up.inputs)  # noqa: E731
+        inspector = with_float32(file, opened) if has_bfloat16(file) else opened(file)
         first, second = fault.feeds
         if fault.kind == "again":
             return inspector.first([first, first], nodes.unequal)

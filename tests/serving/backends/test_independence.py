@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from onnx import TensorProto
 from torch import Tensor, nn
 
 from serving.backends import Array, Backend
@@ -245,3 +246,60 @@ def test_programs_of_torch(tmp_path: Path, module: nn.Module, training: bool, ex
     text = find(tmp_path / "model.pt2", backend, {}, ["output"], 256).fault
     assert text.startswith(expected)
     assert bool(text) is bool(expected)
+
+
+HALF, BFLOAT16, BOOL = TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.BOOL
+SCALAR: Values = (*X, ("t", FLOAT, []))
+CONTEXT: Values = (*X, ("context", FLOAT, [3, 4]))
+WORDS: Values = (*X, ("words", FLOAT, ["n", "l"]), ("there", BOOL, ["n", "l"]))
+SPOKEN = [
+    node("Where", ["there", "words", "nothing"], ["said"]),
+    node("ReduceSum", ["said", "one"], ["sum"], keepdims=1),
+    node("Add", ["x", "sum"], ["y"]),
+]
+ONES: Values = (("x", FLOAT, [1, 4]), ("t", FLOAT, [1]))
+OF_ONE: Values = (("y", FLOAT, [1, 4]),)
+MEAN_OF_X = node("ReduceMean", ["x", "zero"], ["m"], name="mean", keepdims=1)
+ZEROTH, FIRST = np.array([0], np.int64), np.array([1], np.int64)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        graph([node("Mul", ["x", "t"], ["y"])], SCALAR),
+        graph([node("ReduceMean", ["context", "zero"], ["m"]), node("Add", ["x", "m"], ["y"])], CONTEXT, zero=ZEROTH),
+        graph(SPOKEN, WORDS, nothing=0, one=FIRST),
+        graph([node("Exp", ["x"], ["y"])], (("x", HALF, ["n", 64]),), (("y", HALF, ["n", 64]),)),
+        graph([MEAN_OF_X, node("Add", ["m", "t"], ["y"])], ONES, OF_ONE, zero=ZEROTH),
+    ],
+    ids=["a scalar time", "a context for all", "free lengths and a mask", "float16", "one row"],
+)
+def test_what_rows_share_and_lengths_that_vary_are_fine(tmp_path: Path, model: onnx.ModelProto):
+    findings = found(tmp_path, model)
+    assert (findings.fault, findings.doubt) == ("", "")
+    assert findings.made_up is not None
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        graph([MEAN_OF_X, node("Mul", ["m", "t"], ["mt"]), node("Add", ["x", "mt"], ["y"])], SCALAR, zero=ZEROTH),
+        graph(
+            [*SPOKEN[:2], node("ReduceMean", ["sum", "zero"], ["m"], name="mean", keepdims=1),
+             node("Add", ["x", "m"], ["y"])], WORDS, nothing=0, one=FIRST, zero=ZEROTH,
+        ),
+        graph(
+            [MEAN_OF_X, node("Sub", ["x", "m"], ["y"])], (("x", BFLOAT16, ["n", 4]),), (("y", BFLOAT16, ["n", 4]),),
+            zero=ZEROTH,
+        ),
+    ],
+    ids=["a scalar time", "free lengths and a mask", "bfloat16"],
+)  # fmt: skip
+def test_rows_are_mixed_beside_what_they_share(tmp_path: Path, model: onnx.ModelProto):
+    assert found(tmp_path, model).fault == f"{ALONE}the other rows of its call, from node ReduceMean 'mean'"
+
+
+def test_noise_of_one_row(tmp_path: Path):
+    noisy = [node("RandomNormalLike", ["x"], ["r"], name="noise"), node("Add", ["x", "r"], ["y"])]
+    fault = found(tmp_path, graph([*noisy], ONES, OF_ONE)).fault
+    assert fault == "expected equal answers to equal inputs, got noise from node RandomNormalLike 'noise'"
