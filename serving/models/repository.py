@@ -62,15 +62,17 @@ def _loaded(folder: Folder, backend: Backend, measure: Measure, trials: Trials) 
         check_names(folder.card, card, backend.inputs, backend.outputs)
     found = ranges.found(folder.graph, backend)
     limits = {name: Range(min=low, max=high) for name, (low, high) in found.items()}
-    digest = _digest(folder, card, f"{owner} {backend.kind}")
+    key = f"{owner} {backend.kind}"
+    digest = _digest(folder, card, key)
     if card is None or path is None:
         arguments = limits if card is None else ranged(card, found).arguments
-        network = _network(folder, backend, measure, trials.run(folder, backend, digest, arguments, None))
+        tried = trials.run(folder, backend, digest, arguments, None)
+        network = _network(folder.name, key, backend, measure, tried)
         sample, score = (None, None) if card is None else (card.sample, card.score_output)
         return PlainModel(folder.name, folder.version, network, digest[:16], arguments, sample, score)
     card = ranged(card, found)
     tried = trials.run(folder, backend, digest, {**limits, **ranges.asked(card, path)}, card.output)
-    network = _network(folder, backend, measure, tried)
+    network = _network(folder.name, key, backend, measure, tried)
     programs = _load_programs(folder.programs, owner) if folder.programs.exists() else {}
     samples = _load_bank(folder.bank, card.event_shape, owner) if folder.bank.exists() else None
     sampler = Sampler(folder.name, folder.version, card, path, network, digest, programs, limits)
@@ -78,15 +80,19 @@ def _loaded(folder: Folder, backend: Backend, measure: Measure, trials: Trials) 
     return sampler
 
 
-def _network(folder: Folder, graph: Backend, measure: Measure, tried: Tried) -> Network:
-    """The graph with its inputs row by row, without outputs that must not be served, and what its calls cost."""
+def _network(name: str, key: str, graph: Backend, measure: Measure, tried: Tried) -> Network:
+    """The graph with its inputs row by row, without outputs that must not be served, and what its calls cost.
+
+    Args:
+        key: equal for equal graphs on equal backends.
+    """
     backend = rowwise = per_row(graph)
     if tried.left_out:
         backend = Limited(rowwise, {each.name for each in graph.outputs} - tried.left_out)
-    costs = measure(backend, f"{folder.digest} {graph.kind}", tried.made_up)
+    costs = measure(backend, key, tried.made_up)
     if isinstance(rowwise, SharedInputs):
         rowwise.use(costs.sizes)
-    return Network(folder.name, backend, costs, tried.caution)
+    return Network(name, backend, costs, tried.caution)
 
 
 def _digest(folder: Folder, card: Card | None, graph: str) -> str:
