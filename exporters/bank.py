@@ -35,6 +35,7 @@ def draw_bank(
     card = network.card
     if card.prediction is None:
         raise ValueError(f"model {card.name!r}: expected a sampler, got a plain network")
+    end = card.end or ("denoise" if isinstance(network.path, steering.paths.VPDiscrete) else None)  # as it is served
     plan = steering.plan(
         solver,
         path=network.path,
@@ -43,6 +44,7 @@ def draw_bank(
         preconditioning=card.preconditioning,
         sigma_data=card.sigma_data,
         limit=network.limit,
+        end=end,
     )
     if plan.uses_noise:
         raise ValueError(f"solver: expected a deterministic one, got {solver!r}")

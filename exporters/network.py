@@ -50,9 +50,10 @@ class OnnxNetwork:
     def __init__(self, file: Path, card: Card, *, rows: int = 32, threads: int = 0) -> None:
         self.session = open_session(file, threads)
         self.card, self.rows = card, rows
-        self.path = path_of(card)
-        self.limit = steering.limits.build(**card.limit)
         self._inputs = {each.name: each for each in self.session.get_inputs()}
+        whole = TYPES.get(self._inputs[card.inputs.t].type, np.dtype(np.float32)).kind in "iu"
+        self.path = path_of(card).asked_at(card.inputs.time) if whole else path_of(card)
+        self.limit = steering.limits.build(**card.limit)
         self._shared = {
             each.name: each.shape
             for each in self.session.get_inputs()
