@@ -63,17 +63,19 @@ class Link:
         """Passes messages between a client and the replica until the replica ends the stream; raises AioRpcError, and
         what `requests` raises.
 
-        `requests` is read only after the first reply was delivered: until then the stream can be started again on
-        another replica.
+        `requests` is read once for each reply that was delivered. So the first is read only when the stream can no
+        longer be started again on another replica, and nobody waits for a client while the replica computes.
         """
         call = self._interact(timeout=timeout)
+        turns = asyncio.Semaphore(0)
         passing: asyncio.Task[None] | None = None
         with self._under_way(rows):
             try:
                 await call.write(first)
                 async for reply in call:
                     await deliver(reply)
-                    passing = passing or asyncio.create_task(_pass_on(requests, call))
+                    turns.release()
+                    passing = passing or asyncio.create_task(_pass_on(requests, call, turns))
             except asyncio.CancelledError:
                 if passing is not None and passing.done():
                     await passing  # it ended the call: for this reason, if there is one
@@ -89,12 +91,15 @@ class Link:
         return reply.text
 
 
-async def _pass_on(requests: AsyncIterator[bytes], call: grpc.aio.StreamStreamCall) -> None:
+async def _pass_on(requests: AsyncIterator[bytes], call: grpc.aio.StreamStreamCall, turns: asyncio.Semaphore) -> None:
+    """One request for each of the client's turns."""
     # if the call has ended, the reader of its replies reports why
     with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
         try:
+            await turns.acquire()
             async for request in requests:
                 await call.write(request)
+                await turns.acquire()
         except RequestError:
             call.cancel()
             raise

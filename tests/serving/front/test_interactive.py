@@ -290,3 +290,31 @@ def test_a_lost_replica(root: Path):
         code, text = refusal(stub, first(STEERED), lose)
         assert code == "UNAVAILABLE"
         assert text == "model 'rings': its replica was lost between two batches of candidates"
+
+
+def test_a_stopping_front_lets_the_replica_compute(root: Path, monkeypatch: pytest.MonkeyPatch):
+    """What a client has to answer in is not used up by the server's own work between two batches."""
+    with running(root) as live, grpc.insecure_channel(live.address) as channel, ThreadPoolExecutor(1) as pool:
+        live.front._streams._last_s, live.front._drain_s = 0.2, 30
+        backend = live.replicas[0]._models.models["rings"].network.backend
+        run, working, gate = backend.run, threading.Event(), threading.Event()
+
+        def held(*given: Any) -> Any:
+            working.set()
+            assert gate.wait(20)
+            return run(*given)
+
+        def turn(candidates: Candidates) -> InteractiveRequest:
+            if candidates.batch == 2:  # the bank is scored: the samples' steps come next
+                monkeypatch.setattr(backend, "run", held)
+            return scored(candidates)
+
+        stream = pool.submit(converse, SamplingStub(channel), first(STEERED), turn)
+        assert working.wait(20)
+        stopping = threading.Thread(target=lambda: live.on_loop(live.front.stop()))
+        stopping.start()
+        time.sleep(1)
+        gate.set()
+        _, seen = stream.result(20)
+        stopping.join()
+        assert len(seen) > 2  # there was a turn after the work
