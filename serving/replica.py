@@ -175,7 +175,8 @@ class Replica:
         """ModelInfer: decode, run, encode. If the caller leaves, its rows leave the engine."""
         self._under_way.add(context)
         async with _Statuses("ModelInfer", context):
-            request = await aside(len(data), lambda: kserve.decode_request(received.infer(data)))
+            came = await aside(len(data), lambda: received.infer(data))
+            request = await aside(kserve.effort(came), lambda: kserve.decode_request(came))
             async with _Begun(context):
                 model, answer = await self._answer(request, len(data), context, self._rewards.definitions)
                 requested = [name for name in request.outputs if name in answer.outputs]

@@ -13,7 +13,7 @@ from serving.wire.fields import count as varint_count
 from serving.wire.tensors import Array
 
 MOST_PIECES = 2**16
-"""Most fields that are not packed: each is a turn of a loop in Python."""
+"""Most fields in the contents of one message, of all its tensors: each is a turn of a loop in Python."""
 
 # field number -> name, how a number is written, and its type
 _FIELDS = {
@@ -29,17 +29,31 @@ _FIELDS = {
 _KINDS = {name: (kind, dtype) for name, kind, dtype in _FIELDS.values()}
 
 
-def packed(pieces: Sequence[memoryview]) -> Mapping[str, Sequence[memoryview]]:
+class Budget:
+    """Fields that the contents of one message may still have."""
+
+    def __init__(self) -> None:
+        self._left = MOST_PIECES
+
+    def spend(self) -> None:
+        """One field; raises DecodeError where there is none left."""
+        self._left -= 1
+        if self._left < 0:
+            raise DecodeError(f"expected packed numbers, or at most {MOST_PIECES} that are not in all inputs, got more")
+
+
+def packed(pieces: Sequence[memoryview], budget: Budget) -> Mapping[str, Sequence[memoryview]]:
     """The bytes of each field that has some, by the field's name, from the pieces of an InferTensorContents.
+
+    Args:
+        budget: of the message that the pieces are of.
 
     Raises:
         DecodeError: one line.
     """
     found: dict[str, list[memoryview]] = {}
-    seen = 0
     for each in (each for piece in pieces for each in fields(piece)):
-        if (seen := seen + 1) > MOST_PIECES:
-            raise DecodeError(f"expected packed numbers, or at most {MOST_PIECES} that are not, got more")
+        budget.spend()
         if each.number in _FIELDS:
             name, kind, _ = _FIELDS[each.number]
             if each.kind not in (BYTES, kind):

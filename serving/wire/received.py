@@ -22,7 +22,7 @@ MOST_EACH = 1024
 MOST_AXES = 64
 """numpy's own bound."""
 LONGEST_NAME, LONGEST_TEXT = 1024, 2**16
-"""Most bytes of a name, and of an id or a parameter's text."""
+"""Most characters of a name, and bytes of an id or a parameter's text."""
 MOST_FIELDS, MOST_BESIDE = 8 * MOST_EACH, 2**20
 """Most fields of a message, and bytes beside its tensors: reading them takes ten milliseconds."""
 
@@ -188,7 +188,7 @@ def _input(reading: _Reading, data: memoryview, raw: memoryview | None) -> Sent:
     shape, contents, extras = list[memoryview](), list[memoryview](), list[memoryview]()
     for each in reading.fields(data):
         if each.kind == BYTES and each.number in texts:
-            texts[each.number] = _name("inputs", str(each.value, "utf-8"))
+            texts[each.number] = _text(each.value)
         elif each.kind in (BYTES, VARINT) and each.number == 3:
             shape.append(each.value)
         elif each.kind == BYTES and each.number == 5:
@@ -204,10 +204,10 @@ def _entry(reading: _Reading, data: memoryview) -> Sent:
     name, datatype, shape, raw = "", "", list[memoryview](), memoryview(b"")
     for outer in reading.fields(data):
         if (outer.number, outer.kind) == (1, BYTES):
-            name = _name("inputs", str(outer.value, "utf-8"))
+            name = _text(outer.value)
         for each in reading.fields(outer.value) if (outer.number, outer.kind) == (2, BYTES) else ():
             if (each.number, each.kind) == (1, BYTES):
-                datatype = _name("inputs", str(each.value, "utf-8"))
+                datatype = _text(each.value)
             elif each.kind in (BYTES, VARINT) and each.number == 2:
                 shape.append(each.value)
             elif (each.number, each.kind) == (3, BYTES):
@@ -219,6 +219,15 @@ def _shape(name: str, pieces: Sequence[memoryview]) -> tuple[int, ...]:
     if (axes := count(pieces)) > MOST_AXES:
         raise errors.invalid(f"input {name!r}: a shape of {axes} axes is too large, expected at most {MOST_AXES}")
     return tuple(varints(b"".join(pieces)).view("i8").tolist())
+
+
+def _text(data: memoryview) -> str:
+    """The name or the datatype of an input."""
+    if len(data) > 4 * LONGEST_NAME:  # more than so many characters, whatever they are
+        raise errors.invalid(
+            f"inputs: expected names of at most {LONGEST_NAME} characters, got one of {len(data)} bytes"
+        )
+    return _name("inputs", str(data, "utf-8"))
 
 
 def _name(where: str, name: str) -> str:

@@ -13,6 +13,7 @@ from tritonclient.grpc import service_pb2 as pb
 
 from protos.tiltserve.v1 import sampling_pb2, tensor_pb2
 from serving.wire import contents, interactive, kserve, received
+from serving.wire.aside import SMALL
 from serving.wire.errors import RequestError
 from serving.wire.fields import fields, varints
 from tests.serving.wire.test_kserve import refusal
@@ -68,10 +69,17 @@ CONTENTS = {
 @pytest.mark.parametrize(("name", "numbers"), CONTENTS.items())
 def test_contents_are_what_a_parser_reads(name: str, numbers: list[float]):
     data = pb.InferTensorContents(**{name: numbers}).SerializeToString()
-    pieces = contents.packed([memoryview(data), memoryview(data)])
+    pieces = contents.packed([memoryview(data), memoryview(data)], contents.Budget())
     assert list(pieces) == [name]
     assert contents.count(name, pieces[name]) == 2 * len(numbers)
     assert contents.values(name, pieces[name]).tolist() == pytest.approx(2 * numbers)
+
+
+def test_small_contents_may_take_long():
+    empty = one_input(part(3, b"\x00"), part(5, b"\x32\x00" * 2000))
+    raw = one_input(part(3, b"\x08")) + part(7, bytes(32))
+    assert kserve.effort(received.infer(empty)) > SMALL
+    assert kserve.effort(received.infer(raw)) == 32
 
 
 def test_contents_need_not_be_packed():
@@ -96,6 +104,8 @@ BOUNDS: dict[str, tuple[Callable[[], bytes], str]] = {
         "parameters: expected names of at most 1024 characters, got one of 2000",
     ),
     "an input's name": (lambda: one_input(name=b"p" * 2**24), "got one of 16777216"),
+    "an input's name without end": (lambda: one_input(name=b"\xff" * 2**24), "got one of 16777216 bytes"),
+    "an input's type": (lambda: one_input(datatype=b"p" * 2**24), "got one of 16777216 bytes"),
     "the model's name": (lambda: Request(model_name="p" * 2000).SerializeToString(), "model_name: expected names"),
     "a text": (
         lambda: Request(parameters={"reward": pb.InferParameter(string_param="(" * 2**20)}).SerializeToString(),
@@ -123,6 +133,19 @@ BOUNDS: dict[str, tuple[Callable[[], bytes], str]] = {
     "contents, each a field": (
         lambda: one_input(part(3, varint(MANY)), part(5, b"\x18\x01" * MANY), datatype=b"INT64"),
         "at most 65536 that are not",
+    ),
+    "contents of many inputs": (
+        lambda: b"".join(
+            one_input(part(3, varint(3000)), part(5, b"\x18\x01" * 3000), name=varint(i), datatype=b"INT64")
+            for i in range(30)
+        ),
+        "at most 65536 that are not in all inputs",
+    ),
+    "fields without a number in many inputs": (
+        lambda: b"".join(
+            one_input(part(3, b"\x00"), part(5, b"\x32\x00" * 60_000), name=b"i%d" % i) for i in range(1024)
+        ),
+        "at most 65536 that are not in all inputs",
     ),
     "empty texts": (
         lambda: one_input(part(3, varint(MANY)), part(5, b"\x42\x00" * MANY), datatype=b"BYTES"),
@@ -157,6 +180,8 @@ def sample(**given: object) -> bytes:
     ("data", "text"),
     [
         (sample(inputs={"x": tensor_pb2.Tensor(shape=[1] * MANY)}), f"a shape of {MANY} axes is too large"),
+        (sample(inputs={"x" * 2**24: tensor_pb2.Tensor()}), "got one of 16777216 bytes"),
+        (sample(inputs={"x": tensor_pb2.Tensor(datatype="p" * 2**24)}), "got one of 16777216 bytes"),
         (sample(parameters={"p" * 2**20: tensor_pb2.Value(flag=True)}), "expected names of at most 1024 bytes"),
         (sample(parameters={"p": tensor_pb2.Value(tensor=tensor_pb2.Tensor(data=b"a" * 2**20))}), "got a field of"),
         (sample(parameters={"p": tensor_pb2.Value(tensor=tensor_pb2.Tensor())}), "parameter 'p': expected no tensor"),
@@ -167,7 +192,20 @@ def sample(**given: object) -> bytes:
         (b"", "expected sample as the first message, got none"),
         (b"\x0a\xff", "do not parse"),
     ],
-    ids=["axes", "name", "large tensor", "tensor", "inputs", "parameters", "samples", "scores", "nothing", "half"],
+    ids=[
+        "axes",
+        "input",
+        "type",
+        "name",
+        "large tensor",
+        "tensor",
+        "inputs",
+        "parameters",
+        "samples",
+        "scores",
+        "nothing",
+        "half",
+    ],
 )
 def test_streams_have_the_same_bounds(data: bytes, text: str):
     with pytest.raises(RequestError) as caught:
