@@ -19,7 +19,7 @@ class Asked:
 
     Attributes:
         version: "" for the newest.
-        parameters: by name; None for one without a value or with a tensor.
+        parameters: by name; None for one without a value.
         length: of its first input's first axis, 1 where there is none.
         nodes: of its explicit grid, 0 where there is none.
     """

@@ -6,6 +6,7 @@ would have to be known. Neither a plan nor a network is needed, and nothing is i
 compare every solver and method with what `steering` says of it.
 """
 
+import math
 from collections.abc import Callable, Mapping
 
 from serving.wire.parameters import Parameters
@@ -50,13 +51,14 @@ def rows_of(parameters: Parameters, options: Mapping[str, Parameter], a_sample: 
     """Network rows of a request for samples or likelihoods, at most; what its target's setup takes aside.
 
     Args:
-        options: those of the solver, by name; what is no number counts as the solver's default.
+        options: those of the solver, by name; what is no finite number >= 0 counts as the solver's default.
         a_sample: most network rows of a plain sample, where the plan is known.
     """
 
     def option(name: str, default: int) -> int:
         given = options.get(name, default)
-        return int(given) if isinstance(given, int | float) else default
+        counts = isinstance(given, int | float) and not isinstance(given, bool) and 0 <= given < math.inf
+        return int(given) if counts else default
 
     doubled = 1 if parameters.guidance == 1 else 2
     if parameters.likelihood is not None:

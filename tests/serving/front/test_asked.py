@@ -1,5 +1,6 @@
 """What the front reads of a request, and its network rows against those that a replica counts."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -142,12 +143,18 @@ def test_nonsense_counts_as_the_default():
         {"samples": 2**62, "steps": 2**62},
         {"population": 3, "steering": "", "likelihood": "no"},
         {"solver": "pc", "steps": 10, "corrections": "some"},
+        {"solver": "pc", "steps": 10, "corrections": math.nan},
+        {"solver": "pc", "steps": 10, "corrections": -(10**18)},
+        {"solver": "pc", "steps": 10, "corrections": True},
         {"strength": 0.0},
         {"strength": "half"},
         {"guidance_rescale": 7},
     ]
     for parameters in wrong:
         assert rows({}, parameters) == 20
+    for budget in (math.inf, -math.inf, -1, False):
+        assert rows({}, {"solver": "rk45", "budget": budget}) == 1000
+    assert rows({}, {"solver": "rk45", "budget": 1e300}) == 2**31
     assert rows({}, {}, sampler=False) == 1
     assert rows({"x": np.zeros((0, 3))}, {}, sampler=False) == 1
     for grid in (np.zeros(()), np.zeros(1), np.zeros((3, 3)), np.zeros(2000)):
