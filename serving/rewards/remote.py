@@ -16,16 +16,17 @@ from typing import Any
 import grpc
 import numpy as np
 
-from protos.tiltserve.v1 import reward_pb2, reward_pb2_grpc
+from protos.tiltserve.v1 import reward_pb2, reward_pb2_grpc, tensor_pb2
 from serving.backends import Array
 from serving.backends.costs import Costs
 from serving.engine.scheduler import Queue, Slice, Work
-from serving.rewards import Given
+from serving.rewards import PREFIX, Given
 from serving.rewards.external import ExternalReward, Once, check_scores, most_rows
+from serving.rewards.reward import came
 from serving.supervised import Supervised
 from serving.wire import channels, errors
 from serving.wire.errors import RequestError
-from serving.wire.tensors import tensor, values
+from serving.wire.tensors import tensor, value
 
 _log = logging.getLogger(__name__)
 
@@ -80,12 +81,24 @@ class RemoteDefinition:
 
     def bind(self, given: Mapping[str, Given]) -> ExternalReward:
         """Implements `Definition.bind`."""
-        request = reward_pb2.ScoreRequest(reward=self.name, arguments=values(given))
+        request = reward_pb2.ScoreRequest(reward=self.name, arguments=self._arguments(given))
         exact = request.SerializeToString(deterministic=True)
         # keys of one period of `remembered_s` seconds differ from those of the next: a key cannot know its age
         period = int(time.monotonic() // self._remembered_s) if self._remembered_s else Once()
         rider = Rider(lambda event: self._line(exact, event))
         return ExternalReward(self.name, ("remote", exact, period), "remote", rider.ask, self._loop)
+
+    def _arguments(self, given: Mapping[str, Given]) -> Mapping[str, tensor_pb2.Value]:
+        found = dict[str, tensor_pb2.Value]()
+        for name, each in given.items():
+            try:
+                found[name] = value(each)
+            except ValueError:  # expressions may hold any number, and halves of characters
+                raise errors.invalid(
+                    f"{PREFIX}{name} of reward {self.name!r}: expected an integer of 64 bits or text in UTF-8, "
+                    f"got {came(each)}"
+                ) from None
+        return found
 
     async def close(self) -> None:
         await self._channel.close()

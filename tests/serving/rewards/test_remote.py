@@ -65,6 +65,23 @@ def test_a_term_of_an_expression(live: Live, service: Service):
     np.testing.assert_allclose(outputs["rewards"], 3 * nearness(outputs["samples"]), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("given", "came"),
+    [
+        ("100000000000000000000", "100000000000000000000"),
+        ("9223372036854775808", "9223372036854775808"),
+        ("-9223372036854775809", "-9223372036854775809"),
+        (r"'\ud800'", r"'\ud800'"),
+    ],
+)
+def test_arguments_that_no_message_holds(live: Live, service: Service, given: str, came: str):
+    assert live.refusal(**{**STEERED, "reward": f"mine(mode={given})"}) == (
+        "INVALID_ARGUMENT",
+        f"reward_mode of reward 'mine': expected an integer of 64 bits or text in UTF-8, got {came}",
+    )
+    assert not service.requests
+
+
 def test_a_slow_service_stalls_nobody_else(live: Live, service: Service):
     gate = threading.Event()
 
