@@ -166,7 +166,7 @@ def _value(keyword: ast.keyword) -> int | float | Name:
             return -value
         case ast.Name() | ast.Attribute() | ast.Constant(value=str()):
             return Name(_name(node))
-    raise ExpressionError(f"{keyword.arg}: expected a number or a name, got {ast.unparse(node)!r}")
+    raise ExpressionError(f"{keyword.arg}: expected a number or a name, got {_shown(node)}")
 
 
 def _constant(expression: Expression) -> Tensor | None:
@@ -202,6 +202,12 @@ def _single(value: int | float) -> float:
 
 
 def _unexpected(node: ast.expr) -> ExpressionError:
-    return ExpressionError(
-        f"expected names of rewards, numbers, + - *, {', '.join(FUNCTIONS)}, got {ast.unparse(node)!r}"
-    )
+    return ExpressionError(f"expected names of rewards, numbers, + - *, {', '.join(FUNCTIONS)}, got {_shown(node)}")
+
+
+def _shown(node: ast.expr) -> str:
+    """A part of the text in quotes."""
+    try:
+        return repr(ast.unparse(node))
+    except (RecursionError, ValueError):  # it is written deeper than it was read
+        return "one that is too deep to show"
