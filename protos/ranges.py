@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 
-_INT64 = 7  # of TensorProto.DataType
+# of TensorProto.DataType
+_INT64 = 7
+_HOLDS_LABELS = {1, 6, _INT64, 10, 11, 12, 13, 16}  # floats, and integers of 32 bits or more
 
-# operators that only move numbers, or leave their values as they are
-_MOVES = {"Identity", "Cast", "Unsqueeze", "Squeeze", "Reshape", "Flatten", "Transpose", "Expand", "Tile", "Slice"}
+# operators that only move all numbers of a tensor: a slice of it would have its own range
+_MOVES = {"Identity", "Unsqueeze", "Squeeze", "Reshape", "Flatten", "Transpose", "Expand", "Tile"}
 _KEEPS_SHAPE = {"Identity", "Cast", "DequantizeLinear"}
 
 
@@ -37,7 +39,7 @@ def index_ranges(graph: Any) -> Mapping[str, tuple[int, int]]:
     fed = {each.name: _Fed(each.name) for each in graph.input if each.name not in constants}
     found: dict[str, tuple[int, int]] = {}
     for node in graph.node:  # in topological order, as ONNX demands
-        if node.op_type in _MOVES and node.input and node.input[0] in fed and len(node.output) == 1:
+        if _moves(node) and node.input and node.input[0] in fed and len(node.output) == 1:
             fed[node.output[0]] = fed[node.input[0]]
         elif node.op_type in ("Add", "Sub"):
             _shift(node, fed, constants)
@@ -45,6 +47,13 @@ def index_ranges(graph: Any) -> Mapping[str, tuple[int, int]]:
             least, most = found.get(source.input, (-math.inf, math.inf))
             found[source.input] = max(least, low - source.plus), min(most, high - source.plus)  # type: ignore[assignment]
     return found
+
+
+def _moves(node: Any) -> bool:
+    """Whether a node leaves the values of its first input as they are. Casts do where the type holds any label."""
+    if node.op_type != "Cast":
+        return node.op_type in _MOVES
+    return any(each.name == "to" and each.i in _HOLDS_LABELS for each in node.attribute)
 
 
 def _shift(node: Any, fed: dict[str, _Fed], constants: "_Constants") -> None:

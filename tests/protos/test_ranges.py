@@ -66,6 +66,29 @@ class Clamped(Many):
         return x + self.embedding(label.clamp(0, 4))
 
 
+class Columns(Many):
+    """Ids of two kinds, each with its own table."""
+
+    def forward(self, x: Tensor, label: Tensor) -> Tensor:
+        ids = label[:, None].expand(-1, 2)
+        return x + self.embedding(ids[:, :1])[:, 0] + self.table[ids[:, 1:]][:, 0]
+
+
+class Whether(Many):
+    def forward(self, x: Tensor, label: Tensor) -> Tensor:
+        return x + self.table[label.bool().long()]
+
+
+class Narrow(Many):
+    def forward(self, x: Tensor, label: Tensor) -> Tensor:
+        return x + self.table[label.to(torch.int8).long()]
+
+
+class Wide(Many):
+    def forward(self, x: Tensor, label: Tensor) -> Tensor:
+        return x + self.table[label.float().to(torch.int32).long()]
+
+
 class Counted(Many):
     def forward(self, x: Tensor, label: Tensor) -> Tensor:
         return x * label[:, None]
@@ -82,6 +105,10 @@ class Counted(Many):
         (Shifted(), (-1, 3)),
         (Twice(), (0, 4)),
         (Clamped(), None),
+        (Columns(), None),
+        (Whether(), None),
+        (Narrow(), None),
+        (Wide(), (0, 7)),
         (Counted(), None),
     ],
     ids=lambda each: type(each).__name__,
