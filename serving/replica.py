@@ -8,11 +8,12 @@ import os
 import secrets
 import time
 import uuid
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from pathlib import Path
 
 import grpc
 import torch
+from google.protobuf.message import Message
 from grpc.aio import ServicerContext
 from tritonclient.grpc import service_pb2 as pb
 
@@ -180,14 +181,12 @@ class Replica:
             async with _Begun(context):
                 model, answer = await self._answer(request, len(data), context, self._rewards.definitions)
                 requested = [name for name in request.outputs if name in answer.outputs]
-
-                def encoded() -> bytes:
-                    reply = kserve.encode_response(
+                return await _encoded(
+                    answer,
+                    lambda: kserve.encode_response(
                         model.name, model.version, request.id, answer.outputs, answer.parameters, requested
-                    )
-                    return _fitting(reply.SerializeToString())
-
-                return await aside(sum(each.nbytes for each in answer.outputs.values()), encoded)
+                    ),
+                )
 
     async def interact(self, messages: AsyncIterator[bytes], context: ServicerContext) -> None:
         """SampleInteractive: as ModelInfer, with the client as one more reward."""
@@ -208,7 +207,8 @@ class Replica:
                 raise errors.invalid(f"model {request.model!r}: expected a sampler, got a plain network")
             remotes: dict[str, Definition] = {**self._rewards.definitions, CLIENT: client}
             model, answer = await self._answer(request, len(first), context, remotes)
-            await write(interactive.last_reply(model.name, model.version, request.id, answer))
+            last = await _encoded(answer, lambda: interactive.last_reply(model.name, model.version, request.id, answer))
+            await context.write(last)
 
     async def _first(self, messages: AsyncIterator[bytes]) -> bytes:
         try:
@@ -268,6 +268,12 @@ class Replica:
                 bound = server.add_insecure_port(channels.address(self._host, port))
                 return server, channels.address(self._host, bound)
         raise RuntimeError(f"replica: expected a free port in {low}-{high} on {self._host}, got none")
+
+
+async def _encoded(answer: Answer, reply: Callable[[], Message]) -> bytes:
+    """The serialised reply that holds an answer, made aside where it is large; raises as `_fitting`."""
+    size = sum(each.nbytes for each in answer.outputs.values())
+    return await aside(size, lambda: _fitting(reply().SerializeToString()))
 
 
 def _fitting(reply: bytes) -> bytes:
