@@ -62,7 +62,7 @@ class Taking:
         if self.dtype.kind in "iu":
             x = x.round()
             assert card.to is not None  # whole numbers are taken only so
-            x = x.clamp(*_within(card.to, self.dtype))
+            x = _clamped(x, card.to, self.dtype)
         if card.layout == "HWC":
             x = x.permute(0, 2, 3, 1)
         elif card.layout == "HW":
@@ -79,10 +79,15 @@ def _resized(x: Tensor, card: Sample) -> Tensor:
     return functional.interpolate(x, card.resize, mode=card.filter, align_corners=False, antialias=True)
 
 
-def _within(ends: tuple[float, float], dtype: np.dtype[np.generic]) -> tuple[float, float]:
-    """As far as a type of whole numbers goes."""
+def _clamped(x: Tensor, ends: tuple[float, float], dtype: np.dtype[np.generic]) -> Tensor:
+    """x between the ends, as far as a type of whole numbers goes."""
     whole = np.iinfo(str(dtype))
-    return max(ends[0], float(whole.min)), min(ends[1], float(whole.max))
+    most = float(whole.max)
+    if most > whole.max:  # of 64 bits: the next number of float64 is the first that does not fit
+        most = math.nextafter(most, 0.0)
+    if whole.max > 2**24:  # float32 would round the ends
+        x = x.to(torch.float64)
+    return x.clamp(max(ends[0], float(whole.min)), min(ends[1], most))
 
 
 def _channels(numbers: float | list[float]) -> Tensor | float:

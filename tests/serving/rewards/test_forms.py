@@ -10,12 +10,14 @@ import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from protos.card import Sample
 from serving.backends import LoadError
 from serving.backends.ort import OrtNetwork
 from serving.backends.shared import per_row
 from serving.models.model import Model
 from serving.models.repository import load, scan
 from serving.rewards import Reward, bind
+from serving.rewards.taking import Taking
 from serving.wire.errors import RequestError
 from tests import networks, scorers
 from tests.scorers import EVENT, weights
@@ -104,6 +106,15 @@ def test_other_whole_numbers(tmp_path: Path, dtype: int, to: list[int]):
     scorers.write(tmp_path, "scorer", dtype=dtype, card={"sample": {"range": [-1, 1], "to": to}})
     pixels = np.rint((X.numpy() + 1) / 2 * (to[1] - to[0]) + to[0]).clip(to[0], to[1])
     np.testing.assert_allclose(scored(tmp_path), total(pixels), rtol=1e-4, atol=1)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int32, np.uint32, np.int64, np.uint64])
+def test_the_ends_of_types_of_whole_numbers(dtype: type[np.generic]):
+    low, high = np.iinfo(dtype).min, np.iinfo(dtype).max  # type: ignore[type-var]
+    taking = Taking(Sample.model_validate({"range": [-1, 1], "to": [low, high]}), np.dtype(dtype))
+    least, most = taking(torch.tensor([[-1.0], [1.0]]))[:, 0].tolist()
+    assert least == low
+    assert 0.999 * high < most <= high
 
 
 def test_bytes_whose_channels_come_last(tmp_path: Path):
