@@ -36,7 +36,7 @@ from serving.wire.aside import aside
 from serving.wire.interactive import CLIENT
 from serving.wire.kserve import InferRequest
 from serving.wire.parameters import timeout_s
-from serving.wire.streams import Streams, UnderWay
+from serving.wire.streams import CLOSE_S, Streams, UnderWay
 from steering.targets.rewards import BUILT_IN
 
 _log = logging.getLogger(__name__)
@@ -45,8 +45,6 @@ _SAMPLING = sampling_pb2.DESCRIPTOR.services_by_name["Sampling"]
 _INTERNAL = fleet_pb2.DESCRIPTOR.services_by_name["ReplicaInternal"]
 AT_ONCE_S = 0.05
 """A request that takes no longer needs not say that it was begun."""
-CLOSE_S = 0.5
-"""Seconds for the last bytes of calls that have ended."""
 
 
 class Replica:
@@ -191,7 +189,7 @@ class Replica:
     async def interact(self, messages: AsyncIterator[bytes], context: ServicerContext) -> None:
         """SampleInteractive: as ModelInfer, with the client as one more reward."""
         async with _Statuses("SampleInteractive", context):
-            first = await self._first(messages)
+            first = await self._streams.first(messages)
             self._under_way.add(context)
             request = await aside(len(first), lambda: interactive.decoded(received.sample(first)))
             await context.send_initial_metadata((errors.BEGUN,))
@@ -209,12 +207,6 @@ class Replica:
             model, answer = await self._answer(request, len(first), context, remotes)
             last = await _encoded(answer, lambda: interactive.last_reply(model.name, model.version, request.id, answer))
             await context.write(last)
-
-    async def _first(self, messages: AsyncIterator[bytes]) -> bytes:
-        try:
-            return await self._streams.begun(messages, "sample as the first message")
-        except StopAsyncIteration:
-            return b""
 
     async def _answer(
         self, request: InferRequest, size: int, context: ServicerContext, remotes: Mapping[str, Definition]

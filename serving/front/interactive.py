@@ -35,7 +35,7 @@ class Sampling:
 
     async def _interact(self, requests: AsyncIterator[bytes], context: ServicerContext) -> None:
         async with Outcome("SampleInteractive", context, self._roster, self._metrics) as call:
-            first = await self._first(requests)
+            first = await self._streams.first(requests)
             self._under_way.add(context)
             came = await aside(len(first), lambda: received.sample(first))
             call.model = came.model
@@ -44,12 +44,6 @@ class Sampling:
             if not request.seeded:
                 first = interactive.with_seed(first, secrets.randbelow(2**63))
             await self._forwarder.interact(request, first, self._scores(requests), context.write, deadline)
-
-    async def _first(self, requests: AsyncIterator[bytes]) -> bytes:
-        try:
-            return await self._streams.begun(requests, "sample as the first message")
-        except StopAsyncIteration:
-            return b""
 
     async def _scores(self, requests: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         """The messages after the first."""

@@ -24,7 +24,7 @@ from serving.front.metrics import FrontMetrics
 from serving.front.roster import Roster
 from serving.supervised import Supervised
 from serving.wire import channels, small
-from serving.wire.streams import Streams, UnderWay
+from serving.wire.streams import CLOSE_S, Streams, UnderWay
 
 _FLEET = fleet_pb2.DESCRIPTOR.services_by_name["Fleet"]
 _HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"]
@@ -33,8 +33,6 @@ _SCRAPE_S = 1.0
 _REFUSE_S = 0.2
 """Seconds between refusing new requests and closing the server. gRPC ends a call that waits to be taken in at that
 moment as CANCELLED, which clients do not try again; most have been told UNAVAILABLE by then."""
-CLOSE_S = 0.5
-"""Seconds for the last bytes of calls that have ended."""
 ANSWER_S = 5.0
 """Seconds in which a front that is well answers its own health check."""
 

@@ -70,7 +70,7 @@ class Folder:
             return None
         try:
             return graph_sha256(self.graph)
-        except WeightsError:  # a graph that cannot be opened here, so it is not: its network is elsewhere
+        except WeightsError:  # its weights are not here: only a network on another server (--network) gets this far
             return sha256(self.graph)
         except OSError as error:
             raise LoadError(f"{error.filename}: expected a readable file, got: {error.strerror}") from None

@@ -22,7 +22,6 @@ from serving.engine.task import Network
 from serving.models import ranges
 from serving.models.adapter import check_graph, check_names, check_time, check_times
 from serving.models.folders import Folder
-from serving.models.folders import scan as scan
 from serving.models.model import Model, PlainModel, Sampler
 from serving.models.trial import Trials, Tried
 from steering.plans.program import Choice

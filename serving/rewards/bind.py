@@ -11,9 +11,9 @@ from serving.rewards.compound import Compound
 from serving.rewards.density import LogDensityDefinition
 from serving.rewards.expressions import ExpressionError, Name, Term
 from serving.rewards.network import NetworkDefinition, misfit
-from serving.rewards.reward import PREFIX, Definition, Given, Reward
+from serving.rewards.reward import PREFIX, Definition, Reward
 from serving.wire import errors
-from serving.wire.tensors import Parameter
+from serving.wire.tensors import Given, Parameter
 from steering.targets.rewards import BUILT_IN
 
 SHOWN = 200

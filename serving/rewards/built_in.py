@@ -9,9 +9,9 @@ from torch import Tensor
 
 from serving.backends import Array
 from serving.engine.task import Step
-from serving.rewards.reward import PREFIX, Given, Scoring, came, check_names
+from serving.rewards.reward import PREFIX, Scoring, came, check_names
 from serving.wire import errors
-from serving.wire.tensors import SINGLE
+from serving.wire.tensors import SINGLE, Given
 from steering.errors import SteeringError
 from steering.targets.rewards import BuiltIn
 

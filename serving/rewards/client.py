@@ -7,11 +7,11 @@ import numpy as np
 
 from protos.tiltserve.v1 import sampling_pb2
 from serving.backends import Array
-from serving.rewards import PREFIX, Given
+from serving.rewards import PREFIX
 from serving.rewards.external import ExternalReward, Once, check_scores, most_rows
 from serving.wire import errors
 from serving.wire.interactive import CLIENT
-from serving.wire.tensors import tensor
+from serving.wire.tensors import Given, tensor
 
 Read = Callable[[], Awaitable[sampling_pb2.InteractiveRequest]]
 Write = Callable[[sampling_pb2.InteractiveReply], Awaitable[None]]

@@ -14,8 +14,9 @@ from serving.backends import Array, GraphTensor
 from serving.models.evaluations import evaluations
 from serving.models.model import Model, Sampler
 from serving.rewards.network import exact, tensor_argument
-from serving.rewards.reward import PREFIX, Given, Scoring, check_names
+from serving.rewards.reward import PREFIX, Scoring, check_names
 from serving.wire import errors
+from serving.wire.tensors import Given
 from steering.paths import MeanReverting
 
 NAME = "log_density"

@@ -11,9 +11,10 @@ from torch import Tensor
 from serving.backends import Array, GraphTensor, shown
 from serving.engine.task import Evaluation
 from serving.models.model import RAW, Model, PlainModel
-from serving.rewards.reward import PREFIX, Given, Scoring, came, check_names
+from serving.rewards.reward import PREFIX, Scoring, came, check_names
 from serving.rewards.taking import AS_IT_IS, Taking
 from serving.wire import errors
+from serving.wire.tensors import Given
 
 
 @dataclass(frozen=True)

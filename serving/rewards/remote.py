@@ -20,13 +20,13 @@ from protos.tiltserve.v1 import reward_pb2, reward_pb2_grpc, tensor_pb2
 from serving.backends import Array
 from serving.backends.costs import Costs
 from serving.engine.scheduler import Queue, Slice, Work
-from serving.rewards import PREFIX, Given
+from serving.rewards import PREFIX
 from serving.rewards.external import ExternalReward, Once, check_scores, most_rows
 from serving.rewards.reward import came
 from serving.supervised import Supervised
 from serving.wire import channels, errors
 from serving.wire.errors import RequestError
-from serving.wire.tensors import tensor, value
+from serving.wire.tensors import Given, tensor, value
 
 _log = logging.getLogger(__name__)
 

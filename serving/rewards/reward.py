@@ -9,11 +9,10 @@ from torch import Tensor
 from serving.backends import Array
 from serving.engine.task import Step
 from serving.wire import errors
-from serving.wire.tensors import Parameter
+from serving.wire.tensors import Given
 
 PREFIX = "reward_"
 """Prefix of the parameters and inputs of a request that are arguments of its reward."""
-Given = Parameter | Array
 Scoring = Generator[Step, list[Array], Tensor]
 """Asks for evaluations and returns the scores [B]."""
 

@@ -16,6 +16,8 @@ MESSAGE_S = 30.0
 """Seconds in which the next message of a stream must come where nothing waits for its answer."""
 LAST_S = 5.0
 """Seconds in which a client must answer once the server stops."""
+CLOSE_S = 0.5
+"""Seconds for the last bytes of calls that have ended, when a server closes."""
 
 
 class Streams:
@@ -28,6 +30,13 @@ class Streams:
     def stop(self) -> None:
         """End every wait of a stream that holds no work now, and the others in `last_s` seconds."""
         self._stopping.set()
+
+    async def first(self, messages: AsyncIterator[bytes]) -> bytes:
+        """The first message of a stream for samples, as `begun`; no bytes where there is none."""
+        try:
+            return await self.begun(messages, "sample as the first message")
+        except StopAsyncIteration:
+            return b""
 
     async def begun(self, messages: AsyncIterator[Message], expected: str) -> Message:
         """The next message of a stream that holds no work.

@@ -15,8 +15,9 @@ from serving.backends.profiling import measured
 from serving.engine.engine import Engine
 from serving.engine.metrics import ReplicaMetrics
 from serving.engine.task import Network
+from serving.models.folders import scan
 from serving.models.model import RAW, Model, PlainModel, Sampler
-from serving.models.repository import load, scan
+from serving.models.repository import load
 
 
 class Gated:

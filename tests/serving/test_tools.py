@@ -11,8 +11,9 @@ from onnx import TensorProto
 import steering
 from protos.card import Card, dump_card
 from serving.backends.ort import OrtNetwork
+from serving.models.folders import scan
 from serving.models.model import Model, Sampler
-from serving.models.repository import load, scan
+from serving.models.repository import load
 from serving.requests import job
 from serving.wire.answer import Answer
 from serving.wire.errors import RequestError

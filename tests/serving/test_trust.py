@@ -16,9 +16,10 @@ from deploy.client import inferred, tensors
 from serving.backends import LoadError
 from serving.backends.ort import OrtNetwork
 from serving.backends.triton import TritonNetwork
+from serving.models.folders import scan
 from serving.models.model import Sampler
 from serving.models.offline import open_sampler
-from serving.models.repository import load, scan
+from serving.models.repository import load
 from serving.models.trial import Trials
 from tests import networks
 from tests.serving.live import Live, running

@@ -13,9 +13,10 @@ from serving.backends import GraphTensor, InputError, LoadError, OutOfMemoryErro
 from serving.backends.opening import Opener
 from serving.backends.ort import OrtNetwork
 from serving.backends.torch import TorchNetwork
+from serving.models.folders import scan
 from serving.models.model import Sampler
 from serving.models.offline import solve
-from serving.models.repository import load, scan
+from serving.models.repository import load
 from tests import networks
 from tests.serving.backends.test_bound import output, rows
 

@@ -15,9 +15,10 @@ from serving.backends import InputError, LoadError, UnavailableError
 from serving.backends.opening import Opener
 from serving.backends.ort import OrtNetwork
 from serving.backends.triton import TritonNetwork
+from serving.models.folders import scan
 from serving.models.model import Sampler
 from serving.models.offline import solve
-from serving.models.repository import load, scan
+from serving.models.repository import load
 from tests.serving.backends.test_bound import output, rows
 from tests.serving.live import Live, running
 from tests.triton_binary import VARIABLE, TritonServer, found

@@ -15,9 +15,10 @@ from serving.backends import LoadError
 from serving.backends.ort import OrtNetwork
 from serving.engine.engine import Engine
 from serving.engine.metrics import ReplicaMetrics
+from serving.models.folders import scan
 from serving.models.loaded import LoadedModels
 from serving.models.model import PlainModel, Sampler
-from serving.models.repository import load, scan
+from serving.models.repository import load
 from serving.requests.job import task_for
 from serving.wire.kserve import InferRequest
 from steering.posteriors import Gaussian, Mixture, Neighbours

@@ -15,9 +15,10 @@ from protos.digest import graph_sha256
 from protos.programs import Fixed, Programs, Searched, Step, dump_programs
 from serving.backends import LoadError
 from serving.backends.ort import OrtNetwork
+from serving.models.folders import scan
 from serving.models.loaded import LoadedModels
 from serving.models.model import PlainModel, Sampler
-from serving.models.repository import load, scan
+from serving.models.repository import load
 from tests import networks
 from tests.serving.live import running
 

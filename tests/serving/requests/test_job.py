@@ -18,8 +18,9 @@ from serving.backends.ort import OrtNetwork
 from serving.engine.admission import DeadlineError
 from serving.engine.engine import DeadlinePassedError, ExternalError, NetworkFailedError, QueueFullError
 from serving.engine.task import Task
+from serving.models.folders import scan
 from serving.models.model import Model, Sampler
-from serving.models.repository import load, scan
+from serving.models.repository import load
 from serving.requests import job, plain
 from serving.wire import kserve, received
 from serving.wire.errors import RequestError

@@ -16,8 +16,9 @@ from protos.programs import Step
 from serving.backends import LoadError
 from serving.backends.ort import OrtNetwork
 from serving.models import offline
+from serving.models.folders import scan
 from serving.models.model import Sampler
-from serving.models.repository import load, scan
+from serving.models.repository import load
 from serving.requests import job
 from serving.wire.errors import RequestError
 from serving.wire.kserve import InferRequest

@@ -14,8 +14,9 @@ from protos.card import Sample
 from serving.backends import LoadError
 from serving.backends.ort import OrtNetwork
 from serving.backends.shared import per_row
+from serving.models.folders import scan
 from serving.models.model import Model
-from serving.models.repository import load, scan
+from serving.models.repository import load
 from serving.rewards import Reward, bind
 from serving.rewards.taking import Taking
 from serving.wire.errors import RequestError

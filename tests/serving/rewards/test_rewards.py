@@ -20,8 +20,9 @@ from serving.backends import Array, GraphTensor
 from serving.backends.costs import Costs
 from serving.backends.ort import OrtNetwork
 from serving.engine.task import Evaluation, Network, Step
+from serving.models.folders import scan
 from serving.models.model import Model, PlainModel
-from serving.models.repository import load, scan
+from serving.models.repository import load
 from serving.requests import job
 from serving.rewards import Reward, bind, expressions
 from serving.rewards.expressions import ExpressionError, Term
