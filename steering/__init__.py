@@ -22,7 +22,7 @@ from steering.methods.inverse_problems import Project, inpaint, linear
 from steering.methods.smc import Smc
 from steering.numerics.noise import Noise
 from steering.paths import Path
-from steering.plans import grids, limits, middle, predictions, units
+from steering.plans import grids, limits, predictions, units
 from steering.plans.compile import compile_plan
 from steering.plans.plan import End, Plan, Solver
 from steering.plans.program import Program
@@ -83,25 +83,10 @@ def plan(
     if eta is None and solver in solvers:  # said or left out, it is the same plan
         eta = solvers[solver].eta or 0.0
     nodes = grid if grid is None or isinstance(grid, str) else tuple(grid)
-    if strength != 1 or start_t is not None:
-        if reverse or (start_t is not None and not (grid is None or isinstance(grid, str))):
-            beside = "reverse" if reverse else "an explicit grid"
-            raise PlanError(f"{'strength' if start_t is None else 'start_t'}: expected none beside {beside}, got both")
-        whole = plan(
-            solver, path=path if start_t is None else middle.starting(path, start_t, steps), steps=steps,
-            prediction=prediction, grid=nodes, eta=eta, preconditioning=preconditioning, sigma_data=sigma_data,
-            trained=path if trained is None else trained, reverse=reverse, program=program, limit=limit,
-            end=end, **options,
-        )  # fmt: skip
-        left = middle.remaining(steps, strength)
-        # the last step of a plan that ends in D has no node to go to
-        nodes = tuple(node.t for node in whole.nodes[-left - 1 :] if node.sigma > 0)
-        end = whole.end
-        steps, program = left, None if program is None else program.last(left)
     return _cached(
         solver, path=path, steps=steps, prediction=prediction, grid=nodes, eta=None if eta is None else float(eta),
         preconditioning=preconditioning, sigma_data=sigma_data, trained=trained, reverse=reverse, program=program,
-        limit=limit, end=end, **options,
+        limit=limit, end=end, strength=float(strength), start_t=None if start_t is None else float(start_t), **options,
     )  # fmt: skip
 
 

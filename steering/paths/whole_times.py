@@ -33,19 +33,36 @@ def whole_times(path: Path, t: Times) -> Times:
     return t if high < low else _times(path, wanted)
 
 
-def whole_grid(path: Path, t: Times) -> Times:
+def whole_grid(path: Path, t: Times, begun: bool = False) -> Times:
     """Falling times moved to whole ones, each to one of its own: the nearest that is free.
 
-    As they are where there are fewer whole times than nodes.
+    As they are where there are fewer whole times than nodes. With `begun`, the first is a state's own time: it stays,
+    and the others are moved to whole times below it.
     """
     if not path.whole:
         return t
+    if begun:
+        return torch.cat([t[:1], _whole(path, t[1:], *_below(path, float(t[0])))])
+    return _whole(path, t, *_numbers(path))
+
+
+def _below(path: Path, t: float) -> tuple[float, float]:
+    """The least and the largest whole number that the time input has on the path at times before t."""
     low, high = _numbers(path)
+    at, least = _fed(path, torch.tensor([t, path.t_min], dtype=torch.float64)).tolist()
+    if at > least:
+        return low, min(high, math.ceil(at - ROUNDING) - 1.0)
+    return max(low, math.floor(at + ROUNDING) + 1.0), high
+
+
+def _whole(path: Path, t: Times, low: float, high: float) -> Times:
+    """`whole_grid` between two whole numbers."""
     if high - low + 1 < len(t):
         return t
     wanted = torch.round(_fed(path, t)).clamp(low, high).tolist()
-    falls = len(t) < 2 or wanted[0] > wanted[-1]
-    wanted = wanted if falls else [-each for each in wanted]  # a time input may run the other way
+    first, last = _fed(path, torch.tensor([path.t_max, path.t_min], dtype=torch.float64)).tolist()
+    falls = first > last  # a time input may run the other way
+    wanted = wanted if falls else [-each for each in wanted]
     bottom, top = (low, high) if falls else (-high, -low)
     taken = top + 1.0
     for i, each in enumerate(wanted):

@@ -8,7 +8,7 @@ import torch
 
 from steering.errors import PlanError, choose
 from steering.paths import Path
-from steering.plans import predictions
+from steering.plans import middle, predictions
 from steering.plans.default_grid import default_grid
 from steering.plans.ends import around, finite, nodes_of, through
 from steering.plans.limits import Limit
@@ -39,6 +39,8 @@ def compile_plan(
     program: Program | None = None,
     limit: Limit | None = None,
     end: End | None = None,
+    strength: float = 1.0,
+    start_t: float | None = None,
     **options: float,
 ) -> Plan:
     """Compile; raises `PlanError` with what was expected and what came."""
@@ -59,14 +61,25 @@ def compile_plan(
             raise PlanError(f"program: expected solver 'searched' beside it, got {solver!r}")
         if steps != program.steps:
             raise PlanError(f"steps: expected {program.steps}, those of the searched program, got {steps}")
-    rows = entry.rows(steps, chosen) if entry.rows else steps * entry.rows_per_step
+    left, span = middle.remaining(steps, strength), path
+    if strength != 1 or start_t is not None:
+        asked_for = "strength" if start_t is None else "start_t"
+        if reverse:
+            raise PlanError(f"{asked_for}: expected none beside reverse, got both")
+        if start_t is not None and grid is not None and not isinstance(grid, str):
+            raise PlanError("start_t: expected none beside an explicit grid, got both")
+    if start_t is not None:
+        span = middle.starting(path, start_t, steps)
+    rows = entry.rows(left, chosen) if entry.rows else left * entry.rows_per_step
     if entry.updates and rows > MAX_ROWS:
         raise PlanError(f"solver {solver!r}: expected at most {MAX_ROWS} network rows per sample, got {rows}")
     if grid is None and program is None:
-        grid = default_grid(entry, path, steps, eta, chosen, end)
+        grid = default_grid(entry, span, steps, eta, chosen, end)
     if reverse and (noisy or entry.direct or program):
         raise _irreversible(solvers, solver)
-    nodes = nodes_of(entry, grid, path, steps, reverse, end, program)
+    nodes = nodes_of(entry, grid, span, steps, reverse, end, program, begun=span is not path)
+    nodes = middle.rest(nodes, steps, left)
+    program = program.last(left) if program and left < steps else program
     updates: tuple[Update, ...] = ()
     opening, within, closing = around(nodes)
     if entry.updates:

@@ -31,8 +31,12 @@ def nodes_of(
     reverse: bool,
     end: End | None,
     program: Program | None,
+    begun: bool = False,
 ) -> tuple[Node, ...]:
-    """The nodes of a plan, with one of sigma 0 at the end if it leaves D."""
+    """The nodes of a plan, with one of sigma 0 at the end if it leaves D.
+
+    With `begun`, the path's t_max is the time of a state there is, which a named grid keeps as it is.
+    """
     if reverse:
         if isinstance(grid, str):  # data without noise are taken for states of the least noise there is
             path = path.between(path.finite.t_min, path.t_max)
@@ -45,16 +49,17 @@ def nodes_of(
     if isinstance(grid, str):
         first, last = (nodes_at(path, torch.tensor([t], dtype=torch.float64)) for t in (path.t_max, path.t_min))
         if entry.direct:  # it comes from one finite end to the other by itself
-            inner = nodes_at(path, grids.nodes(grid, path.finite, steps))
+            inner = nodes_at(path, grids.nodes(grid, path.finite, steps, begun))
             inner = (*first, *inner) if path.begins_in_noise else inner
             return (*inner, *last) if path.ends_in_data else (*inner, clean) if end == "denoise" else inner
         if path.ends_in_data:
-            return (*nodes_at(path, grids.evaluated(grid, path, steps)), *last)
+            return (*nodes_at(path, grids.evaluated(grid, path, steps, begun)), *last)
         if end != "denoise":
-            return nodes_at(path, grids.nodes(grid, path, steps))
+            return nodes_at(path, grids.nodes(grid, path, steps, begun))
         # a consistency model's D belongs to the whole way to t_min, which needs no node
-        asked = grids.nodes(grid, path, steps)[:-1] if entry.generates else grids.evaluated(grid, path, steps)
-        return (*nodes_at(path, asked), clean)
+        if entry.generates:
+            return (*nodes_at(path, grids.nodes(grid, path, steps, begun)[:-1]), clean)
+        return (*nodes_at(path, grids.evaluated(grid, path, steps, begun)), clean)
     if grid is None and program is not None:
         grid = program.times(path)
         grid = grid[:-1] if end == "denoise" and not path.ends_in_data else grid

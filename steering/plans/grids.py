@@ -106,24 +106,28 @@ SHORT = 3
 """Up to so many steps, a step would be too many for the way from the cleanest level to the data."""
 
 
-def evaluated(grid: str, path: Path, steps: int) -> Nodes:
+def evaluated(grid: str, path: Path, steps: int, begun: bool = False) -> Nodes:
     """The nodes [steps] at which a plan asks the network that goes on from the last of them to D, strictly decreasing.
 
     The last one is t_min or, where no noise is left there, the node before: on grids in time the last but one on the
     way to t_min, on others the cleanest of `Path.levels`. In few steps it is the last but one on all grids.
+    `begun` as in `nodes`.
     """
     named, number = parse(grid)
     if steps <= SHORT or (path.ends_in_data and named.in_time):
-        return nodes(grid, path, steps)[:-1]
+        return nodes(grid, path, steps, begun)[:-1]
     clean = path.finite.t_min
-    return _ends(named.times(path, steps - 1, number), path.t_max, clean, path)
+    return _ends(named.times(path, steps - 1, number), path.t_max, clean, path, begun)
 
 
-def nodes(grid: str | Sequence[float], path: Path, steps: int) -> Nodes:
-    """The grid's nodes, strictly decreasing; an explicit sequence of steps + 1 times is taken as it is."""
+def nodes(grid: str | Sequence[float], path: Path, steps: int, begun: bool = False) -> Nodes:
+    """The grid's nodes, strictly decreasing; an explicit sequence of steps + 1 times is taken as it is.
+
+    With `begun`, t_max stays a node even where the network takes whole times only: it is a state's own time.
+    """
     if isinstance(grid, str):
         named, number = parse(grid)
-        return _ends(named.times(path, steps, number), path.t_max, path.t_min, path)
+        return _ends(named.times(path, steps, number), path.t_max, path.t_min, path, begun)
     return explicit(grid, path, steps + 1, f"{steps} steps")
 
 
@@ -135,10 +139,10 @@ def explicit(grid: Sequence[float], path: Path, count: int, what: str) -> Nodes:
     return _checked(times, path)
 
 
-def _ends(times: Nodes, first: float, last: float, path: Path) -> Nodes:
+def _ends(times: Nodes, first: float, last: float, path: Path, begun: bool) -> Nodes:
     """With exact ends, free of the inverse's rounding, and at times that the network takes."""
     times[0], times[-1] = first, last
-    return _checked(whole_grid(path, times), path)
+    return _checked(whole_grid(path, times, begun), path)
 
 
 def _checked(times: Nodes, path: Path) -> Nodes:

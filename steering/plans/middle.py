@@ -1,9 +1,11 @@
 """Plans that begin between noise and data: after some of their steps, or at a time."""
 
 import math
+from collections.abc import Sequence
 
 from steering.errors import PlanError
 from steering.paths import Path
+from steering.plans.plan import Node
 from steering.plans.units import LEAST
 
 SLACK = 1e-5
@@ -35,3 +37,13 @@ def starting(path: Path, t: float, steps: int) -> Path:
     if not float(path.log_snr(path.t_min) - path.log_snr(t)) >= LEAST * steps:
         raise PlanError(f"start_t: expected a time farther from {path.t_min:g}, with room for {steps} steps, got {t:g}")
     return path.between(path.t_min, t)
+
+
+def rest(nodes: Sequence[Node], steps: int, left: int) -> tuple[Node, ...]:
+    """The nodes of a plan of `steps` steps where `left` of them are left: from node number `steps - left` of its grid.
+
+    A direct solver may have one node more before its grid, from which its first step is no step of the grid's.
+    """
+    skipped = steps - left
+    before = int(skipped > 0 and len(nodes) > steps + 1 and nodes[0].alpha == 0)
+    return tuple(nodes[skipped + before :])

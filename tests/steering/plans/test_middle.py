@@ -154,6 +154,78 @@ def test_a_start_time_is_where_the_grid_begins():
     torch.testing.assert_close(x, last.alpha * MEAN + ratio * (state - 0.5 * MEAN), rtol=0, atol=1e-3)
 
 
+DIRECT = [name for name, each in steering.solvers.items() if each.direct]
+BETAS = paths.vp_betas(steps=10, beta_start=0.01, beta_end=0.4)
+
+
+@pytest.mark.parametrize("end", [None, "denoise"])
+@pytest.mark.parametrize("name", ["rectified_flow", "[0, 1]", "vp_betas", "whole times", "edm", "zero terminal"])
+@pytest.mark.parametrize("solver", [name for name in steering.solvers if name != "searched"])
+def test_the_first_node_is_the_start_time(solver: str, name: str, end: Any):
+    over: dict[str, Path] = {
+        "rectified_flow": paths.rectified_flow(),
+        "[0, 1]": paths.rectified_flow(t_min=0.0, t_max=1.0),
+        "vp_betas": paths.vp_betas(),
+        "whole times": BETAS.asked_at("N*t-1"),
+        "edm": paths.edm(),
+        "zero terminal": paths.vp_betas(zero_terminal_snr=True).between(0.001, 1.0),
+    }
+    path = over[name]
+    for t in (0.55, path.t_max):
+        for steps in (1, 4):
+            plan = steering.plan(solver, path=path, steps=steps, prediction="x0", start_t=t, end=end)
+            assert plan.nodes[0].t == t
+            assert [node.t for node in plan.nodes[:-1]] == sorted({node.t for node in plan.nodes[:-1]}, reverse=True)
+            if plan.end == "t_min":
+                assert plan.nodes[-1].t == path.t_min
+            # a direct solver goes from the first state to where it ends; only a state without data is led on first
+            assert solver not in DIRECT or plan.opening or not plan.within or plan.within[0] == plan.nodes[0]
+
+
+@pytest.mark.parametrize("solver", DIRECT)
+@pytest.mark.parametrize("path", [paths.vp_betas(), paths.rectified_flow(t_min=0.0)], ids=["vp_betas", "flow"])
+def test_direct_solvers_go_from_the_state_to_the_data(solver: str, path: Path):
+    """Their step to D is none of their grid's, so a state at the start time is not taken for a later one."""
+    plan = steering.plan(solver, path=path, steps=4, prediction="x0", start_t=0.5, end="denoise")
+    first = plan.nodes[0]
+    state = first.alpha * MEAN + math.hypot(first.alpha * STD, first.sigma) * torch.randn(
+        4000, 1, generator=torch.Generator().manual_seed(0)
+    )
+    x = steering.run(plan, gaussian(path), (4000, 1), x_init=state, tile=None)
+    assert float(x.mean()) == pytest.approx(MEAN, abs=0.05)
+
+
+@pytest.mark.parametrize("end", ["t_min", "denoise"])
+@pytest.mark.parametrize("solver", [*DIRECT, "ddim", "heun"])
+def test_a_strength_counts_the_steps_of_the_grid(solver: str, end: Any):
+    """Number n - k of n + 1 nodes, whether the solver is a table or not, and whatever it ends in."""
+    for path in (paths.vp_betas(), paths.rectified_flow(), paths.rectified_flow(t_min=0.0, t_max=1.0)):
+        given: dict[str, Any] = {"path": path, "steps": 10, "prediction": "x0", "end": end, "grid": "uniform"}
+        plan, whole = steering.plan(solver, strength=0.5, **given), steering.plan(solver, **given)
+        grid = whole.nodes[1:] if solver in DIRECT and path.begins_in_noise else whole.nodes
+        assert plan.nodes == grid[5:]
+
+
+def test_a_start_time_between_whole_times_is_kept():
+    """The nodes after it are whole times, one each; as many as there are below it may be asked for."""
+    path = BETAS.asked_at("N*t-1")
+    for steps, start_t, wanted in (
+        (4, 0.59, [0.59, 0.5, 0.3, 0.2, 0.1]),
+        (5, 0.55, [0.55, 0.5, 0.4, 0.3, 0.2, 0.1]),
+        (5, 0.6, [0.6, 0.5, 0.4, 0.3, 0.2, 0.1]),
+        (2, 0.21, [0.21, 0.2, 0.1]),
+    ):
+        plan = steering.plan("ddim", path=path, steps=steps, prediction="x0", start_t=start_t, grid="uniform")
+        assert [node.t for node in plan.nodes] == pytest.approx(wanted, abs=1e-9)
+        assert plan.nodes[0].t == start_t
+    state = torch.full((1, 1), 0.3, dtype=torch.float64)
+    plan = steering.plan("ddim", path=path, steps=5, prediction="x0", start_t=0.55, end="denoise")
+    x = steering.run(plan, gaussian(path), (1, 1), x_init=state, dtype=torch.float64)
+    free = steering.plan("ddim", path=BETAS, steps=200, prediction="x0", start_t=0.55, end="denoise")
+    close = steering.run(free, gaussian(BETAS), (1, 1), x_init=state, dtype=torch.float64)
+    assert float(x) == pytest.approx(float(close), abs=0.1)
+
+
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
