@@ -13,6 +13,7 @@ from torch import Tensor
 
 from steering.errors import PlanError, choose
 from steering.paths import Path, whole_times
+from steering.paths.base import NOTHING
 from steering.plans.limits import Limit
 
 Scalar = float | Float64[Tensor, " n"]
@@ -140,16 +141,18 @@ def _coefficients(
         t = trained.time_of_log_snr(path.log_snr(times)).clamp(trained.t_min, trained.t_max)
     if trained.whole:
         t = whole_times(trained, t)
-    alpha = path.alpha(times)
+    alpha, sigma = path.alpha(times), path.sigma(times)
+    begins = alpha <= NOTHING * sigma  # x is noise alone, and x / alpha no number
     if trained != path or trained.whole:
-        ratio = torch.where(alpha > 0, trained.alpha(t) / alpha, 1.0)
+        ratio = torch.where(begins, trained.sigma(t) / sigma, trained.alpha(t) / alpha)
     if preconditioning == "none":
         state, output = PREDICTIONS[prediction](trained, t)
         return t, ratio, state * ratio, output
-    sigma = path.sigma(times)
     rho = trained.sigma(t) / trained.alpha(t) if trained.whole else sigma / alpha
     norm = rho**2 + sigma_data**2
-    scale, state = 1 / (alpha * norm.sqrt()), sigma_data**2 / norm / alpha
+    scale = torch.where(begins, rho / sigma / norm.sqrt(), 1 / (alpha * norm.sqrt()))
+    state = torch.where(begins, sigma_data**2 / norm * (rho / sigma), sigma_data**2 / norm / alpha)
     output = rho * sigma_data / norm.sqrt()
-    begins = alpha == 0  # where rho is infinite
-    return t, torch.where(begins, 1 / sigma, scale), state.nan_to_num(nan=0.0), torch.where(begins, sigma_data, output)
+    endless = rho.isinf()
+    scale, state = torch.where(endless, 1 / sigma, scale), torch.where(endless, 0.0, state)
+    return t, scale, state, torch.where(endless, sigma_data, output)

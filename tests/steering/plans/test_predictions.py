@@ -1,5 +1,7 @@
 """Parameterisations: whatever a network predicts, the denoised estimate is the same."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -105,3 +107,38 @@ def test_a_raw_edm_network_draws_the_samples_of_its_denoiser(path: Path, mixture
 def test_unknown_names_are_refused(prediction: str, preconditioning: str, complaint: str):
     with pytest.raises(PlanError, match=complaint):
         denoise(paths.edm(), 1.0, prediction, preconditioning)
+
+
+@pytest.mark.parametrize("preconditioning", ["none", "edm"])
+@pytest.mark.parametrize(
+    ("onto", "trained"),
+    [
+        (paths.trig_flow(t_max=1.0), paths.rectified_flow()),  # alpha 6e-17
+        (paths.trig_flow(t_max=1.0), paths.vp_betas().asked_at("N*t-1")),
+        (paths.rectified_flow(t_max=1.0), paths.rectified_flow()),  # alpha 0
+        (paths.rectified_flow(t_max=1.0), paths.edm()),
+        (paths.rectified_flow(t_max=1.0), paths.vp_betas().asked_at("N*t-1")),
+        (paths.trig_flow(t_max=1.0), paths.trig_flow(t_max=0.95)),
+    ],
+)
+def test_noise_alone_is_scaled_to_the_noise_of_the_trained_path(onto: Path, trained: Path, preconditioning: str):
+    """Where the path has no data left, the network is asked at its own noisiest level, of a state with that noise."""
+    mean, std, data = 2.0, 0.5, torch.randn(4000, 1, generator=torch.Generator().manual_seed(0))
+    rule = denoise(onto, onto.t_max, "x0", preconditioning, trained=trained)
+    t = torch.tensor(trained.t_max, dtype=torch.float64)
+    sigma, rho = float(trained.sigma(t)), float(trained.sigma(t) / trained.alpha(t))
+    c_in = 1.0 if preconditioning == "none" else 1 / (float(trained.alpha(t)) * math.sqrt(rho**2 + 0.25))
+    assert rule.t == pytest.approx(trained.t_max)
+    assert rule.scale == pytest.approx(c_in * sigma / float(onto.sigma(onto.t_max)), rel=2e-3)
+    assert abs(float(rule.state)) < 0.05
+    if preconditioning == "none":
+        path = trained if not trained.whole else paths.vp_betas()
+        plan = steering.plan("ddim", path=onto, trained=trained, steps=60, prediction="x0")
+
+        def network(x: Tensor, t: Tensor) -> Tensor:
+            alpha, sigma = (f(t.to(torch.float64))[:, None].to(x.dtype) for f in (path.alpha, path.sigma))
+            return mean + alpha * std**2 / ((alpha * std) ** 2 + sigma**2) * (x - alpha * mean)
+
+        x = steering.run(plan, network, tuple(data.shape))
+        assert float(x.mean()) == pytest.approx(mean, abs=0.15)
+        assert float(x.std()) == pytest.approx(std, abs=0.1)
