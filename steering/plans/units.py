@@ -91,6 +91,8 @@ def explicit(values: Sequence[float] | Tensor, unit: str, path: Path, most: int)
         raise PlanError("grid: expected finite nodes, got NaN or infinity")
     found = times(given, unit, path)
     for end, value, sign in zip((path.t_max, path.t_min), _ends(unit, path), (1, -1), strict=True):
+        if not math.isfinite(value):  # no node can be given there
+            continue
         scale = max(abs(value), 1.0) if unit == "logsnr" else abs(value)
         beyond = (given - value) * (-sign if unit == "logsnr" else sign)
         found = torch.where((beyond >= -SINGLE * scale) & (beyond <= SLACK * scale), end, found)

@@ -35,6 +35,46 @@ def test_an_explicit_grid_makes_the_plan_that_its_name_makes(path: Path):
         assert mine.update.b == pytest.approx(other.update.b, rel=1e-6, abs=1e-9)
 
 
+ENDLESS: dict[str, Path] = {
+    "flow [0, 1]": paths.rectified_flow(t_min=0.0, t_max=1.0),
+    "flow [0, .999]": paths.rectified_flow(t_min=0.0),
+    "flow [.001, 1]": paths.rectified_flow(t_max=1.0),
+    "trig flow [0, 1]": paths.trig_flow(t_min=0.0, t_max=1.0),
+    "edm [0, 80]": paths.edm().between(0.0, 80.0),
+    "zero terminal": paths.vp_betas(zero_terminal_snr=True).between(0.001, 1.0),
+}
+
+
+@pytest.mark.parametrize("name", ENDLESS)
+@pytest.mark.parametrize("unit", units.UNITS)
+def test_nodes_lie_between_ends_that_have_no_number(name: str, unit: str):
+    """Where a unit is infinite at an end no node can be given there; the others are what they say."""
+    path = ENDLESS[name]
+    times = torch.linspace(path.finite.t_max, path.finite.t_min, 7, dtype=torch.float64)
+    times[0], times[-1] = path.t_max, path.t_min
+    values = in_units(path, times)[unit]
+    there = values.isfinite()
+    found = torch.tensor(units.explicit(values[there], unit, path, 1001), dtype=torch.float64)
+    torch.testing.assert_close(found, times[there], rtol=1e-6, atol=1e-9)
+    for end, first in ((path.t_max, 0), (path.t_min, -1)):  # rounding must not lose an end that can be given
+        assert float(found[first]) == end or not there[first]
+    if len(found) == len(times):
+        steps = len(found) - 1
+        plan = steering.plan("ddim", path=path, steps=steps, prediction="x0", grid=found.tolist())
+        assert plan.steps == steps
+    with pytest.raises(PlanError, match="grid: expected finite nodes, got NaN or infinity"):
+        units.explicit([math.inf, 0.5], unit, path, 1001)
+
+
+def test_a_grid_of_noise_levels_of_edm_may_end_without_noise():
+    path = paths.edm().between(0.0, 80.0)
+    assert units.explicit([80.0, 5.0, 0.0], "rho", path, 1001) == pytest.approx((80.0, 5.0, 0.0))
+    wanted = (80.0, 5.0, math.exp(-3.0))
+    assert units.explicit([-math.log(80), -math.log(5), 3.0], "logsnr", path, 1001) == pytest.approx(wanted)
+    flow = paths.rectified_flow(t_min=0.0, t_max=1.0)
+    assert units.explicit([9.0, 1.0, 0.25], "rho", flow, 1001) == pytest.approx((0.9, 0.5, 0.2))
+
+
 RF, EDM = paths.rectified_flow(t_min=0.001, t_max=0.999), paths.edm(sigma_min=0.02, sigma_max=80.0)
 
 
