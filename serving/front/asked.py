@@ -55,7 +55,9 @@ class Asked:
             parameters = Parameters.model_validate({name: each for name, each in mine.items() if name not in wrong})
         options = {name: each for name, each in self.parameters.items() if name not in mine and each is not None}
         if self.nodes:
-            parameters = parameters.over(self.nodes + (parameters.end == "denoise"))  # one step from the last node to D
+            parameters = parameters.over(self.nodes)
+            if parameters.end == "denoise":  # one step more, from the last node to D
+                parameters = parameters.model_copy(update={"steps": parameters.steps + 1})
         return min(_MOST, rows_of(parameters, options))
 
 

@@ -1,9 +1,10 @@
 """How many network rows a request takes, from its parameters alone.
 
-The front chooses replicas by these numbers and a replica admits by the same ones. They are exact for solvers that are
-tables, and the most that may be taken for the others and where guidance acts in an interval alone, of which the path
-would have to be known. Neither a plan nor a network is needed, and nothing is imported that knows one: the tests
-compare every solver and method with what `steering` says of it.
+The front chooses replicas by these numbers; a replica, which has the plan, admits by the plan's own. They are never too
+few. They are exact for tables whose path has finite log-SNRs, where the request says the end or it is t_min. They are
+too many, by a step's rows or two, where the card alone knows that samples end in D or a path's end takes a step of one
+row; and for direct solvers, and where guidance acts in an interval alone. Neither a plan nor a network is needed, and
+nothing is imported that knows one: the tests compare every solver and method with what `steering` says of it.
 """
 
 import math
@@ -45,6 +46,8 @@ SOLVERS: Mapping[str, RowsOf] = {
 """Solvers by name; any other takes one row a step."""
 DIRECT = ("dlg", "dpm_solver_12", "dpm_solver_23", "rk45")
 """Solvers that are no tables."""
+IN_TIME = ("flow_heun", "interpolant_ode")
+"""Solvers of several rows a step which, on a flow, go to a sigma of 0 by steps of their own."""
 
 
 def rows_of(parameters: Parameters, options: Mapping[str, Parameter], a_sample: int | None = None) -> int:
@@ -69,16 +72,16 @@ def rows_of(parameters: Parameters, options: Mapping[str, Parameter], a_sample: 
 
 
 def _rows_of_a_sample(parameters: Parameters, option: Callable[[str, int], int]) -> int:
-    """Network rows of a plain sample; with an end in D, the last step is one row, and direct samplers take one more.
+    """Network rows of a plain sample, at most.
 
-    Whether a model's samples end in D where the request does not say, its card knows: off by one row a sample then.
+    With an end in D, the last step is one row. Direct solvers may take one more at either end of their path.
     """
     solver, steps = SOLVERS.get(parameters.solver, _each_step(1)), parameters.steps_taken
     whole = solver(steps, option)
-    if parameters.end != "denoise":
-        return whole
     if parameters.solver in DIRECT:
-        return whole + 1
+        return whole + 2
+    if parameters.end != "denoise" or parameters.solver in IN_TIME:
+        return whole
     return solver(steps - 1, option) + 1 if steps > 1 else 1
 
 
