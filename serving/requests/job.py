@@ -184,10 +184,12 @@ def _start_mean(model: Sampler, known: Knowledge, tensors: Tensors) -> torch.Ten
     """The mean of the model's samples [*event], as its bank has it.
 
     Raises:
-        RequestError: INVALID_ARGUMENT beside conditions, whose laws the bank does not know, and where the request says
-            itself where samples start; UNAVAILABLE while there is no bank.
+        RequestError: INVALID_ARGUMENT for a model with conditions, whose laws the bank does not know, and where the
+            request says itself where samples start; UNAVAILABLE while there is no bank.
     """
-    for name, given in (("conditions", tensors.condition), ("x_init", tensors.x_init), ("mean", tensors.mean)):
+    if model.card.conditions:
+        raise errors.invalid(f"start_mean: expected a model without conditions, got {model.name!r}, which has some")
+    for name, given in (("x_init", tensors.x_init), ("mean", tensors.mean)):
         if given is not None and len(given):
             raise errors.invalid(f"start_mean: expected no {name} beside it, got some")
     if known.cloud is None:

@@ -36,11 +36,15 @@ def plan_for(
             end = end or ("denoise" if path.ends_in_data and not parameters.reverse else None)
             path = steering.paths.reschedule(path.finite, steering.paths.build({"kind": parameters.path}))
         _check_start(parameters)
-        steps, nodes = parameters.steps, _grid(parameters, path, grid)
         if parameters.likelihood is not None:  # its integrator takes the nodes as they are
             path, end = path.finite, "t_min"
-        elif end == "denoise" and isinstance(nodes, tuple) and not (path.ends_in_data and nodes[-1] == path.t_min):
+        steps, nodes = parameters.steps, _grid(parameters, path, grid)
+        if end == "denoise" and isinstance(nodes, tuple) and not (path.ends_in_data and nodes[-1] == path.t_min):
             steps += 1  # from the last node to D
+            if len(nodes) > MOST_STEPS:
+                raise steering.PlanError(
+                    f"grid: expected at most {MOST_STEPS} nodes beside end 'denoise', which adds one, got {len(nodes)}"
+                )
         plan = model.plan(
             parameters.solver, steps, path, grid=nodes, eta=parameters.eta, reverse=parameters.reverse,
             program=_program(model, parameters), start_t=parameters.start_t,

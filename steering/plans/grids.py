@@ -146,6 +146,12 @@ def _ends(times: Nodes, first: float, last: float, path: Path, begun: bool) -> N
 
 
 def _checked(times: Nodes, path: Path) -> Nodes:
-    if not bool((times.diff() < 0).all()) or times[-1] < path.t_min or times[0] > path.t_max:
-        raise PlanError(f"grid times must fall strictly inside [{path.t_min}, {path.t_max}], got {times.tolist()}")
+    falls = [True, *(times.diff() < 0).tolist()]
+    inside = ((times >= path.t_min) & (times <= path.t_max)).tolist()
+    for i, fine in enumerate(zip(falls, inside, strict=True)):
+        if not all(fine):
+            raise PlanError(
+                f"grid times must fall strictly inside [{path.t_min}, {path.t_max}], got {float(times[i]):.9g} at {i}"
+                + (f" after {float(times[i - 1]):.9g}" if i else "")
+            )
     return times

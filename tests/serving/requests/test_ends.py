@@ -166,6 +166,28 @@ def test_likelihoods_inversion_and_other_paths_work_through_the_ends(live: Live,
     assert moments(other["samples"]) == pytest.approx((MEAN, SPREAD), rel=0.12)
 
 
+def test_a_likelihoods_grid_lies_between_the_finite_ends(live: Live):
+    x = (MEAN + SPREAD * np.random.default_rng(1).standard_normal((6, 2))).astype(np.float32)
+    given: dict[str, Any] = {"model": "flow01", "samples": 6, "likelihood": "data"}
+    status, text = live.refusal(inputs={"x_init": x, "grid": np.array([1.0, 0.5, 0.0])}, **given)
+    ends = steering.paths.rectified_flow(t_min=0.0, t_max=1.0).finite
+    wanted = f"grid: expected nodes in {ends.t_max:.9g}..{ends.t_min:.9g}, got 1 at 0"
+    assert (status, text) == ("INVALID_ARGUMENT", wanted)
+    logsnr = np.linspace(*ends.levels, 61)
+    outputs, _ = live.infer({"x_init": x, "grid": logsnr}, grid_unit="logsnr", **given)
+    exact = -(((x - MEAN) / SPREAD) ** 2 / 2 + np.log(SPREAD * np.sqrt(2 * np.pi))).sum(axis=1)
+    np.testing.assert_allclose(outputs["log_likelihood"], exact, atol=0.05)
+
+
+def test_the_largest_grid_leaves_room_for_the_step_to_d(live: Live):
+    grid = {"grid": np.linspace(0.999, 0.001, 1001)}
+    assert live.refusal(model="flow", inputs=grid, end="denoise") == (
+        "INVALID_ARGUMENT", "grid: expected at most 1000 nodes beside end 'denoise', which adds one, got 1001",
+    )  # fmt: skip
+    _, said = live.infer({"grid": grid["grid"][1:]}, model="flow", end="denoise")
+    assert said["network_rows"] == 1000
+
+
 def test_steering_works_through_the_ends(live: Live):
     """Toward exp(r / beta), r = x_1 + x_2, the mean of N(m, s^2) moves by s^2 / beta."""
     direction = {"reward_direction": np.ones(2, np.float32)}

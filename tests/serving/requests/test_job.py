@@ -41,6 +41,13 @@ def refusal(models: dict[str, Model], model: str, inputs: dict[str, Any] | None 
     return caught.value.detail
 
 
+def test_models_with_conditions_have_no_mean_to_start_from(models: dict[str, Model]):
+    """Whether a condition was sent or not."""
+    for inputs in ({}, {"label": np.array([2])}):
+        said = refusal(models, "stripes", inputs, start_mean=True)
+        assert said == "start_mean: expected a model without conditions, got 'stripes', which has some"
+
+
 @pytest.mark.parametrize(
     ("parameters", "expected"),
     [

@@ -108,11 +108,11 @@ def test_a_plan_without_a_grid_uses_its_solvers_own(solver: str):
         ("shifted(-3)", "grid 'shifted': expected a number in 0.01..100, got '-3'"),
         ("logsnr(3)", r"grid 'logsnr' takes no number, got 'logsnr\(3\)'; grids that do: karras, shifted"),
         ([0.9, 0.1], "3 steps has 4 times, got 2"),
-        ([0.9, 0.5, 0.6, 0.1], "must fall"),
-        ([0.9, 0.5, 0.5, 0.1], "must fall"),
-        ([1.5, 0.5, 0.4, 0.1], "must fall"),
-        ([0.9, 0.5, 0.4, 1e-4], "must fall"),
-        ([0.9, float("nan"), 0.4, 0.1], "must fall"),
+        ([0.9, 0.5, 0.6, 0.1], r"must fall strictly inside \[.*\], got 0.6 at 2 after 0.5$"),
+        ([0.9, 0.5, 0.5, 0.1], r"must fall .* got 0.5 at 2 after 0.5$"),
+        ([1.5, 0.5, 0.4, 0.1], r"must fall strictly inside \[0.001, .*\], got 1.5 at 0$"),
+        ([0.9, 0.5, 0.4, 1e-4], r"must fall .* got 0.0001 at 3 after 0.4$"),
+        ([0.9, float("nan"), 0.4, 0.1], r"must fall .* got nan at 1 after 0.9$"),
     ],
 )
 def test_impossible_grids_are_refused(grid, complaint: str):
