@@ -5,7 +5,7 @@ one-hot codes are made, silently finds nothing for what is outside.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,8 @@ _HOLDS_LABELS = {1, 6, _INT64, 10, 11, 12, 13, 16}  # floats, and integers of 32
 
 # operators that only move all numbers of a tensor: a slice of it would have its own range
 _MOVES = {"Identity", "Unsqueeze", "Squeeze", "Reshape", "Flatten", "Transpose", "Expand", "Tile"}
+# operators that choose among the numbers of their first input
+_CHOOSES = {"Slice", "Split", "Gather", "GatherElements", "GatherND"}
 _KEEPS_SHAPE = {"Identity", "Cast", "DequantizeLinear"}
 
 
@@ -46,6 +48,30 @@ def index_ranges(graph: Any) -> Mapping[str, tuple[int, int]]:
         for source, low, high in _picked(node, fed, constants):
             least, most = found.get(source.input, (-math.inf, math.inf))
             found[source.input] = max(least, low - source.plus), min(most, high - source.plus)  # type: ignore[assignment]
+    return found
+
+
+def divided(graph: Any) -> Mapping[str, Collection[int]]:
+    """Inputs that the graph divides by what may be -1, with the numbers that it adds to them before.
+
+    The least number of int32 or int64 has no such quotient: processors of x86 end the process then.
+
+    Args:
+        graph: as of `index_ranges`. Divisions in other types, and of what is computed otherwise, are not told apart.
+    """
+    constants = _Constants(graph)
+    fed = {each.name: _Fed(each.name) for each in graph.input if each.name not in constants}
+    found: dict[str, set[int]] = {}
+    for node in graph.node:
+        if node.op_type in _MOVES | _CHOOSES and node.input and node.input[0] in fed:
+            fed.update(dict.fromkeys(node.output, fed[node.input[0]]))
+        elif node.op_type in ("Add", "Sub"):
+            _shift(node, fed, constants)
+        elif node.op_type == "Div" and node.input[0] in fed:
+            by = constants.whole(node.input[1])
+            if by is None or -1 in by:
+                source = fed[node.input[0]]
+                found.setdefault(source.input, set()).add(source.plus)
     return found
 
 

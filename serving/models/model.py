@@ -2,11 +2,12 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Hashable, Mapping, MutableMapping
+from collections.abc import Collection, Hashable, Mapping, MutableMapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from cachetools import LRUCache
 
@@ -32,6 +33,7 @@ class PlainModel:
     Attributes:
         ranges: allowed values of some inputs, by name.
         sample: how it takes a sample as a reward, None for as it is. score_output: the output that is the reward.
+        without: numbers that some inputs must not have, by name: they would end the process.
     """
 
     name: str
@@ -41,9 +43,13 @@ class PlainModel:
     ranges: Mapping[str, Range] = field(default_factory=dict)
     sample: Sample | None = None
     score_output: str | None = None
+    without: Mapping[str, Collection[int]] = field(default_factory=dict)
 
     def out_of_range(self, name: str, value: Array) -> str:
         """Why an input's values are refused; empty if they are accepted."""
+        for number in self.without.get(name, ()):
+            if np.any(value == number):
+                return f"expected numbers that can be divided by -1 in {value.dtype}, got {number}"
         return self.ranges[name].fault(value) if name in self.ranges else ""
 
 

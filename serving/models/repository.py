@@ -59,7 +59,7 @@ def _loaded(folder: Folder, backend: Backend, measure: Measure, trials: Trials) 
     path = _path(folder, card, backend) if card is not None and card.is_sampler else None
     if card is not None and path is None:
         check_names(folder.card, card, backend.inputs, backend.outputs)
-    found = ranges.found(folder.graph, backend)
+    found, without = ranges.found(folder.graph, backend)
     limits = {name: Range(min=low, max=high) for name, (low, high) in found.items()}
     key = f"{owner} {backend.kind}"
     digest = _digest(folder, card, key)
@@ -68,7 +68,7 @@ def _loaded(folder: Folder, backend: Backend, measure: Measure, trials: Trials) 
         tried = trials.run(folder, backend, digest, arguments, None)
         network = _network(folder.name, key, backend, measure, tried)
         sample, score = (None, None) if card is None else (card.sample, card.score_output)
-        return PlainModel(folder.name, folder.version, network, digest[:16], arguments, sample, score)
+        return PlainModel(folder.name, folder.version, network, digest[:16], arguments, sample, score, without)
     card = ranged(card, found)
     tried = trials.run(folder, backend, digest, {**limits, **ranges.asked(card, path)}, card.output)
     network = _network(folder.name, key, backend, measure, tried)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from exporters.export import _graph
 from protos.card import Card, Range, ranged
-from protos.ranges import index_ranges
+from protos.ranges import divided, index_ranges
 
 N = 3
 
@@ -160,6 +160,16 @@ def test_what_others_write():
     assert not index_ranges(made(node("GatherND", ["t", "label"], ["y"]), t=table(4, 2), label=["n", 2]))
     assert not index_ranges(made(node("Equal", ["label", "codes"], ["y"]), codes=whole([0, 2, 4], 3)))
     assert not index_ranges(made(node("Equal", ["label", "code"], ["y"]), code=whole([0], 1)))
+
+
+def test_what_is_divided():
+    node, by = helper.make_node, helper.make_node("Div", ["i", "by"], ["y"])
+    assert divided(made(node("Identity", ["label"], ["i"]), by)) == {"label": {0}}
+    assert divided(made(node("Sub", ["label", "one"], ["i"]), by, one=whole([1]))) == {"label": {-1}}
+    assert divided(made(node("Slice", ["label", "a", "b"], ["i"]), by)) == {"label": {0}}
+    assert divided(made(node("Identity", ["label"], ["i"]), by, by=whole([2, -1], 2))) == {"label": {0}}
+    assert not divided(made(node("Identity", ["label"], ["i"]), by, by=whole([4])))
+    assert not divided(made(node("Cast", ["label"], ["i"], to=TensorProto.FLOAT), by))
 
 
 def test_weights_may_be_elsewhere():

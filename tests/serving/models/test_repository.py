@@ -4,6 +4,7 @@ import asyncio
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -20,6 +21,7 @@ from serving.models.loaded import LoadedModels
 from serving.models.model import PlainModel, Sampler
 from serving.models.repository import load
 from serving.requests.job import task_for
+from serving.wire.errors import RequestError
 from serving.wire.kserve import InferRequest
 from steering.posteriors import Gaussian, Mixture, Neighbours
 from tests import networks
@@ -484,6 +486,38 @@ def test_a_plain_networks_card_gives_ranges_of_its_inputs(root: Path):
     card.write_text("name: nearness\narguments: {mood: {min: 0}}\n")
     with pytest.raises(LoadError, match=r"arguments: expected inputs of the graph \(mode, x\), got 'mood'"):
         load(folder, lambda file: OrtNetwork(file, 1))
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.int32])
+def test_a_network_that_divides_whole_numbers_takes_none_that_would_end_the_process(
+    tmp_path: Path, dtype: type[np.signedinteger[Any]]
+):
+    kind, least = helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), int(np.iinfo(dtype).min)
+    names = [helper.make_tensor_value_info(name, kind, ["n"]) for name in ("a", "b", "y")]
+    nodes = [
+        helper.make_node("Sub", ["a", "one"], ["c"]),
+        helper.make_node("Div", ["c", "b"], ["d"]),
+        helper.make_node("Div", ["a", "b"], ["e"]),
+        helper.make_node("Add", ["d", "e"], ["y"]),
+    ]
+    one = helper.make_tensor("one", kind, [1], [1])
+    graph = helper.make_graph(nodes, "g", names[:2], names[2:], [one])
+    networks.write_graph(tmp_path / "divides", graph)
+    (folder,) = scan(tmp_path)
+    model = load(folder, lambda file: OrtNetwork(file, 1))
+    assert isinstance(model, PlainModel)
+
+    def asked(a: int, b: int) -> InferRequest:
+        return InferRequest("divides", inputs={"a": np.array([a], dtype), "b": np.array([b], dtype)})
+
+    engine = Engine(ReplicaMetrics())
+    for refused in (least, least + 1) if dtype is np.int64 else (least,):
+        with pytest.raises(RequestError, match=f"'a': expected numbers that can be divided by -1 .*, got {refused}"):
+            task_for(asked(refused, -1), model, {"divides": model})
+    for a, b, quotients in ((least + 2, -1, 1 - 2 * (least + 2) + 2 * least), (9, least, 0), (7, -1, -13)):
+        answer = engine.submit(task_for(asked(a, b), model, {"divides": model})).result(60)
+        assert answer.outputs["y"].tolist() == [quotients]
+    engine.stop()
 
 
 def test_load_raises_one_class_for_all(root: Path):
