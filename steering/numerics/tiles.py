@@ -45,6 +45,10 @@ class Matrix:
     def _ordered(self) -> Tensor:
         return self.values.contiguous()
 
+    def __getstate__(self) -> dict[str, Tensor]:
+        """The values alone: oneDNN's order cannot be written to a file."""
+        return {"values": self.values}
+
 
 _LINEAR = torch.ops.mkldnn._linear_pointwise
 

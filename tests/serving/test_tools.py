@@ -111,14 +111,14 @@ ROW, MASK = np.ones((1, 2), F), np.array([True, False])
             {"solver": "pc", "steps": 1000, "corrections": 32},
             "'pc': expected at most 24000 network rows per sample",
         ),
-        ({}, {"solver": "heun", "churn": 1.0, "churn_noise": 1e300}, "churn_noise: expected a number in 0..10"),
+        ({}, {"solver": "heun", "churn": 1.0, "churn_noise": 1e30}, "churn_noise: expected a number in 0..10"),
         ({}, {"path": "kinetic_optimal"}, "path: expected one of edm, .* to sample on, got 'kinetic_optimal'"),
         ({"known": ROW}, {}, "known and mask: expected both inputs or neither, got one"),
         ({"known": ROW, "mask": ROW}, {}, r"input 'mask': expected BOOL \[2\] or \[1, 2\] .*, got float32 \[1, 2\]"),
         ({"known": ROW, "mask": MASK}, {"reward": "nan"}, "known: expected no reward beside it, or steering 'none'"),
         ({"known": ROW, "mask": MASK}, {"solver": "rk45"}, "solver 'rk45' cannot be steered: expected"),
         ({"x_init": ROW}, {"reverse": True, "reward": "nan"}, "a plan in reverse cannot be steered: expected"),
-        ({"mean": ROW}, {}, "unknown input 'mean', expected one of known, mask, x_init"),
+        ({"mean": ROW}, {}, "unknown input 'mean', expected one of grid, known, mask, x_init"),
     ],
 )
 def test_what_cannot_be_asked_is_refused(models: dict[str, Model], inputs, parameters, complaint: str):

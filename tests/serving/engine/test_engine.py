@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -284,7 +285,7 @@ def test_a_label_out_of_range_is_the_callers_fault(make_engine, models):
     """Where nothing says what the range is, the graph does."""
     engine = make_engine().engine
     loose = copy.copy(models["stripes"])
-    loose.card = networks.STRIPES
+    loose.adapter = replace(loose.adapter, card=networks.STRIPES)
     models = {**models, "stripes": loose}
     future = start(engine, models, ask("stripes", {"label": np.array([7])}, samples=2, steps=3))
     beside = start(engine, models, ask("stripes", {"label": np.array([1])}, samples=2, steps=3))

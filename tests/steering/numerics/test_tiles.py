@@ -1,5 +1,7 @@
 """Products whose rows have the same bits in any batch."""
 
+import pickle
+
 import pytest
 import torch
 
@@ -62,3 +64,9 @@ def test_without_onednn_it_is_the_tiled_product(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     values, x = numbers(30, 50), numbers(ROWS + 5, 30)
     assert torch.equal(Matrix(values).times(x), product(x, values))
+
+
+def test_a_matrix_that_was_used_can_be_kept_in_a_file():
+    matrix, x = Matrix(torch.randn(40, 32)), torch.randn(3, 40)
+    expected = matrix.times(x)
+    assert torch.equal(pickle.loads(pickle.dumps(matrix)).times(x), expected)
