@@ -299,6 +299,7 @@ class Card(_Strict):
     t_range: path times that may be asked of the network. event_shape: the shape of one sample, without the batch axis.
     end: what samples are, unless a request says: "denoise", the last denoised estimate, or "t_min", the state there
         with its noise. None means "denoise" on discrete paths, and on those whose sigma is 0 at their end.
+        A request's explicit grid ends at its last node whatever the card says.
     posterior: the local posterior of steering; None means the one that fits the bank, see `posteriors.automatic`.
     arguments: ranges of a plain network's inputs by name; what is outside is refused before the graph sees it. (ONNX
         counts negative indices from the end, so that a label of -1 would be taken for the last one.)
