@@ -250,9 +250,12 @@ class Plan:
         ratio = self.amplification
         if ratio is None or FAIR[0] <= ratio <= FAIR[1]:
             return ""
+        what = f"Gaussian data of standard deviation 1 one of {ratio:.2g}"
+        if self.reverse:
+            what = f"the noise of Gaussian data {ratio:.2g} times its right standard deviation"
         return (
-            f"{self.solver} in {self.steps} step{'s' * (self.steps > 1)} on grid {self.grid} would give Gaussian data "
-            f"of standard deviation 1 one of {ratio:.2g}: take more steps, another solver or another grid"
+            f"{self.solver} in {self.steps} step{'s' * (self.steps > 1)} on grid {self.grid} would give {what}: "
+            "take more steps, another solver or another grid"
         )
 
     def denoise(self, t: float | Tensor) -> predictions.Denoise:

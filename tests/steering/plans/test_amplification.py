@@ -113,6 +113,15 @@ def test_both_ways_have_the_same_default_grid():
         assert [node.t for node in there.nodes] == [node.t for node in back.nodes][::-1]
 
 
+def test_a_plan_to_noise_is_off_by_a_share_of_the_noises_spread():
+    plan = steering.plan("ddim", path=paths.edm(), steps=1, prediction="x0", reverse=True)
+    assert plan.amplification is not None
+    assert plan.warning == (
+        f"ddim in 1 step on grid {plan.grid} would give the noise of Gaussian data {plan.amplification:.2g} times its "
+        "right standard deviation: take more steps, another solver or another grid"
+    )
+
+
 def test_a_plan_that_is_off_warns_in_the_report():
     def network(x: Tensor, t: Tensor) -> Tensor:
         return torch.zeros_like(x)
