@@ -17,7 +17,8 @@ TAME = (0.45, 1.65)
 """A solver's own grid is kept if it gives N(m, 1) a standard deviation within this: in few steps, methods of order 1
 shrink, and those of higher orders explode."""
 TAME_ON_WIDE, WIDE = (0.45, 1.3), 12.0
-"""The same on paths of so many log-SNRs, such as flows, for which grids made for diffusion are spread too thin."""
+"""The same on paths of so many log-SNRs, or without an end of them, such as flows, for which grids made for diffusion
+are spread too thin."""
 TAME_IN_TIME = (0.8, 1.3)
 """The same for grids in time, which know nothing of noise levels: "uniform" from EDM's 80 has no node near data."""
 FAINT = 0.7
@@ -51,7 +52,8 @@ def default_grid(
     mine = entry.default_grid
     in_time = grids.parse(mine)[0].in_time
     first, last = path.levels
-    low, high = map(math.log, TAME_IN_TIME if in_time else TAME_ON_WIDE if last - first > WIDE else TAME)
+    wide_path = path.begins_in_noise or path.ends_in_data or last - first > WIDE
+    low, high = map(math.log, TAME_IN_TIME if in_time else TAME_ON_WIDE if wide_path else TAME)
     wide, narrow = off(mine)
     if low <= wide <= high and (not in_time or math.log(FAINT) <= narrow <= math.log(TAME[1])):
         return mine
