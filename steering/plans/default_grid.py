@@ -24,8 +24,9 @@ TAME_IN_TIME = (0.8, 1.3)
 FAINT = 0.7
 """The least standard deviation that a grid in time may give to the second Gaussian."""
 BETTER, TAMER = 0.6, 2 / 3
-"""Another grid is taken if its errors on two Gaussians are at most the first share of the own one's; where that
-explodes, if its error on N(m, 1) is at most the second, and both errors together no larger."""
+"""A grid's error is how far the logarithms of its spreads of N(m, 1) and N(m, NARROW) are from 0, added up. The grid of
+least error replaces the solver's own in two cases: its error is at most the share BETTER of the own grid's; or the own
+grid spreads N(m, 1) too far, and on N(m, 1) alone the other grid's error is at most the share TAMER of it."""
 NARROW = 0.09
 """The variance of a second Gaussian that grids are compared on: on one alone, errors of opposite signs may cancel."""
 
