@@ -277,7 +277,7 @@ def test_the_table_is_what_the_contract_says():
 
 
 def test_a_plan_prints_its_matrices():
-    text = str(compiled("ddim", PATHS["edm"], 3, eta=1.0))
+    text = str(compiled("ddim", PATHS["edm"], 3, eta=1.0, grid="logsnr"))
     assert text.startswith("ddim: 3 steps, 3 rows, order 1, eta 1.0, grid logsnr\n")
     assert text.count("A=") == text.count("C=") == 3
 

@@ -35,8 +35,7 @@ def test_the_plan_does_what_a_loop_over_the_velocity_does(path: Path, name: str)
     x = float(path.sigma(path.t_max)) * torch.randn(
         4, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64
     )
-    plan = steering.plan(name, path=path, steps=STEPS, prediction="velocity")
-    assert plan.grid == "uniform"
+    plan = steering.plan(name, path=path, steps=STEPS, prediction="velocity", grid="uniform")
     ours = steering.run(plan, MIXTURE.network(path, "velocity"), (4, 2), x_init=x, dtype=torch.float64)
     assert torch.allclose(ours, looped(name, path, x), rtol=1e-8, atol=1e-9)
 
