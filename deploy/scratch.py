@@ -32,18 +32,16 @@ def scratch(store_bytes: int) -> Iterator[Scratch]:
     time of the context. It is kept when the context ends in an error, for its logs.
 
     Args:
-        store_bytes: size of the object store, which lies in /dev/shm if there is so much room, else in Ray's folder.
+        store_bytes: size of the object store, which lies in /dev/shm if there is so much room.
 
     Raises:
         SettingsError: there is no such folder; one line says what is wrong with each.
     """
     places = [Path(os.environ[name]).absolute() for name in ("RAY_TMPDIR", "TMPDIR") if os.environ.get(name)]
     places.append(Path("/tmp"))
-    shared = not unusable(SHARED, store_bytes)
-    room = FREE_BYTES if shared else FREE_BYTES + store_bytes
     faults, made = [], None
     sessions = places[0] / "ray"
-    if fault := unusable(sessions, room):
+    if fault := unusable(sessions):
         faults.append(fault)
         for place in dict.fromkeys([*places, Path("/var/tmp"), SHARED]):
             try:
@@ -51,18 +49,18 @@ def scratch(store_bytes: int) -> Iterator[Scratch]:
             except OSError as error:
                 faults.append(f"{place}: {error.strerror}")
                 continue
-            if not (fault := unusable(made, room)):
+            if not (fault := unusable(made)):
                 sessions = made
                 break
             faults.append(fault)
             made.rmdir()
             made = None
         else:
-            kept = "sockets and logs" if shared else "sockets, logs and object store"
+            room = f"{FREE_BYTES >> 20} MiB of room"
             raise SettingsError(
-                f"TMPDIR: expected a folder for Ray's {kept}, with {room >> 20} MiB of room, got {'; '.join(faults)}"
+                f"TMPDIR: expected a folder for Ray's sockets and logs, with {room}, got {'; '.join(faults)}"
             )
-    yield Scratch(sessions, SHARED if shared else sessions)
+    yield Scratch(sessions, SHARED if not unusable(SHARED, store_bytes) else sessions)
     if made is not None:
         shutil.rmtree(made, ignore_errors=True)
 
