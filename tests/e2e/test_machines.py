@@ -182,6 +182,9 @@ def test_a_pod_behind_a_proxy_without_a_home_among_odd_folders(small_models: Pat
         assert sum(line.startswith(f"warning: {root}/{name}: expected ") for line in lines) == 1, (name, told)
 
 
+RAYS_REPORT = re.compile(r"\*\*\* SIG|PC: @|    @ |\[.*logging\.cc")
+
+
 @pytest.mark.parametrize("after", [1.0, 3.0, 6.0, 9.0])
 def test_a_signal_while_it_starts_ends_everything_at_once(small_models: Path, tmp_path: Path, after: float):
     """Whatever it is at: its imports, Ray, the replicas or the front."""
@@ -190,7 +193,8 @@ def test_a_signal_while_it_starts_ends_everything_at_once(small_models: Path, tm
         begin = time.monotonic()
         assert server.stop(signal.SIGTERM if after != 3.0 else signal.SIGINT) == 0
         assert time.monotonic() - begin < 15
-        assert server.told() == ""
+        # a signal in the tenth of a second after Ray has taken them is reported by Ray, and then handled by us
+        assert [line for line in server.told().splitlines() if not RAYS_REPORT.match(line)] == []
         assert server.left() == []
 
 
