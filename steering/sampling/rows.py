@@ -29,8 +29,6 @@ class Rows:
     the reply is [B, 1 + d], the reward and then its gradient in the flattened event.
 
     "product": x [B, d] and a matrix [d, k]; the reply is [B, k], x times the matrix, see `tiles`.
-
-    `at` is the time of all rows where it is one number.
     """
 
     kind: Literal["network", "reward", "pullback", "reward_gradient", "product"]
@@ -39,13 +37,12 @@ class Rows:
     condition: Condition = field(default_factory=dict)
     cotangent: Tensor | None = None
     matrix: Matrix | None = None
-    at: float | None = None
 
     @classmethod
     def network(cls, x: Tensor, t: float | Tensor, condition: Condition | None = None) -> "Rows":
         """Network rows at one time, or at a time each [B]."""
         if isinstance(t, float):
-            return cls("network", x, _times(t, x.shape[0]), condition or {}, at=t)
+            return cls("network", x, _times(t, x.shape[0]), condition or {})
         return cls("network", x, torch.as_tensor(t, dtype=torch.float64).expand(x.shape[0]), condition or {})
 
     @classmethod

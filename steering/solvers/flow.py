@@ -45,42 +45,23 @@ def heun(course: Course) -> Iterator[Update]:
 
 MATCHING = "Lipman et al. 2023, arXiv:2210.02747"
 INTERPOLANTS = "Albergo, Boffi & Vanden-Eijnden 2023, arXiv:2303.08797"
+IN_TIME = partial(Solver, default_grid="uniform", bounded=True)
 SOLVERS = (
-    Solver(
-        name="flow_euler",
-        order=1,
-        rows_per_step=1,
-        reference=MATCHING,
-        default_grid="uniform",
-        updates=partial(updates, EULER, TIME),
-        bounded=True,
-    ),
-    Solver(
-        name="flow_ab2",
-        order=2,
-        rows_per_step=1,
-        reference=MATCHING,
-        default_grid="uniform",
-        updates=adams_bashforth,
-        bounded=True,
-    ),
-    Solver(
+    IN_TIME(name="flow_euler", order=1, rows_per_step=1, reference=MATCHING, updates=partial(updates, EULER, TIME)),
+    IN_TIME(name="flow_ab2", order=2, rows_per_step=1, reference=MATCHING, updates=adams_bashforth),
+    IN_TIME(
         name="flow_heun",
         order=2,
         rows_per_step=2,
         reference=MATCHING,
-        default_grid="uniform",
         updates=heun,
         rows=lambda steps, options: 2 * steps - 1,
-        bounded=True,
     ),
-    Solver(
+    IN_TIME(
         name="interpolant_ode",
         order=2,
         rows_per_step=2,
         reference=INTERPOLANTS,
-        default_grid="uniform",
         updates=partial(updates, MIDPOINT, TIME),
-        bounded=True,
     ),
 )

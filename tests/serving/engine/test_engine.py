@@ -23,6 +23,7 @@ from serving.backends.costs import Costs
 from serving.backends.ort import OrtNetwork
 from serving.engine.admission import DeadlineError
 from serving.engine.engine import DeadlinePassedError, Engine, QueueFullError
+from serving.engine.scheduler import DEFAULT
 from serving.engine.task import Evaluation, External, Network, Routine, State, Task
 from serving.models.model import Model, PlainModel, Sampler
 from serving.requests import job
@@ -492,29 +493,23 @@ def test_a_deadline_that_cannot_be_met_is_refused_with_the_estimate_and_counted(
     )
     assert gated.entered.wait(20)
     now = time.monotonic()
-    with pytest.raises(DeadlineError, match=r"cannot be met: the estimate is 4\.5\d* s") as caught:
-        made.engine.submit(
-            Task(
-                model="m",
-                program=evaluations(gated.network, X, 3),
-                network_rows=100,
-                network=slow,
-                rows_at_once=40,
-                deadline=now + 3,
-                priority=9,
-            )
-        )
-    assert job.request_error(caught.value).code.name == "RESOURCE_EXHAUSTED"
-    taken = made.engine.submit(
-        Task(
+
+    def due(seconds: float, priority: int = DEFAULT) -> Task:
+        program = evaluations(gated.network, X, 3)
+        return Task(
             model="m",
-            program=evaluations(gated.network, X, 3),
+            program=program,
             network_rows=100,
             network=slow,
             rows_at_once=40,
-            deadline=now + 30,
+            deadline=now + seconds,
+            priority=priority,
         )
-    )
+
+    with pytest.raises(DeadlineError, match=r"cannot be met: the estimate is 4\.5\d* s") as caught:
+        made.engine.submit(due(3, priority=9))
+    assert job.request_error(caught.value).code.name == "RESOURCE_EXHAUSTED"
+    taken = made.engine.submit(due(30))
     assert made.metrics.registry.get_sample_value("tiltserve_refused_total", {"model": "m", "reason": "deadline"}) == 1
     gated.gate.set()
     assert len(taken.result(20)) == 3
