@@ -1,7 +1,7 @@
 """Which room may import which: every import of the five parts is read from the source and held against one table.
 
 A room is the first two parts of a module's name: `serving.engine.task` is in the room `serving.engine`, and
-`serving/replica.py` is a room of its own. Imports inside functions count like those at a file's top. What is new and
+`protos/card.py` is a room of its own. Imports inside functions count like those at a file's top. What is new and
 fits no arrow below is in the wrong room, or the table is to be changed in review.
 """
 

@@ -274,11 +274,11 @@ def test_a_lost_replica(root: Path):
     """Before candidates were sent another one takes over; after that the client has to begin anew."""
     with running(root, count=2, poll_s=5) as live, grpc.insecure_channel(live.address) as channel:
         stub = SamplingStub(channel)
-        live.replicas[0]._draining = True
+        live.replicas[0]._answering.draining = True
         for seed in range(5):
             reply, _ = converse(stub, first({**STEERED, "seed": seed}))
             assert reply.parameters["seed"].integer == seed
-        live.replicas[0]._draining = False
+        live.replicas[0]._answering.draining = False
 
         def lose(candidates: Candidates) -> InteractiveRequest:
             for replica in live.replicas:

@@ -1,0 +1,57 @@
+"""What a front knows of server and models, as KServe v2 asks for it: liveness, readiness, metadata."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from importlib import metadata
+from typing import Any
+
+from google.protobuf.message import Message
+from tritonclient.grpc import service_pb2 as pb
+
+from serving.front import router
+from serving.front.roster import Roster
+from serving.wire import errors, kserve
+
+Answer = Callable[[Any], Awaitable[Message]]
+
+
+class Metadata:
+    """Answers from the front's copy of the directory."""
+
+    def __init__(self, roster: Roster) -> None:
+        self._roster = roster
+        self.answers: Mapping[str, Answer] = {
+            "ServerLive": self._server_live,
+            "ServerReady": self._server_ready,
+            "ServerMetadata": self._server_metadata,
+            "ModelReady": self._model_ready,
+            "ModelMetadata": self._model_metadata,
+        }
+        """By the name of the method."""
+
+    async def _server_live(self, request: pb.ServerLiveRequest) -> Message:
+        return pb.ServerLiveResponse(live=True)
+
+    async def _server_ready(self, request: pb.ServerReadyRequest) -> Message:
+        return pb.ServerReadyResponse(ready=self._roster.index.any_ready)
+
+    async def _server_metadata(self, request: pb.ServerMetadataRequest) -> Message:
+        return pb.ServerMetadataResponse(name="tiltserve", version=_version(), extensions=["parameters"])
+
+    async def _model_ready(self, request: pb.ModelReadyRequest) -> Message:
+        try:
+            router.choose(self._roster.index, request.name, request.version)
+        except errors.RequestError:
+            return pb.ModelReadyResponse(ready=False)
+        return pb.ModelReadyResponse(ready=True)
+
+    async def _model_metadata(self, request: pb.ModelMetadataRequest) -> Message:
+        model = router.choose(self._roster.index, request.name, request.version).model
+        versions = router.versions(self._roster.index.models[model.name].states)
+        return kserve.model_metadata(model.name, versions, model.inputs, model.outputs)
+
+
+def _version() -> str:
+    try:
+        return metadata.version("tiltserve")
+    except metadata.PackageNotFoundError:
+        return "unknown"

@@ -1,0 +1,90 @@
+"""What a replica answers requests with: its models, rewards and engine."""
+
+import asyncio
+import math
+import secrets
+import time
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from grpc.aio import ServicerContext
+
+from serving.engine.engine import Engine
+from serving.engine.metrics import ReplicaMetrics
+from serving.fleet.directory import ModelState
+from serving.models.loaded import LoadedModels
+from serving.models.model import Model, Sampler
+from serving.requests import job
+from serving.rewards import Definition
+from serving.rewards.remote import RemoteRewards
+from serving.wire import errors, kserve
+from serving.wire.answer import Answer
+from serving.wire.aside import aside
+from serving.wire.kserve import InferRequest
+from serving.wire.parameters import timeout_s
+from serving.wire.streams import Streams, UnderWay
+
+
+class Answering:
+    """Answers requests; make it and use it on one event loop.
+
+    Attributes:
+        streams, under_way: the calls of the replica's server.
+        draining: it takes no new requests.
+    """
+
+    def __init__(self, models: LoadedModels, rewards: RemoteRewards, engine: Engine, metrics: ReplicaMetrics) -> None:
+        self._models, self._rewards, self._engine, self._metrics = models, rewards, engine, metrics
+        self.streams, self.under_way = Streams(), UnderWay()
+        self.draining = False
+
+    @property
+    def ready(self) -> bool:
+        """Whether it takes requests for some model."""
+        return not self.draining and any(each.state == "READY" for each in self._models.states())
+
+    def listed(self, name: str, version: str = "") -> ModelState | None:
+        """What the directory is told of a model; None where it has no such name or version."""
+        states = (each for each in self._models.states() if each.name == name)
+        return next((each for each in states if version in ("", each.version)), None)
+
+    def model(self, name: str) -> Model:
+        """The model of that name; NOT_FOUND or UNAVAILABLE where it cannot be used."""
+        if name in self._models.models:
+            return self._models.models[name]
+        if (state := self.listed(name)) is not None:
+            raise errors.unavailable(f"model {name!r} is {state.state.lower()}: {state.reason or 'not loaded yet'}")
+        raise errors.not_found(f"unknown model {name!r}, expected one of {', '.join(sorted(self._models.models))}")
+
+    async def answer(
+        self,
+        request: InferRequest,
+        size: int,
+        context: ServicerContext,
+        rewards: Mapping[str, Definition] = MappingProxyType({}),
+    ) -> tuple[Model, Answer]:
+        """Run a request that came in so many bytes. If the caller leaves, its rows leave the engine.
+
+        Args:
+            rewards: by name, beside those that are configured.
+
+        Raises:
+            RequestError: the caller's or the engine's fault, as a status.
+        """
+        if self.draining:
+            raise errors.draining("the replica is stopping")
+        limits = context.time_remaining(), timeout_s(request.parameters.get("timeout", 0))
+        deadline = time.monotonic() + min((limit for limit in limits if limit is not None), default=math.inf)
+        async with self._models.holding(request):
+            model = self.model(request.model)
+            kserve.check_outputs(request.outputs, job.output_names(model))
+            if isinstance(model, Sampler):  # a front has drawn one; a client that comes without a front may have not
+                request.parameters.setdefault("seed", secrets.randbelow(2**63))
+            models, remotes = self._models.models.copy(), {**self._rewards.definitions, **rewards}
+            task = await aside(size, lambda: job.task_for(request, model, models, remotes, deadline))
+            try:
+                answer: Answer = await asyncio.wrap_future(self._engine.submit(task))
+            except Exception as error:
+                raise job.request_error(error) from error
+        self._metrics.answered(model.name, answer.steering, answer.parameters.get("ess"))
+        return model, answer

@@ -1,0 +1,79 @@
+"""KServe v2 as a replica answers it, to a front and to a client that comes without one."""
+
+from collections.abc import Callable
+
+import grpc
+from google.protobuf.message import Message
+from grpc.aio import ServicerContext
+from tritonclient.grpc import service_pb2 as pb
+
+from serving.replica.answering import Answering
+from serving.replica.statuses import Begun, Statuses
+from serving.wire import channels, errors, kserve, received, small
+from serving.wire.answer import Answer
+from serving.wire.aside import aside
+
+SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
+
+
+class Inference:
+    """The service `inference.GRPCInferenceService` of one replica."""
+
+    def __init__(self, answering: Answering) -> None:
+        self._answering = answering
+
+    def handlers(self) -> list[grpc.GenericRpcHandler]:
+        """Its methods; ModelInfer takes and gives bytes, since its messages may be large."""
+        large = {"ModelInfer": grpc.unary_unary_rpc_method_handler(self._infer)}
+        return [
+            grpc.method_handlers_generic_handler(SERVICE.full_name, large),
+            small.handler(SERVICE, self, self._answering.streams),
+        ]
+
+    async def ServerLive(self, request: pb.ServerLiveRequest, context: ServicerContext) -> pb.ServerLiveResponse:
+        return pb.ServerLiveResponse(live=True)
+
+    async def ServerReady(self, request: pb.ServerReadyRequest, context: ServicerContext) -> pb.ServerReadyResponse:
+        return pb.ServerReadyResponse(ready=self._answering.ready)
+
+    async def ModelReady(self, request: pb.ModelReadyRequest, context: ServicerContext) -> pb.ModelReadyResponse:
+        state = self._answering.listed(request.name, request.version)
+        return pb.ModelReadyResponse(ready=state is not None and state.state == "READY")
+
+    async def ModelMetadata(
+        self, request: pb.ModelMetadataRequest, context: ServicerContext
+    ) -> pb.ModelMetadataResponse:
+        async with Statuses("ModelMetadata", context):
+            state = self._answering.listed(request.name, request.version)
+            if state is None:
+                raise errors.not_found(f"unknown model {request.name!r} of version {request.version or 'any'!r}")
+            return kserve.model_metadata(state.name, [state.version], state.inputs, state.outputs)
+
+    async def _infer(self, data: bytes, context: ServicerContext) -> bytes:
+        """ModelInfer: decode, run, encode. If the caller leaves, its rows leave the engine."""
+        self._answering.under_way.add(context)
+        async with Statuses("ModelInfer", context):
+            came = await aside(len(data), lambda: received.infer(data))
+            request = await aside(kserve.effort(came), lambda: kserve.decode_request(came))
+            async with Begun(context):
+                model, answer = await self._answering.answer(request, len(data), context)
+                requested = [name for name in request.outputs if name in answer.outputs]
+                return await encoded(
+                    answer,
+                    lambda: kserve.encode_response(
+                        model.name, model.version, request.id, answer.outputs, answer.parameters, requested
+                    ),
+                )
+
+
+async def encoded(answer: Answer, reply: Callable[[], Message]) -> bytes:
+    """The serialised reply that holds an answer, made aside where it is large; raises as `fitting`."""
+    size = sum(each.nbytes for each in answer.outputs.values())
+    return await aside(size, lambda: fitting(reply().SerializeToString()))
+
+
+def fitting(reply: bytes) -> bytes:
+    """A serialised reply; RESOURCE_EXHAUSTED if it is longer than a message may be, which was not known beforehand."""
+    if len(reply) > channels.LONGEST_MESSAGE:
+        raise errors.exhausted(f"expected an answer of at most {channels.LONGEST_MESSAGE} bytes, got {len(reply)}")
+    return reply

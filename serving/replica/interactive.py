@@ -1,0 +1,57 @@
+"""tiltserve.v1.Sampling as a replica answers it: the client scores candidates while its samples are drawn."""
+
+from collections.abc import AsyncIterator
+
+import grpc
+from grpc.aio import ServicerContext
+
+from protos.tiltserve.v1 import sampling_pb2
+from serving.models.model import Sampler
+from serving.replica.answering import Answering
+from serving.replica.inference import encoded, fitting
+from serving.replica.statuses import Statuses
+from serving.rewards.client import ClientDefinition
+from serving.wire import errors, interactive, received
+from serving.wire.aside import aside
+from serving.wire.interactive import CLIENT
+
+SERVICE = sampling_pb2.DESCRIPTOR.services_by_name["Sampling"]
+
+
+class Sampling:
+    """The service of one replica.
+
+    Args:
+        answer_s: how long a client may take to score one batch of candidates.
+    """
+
+    def __init__(self, answering: Answering, answer_s: float) -> None:
+        self._answering, self._answer_s = answering, answer_s
+
+    def handler(self) -> grpc.GenericRpcHandler:
+        """Its methods, taking and giving bytes, since their messages may be large."""
+        return grpc.method_handlers_generic_handler(
+            SERVICE.full_name, {"SampleInteractive": grpc.stream_stream_rpc_method_handler(self._interact)}
+        )
+
+    async def _interact(self, messages: AsyncIterator[bytes], context: ServicerContext) -> None:
+        """SampleInteractive: as ModelInfer, with the client as one more reward."""
+        streams = self._answering.streams
+        async with Statuses("SampleInteractive", context):
+            first = await streams.first(messages)
+            self._answering.under_way.add(context)
+            request = await aside(len(first), lambda: interactive.decoded(received.sample(first)))
+            await context.send_initial_metadata((errors.BEGUN,))
+
+            async def write(reply: sampling_pb2.InteractiveReply) -> None:
+                await context.write(fitting(reply.SerializeToString()))
+
+            async def read() -> sampling_pb2.InteractiveRequest:
+                return interactive.answered(await streams.answered(messages, "the client's scores"))
+
+            client = ClientDefinition(read, write, self._answer_s)
+            if not isinstance(self._answering.model(request.model), Sampler):
+                raise errors.invalid(f"model {request.model!r}: expected a sampler, got a plain network")
+            model, answer = await self._answering.answer(request, len(first), context, {CLIENT: client})
+            last = await encoded(answer, lambda: interactive.last_reply(model.name, model.version, request.id, answer))
+            await context.write(last)

@@ -1,0 +1,162 @@
+"""The life of a replica: it listens, loads its models, tells the directory how it is, and drains."""
+
+import asyncio
+import contextlib
+import logging
+import math
+import os
+import uuid
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+import grpc
+import torch
+
+from serving.backends.opening import Opener
+from serving.engine.engine import Engine
+from serving.engine.metrics import ReplicaMetrics
+from serving.fleet.directory import DirectoryClient, ReplicaState
+from serving.fleet.heartbeat import Heartbeat
+from serving.models.loaded import LoadedModels
+from serving.replica.answering import Answering
+from serving.replica.inference import Inference
+from serving.replica.interactive import Sampling
+from serving.replica.internal import SERVICE as INTERNAL
+from serving.replica.internal import Internal
+from serving.rewards.remote import RemoteRewards
+from serving.supervised import Supervised
+from serving.wire import channels, small
+from serving.wire.streams import CLOSE_S
+from steering.targets.rewards import BUILT_IN
+
+_log = logging.getLogger(__name__)
+
+
+class Replica:
+    """Serves the models under `models` on `host`, on the first free port of `ports` ((0, 0): any).
+
+    Args:
+        model_memory: most bytes of models in memory, see `LoadedModels`; None for no bound.
+        rewards: host:port by name of rewards that their owners serve.
+        reward_s: seconds that a call to such a reward may take. remembered_s: seconds for which its scores of a bank
+        are used again.
+        answer_s: how long a client that scores candidates itself may take for one batch.
+        opener: chooses the backend of a graph; None for ONNX Runtime on `threads` threads.
+        trust: names of models that are served even if their rows are not independent.
+
+    Ray Serve sees none of the requests, so the replica drains by itself: `stop` leaves the directory, refuses new
+    requests (fronts then send them to other replicas), and finishes the running ones.
+    """
+
+    def __init__(
+        self,
+        models: Path,
+        directory: DirectoryClient,
+        *,
+        host: str = "127.0.0.1",
+        ports: tuple[int, int] = (0, 0),
+        threads: int = 1,
+        max_bucket: int = 256,
+        max_queue_rows: int = 2**24,
+        max_queue_bytes: int = 2**32,
+        model_memory: int | None = None,
+        drain_s: float = 30.0,
+        rewards: Mapping[str, str] | None = None,
+        reward_s: float = 30.0,
+        remembered_s: float = 600.0,
+        answer_s: float = 60.0,
+        opener: Opener | None = None,
+        trust: Collection[str] = (),
+    ) -> None:
+        self.id = uuid.uuid4().hex[:12]
+        self._directory, self._host, self._ports, self._drain_s = directory, host, ports, drain_s
+        self._metrics = ReplicaMetrics()
+        self._engine = Engine(
+            self._metrics, max_bucket=max_bucket, max_queue_rows=max_queue_rows, max_queue_bytes=max_queue_bytes
+        )
+        self._metrics.backlog_rows.set_function(lambda: self._engine.backlog_rows)
+        self._models = LoadedModels(
+            models, threads, model_memory, self._metrics.registry, opener, self._engine.release, trust
+        )
+        self._rewards = RemoteRewards(rewards or {}, seconds=reward_s, remembered_s=remembered_s)
+        self._answering = Answering(self._models, self._rewards, self._engine, self._metrics)
+        self._answer_s = answer_s
+        self._address = ""
+        self._server: grpc.aio.Server | None = None
+        self._heartbeat: Heartbeat | None = None
+        self._preparation: Supervised | None = None
+        self._beats = 0
+
+    async def start(self) -> None:
+        """Listens, registers with the directory, and loads the models; missing banks are made in the background."""
+        torch.set_num_threads(1)  # for this thread and later ones: the cores are for the network
+        self._server, self._address = self._listen()
+        await self._server.start()
+        self._heartbeat = Heartbeat(self._directory, self.state)
+        await self._models.load_all()
+        for name in self._rewards.definitions:
+            if name in self._models.models or name in BUILT_IN:
+                _log.warning("reward %r: a model or a built-in of that name hides the configured service", name)
+        self._preparation = Supervised("preparing models", lambda: self._models.prepare(self._engine))
+        await self._heartbeat.now()
+
+    async def stop(self) -> None:
+        """Leaves the directory and finishes running requests, for up to `drain_s` seconds. Streams that hold no work
+        are ended at once, and so are calls whose request has not come yet."""
+        self._answering.draining = True
+        for task in (self._heartbeat, self._preparation):
+            if task is not None:
+                await task.stop()
+        with contextlib.suppress(Exception):
+            await self._directory.leave(self.id)
+        self._answering.streams.stop()
+        if self._server is not None:
+            await self._answering.under_way.over(self._drain_s)
+            await self._server.stop(CLOSE_S)
+        await asyncio.to_thread(self._engine.stop)
+        self._models.close()
+        await self._rewards.close()
+
+    def check_health(self, hung_s: float, still_s: float = math.inf) -> None:
+        """Raises RuntimeError for a replica that is to be replaced.
+
+        Args:
+            hung_s: seconds in which a network call ends while requests wait.
+            still_s: seconds in which a heartbeat is tried.
+        """
+        if self._heartbeat is not None:
+            self._heartbeat.check(still_s)
+        if not self._engine.alive:
+            raise RuntimeError("the engine's thread has ended")
+        if (idle := self._engine.stalled_for()) > hung_s:
+            raise RuntimeError(f"no network call has ended for {idle:.0f} s while requests wait")
+
+    def state(self) -> ReplicaState:
+        """The content of the next heartbeat."""
+        self._beats += 1
+        return ReplicaState(
+            self.id,
+            self._address,
+            os.getpid(),
+            self._models.states(),
+            self._engine.backlog_rows,
+            self._answering.draining,
+            self._beats,
+        )
+
+    def _listen(self) -> tuple[grpc.aio.Server, str]:
+        """A server on the first port that is free."""
+        low, high = self._ports
+        for port in range(low, high + 1):
+            server = grpc.aio.server(options=channels.REPLICA)
+            server.add_generic_rpc_handlers(
+                [
+                    *Inference(self._answering).handlers(),
+                    Sampling(self._answering, self._answer_s).handler(),
+                    small.handler(INTERNAL, Internal(self._metrics), self._answering.streams),
+                ]
+            )
+            with contextlib.suppress(RuntimeError):
+                bound = server.add_insecure_port(channels.address(self._host, port))
+                return server, channels.address(self._host, bound)
+        raise RuntimeError(f"replica: expected a free port in {low}-{high} on {self._host}, got none")
