@@ -18,6 +18,7 @@ from serving.front.metrics import FrontMetrics
 from serving.front.roster import Roster
 from serving.front.router import Route
 from serving.wire import errors, kserve
+from serving.wire.streamed import NOTHING, Place
 
 Reply = TypeVar("Reply")
 
@@ -59,11 +60,29 @@ class Forwarder:
             RequestError: the replica's own; NOT_FOUND or UNAVAILABLE if no replica can answer; DEADLINE_EXCEEDED.
         """
         target = self._admit(asked)
-        sampler = target.model.kind == "sampler"
-        if sampler and not asked.seeded:
-            data = kserve.with_seed(data, secrets.randbelow(2**63))
-        rows = asked.rows(sampler=sampler)
+        data, rows = _settled(target, asked, data)
         return await self._send(target, deadline, lambda link: link.infer(data, rows, deadline.left()))
+
+    async def stream(
+        self, asked: Asked, data: bytes, write: Callable[[bytes], Awaitable[None]], deadline: Deadline
+    ) -> bytes:
+        """As `infer`, for a request that may have several responses: the last one, a serialised
+        ModelStreamInferResponse; those before it go to `write`.
+
+        When the request is repeated on an equal replica, what was written is not written again: responses come in one
+        order of their places, and equal replicas send equal ones.
+        """
+        delivered = NOTHING
+
+        async def deliver(reply: bytes, place: Place) -> None:
+            nonlocal delivered
+            if place.order > delivered.order:
+                delivered = place
+                await write(reply)
+
+        target = self._admit(asked)
+        data, rows = _settled(target, asked, data)
+        return await self._send(target, deadline, lambda link: link.stream(data, rows, deliver, deadline.left()))
 
     async def interact(
         self,
@@ -185,6 +204,14 @@ class Forwarder:
 
     def _unreported(self, replica_id: str) -> int:
         return self._links.unreported(replica_id, self._roster.covered)
+
+
+def _settled(target: Route, asked: Asked, data: bytes) -> tuple[bytes, int]:
+    """A request with the seed that all its repetitions have, and its network rows."""
+    sampler = target.model.kind == "sampler"
+    if sampler and not asked.seeded:
+        data = kserve.with_seed(data, secrets.randbelow(2**63))
+    return data, asked.rows(sampler=sampler)
 
 
 def _refused(error: grpc.aio.AioRpcError) -> bool:

@@ -16,10 +16,11 @@ from serving.front.metadata import Answer, Metadata
 from serving.front.metrics import FrontMetrics
 from serving.front.outcome import Outcome
 from serving.front.roster import Roster
+from serving.front.streaming import Streaming
 from serving.wire import errors, received
 from serving.wire.aside import aside
 from serving.wire.small import parsed
-from serving.wire.streams import UnderWay
+from serving.wire.streams import Streams, UnderWay
 
 
 class Rpc(NamedTuple):
@@ -33,8 +34,11 @@ class Rpc(NamedTuple):
 class Inference:
     """The service `inference.GRPCInferenceService`; RPCs that are not served yet answer UNIMPLEMENTED."""
 
-    def __init__(self, roster: Roster, forwarder: Forwarder, metrics: FrontMetrics, under_way: UnderWay) -> None:
+    def __init__(
+        self, roster: Roster, forwarder: Forwarder, metrics: FrontMetrics, under_way: UnderWay, streams: Streams
+    ) -> None:
         self._roster, self._forwarder, self._metrics, self._under_way = roster, forwarder, metrics, under_way
+        self._streaming = Streaming(roster, forwarder, metrics, under_way, streams)
         self._answers: Mapping[str, Answer] = {**Metadata(roster).answers}
 
     def handler(self) -> grpc.GenericRpcHandler:
@@ -50,6 +54,8 @@ class Inference:
         return await self._forwarder.infer(request, call.data, deadline)
 
     def _method(self, method: MethodDescriptor) -> grpc.RpcMethodHandler:
+        if method.name == "ModelStreamInfer":
+            return self._streaming.handler()
         answer = self._body(method)
 
         async def unary(data: bytes, context: ServicerContext) -> bytes:
@@ -58,11 +64,6 @@ class Inference:
             async with Outcome(method.name, context, self._roster, self._metrics) as outcome:
                 return await answer(Rpc(data, context, outcome))
 
-        async def stream(requests: object, context: ServicerContext) -> bytes:
-            return await unary(b"", context)
-
-        if method.client_streaming:
-            return grpc.stream_stream_rpc_method_handler(stream)
         return grpc.unary_unary_rpc_method_handler(unary)
 
     def _body(self, method: MethodDescriptor) -> Callable[[Rpc], Awaitable[bytes]]:

@@ -11,8 +11,9 @@ from tritonclient.grpc import service_pb2
 
 from protos.tiltserve.v1 import fleet_pb2, fleet_pb2_grpc, sampling_pb2
 from serving.fleet.directory import ReplicaState
-from serving.wire import channels
-from serving.wire.errors import RequestError
+from serving.wire import channels, streamed
+from serving.wire.errors import RequestError, internal
+from serving.wire.streamed import Place
 
 INFERENCE: ServiceDescriptor = service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 SAMPLING: ServiceDescriptor = sampling_pb2.DESCRIPTOR.services_by_name["Sampling"]
@@ -26,6 +27,7 @@ class Link:
         self._sent: dict[object, tuple[float, int]] = {}
         # Without serialisers gRPC passes bytes through: the front never rebuilds a message.
         self._infer = self.channel.unary_unary(f"/{INFERENCE.full_name}/ModelInfer")
+        self._stream = self.channel.stream_stream(f"/{INFERENCE.full_name}/ModelStreamInfer")
         self._interact = self.channel.stream_stream(f"/{SAMPLING.full_name}/SampleInteractive")
         self._metrics = fleet_pb2_grpc.ReplicaInternalStub(self.channel).Metrics
 
@@ -51,6 +53,25 @@ class Link:
         """A serialised ModelInferResponse; raises AioRpcError. Cancelling it cancels the call on the replica."""
         with self._under_way(rows):
             return await self._infer(request, timeout=timeout)
+
+    async def stream(
+        self, request: bytes, rows: int, deliver: Callable[[bytes, Place], Awaitable[None]], timeout: float | None
+    ) -> bytes:
+        """The last response to a request on a stream of its own, a serialised ModelStreamInferResponse; those before it
+        go to `deliver` as they come. Raises AioRpcError, also for the replica's own errors. Cancelling it cancels the
+        request on the replica.
+        """
+        call = self._stream([request], timeout=timeout, metadata=(streamed.AS_STATUS,))
+        with self._under_way(rows):
+            try:
+                async for reply in call:
+                    place = streamed.place(reply)
+                    if place.final:
+                        return reply
+                    await deliver(reply, place)
+            finally:
+                call.cancel()
+        raise internal("the replica ended a stream without a last response")
 
     async def interact(
         self,

@@ -52,7 +52,7 @@ class FrontMetrics:
         """Counts one RPC. `model` must be one that is served, or "": else clients could create label values."""
         self.requests.labels(model, method, code.name).inc()
         self.request_seconds.labels(model, method).observe(seconds)
-        if method == "ModelInfer":
+        if method in ("ModelInfer", "ModelStreamInfer"):
             (self._success if code is grpc.StatusCode.OK else self._failure).labels(model).inc()
 
 

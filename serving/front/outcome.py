@@ -3,8 +3,9 @@
 import asyncio
 import logging
 import time
+from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Self
+from typing import NoReturn, Self
 
 import grpc
 from grpc.aio import ServicerContext
@@ -18,11 +19,24 @@ _ROUNDED, _ON_THE_WAY_S = 0.01, 0.1
 
 
 class Outcome:
-    """Wraps the body of a call; the body sets `model` as soon as it knows it."""
+    """Wraps the body of a call; the body sets `model` as soon as it knows it.
 
-    def __init__(self, method: str, context: ServicerContext, roster: Roster, metrics: FrontMetrics) -> None:
+    Args:
+        end: ends the call with an error, once it is counted; None for the status of `context`. A stream of many
+            requests, each with an outcome of its own, ends none of the others.
+    """
+
+    def __init__(
+        self,
+        method: str,
+        context: ServicerContext,
+        roster: Roster,
+        metrics: FrontMetrics,
+        end: Callable[[errors.RequestError], Awaitable[NoReturn]] | None = None,
+    ) -> None:
         self.model = ""
         self._method, self._context, self._roster, self._metrics = method, context, roster, metrics
+        self._end = end or (lambda error: errors.abort(context, error))
         self._began, self._given_s = time.perf_counter(), context.time_remaining()
 
     async def __aenter__(self) -> Self:
@@ -36,15 +50,13 @@ class Outcome:
             self._count(grpc.StatusCode.OK)
         elif isinstance(error, errors.RequestError):
             self._count(error.code)
-            await errors.abort(self._context, error)
+            await self._end(error)
         elif isinstance(error, asyncio.CancelledError):
             self._count(grpc.StatusCode.DEADLINE_EXCEEDED if self._late else grpc.StatusCode.CANCELLED)
         elif isinstance(error, Exception):
             self._count(grpc.StatusCode.INTERNAL)
             _log.error("%s failed", self._method, exc_info=error)
-            await errors.abort(
-                self._context, errors.internal(f"{self._method} failed inside the front; its log says why")
-            )
+            await self._end(errors.internal(f"{self._method} failed inside the front; its log says why"))
 
     @property
     def _late(self) -> bool:

@@ -138,13 +138,13 @@ class Front:
 
     def _listen_grpc(self) -> grpc.aio.Server:
         server = grpc.aio.server(options=channels.SERVER)
-        parts = self._roster, self._forwarder, self.metrics, self._under_way
+        parts = self._roster, self._forwarder, self.metrics, self._under_way, self._streams
         services = (INFERENCE, SAMPLING, _FLEET, _HEALTH, _REFLECTION)
         described = reflection.ReflectionServicer([each.full_name for each in services])
         server.add_generic_rpc_handlers(
             [
                 Inference(*parts).handler(),
-                Sampling(*parts, self._streams).handler(),
+                Sampling(*parts).handler(),
                 small.handler(_FLEET, Fleet(self._roster), self._streams),
                 small.handler(_HEALTH, self._health, self._streams),
                 small.handler(_REFLECTION, described, self._streams),

@@ -23,6 +23,7 @@ from serving.replica.inference import Inference
 from serving.replica.interactive import Sampling
 from serving.replica.internal import SERVICE as INTERNAL
 from serving.replica.internal import Internal
+from serving.replica.streaming import Streaming
 from serving.rewards.remote import RemoteRewards
 from serving.supervised import Supervised
 from serving.wire import channels, small
@@ -152,6 +153,7 @@ class Replica:
             server.add_generic_rpc_handlers(
                 [
                     *Inference(self._answering).handlers(),
+                    Streaming(self._answering).handler(),
                     Sampling(self._answering, self._answer_s).handler(),
                     small.handler(INTERNAL, Internal(self._metrics), self._answering.streams),
                 ]

@@ -9,6 +9,7 @@ from grpc.aio import ServicerContext
 from serving.wire import errors
 
 _log = logging.getLogger(__name__)
+UNEXPECTED = "an unexpected error, see the replica's log"
 AT_ONCE_S = 0.05
 """A request that takes no longer needs not say that it was begun."""
 
@@ -26,7 +27,7 @@ class Statuses:
             await errors.abort(self._context, error)
         if isinstance(error, Exception):
             _log.error("%s", self._method, exc_info=error)
-            await errors.abort(self._context, errors.internal("an unexpected error, see the replica's log"))
+            await errors.abort(self._context, errors.internal(UNEXPECTED))
 
 
 class Begun:

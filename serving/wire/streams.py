@@ -51,6 +51,11 @@ class Streams:
         """The next message of a stream on which work waits for it, as `begun`; only a stopping server hurries it."""
         return await self._next(messages, expected, None, self._last_s)
 
+    async def request(self, messages: AsyncIterator[Message]) -> Message:
+        """The next of many requests of a stream, as `begun`; a client may be silent between two for as long as it
+        likes."""
+        return await self._next(messages, "another request", None, 0.0)
+
     async def _next(
         self, messages: AsyncIterator[Message], expected: str, within_s: float | None, grace_s: float
     ) -> Message:

@@ -1,0 +1,68 @@
+"""ModelStreamInfer on the front: each request of a stream goes to a replica on a stream of its own."""
+
+from collections.abc import AsyncIterator
+from typing import NoReturn
+
+import grpc
+from grpc.aio import ServicerContext
+
+from serving.front import asked
+from serving.front.deadline import Deadline
+from serving.front.forward import Forwarder
+from serving.front.metrics import FrontMetrics
+from serving.front.outcome import Outcome
+from serving.front.roster import Roster
+from serving.wire import errors, received, streamed
+from serving.wire.aside import aside
+from serving.wire.inflight import InFlight, Sender
+from serving.wire.streams import Streams, UnderWay
+
+METHOD = "ModelStreamInfer"
+
+
+class Streaming:
+    """The method. Responses pass through as the bytes they come in; a client that reads slowly slows down its own
+    requests' streams to their replicas, which keep the newest preview only."""
+
+    def __init__(
+        self, roster: Roster, forwarder: Forwarder, metrics: FrontMetrics, under_way: UnderWay, streams: Streams
+    ) -> None:
+        self._roster, self._forwarder, self._metrics = roster, forwarder, metrics
+        self._under_way, self._streams = under_way, streams
+
+    def handler(self) -> grpc.RpcMethodHandler:
+        """The method, taking and giving bytes."""
+        return grpc.stream_stream_rpc_method_handler(self._stream)
+
+    async def _stream(self, messages: AsyncIterator[bytes], context: ServicerContext) -> None:
+        self._under_way.add(context)
+        sender, in_flight, as_status = Sender(context), InFlight(), streamed.as_status(context)
+
+        async def answer(data: bytes) -> None:
+            model = request_id = ""
+            try:
+                async with Outcome(METHOD, context, self._roster, self._metrics, _raised) as outcome:
+                    came = await aside(len(data), lambda: received.infer(data))
+                    outcome.model = model = came.model
+                    request_id = came.id
+                    request = asked.of(came)
+                    deadline = Deadline(context.time_remaining(), request.timeout_s)
+                    last = await self._forwarder.stream(request, data, sender.write, deadline)
+            except errors.RequestError as error:
+                if as_status:
+                    raise
+                last = streamed.failed(error, model, request_id)
+            let_go = in_flight.hold(len(last))
+            try:
+                await sender.write(last)
+            finally:
+                let_go()
+
+        try:
+            await in_flight.run(messages, self._streams, answer)
+        except errors.RequestError as error:
+            await errors.abort(context, error)
+
+
+async def _raised(error: errors.RequestError) -> NoReturn:
+    raise error
