@@ -1,6 +1,6 @@
 """KServe v2 on the front: what the directory knows is answered here, the rest is forwarded."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import grpc
@@ -12,9 +12,10 @@ from serving.front import asked
 from serving.front.deadline import Deadline
 from serving.front.forward import Forwarder
 from serving.front.links import INFERENCE
-from serving.front.metadata import Answer, Metadata
+from serving.front.metadata import Metadata
 from serving.front.metrics import FrontMetrics
 from serving.front.outcome import Outcome
+from serving.front.part import Answer, Part
 from serving.front.roster import Roster
 from serving.front.streaming import Streaming
 from serving.wire import errors, received
@@ -32,14 +33,27 @@ class Rpc(NamedTuple):
 
 
 class Inference:
-    """The service `inference.GRPCInferenceService`; RPCs that are not served yet answer UNIMPLEMENTED."""
+    """The service `inference.GRPCInferenceService`; RPCs that are not served yet answer UNIMPLEMENTED.
+
+    Args:
+        parts: what answers RPCs other than inference and metadata.
+    """
 
     def __init__(
-        self, roster: Roster, forwarder: Forwarder, metrics: FrontMetrics, under_way: UnderWay, streams: Streams
+        self,
+        roster: Roster,
+        forwarder: Forwarder,
+        metrics: FrontMetrics,
+        under_way: UnderWay,
+        streams: Streams,
+        parts: Sequence[Part] = (),
     ) -> None:
         self._roster, self._forwarder, self._metrics, self._under_way = roster, forwarder, metrics, under_way
         self._streaming = Streaming(roster, forwarder, metrics, under_way, streams)
-        self._answers: Mapping[str, Answer] = {**Metadata(roster).answers}
+        metadata = Metadata(roster, (name for part in parts for name in part.extensions))
+        self._answers: Mapping[str, Answer] = {
+            name: answer for part in (metadata, *parts) for name, answer in part.answers.items()
+        }
 
     def handler(self) -> grpc.GenericRpcHandler:
         """All methods, taking and giving bytes: so ModelInfer's tensors pass through without being rebuilt."""

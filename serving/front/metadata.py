@@ -1,24 +1,29 @@
 """What a front knows of server and models, as KServe v2 asks for it: liveness, readiness, metadata."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Iterable, Mapping
 from importlib import metadata
-from typing import Any
 
 from google.protobuf.message import Message
 from tritonclient.grpc import service_pb2 as pb
 
 from serving.front import router
+from serving.front.part import Answer
 from serving.front.roster import Roster
 from serving.wire import errors, kserve
 
-Answer = Callable[[Any], Awaitable[Message]]
+EXTENSIONS = ("parameters", "schedule_policy")
+"""Of inference itself: parameters of requests, and among them `priority` and `timeout`."""
 
 
 class Metadata:
-    """Answers from the front's copy of the directory."""
+    """Answers from the front's copy of the directory.
 
-    def __init__(self, roster: Roster) -> None:
-        self._roster = roster
+    Args:
+        extensions: of KServe v2, that work.
+    """
+
+    def __init__(self, roster: Roster, extensions: Iterable[str] = ()) -> None:
+        self._roster, self.extensions = roster, (*EXTENSIONS, *extensions)
         self.answers: Mapping[str, Answer] = {
             "ServerLive": self._server_live,
             "ServerReady": self._server_ready,
@@ -35,7 +40,7 @@ class Metadata:
         return pb.ServerReadyResponse(ready=self._roster.index.any_ready)
 
     async def _server_metadata(self, request: pb.ServerMetadataRequest) -> Message:
-        return pb.ServerMetadataResponse(name="tiltserve", version=_version(), extensions=["parameters"])
+        return pb.ServerMetadataResponse(name="tiltserve", version=_version(), extensions=sorted(self.extensions))
 
     async def _model_ready(self, request: pb.ModelReadyRequest) -> Message:
         try:

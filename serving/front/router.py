@@ -94,9 +94,27 @@ def choose(
     else:
         usable = ()
     if not usable:
-        usable = _usable(_held(index, name, version), name, fingerprint, exclude)
+        usable = _usable(held(index, name, version), name, fingerprint, exclude)
     drawn = rng.sample(usable, min(2, len(usable)))
     return min((replace(each, load=each.load + unreported(each.replica.id)) for each in drawn), key=attrgetter("load"))
+
+
+def held(index: Index, name: str, version: str = "") -> Sequence[Route]:
+    """Where the model is listed, in any state.
+
+    Raises:
+        RequestError: as `choose`, for a model or version that is not listed.
+    """
+    if not index.replicas:
+        raise errors.unavailable(f"model {name!r}: no replica is up")
+    if name not in index.models:
+        raise errors.not_found(f"unknown model {name!r}, expected one of {', '.join(index.models) or '(none)'}")
+    listed = index.models[name]
+    found = [each for each in listed.routes if version in ("", each.model.version)]
+    if not found:
+        known = ", ".join(versions(listed.states))
+        raise errors.not_found(f"model {name!r}: unknown version {version!r}, expected one of {known}")
+    return found
 
 
 def version_order(version: str) -> tuple[int, str]:
@@ -124,27 +142,13 @@ def _newest(routes: Sequence[Route]) -> Sequence[Route]:
     return [each for each in routes if version_order(each.model.version) == newest]
 
 
-def _held(index: Index, name: str, version: str) -> Sequence[Route]:
-    """Where the model is listed, in any state."""
-    if not index.replicas:
-        raise errors.unavailable(f"model {name!r}: no replica is up")
-    if name not in index.models:
-        raise errors.not_found(f"unknown model {name!r}, expected one of {', '.join(index.models) or '(none)'}")
-    listed = index.models[name]
-    held = [each for each in listed.routes if version in ("", each.model.version)]
-    if not held:
-        known = ", ".join(versions(listed.states))
-        raise errors.not_found(f"model {name!r}: unknown version {version!r}, expected one of {known}")
-    return held
-
-
-def _usable(held: Sequence[Route], name: str, fingerprint: str | None, exclude: Collection[str]) -> Sequence[Route]:
+def _usable(routes: Sequence[Route], name: str, fingerprint: str | None, exclude: Collection[str]) -> Sequence[Route]:
     """The routes of the newest version that may be used."""
-    if not any(each.model.state == "READY" for each in held):
-        raise errors.unavailable(_why_not_ready([each.model for each in held]))
+    if not any(each.model.state == "READY" for each in routes):
+        raise errors.unavailable(_why_not_ready([each.model for each in routes]))
     usable = [
         each
-        for each in held
+        for each in routes
         if _takes_requests(each) and each.replica.id not in exclude and fingerprint in (None, each.model.fingerprint)
     ]
     if not usable:

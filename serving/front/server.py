@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import grpc
@@ -21,7 +21,9 @@ from serving.front.inference import Inference
 from serving.front.interactive import Sampling
 from serving.front.links import INFERENCE, SAMPLING, Links
 from serving.front.metrics import FrontMetrics
+from serving.front.part import Part
 from serving.front.roster import Roster
+from serving.front.trace_settings import TraceSettingRpc, TraceSettings
 from serving.supervised import Supervised
 from serving.wire import channels, small
 from serving.wire.streams import CLOSE_S, Streams, UnderWay
@@ -72,6 +74,7 @@ class Front:
         self._health = Health([INFERENCE.full_name, SAMPLING.full_name, _FLEET.full_name])
         self._forwarder = Forwarder(self._roster, self._links, self.metrics, replay_wait_s)
         self._streams, self._under_way = Streams(), UnderWay()
+        self.trace_settings = TraceSettings()
         self._server: grpc.aio.Server | None = None
         self._page: tuple[Any, threading.Thread] | None = None
         self._following: Supervised | None = None
@@ -143,7 +146,7 @@ class Front:
         described = reflection.ReflectionServicer([each.full_name for each in services])
         server.add_generic_rpc_handlers(
             [
-                Inference(*parts).handler(),
+                Inference(*parts, self._kserve_parts()).handler(),
                 Sampling(*parts).handler(),
                 small.handler(_FLEET, Fleet(self._roster), self._streams),
                 small.handler(_HEALTH, self._health, self._streams),
@@ -155,6 +158,10 @@ class Front:
         except RuntimeError:
             raise PortError(f"gRPC: expected a free port, {self.grpc_address} cannot be listened on") from None
         return server
+
+    def _kserve_parts(self) -> Sequence[Part]:
+        """What answers KServe's RPCs, but for inference and metadata."""
+        return (TraceSettingRpc(self.trace_settings, self._roster),)
 
     def _listen_metrics(self) -> None:
         try:

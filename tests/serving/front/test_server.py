@@ -37,6 +37,7 @@ SERVED = {
     "ModelMetadata",
     "ModelInfer",
     "ModelStreamInfer",
+    "TraceSetting",
 }
 
 
@@ -599,7 +600,7 @@ def test_the_other_rpcs_say_that_they_are_not_served():
         async with system(Replica("a")) as live:
             stub = service_pb2_grpc.GRPCInferenceServiceStub(live.channel)
             refused = [method for method in INFERENCE.methods if method.name not in SERVED]
-            assert len(refused) == 13
+            assert len(refused) == len(INFERENCE.methods) - len(SERVED)
             for method in refused:
                 with pytest.raises(grpc.aio.AioRpcError) as caught:
                     await getattr(stub, method.name)(getattr(pb, method.input_type.name)())
@@ -793,5 +794,27 @@ def test_a_large_message_passes():
         async with system(Replica("a")) as live:
             x = list(itertools.repeat(1.0, 2_000_000))
             assert (await live.infer(x, parameters={"seed": 0})).as_numpy("y").sum() == 4_000_000
+
+    asyncio.run(body())
+
+
+def test_trace_settings_are_shown_and_changed():
+    async def body():
+        async with system(Replica("a")) as live:
+            changed = await live.client.update_trace_settings(
+                "adder", {"trace_level": ["TIMESTAMPS"], "trace_rate": "1"}
+            )
+            assert changed.settings["trace_level"].value == ["TIMESTAMPS"]
+            assert live.front.trace_settings.sampled("adder")
+            whole = await live.client.get_trace_settings()
+            assert whole.settings["trace_level"].value == ["OFF"]
+            for settings, model, code in (
+                ({"trace_level": "TIMESTAMPS"}, "nobody", "NOT_FOUND"),
+                ({"trace_levels": "OFF"}, None, "INVALID_ARGUMENT"),
+                ({"trace_file": "/etc/passwd"}, None, "UNIMPLEMENTED"),
+            ):
+                with pytest.raises(InferenceServerException) as caught:
+                    await live.client.update_trace_settings(model, settings)
+                assert caught.value.status() == f"StatusCode.{code}"
 
     asyncio.run(body())
