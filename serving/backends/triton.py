@@ -46,7 +46,10 @@ class TritonNetwork:
         self._name, self._model, self._seconds = name, model, seconds
         self._client = triton.InferenceServerClient(address, channel_args=_CHANNEL)
         try:
-            server, metadata, most = self._wait(time.monotonic() + seconds)
+            server, metadata, config = self._wait(time.monotonic() + seconds)
+            # where the network takes another shape of a row than the wire: such as [] for [1]
+            self._rows = {each.name: tuple(each.reshape.shape) for each in _reshaped(config)}
+            self._sent = {each.name: tuple(each.dims) for each in _reshaped(config)}
             rowed = any(len(each.shape) and each.shape[0] == -1 for each in metadata.inputs)
             self.inputs = tuple(self._tensor("input", each, may_be_shared=rowed) for each in metadata.inputs)
             self.outputs = tuple(self._tensor("output", each) for each in metadata.outputs)
@@ -54,7 +57,7 @@ class TritonNetwork:
             _log.warning("network %r at %s: %s", name, address, error)
             self._client.close()
             raise
-        self._most: int | None = most or None
+        self._most: int | None = None if config is None else int(config.max_batch_size) or None
         self._version = max(metadata.versions, key=_number, default="")
         self.kind = f"kserve {server.name} {server.version} {model} {self._version}"
 
@@ -66,8 +69,9 @@ class TritonNetwork:
         """Implements `Backend.run`; NaN and infinities are sent as they are, and the server may refuse them."""
         tensors = []
         for name, value in feeds.items():
-            tensors.append(triton.InferInput(name, list(value.shape), np_to_triton_dtype(value.dtype)))
-            tensors[-1].set_data_from_numpy(value)
+            sent = value.reshape(len(value), *self._sent[name]) if name in self._sent else value
+            tensors.append(triton.InferInput(name, list(sent.shape), np_to_triton_dtype(sent.dtype)))
+            tensors[-1].set_data_from_numpy(sent)
         wanted = [triton.InferRequestedOutput(name) for name in outputs]
         try:
             result = self._client.infer(
@@ -82,15 +86,15 @@ class TritonNetwork:
         """Implements `Backend.close`."""
         self._client.close()
 
-    def _wait(self, end: float) -> tuple[Any, Any, int]:
-        """The server's and the model's metadata and its `max_batch_size`, once the model is ready."""
+    def _wait(self, end: float) -> tuple[Any, Any, Any]:
+        """The server's and the model's metadata and its configuration (None for none), once the model is ready."""
         expected = f"network {self._name!r}: expected model {self._model!r} on its server"
         while True:
             left = max(POLL_S, end - time.monotonic())
             try:
                 if self._client.is_model_ready(self._model, client_timeout=left):
                     server = self._client.get_server_metadata(client_timeout=left)
-                    return server, self._client.get_model_metadata(self._model, client_timeout=left), self._bound(left)
+                    return server, self._client.get_model_metadata(self._model, client_timeout=left), self._config(left)
                 state = "it is not ready"
             except InferenceServerException as error:
                 if _code(error) not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
@@ -100,13 +104,13 @@ class TritonNetwork:
                 raise LoadError(f"{expected} within {self._seconds:g} s, {state}")
             time.sleep(POLL_S)
 
-    def _bound(self, seconds: float) -> int:
-        """Triton's `max_batch_size`, 0 for none; not every server has a configuration to show."""
+    def _config(self, seconds: float) -> Any:
+        """Triton's configuration of the model, None for none: not every server has one to show."""
         try:
-            return int(self._client.get_model_config(self._model, client_timeout=seconds).config.max_batch_size)
+            return self._client.get_model_config(self._model, client_timeout=seconds).config
         except InferenceServerException as error:
             if _code(error) is grpc.StatusCode.UNIMPLEMENTED:
-                return 0
+                return None
             raise
 
     def _tensor(self, side: str, each: Any, *, may_be_shared: bool = False) -> GraphTensor:
@@ -118,6 +122,8 @@ class TritonNetwork:
         if not each.shape or each.shape[0] != -1:
             raise LoadError(f"{where}: expected a free first axis for the batch, got shape {list(each.shape)}")
         row = tuple(None if axis < 0 else int(axis) for axis in each.shape[1:])
+        if side == "input" and each.name in self._rows:
+            row = self._rows[each.name]
         return GraphTensor(each.name, np.dtype(triton_to_np_dtype(each.datatype)), row)
 
     def _output(self, result: triton.InferResult, name: str, rows: int) -> Array:
@@ -152,6 +158,15 @@ class TritonNetwork:
 def _code(error: InferenceServerException) -> grpc.StatusCode | None:
     """The status of a call; None for what tritonclient itself found wrong."""
     return grpc.StatusCode.__members__.get(str(error.status()).removeprefix("StatusCode."))
+
+
+def _reshaped(config: Any) -> list[Any]:
+    """The inputs of a configuration whose rows have another shape in the network, of known lengths."""
+    inputs = config.input if config is not None and config.max_batch_size else ()
+    fixed = (
+        each for each in inputs if each.HasField("reshape") and min((*each.dims, *each.reshape.shape), default=1) > 0
+    )
+    return list(fixed)
 
 
 def _number(version: str) -> int:

@@ -12,12 +12,19 @@ LEASE_S = 3.0
 """Seconds after its last heartbeat that a replica or front is forgotten; heartbeats come every second."""
 
 Kind = Literal["sampler", "network"]
+Device = Literal["CPU", "GPU"]
 State = Literal["READY", "LOADING", "UNAVAILABLE"]
 
 
 @dataclass(frozen=True)
 class ModelState:
-    """One version of a model on one replica; `reason` says why it is not READY."""
+    """One version of a model on one replica; `reason` says why it is not READY.
+
+    Attributes:
+        backend, device: what runs its network: the software, such as `onnxruntime`, and where.
+        most_rows, usual_rows: rows of one call of the network, at most, and where no more are worth waiting for; 0 for
+            a sampler, which takes no rows.
+    """
 
     name: str
     version: str
@@ -27,6 +34,10 @@ class ModelState:
     fingerprint: str = ""
     inputs: tuple[TensorSpec, ...] = ()
     outputs: tuple[TensorSpec, ...] = ()
+    backend: str = ""
+    device: Device = "CPU"
+    most_rows: int = 0
+    usual_rows: int = 0
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from prometheus_client import start_http_server
 
 from protos.tiltserve.v1 import fleet_pb2
 from serving.fleet.directory import DirectoryClient
+from serving.front.config import ModelConfigs
 from serving.front.fleet import Fleet
 from serving.front.forward import Forwarder
 from serving.front.health import Health
@@ -161,7 +162,7 @@ class Front:
 
     def _kserve_parts(self) -> Sequence[Part]:
         """What answers KServe's RPCs, but for inference and metadata."""
-        return (TraceSettingRpc(self.trace_settings, self._roster),)
+        return (ModelConfigs(self._roster), TraceSettingRpc(self.trace_settings, self._roster))
 
     def _listen_metrics(self) -> None:
         try:

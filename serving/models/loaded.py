@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Callable, Collection, Generator
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge
 from torch import Tensor
 
@@ -23,6 +22,7 @@ from serving.backends.profiling import measured
 from serving.engine.engine import Engine
 from serving.engine.task import Routine, Task
 from serving.fleet.directory import ModelState, State
+from serving.models.described import plain_state, reverts, sampler_state
 from serving.models.evaluations import evaluations
 from serving.models.folders import Folder, readable, scan
 from serving.models.memory import Memory, TooLargeError
@@ -32,7 +32,6 @@ from serving.models.trial import Trials
 from serving.models.unloaded import Kept, unloaded
 from serving.wire import errors
 from serving.wire.kserve import InferRequest
-from serving.wire.tensors import TensorSpec, datatype
 
 _log = logging.getLogger(__name__)
 _AGAIN_S = 1.0
@@ -241,12 +240,12 @@ class LoadedModels:
         elif folder.name in self._shown:
             yield from self._shown[folder.name]
         elif isinstance(model, PlainModel):
-            yield _plain_state(model)
+            yield plain_state(model)
         else:
             raw = self.models[folder.name + RAW]
             assert isinstance(raw, PlainModel)
-            yield _sampler_state(model)
-            yield _plain_state(raw)
+            yield sampler_state(model)
+            yield plain_state(raw)
 
 
 def _lacks(model: Model) -> bool:
@@ -255,38 +254,6 @@ def _lacks(model: Model) -> bool:
     if not isinstance(model, Sampler) or model.card.conditions or reverts(model):
         return False
     return model.known.cloud is None or model.known.calibration is None
-
-
-def reverts(model: Sampler) -> bool:
-    """Whether every request brings the mean its samples revert to."""
-    return isinstance(model.path, steering.paths.MeanReverting)
-
-
-def _sampler_state(model: Sampler) -> ModelState:
-    event = model.card.event_shape
-    states = ("x_init", "mean") if reverts(model) else ("x_init",)
-    conditions = (
-        TensorSpec(name, datatype(np.dtype(c.dtype)), (-1, *c.shape)) for name, c in model.card.conditions.items()
-    )
-    return ModelState(
-        model.name,
-        model.version,
-        "sampler",
-        "READY",
-        fingerprint=model.known.fingerprint,
-        inputs=(*(TensorSpec(name, "FP32", (-1, *event)) for name in states), *conditions),
-        outputs=(TensorSpec("samples", "FP32", (-1, *event)), TensorSpec("rewards", "FP32", (-1,))),
-    )
-
-
-def _plain_state(model: PlainModel) -> ModelState:
-    specs = [
-        tuple(TensorSpec(e.name, datatype(e.dtype), (-1, *(axis or -1 for axis in e.row))) for e in side)
-        for side in (model.network.backend.inputs, model.network.backend.outputs)
-    ]
-    return ModelState(
-        model.name, model.version, "network", "READY", fingerprint=model.fingerprint, inputs=specs[0], outputs=specs[1]
-    )
 
 
 def _prepared(model: Sampler) -> Routine:

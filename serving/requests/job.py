@@ -13,6 +13,7 @@ from serving.backends import Array, InputError, OutOfMemoryError, UnavailableErr
 from serving.engine.admission import DeadlineError
 from serving.engine.engine import DeadlinePassedError, ExternalError, NetworkFailedError, QueueFullError
 from serving.engine.task import Routine, Task
+from serving.models.described import LIKELIHOODS, SAMPLED
 from serving.models.evaluations import evaluations
 from serving.models.model import Knowledge, Model, PlainModel, Sampler
 from serving.requests import likelihood
@@ -43,7 +44,7 @@ def output_names(model: Model) -> list[str]:
     """Every output a request for the model may ask for."""
     if isinstance(model, PlainModel):
         return [each.name for each in model.network.backend.outputs]
-    return ["samples", "rewards", *likelihood.OUTPUTS]
+    return [*SAMPLED, *LIKELIHOODS]
 
 
 def task_for(
@@ -76,6 +77,8 @@ def task_for(
 def _sampling_task(
     request: InferRequest, model: Sampler, models: Mapping[str, Model], remotes: Mapping[str, Definition] | None
 ) -> Task:
+    if {*SAMPLED, *LIKELIHOODS} <= {*request.outputs}:  # so do tools that know no model: they want what there is
+        request = replace(request, outputs=[])
     parameters, options, reward_arguments = parameters_of(request)
     if parameters.likelihood is not None:
         parameters = likelihood.checked(parameters, request.parameters)
@@ -122,7 +125,7 @@ def _sampling_task(
             bytes=_bytes(n, card.event_shape) + together * told,
         )
     _check_answer(request, n, card.event_shape)
-    if absent := [name for name in request.outputs if name in likelihood.OUTPUTS]:
+    if absent := [name for name in request.outputs if name in LIKELIHOODS]:
         raise errors.invalid(f"output {absent[0]!r}: expected a parameter likelihood beside it, got none")
     reward = None
     if parameters.reward is not None:

@@ -7,6 +7,7 @@ import torch
 
 import steering
 from serving.engine.task import Routine
+from serving.models.described import LIKELIHOODS
 from serving.models.evaluations import evaluations
 from serving.models.model import Sampler
 from serving.requests.parameters import OPTIONS
@@ -17,7 +18,6 @@ from serving.wire.answer import Answer
 from serving.wire.parameters import STEERING, Parameters
 from serving.wire.tensors import Parameter
 
-OUTPUTS = ("log_likelihood", "standard_error")
 GROUP = 16
 """Most samples computed together."""
 NUMBERS = 2**20
@@ -60,8 +60,8 @@ def program(
             f"likelihood: expected a grid from t={ends[0]:g} to t={ends[1]:g}, the ends of the path, got one from "
             f"{problem.plan.nodes[0].t:g} to {problem.plan.nodes[-1].t:g}"
         )
-    if missing := [name for name in outputs if name not in OUTPUTS]:
-        raise errors.invalid(f"output {missing[0]!r}: a request with likelihood has {', '.join(OUTPUTS)}")
+    if missing := [name for name in outputs if name not in LIKELIHOODS]:
+        raise errors.invalid(f"output {missing[0]!r}: a request with likelihood has {', '.join(LIKELIHOODS)}")
     if parameters.guidance != 1 and parameters.likelihood == "data":
         raise errors.invalid(
             "guidance: a guided model has no law of its data, expected 1.0 or likelihood 'sampler', "

@@ -68,7 +68,10 @@ def _check_answer(outputs: Sequence[GraphTensor], rows: int) -> None:
 
 
 def _row_by_row(tensor: GraphTensor, value: Array) -> Array:
-    """An input [n, *row]; one that the graph takes once for all rows may also come in the graph's own shape."""
+    """An input [n, *row]; one that the graph takes once for all rows may also come in the graph's own shape, and one of
+    a number a row as a column [n, 1]: so Triton's tools send it."""
     if tensor.shared is not None and value.shape == tensor.shared:
         return value.reshape(1, *(axis or 0 for axis in tensor.row))
+    if not tensor.row and value.ndim == 2 and value.shape[1] == 1:
+        return value.reshape(-1)
     return value

@@ -14,11 +14,8 @@ from serving.models.model import Sampler
 from serving.rewards import PREFIX
 from serving.wire import errors
 from serving.wire.kserve import InferRequest
-from serving.wire.parameters import GRID, MOST_STEPS, Parameters
+from serving.wire.parameters import GRID, MOST_STEPS, NULL, Parameters
 from steering.paths import MeanReverting
-
-NULL = "null_"
-"""What the name of an input begins with that is the null of a condition."""
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ from serving.wire import contents, errors
 from serving.wire.received import Received, Sent
 from serving.wire.tensors import DATATYPES, Array, Parameter, TensorSpec, datatype
 
+PLATFORM = "tiltserve"
+"""What every model is run by, as clients are told."""
 _ALIGNED = 16
 """Bytes at whose multiples arrays begin, as kernels like it; a view into a message may begin anywhere."""
 _A_BYTE_OF_CONTENTS = 32
@@ -125,7 +127,7 @@ def model_metadata(
     return pb.ModelMetadataResponse(
         name=name,
         versions=versions,
-        platform="tiltserve",
+        platform=PLATFORM,
         inputs=[_encode_spec(spec) for spec in inputs],
         outputs=[_encode_spec(spec) for spec in outputs],
     )

@@ -10,6 +10,8 @@ from serving.wire.tensors import SINGLE, Parameter
 
 EVERYWHERE = ("timeout", "priority", "deterministic")
 """Parameters of every model: the front and the engine read them."""
+PRIORITIES = (1, 5, 9)
+"""The first, the default and the last priority of a request, as the engine has them; smaller ones go first."""
 STEERING = (
     "steering", "reward", "beta", "threshold", "particles", "posterior", "rollout_steps", "refresh", "reward_budget",
     "population", "keep", "inner", "potential", "chains", "candidates", "preset",
@@ -21,6 +23,8 @@ Unit = Literal["t", "sigma", "rho", "logsnr"]
 
 GRID = "grid"
 """The input that gives the nodes of a plan, [steps + 1]."""
+NULL = "null_"
+"""What the name of an input begins with that is the null of a condition."""
 
 
 def timeout_s(value: Parameter | None) -> float | None:

@@ -35,11 +35,18 @@ _NAMES = {dtype: name for name, (dtype, _) in DATATYPES.items()}
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """One input or output of a model: a KServe datatype (`FP32`) and a shape, -1 for any length."""
+    """One input or output of a model: a KServe datatype (`FP32`) and a shape, -1 for any length.
+
+    Attributes:
+        optional: whether a request may do without it.
+        column: the last axis, of length 1, may be left out.
+    """
 
     name: str
     datatype: str
     shape: tuple[int, ...]
+    optional: bool = False
+    column: bool = False
 
 
 def datatype(dtype: np.dtype[np.generic] | type[np.generic]) -> str:

@@ -155,9 +155,11 @@ def test_live_ready_and_metadata(server: Server, client: Client):
     assert [(each.name, each.datatype, list(each.shape)) for each in rings.outputs] == [
         ("samples", "FP32", [-1, 2]),
         ("rewards", "FP32", [-1]),
+        ("log_likelihood", "FP32", [-1]),
+        ("standard_error", "FP32", [-1]),
     ]
     stranger = client.get_model_metadata("stranger.network")
-    assert [(each.name, list(each.shape)) for each in stranger.inputs] == [("noisy", [-1, 2]), ("noise_level", [-1])]
+    assert [(each.name, list(each.shape)) for each in stranger.inputs] == [("noisy", [-1, 2]), ("noise_level", [-1, 1])]
 
 
 def test_plain_samples(client: Client):
@@ -568,7 +570,7 @@ def test_unknown_versions_outputs_and_wrong_bytes(server: Server, client: Client
 
 
 def test_what_is_not_served_yet_says_so(client: Client):
-    for call in (client.get_model_repository_index, lambda: client.get_model_config("rings"), client.get_log_settings):
+    for call in (client.get_model_repository_index, client.get_log_settings):
         status, text = refusal(call)
         assert status == "UNIMPLEMENTED"
         assert "is not served by tiltserve yet" in text

@@ -91,9 +91,16 @@ class Service(reward_pb2_grpc.RewardServicer):
 
 
 class Live:
-    """The server; `replicas` may be looked into."""
+    """The server; `replicas` may be looked into. `front` are settings of the front, the others of replicas."""
 
-    def __init__(self, models: Path, count: int = 1, poll_s: float = 0.1, **settings: Any) -> None:
+    def __init__(
+        self,
+        models: Path,
+        count: int = 1,
+        poll_s: float = 0.1,
+        front: Mapping[str, Any] | None = None,
+        **settings: Any,
+    ) -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
@@ -103,7 +110,7 @@ class Live:
             self.replicas = [Replica(models, directory, drain_s=0.5, **settings) for _ in range(count)]
             for replica in self.replicas:
                 await replica.start()
-            self.front = Front(directory, drain_s=0.5, poll_s=poll_s)
+            self.front = Front(directory, drain_s=0.5, poll_s=poll_s, **(front or {}))
             await self.front.start()
 
         self.on_loop(start())

@@ -37,6 +37,7 @@ SERVED = {
     "ModelMetadata",
     "ModelInfer",
     "ModelStreamInfer",
+    "ModelConfig",
     "TraceSetting",
 }
 

@@ -1,0 +1,118 @@
+"""What a model takes and gives, as the directory is told of it: every input and output that a request may have."""
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+import steering
+from protos.card import Card
+from serving.backends import Backend, GraphTensor
+from serving.fleet.directory import Device, ModelState
+from serving.models.model import PlainModel, Sampler
+from serving.wire.parameters import GRID, NULL
+from serving.wire.tensors import TensorSpec, datatype
+from steering.targets.rewards import BUILT_IN
+
+LIKELIHOODS = ("log_likelihood", "standard_error")
+"""Outputs of a request for log-likelihoods."""
+SAMPLED = ("samples", "rewards")
+"""Outputs of a request for samples."""
+
+
+def reverts(model: Sampler) -> bool:
+    """Whether every request brings the mean its samples revert to."""
+    return isinstance(model.path, steering.paths.MeanReverting)
+
+
+def sampler_state(model: Sampler) -> ModelState:
+    """A sampler that takes requests. How many samples a request has is a parameter: none of its axes is a batch."""
+    event, backend = model.card.event_shape, model.network.backend
+    taken = [*_states(model), *_conditions(model.card)]
+    names = {each.name for each in taken}
+    return ModelState(
+        model.name,
+        model.version,
+        "sampler",
+        "READY",
+        fingerprint=model.known.fingerprint,
+        inputs=(*taken, *(each for each in _arguments(event) if each.name not in names)),
+        outputs=(
+            TensorSpec("samples", "FP32", (-1, *event)),
+            *(TensorSpec(name, "FP32", (-1,)) for name in (*SAMPLED[1:], *LIKELIHOODS)),
+        ),
+        backend=_software(backend),
+        device=_device(backend),
+    )
+
+
+def plain_state(model: PlainModel) -> ModelState:
+    """A network that takes requests of any number of rows, the first axis of all of its inputs."""
+    network = model.network
+    return ModelState(
+        model.name,
+        model.version,
+        "network",
+        "READY",
+        fingerprint=model.fingerprint,
+        inputs=tuple(map(_input, network.backend.inputs)),
+        outputs=tuple(TensorSpec(each.name, datatype(each.dtype), _rows(each)) for each in network.backend.outputs),
+        backend=_software(network.backend),
+        device=_device(network.backend),
+        most_rows=network.costs.largest,
+        usual_rows=network.costs.usual,
+    )
+
+
+def _states(model: Sampler) -> Iterator[TensorSpec]:
+    """Inputs shaped like samples, and the grid; a condition of the card takes the place of one that has its name."""
+    event = model.card.event_shape
+    found = [TensorSpec("x_init", "FP32", (-1, *event), optional=True)]
+    if reverts(model):
+        found.append(TensorSpec("mean", "FP32", (-1, *event)))
+    found += [
+        TensorSpec("known", "FP32", (-1, *event), optional=True),
+        TensorSpec("mask", "BOOL", event, optional=True),
+        TensorSpec(GRID, "FP64", (-1,), optional=True),
+    ]
+    return (each for each in found if each.name not in model.card.conditions)
+
+
+def _conditions(card: Card) -> Iterator[TensorSpec]:
+    """The conditions of a card, and what a request may give as their nulls."""
+    for prefix in ("", NULL):
+        for name, each in card.conditions.items():
+            if not prefix or prefix + name not in card.conditions:
+                kind = datatype(np.dtype(each.dtype))
+                optional = bool(prefix) or each.null_rows is not None
+                yield TensorSpec(prefix + name, kind, (-1, *each.shape), optional=optional)
+
+
+def _arguments(event: tuple[int, ...]) -> Iterator[TensorSpec]:
+    """Arguments of built-in rewards that are tensors. Those of other rewards are up to the reward."""
+    kinds = {name: each.kind for built_in in BUILT_IN.values() for name, each in built_in.arguments.items()}
+    for name, kind in sorted(kinds.items()):
+        if kind != "number":
+            yield TensorSpec(f"reward_{name}", "BOOL" if kind == "mask" else "FP32", event, optional=True)
+
+
+def _input(each: GraphTensor) -> TensorSpec:
+    """An input of a network; one number a row is shown as a column, which is taken too."""
+    shape = _rows(each)
+    return TensorSpec(each.name, datatype(each.dtype), shape if each.row else (*shape, 1), column=not each.row)
+
+
+def _rows(each: GraphTensor) -> tuple[int, ...]:
+    return (-1, *_lengths(each.row))
+
+
+def _lengths(row: Iterable[int | None]) -> Iterator[int]:
+    return (-1 if axis is None else axis for axis in row)
+
+
+def _software(backend: Backend) -> str:
+    """What runs a network, such as `onnxruntime`."""
+    return backend.kind.partition(" ")[0]
+
+
+def _device(backend: Backend) -> Device:
+    return "GPU" if {"CUDA", "TensorRT"} & {*backend.kind.split()} else "CPU"
