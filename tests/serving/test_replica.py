@@ -60,4 +60,5 @@ def test_it_says_how_it_is_and_what_it_holds(client: triton.InferenceServerClien
 def test_a_timeout_counts_there_too(client: triton.InferenceServerClient):
     with pytest.raises(InferenceServerException) as caught:
         client.infer("rings", [], parameters={"samples": 64, "steps": 1000}, timeout=1000)
-    assert caught.value.status() == "StatusCode.DEADLINE_EXCEEDED"
+    # refused at once where it is known that the time is too short
+    assert caught.value.status() in ("StatusCode.DEADLINE_EXCEEDED", "StatusCode.RESOURCE_EXHAUSTED")
