@@ -23,6 +23,7 @@ class FrontDeployment:
             grpc_port=settings.grpc_port,
             metrics_port=settings.metrics_port,
             drain_s=settings.drain_seconds,
+            allow_model_control=settings.allow_model_control,
         )
         await self._front.start()
 

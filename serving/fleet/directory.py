@@ -13,7 +13,7 @@ LEASE_S = 3.0
 
 Kind = Literal["sampler", "network"]
 Device = Literal["CPU", "GPU"]
-State = Literal["READY", "LOADING", "UNAVAILABLE"]
+State = Literal["READY", "LOADING", "UNLOADING", "UNAVAILABLE"]
 
 
 @dataclass(frozen=True)

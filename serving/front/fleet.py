@@ -8,8 +8,7 @@ from protos.tiltserve.v1 import fleet_pb2, fleet_pb2_grpc
 from serving.fleet.directory import ModelState, ReplicaState
 from serving.front import router
 from serving.front.roster import Roster
-
-_BEST_FIRST = ("READY", "LOADING", "UNAVAILABLE")
+from serving.front.summary import BEST_FIRST
 
 
 class Fleet(fleet_pb2_grpc.FleetServicer):
@@ -29,7 +28,7 @@ class Fleet(fleet_pb2_grpc.FleetServicer):
 
 
 def _model(states: Sequence[ModelState]) -> fleet_pb2.Model:
-    best = min(states, key=lambda each: _BEST_FIRST.index(each.state))
+    best = min(states, key=lambda each: BEST_FIRST.index(each.state))
     return fleet_pb2.Model(
         name=best.name, versions=router.versions(states), state=best.state, reason=best.reason, kind=best.kind
     )

@@ -23,6 +23,7 @@ from serving.front.interactive import Sampling
 from serving.front.links import INFERENCE, SAMPLING, Links
 from serving.front.metrics import FrontMetrics
 from serving.front.part import Part
+from serving.front.repository import Repository
 from serving.front.roster import Roster
 from serving.front.trace_settings import TraceSettingRpc, TraceSettings
 from serving.supervised import Supervised
@@ -54,6 +55,7 @@ class Front:
         replay_wait_s: how long a request whose replica was lost waits for an equal one.
         drain_s: how long `stop` lets requests finish.
         poll_s: how often the directory is read.
+        allow_model_control: whether clients may load and unload models.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class Front:
         replay_wait_s: float = 30.0,
         drain_s: float = 30.0,
         poll_s: float = 0.5,
+        allow_model_control: bool = False,
     ) -> None:
         self._directory, self._host = directory, host
         self._grpc_port, self._metrics_port, self._drain_s = grpc_port, metrics_port, drain_s
@@ -74,6 +77,7 @@ class Front:
         self._links = Links()
         self._health = Health([INFERENCE.full_name, SAMPLING.full_name, _FLEET.full_name])
         self._forwarder = Forwarder(self._roster, self._links, self.metrics, replay_wait_s)
+        self._repository = Repository(self._roster, allowed=allow_model_control)
         self._streams, self._under_way = Streams(), UnderWay()
         self.trace_settings = TraceSettings()
         self._server: grpc.aio.Server | None = None
@@ -162,7 +166,7 @@ class Front:
 
     def _kserve_parts(self) -> Sequence[Part]:
         """What answers KServe's RPCs, but for inference and metadata."""
-        return (ModelConfigs(self._roster), TraceSettingRpc(self.trace_settings, self._roster))
+        return (ModelConfigs(self._roster), TraceSettingRpc(self.trace_settings, self._roster), self._repository)
 
     def _listen_metrics(self) -> None:
         try:

@@ -39,6 +39,9 @@ SERVED = {
     "ModelStreamInfer",
     "ModelConfig",
     "TraceSetting",
+    "RepositoryIndex",
+    "RepositoryModelLoad",
+    "RepositoryModelUnload",
 }
 
 
