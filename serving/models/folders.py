@@ -15,12 +15,14 @@ from protos.card import CardError, load_card
 from protos.digest import graph_sha256, sha256
 from protos.weights import WeightsError
 from serving.backends import LoadError
+from serving.models import policy
 from serving.models.model import RAW
 
 GRAPH, TORCH, CARD, BANK, PROGRAMS, CONFIG = (
     "model.onnx", "model.pt2", "card.yaml", "bank.npz", "searched.json", "config.pbtxt",
 )  # fmt: skip
 _CARD_LIKE = re.compile(r"card\.(ya?ml|json)", re.IGNORECASE)
+Stamp = tuple[tuple[str, int, int, int], ...]
 _VERSION_LIKE = re.compile(r"v?\d.*", re.IGNORECASE)
 
 
@@ -60,6 +62,14 @@ class Folder:
         return os.path.lexists(self.card)
 
     @property
+    def is_sampler(self) -> bool:
+        """Whether it has a card with a path; not if the card cannot be read."""
+        try:
+            return self.has_card and load_card(self.card).is_sampler
+        except CardError:
+            return False
+
+    @property
     def digest(self) -> str | None:
         """The sha256 of the graph and its weights; None where there is no graph, because it runs on another server.
 
@@ -74,6 +84,22 @@ class Folder:
             return sha256(self.graph)
         except OSError as error:
             raise LoadError(f"{error.filename}: expected a readable file, got: {error.strerror}") from None
+
+    @property
+    def stamp(self) -> Stamp:
+        """Sizes and times of the files that make this version: another one where some were written since.
+
+        Raises:
+            OSError: they cannot be looked at, or went away meanwhile.
+        """
+        files = sorted(file for file in [self.card, *self.graph.parent.rglob("*")] if file.is_file())
+        looks = [(file, file.stat()) for file in files]
+        return tuple((str(file), look.st_size, look.st_mtime_ns, look.st_ino) for file, look in looks)
+
+    @property
+    def bank_digest(self) -> str:
+        """The sha256 of the bank, empty where there is none."""
+        return sha256(self.bank) if self.bank.is_file() else ""
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -113,7 +139,8 @@ def readable(text: str) -> str:
 
 
 def scan(root: Path) -> list[Folder]:
-    """Every folder of `root` that has a version folder (a number), or looks as if it should, by name."""
+    """Every version that is served of each folder of `root` that has a version folder (a number), or looks as if it
+    should: by name, the oldest first."""
     return survey(root)[0]
 
 
@@ -123,42 +150,34 @@ def survey(root: Path) -> tuple[list[Folder], list[Passed]]:
     Raises:
         OSError: the repository itself cannot be read.
     """
-    folders, passed = dict[str, Folder](), list[Passed]()
+    folders, passed = dict[str, list[Folder]](), list[Passed]()
     for path in sorted(path for path in root.iterdir() if not path.name.startswith(".")):
         try:
             name = os.fsencode(path.name).decode()
             if any(unicodedata.category(each) == "Cc" for each in name):
                 passed.append(Passed(path, "expected a name without control characters"))
                 continue
-            folder, found = _examine(name, path)
+            versions, found = _examine(name, path)
         except UnicodeDecodeError:
             passed.append(Passed(path, "expected a name in UTF-8"))
         except OSError as error:
             passed.append(Passed(path, f"expected a readable folder, got: {error.strerror}"))
         else:
             passed += found
-            if folder is not None:
-                folders[name] = folder
+            if versions:
+                folders[name] = versions
     for name in [each for each in folders if each.endswith(RAW)]:
         owner = folders.get(name.removesuffix(RAW))
-        if owner is not None and _is_sampler(owner):
-            passed.append(
-                Passed(folders.pop(name).root, f"expected another name, {name!r} is {owner.name}'s raw network")
-            )
-    return [folders[name] for name in sorted(folders)], passed
+        if owner is not None and owner[0].is_sampler:
+            hidden = folders.pop(name)[0]
+            passed.append(Passed(hidden.root, f"expected another name, {name!r} is {owner[0].name}'s raw network"))
+    return [folder for name in sorted(folders) for folder in folders[name]], passed
 
 
-def _is_sampler(folder: Folder) -> bool:
-    try:
-        return folder.has_card and load_card(folder.card).is_sampler
-    except CardError:
-        return False
-
-
-def _examine(name: str, path: Path) -> tuple[Folder | None, list[Passed]]:
-    """One entry of a repository; OSError where it cannot be read."""
+def _examine(name: str, path: Path) -> tuple[list[Folder], list[Passed]]:
+    """The versions of one entry of a repository; OSError where it cannot be read."""
     if fault := _no_folder(path, "a folder NAME/VERSION/model.onnx"):
-        return None, [fault]
+        return [], [fault]
     passed, versions = list[Passed](), list[str]()
     entries = sorted(path.iterdir())
     for each in entries:
@@ -180,15 +199,14 @@ def _examine(name: str, path: Path) -> tuple[Folder | None, list[Passed]]:
     if not versions and not os.path.lexists(path / CARD) and not (path / GRAPH).exists():
         if not passed:
             passed.append(Passed(path, "expected a version's folder such as 1, got none", empty=not entries))
-        return None, passed
-    version, file, faults = _configured(path, versions or ["1"])
+        return [], passed
+    folders, faults = _configured(name, path, versions or ["1"])
     passed += faults
-    if version is None:
-        return None, passed
-    with contextlib.suppress(OSError):  # loading says why, and of the graph itself too
-        inside = (each for each in sorted((path / version).iterdir()) if each.name not in (file, TORCH))
-        passed += [_dangling(each) for each in inside if _dangles(each)]
-    return Folder(name, version, path, file), passed
+    for folder in folders:
+        with contextlib.suppress(OSError):  # loading says why, and of the graph itself too
+            inside = sorted((path / folder.version).iterdir())
+            passed += [_dangling(each) for each in inside if _dangles(each) and each.name not in (folder.file, TORCH)]
+    return folders, passed
 
 
 def _no_folder(path: Path, wanted: str) -> Passed | None:
@@ -206,38 +224,25 @@ def _dangling(path: Path) -> Passed:
     return Passed(path, f"expected a file or folder, got a link to {path.readlink()}, which leads nowhere")
 
 
-def _configured(path: Path, versions: list[str]) -> tuple[str | None, str, list[Passed]]:
-    """The version to serve and the name of its graph, as Triton's config.pbtxt has it: by default the newest, and
+def _configured(name: str, path: Path, versions: list[str]) -> tuple[list[Folder], list[Passed]]:
+    """The versions to serve and the names of their graphs, as Triton's config.pbtxt has it: by default the newest, and
     model.onnx."""
-    newest, config, faults = max(versions, key=int), path / CONFIG, list[Passed]()
-    if not config.is_file():
-        return newest, GRAPH, faults
-    try:
-        content = text_format.Parse(
-            config.read_text(encoding="utf-8"), model_config_pb2.ModelConfig(), allow_unknown_field=True
-        )
-    except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
-        why = f"expected Triton's configuration: this file is not read: {' '.join(str(error).split())}"
-        return newest, GRAPH, [Passed(config, why)]
-    version: str | None = newest
-    policy = content.version_policy
-    if policy.HasField("specific"):
-        wanted = {*policy.specific.versions}
-        version = max((each for each in versions if int(each) in wanted), key=int, default=None)
-        if version is None:
-            said = ", ".join(map(str, sorted(wanted))) or "none"
-            faults.append(
-                Passed(config, f"version_policy: expected a folder of version {said}, got {', '.join(versions)}")
-            )
-        more = len(wanted) > 1
-    else:
-        more = policy.HasField("all") or policy.latest.num_versions > 1
-    if more and version is not None and len(versions) > 1:
-        faults.append(Passed(config, f"version_policy: expected one version, of several only {version} is served"))
+    config, content = path / CONFIG, model_config_pb2.ModelConfig()
+    if config.is_file():
+        try:
+            text_format.Parse(config.read_text(encoding="utf-8"), content, allow_unknown_field=True)
+        except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
+            why = f"expected Triton's configuration: this file is not read: {' '.join(str(error).split())}"
+            newest, _ = policy.served(policy.Policy(), versions)
+            return [Folder(name, version, path) for version in newest], [Passed(config, why)]
+    served, fault = policy.served(content.version_policy, versions)
+    faults = [Passed(config, fault)] if fault else []
     file = content.default_model_filename or GRAPH
-    if file != GRAPH and version is not None and ("/" in file or not (path / version / file).is_file()):
-        faults.append(
-            Passed(config, f"default_model_filename: expected a file in {version}, got {file!r}: it is not read")
-        )
-        file = GRAPH
-    return version, file, faults
+    if file == GRAPH:
+        return [Folder(name, version, path) for version in served], faults
+    there = {version for version in served if "/" not in file and (path / version / file).is_file()}
+    if lacking := [version for version in served if version not in there]:
+        where = ", ".join(lacking)
+        why = f"default_model_filename: expected a file in {where}, got {file!r}: it is not read"
+        faults.append(Passed(config, why))
+    return [Folder(name, version, path, file if version in there else GRAPH) for version in served], faults

@@ -1,18 +1,17 @@
-"""The models of one replica: loads them, makes missing banks and calibrations, and reports their states."""
+"""The models of one replica: loads them beside each other, changes and unloads them, and reports their states."""
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import re
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Collection, Generator
-from dataclasses import replace
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
-from torch import Tensor
 
-import steering
 from serving.backends import Backend, LoadError
 from serving.backends.costs import Costs
 from serving.backends.examination import Findings
@@ -20,25 +19,46 @@ from serving.backends.made_up import MadeUp
 from serving.backends.opening import Opener
 from serving.backends.profiling import measured
 from serving.engine.engine import Engine
-from serving.engine.task import Routine, Task
-from serving.fleet.directory import ModelState, State
-from serving.models.described import plain_state, reverts, sampler_state
-from serving.models.evaluations import evaluations
-from serving.models.folders import Folder, readable, scan
+from serving.engine.task import Task
+from serving.fleet.directory import ModelState
+from serving.models.described import plain_state, sampler_state
+from serving.models.folders import Folder, readable, scan, survey
 from serving.models.memory import Memory, TooLargeError
 from serving.models.model import RAW, Model, PlainModel, Sampler
+from serving.models.preparing import lacks, learn, prepared
 from serving.models.repository import load
 from serving.models.trial import Trials
-from serving.models.unloaded import Kept, unloaded
+from serving.models.unloaded import Kept, identity, unloaded
+from serving.models.versions import Content, Version, Versions
 from serving.wire import errors
 from serving.wire.kserve import InferRequest
 
 _log = logging.getLogger(__name__)
 _AGAIN_S = 1.0
+UNLOADED = "unloaded"
+"""Why a model that was unloaded is not there."""
+_REMEMBERED = 256
+"""Graphs whose costs and trials are kept, at least."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """Models in memory for as long as a request runs.
+
+    Attributes:
+        model: what the request asks for.
+        models: the newest of every name; those that the request names are in memory.
+    """
+
+    model: Model
+    models: Mapping[str, Model]
 
 
 class LoadedModels:
-    """Models by name. Each sampler also lends its network to a plain model `<name>.network`.
+    """Versions of models by name. Each sampler also lends its network to a plain model `<name>.network`.
+
+    Several versions of a model can be loaded at once. A request has those that were the newest when it began for as
+    long as it runs; one that was replaced or unloaded leaves the memory after its last request.
 
     At most `most_bytes` of models are in memory (None: no bound): the least recently used of those that no request is
     using make room, and are loaded again when they are asked for. The bound counts the bytes of graph and weight files
@@ -46,7 +66,7 @@ class LoadedModels:
     leave with a bank; these are dropped with their model. Models that are not in memory are listed too, with their
     shapes.
 
-    For one event loop.
+    For one event loop; `states` for any thread.
 
     Args:
         registry: receives the metrics of loaded bytes, loads and unloads.
@@ -65,18 +85,17 @@ class LoadedModels:
         release: Callable[[Backend], None] = Backend.close,
         trust: Collection[str] = (),
     ) -> None:
-        self._release, self._trust = release, frozenset(trust)
+        self._root, self._release, self._trust = root, release, frozenset(trust)
         self._open, self._bounded = opener or Opener(threads), most_bytes is not None
-        self.folders = scan(root)
-        self.models: dict[str, Model] = {}
-        self._by_name = {folder.name: folder for folder in self.folders}
-        self._faults: dict[str, str] = {}
-        self._kept: dict[str, Kept] = {}
         self._costs: dict[str, Costs] = {}
         self._findings: dict[str, Findings] = {}
-        self._shown: dict[str, tuple[ModelState, ...]] = {}  # the listing of models that are not in memory
-        self._lacking: deque[str] = deque()
-        self._making: asyncio.Task[None] | None = None
+        self._counter = itertools.count(1)
+        self._keyed: dict[str, Version] = {}  # those that are loaded or were begun to, until nobody uses them
+        self._locks: dict[str, asyncio.Lock] = {}  # one load at a time of each model
+        self._leaving: dict[Version, asyncio.Task[None]] = {}
+        self._lacking: deque[Version] = deque()
+        self._wanted = asyncio.Event()
+        self._making: tuple[Version, asyncio.Task[None]] | None = None
         self._memory = Memory(
             most_bytes, expected=self._file_bytes, load=self._load, unload=self._unload, short=self._make_way
         )
@@ -86,115 +105,327 @@ class LoadedModels:
         )
         self._loads = Counter("tiltserve_model_loads", "Times a model was loaded", ["model"], registry=registry)
         self._unloads = Counter(
-            "tiltserve_model_unloads", "Times a model made room for another", ["model"], registry=registry
-        )
+            "tiltserve_model_unloads", "Times a model left the memory, for another or for good", ["model"],
+            registry=registry,
+        )  # fmt: skip
+        self._first = [Version(folder, "") for folder in scan(root)]  # what there is at the start
+        self._versions = Versions(self._first)
 
-    async def load_all(self) -> None:
-        """Load every model; one that cannot be loaded is remembered with the reason, and the others go on."""
-        for folder in self.folders:
-            try:
-                async with self._memory.holding([folder.name]):
-                    pass
-            except (LoadError, TooLargeError) as error:
-                self._faults[folder.name] = readable(str(error))
-            except OSError as error:
-                where = error.filename or folder.root
-                self._faults[folder.name] = readable(f"{where}: expected to read it, got: {error.strerror}")
-            except Exception as error:
-                _log.exception("loading %s", folder.name)
-                self._faults[folder.name] = readable(f"{folder.root}: {type(error).__name__}: {error}")
-            if folder.name in self._faults:
-                for name in (folder.name, folder.name + RAW):
-                    self.models.pop(name, None)
-                _log.error("model %s: %s", folder.name, self._faults[folder.name])
+    @property
+    def models(self) -> dict[str, Model]:
+        """The newest ready version of each model and raw network by name."""
+        return self._versions.newest()
 
-    @contextlib.asynccontextmanager
-    async def holding(self, request: InferRequest) -> AsyncIterator[None]:
-        """Within, the models that a request can touch are in memory; it waits for those that are not.
+    def model(self, name: str, version: str = "") -> Model:
+        """A version of a model, the newest ready one for "".
 
         Raises:
-            RequestError: UNAVAILABLE with the reason why one cannot be loaded, RESOURCE_EXHAUSTED where they do not fit
-                into the memory together.
+            RequestError: NOT_FOUND or UNAVAILABLE where it cannot be used.
+        """
+        return self._versions.model(name, version)
+
+    async def load_all(self, without: Collection[str] = ()) -> None:
+        """Load every model but those; one that cannot be loaded is remembered with the reason, the others go on."""
+        found: dict[str, list[Folder]] = {}
+        for each in self._first:
+            found.setdefault(each.folder.name, []).append(each.folder)
+        for name in [name for name in found if name in without]:
+            for each in self._versions.of(name):
+                each.state, each.reason, each.sampler = "UNAVAILABLE", UNLOADED, each.folder.is_sampler
+        for name in [name for name in found if name not in without]:
+            async with self._lock(name):
+                for fault in await self._bring_up(name, found[name]):
+                    _log.error("model %s: %s", name, fault)
+
+    async def find(self, name: str) -> list[Folder]:
+        """The versions to serve of a model, as they lie in the repository now, the oldest first.
+
+        Raises:
+            RequestError: NOT_FOUND where there is no such model, INVALID_ARGUMENT for a sampler's raw network.
+        """
+        self._check_whole(name)
+        try:
+            # names are compared, never joined to a path: none leads out of the repository
+            found, passed = await asyncio.to_thread(survey, self._root)
+        except OSError as error:
+            raise errors.failed_precondition(f"expected a readable model repository, got: {error.strerror}") from None
+        if folders := [folder for folder in found if folder.name == name]:
+            return folders
+        why = next((f": {each}" for each in passed if name in (each.path.name, each.path.parent.name)), "")
+        still = "; what was loaded of it is served on" if any(each.ready for each in self._versions.of(name)) else ""
+        raise errors.not_found(f"unknown model {name!r}: the repository has no such folder of a model{why}{still}")
+
+    async def load(self, name: str, folders: Iterable[Folder]) -> None:
+        """Load the versions that are new or have changed, beside those that serve; then these make way.
+
+        Raises:
+            RequestError: FAILED_PRECONDITION with what cannot be loaded; what served before serves on.
+        """
+        async with self._lock(name):
+            faults = await self._bring_up(name, folders)
+        if faults:
+            raise errors.failed_precondition("; ".join(faults))
+
+    async def unload(self, name: str) -> int:
+        """Refuse new requests for a model, wait for those that run, and free its memory; how many it waited for.
+
+        A name that is not loaded is left alone.
+
+        Raises:
+            RequestError: INVALID_ARGUMENT for a sampler's raw network.
+        """
+        self._check_whole(name)
+        if not self._versions.of(name):
+            return 0
+        async with self._lock(name):
+            versions = self._versions.of(name)
+            running = sum(self._memory.holders(each.key) for each in versions if each.key in self._keyed)
+            for each in versions:
+                self._leave(each)
+                if each.state != "UNLOADING":
+                    each.state, each.reason = "UNAVAILABLE", UNLOADED
+        # a load may come meanwhile: it has versions of its own
+        if leaving := [self._leaving[each] for each in versions if each in self._leaving]:
+            await asyncio.wait(leaving)
+        return running
+
+    @contextlib.asynccontextmanager
+    async def holding(
+        self, request: InferRequest, seen: Callable[[str], bool] = lambda name: True
+    ) -> AsyncIterator[Held]:
+        """Within, the models that a request can touch are in memory; it waits for those that are not.
+
+        Args:
+            seen: whether a model exists for who asks; others are not loaded for it.
+
+        Raises:
+            RequestError: NOT_FOUND or UNAVAILABLE where the model cannot be used, UNAVAILABLE with the reason why one
+                cannot be loaded, RESOURCE_EXHAUSTED where they do not fit into the memory together.
         """
         async with contextlib.AsyncExitStack() as stack:
-            if self._bounded:
+            while True:
+                touched = self._touched(request, seen)
                 try:
-                    await stack.enter_async_context(self._memory.holding(self._touched(request)))
+                    await stack.enter_async_context(self._memory.holding({each.key for each in touched}))
                 except TooLargeError as error:
                     raise errors.exhausted(f"model {request.model!r}: {error}") from None
                 except Exception as error:
-                    cause = str(error) if isinstance(error, LoadError) else f"{type(error).__name__}: {error}"
-                    raise errors.unavailable(f"model {request.model!r} cannot be loaded again: {cause}") from error
-            yield
+                    for each in touched:  # its new files may be just being loaded
+                        async with self._lock(each.folder.name):
+                            pass
+                    if touched == self._touched(request, seen):
+                        cause = str(error) if isinstance(error, LoadError) else f"{type(error).__name__}: {error}"
+                        raise errors.unavailable(f"model {request.model!r} cannot be loaded again: {cause}") from error
+                if touched == self._touched(request, seen):
+                    break
+                await stack.aclose()  # one was replaced meanwhile
+            newest = {name: each for name, each in self._versions.newest().items() if seen(name)}
+            yield Held(self._versions.model(request.model, request.version, seen), newest)
 
     def states(self) -> tuple[ModelState, ...]:
-        """Every model for the directory, raw networks of samplers included."""
-        return tuple(state for folder in self.folders for state in self._states(folder))
+        """Every version for the directory, raw networks of samplers included."""
+        return tuple(state for version in self._versions for state in _states(version))
 
     async def prepare(self, engine: Engine) -> None:
         """Make missing banks and calibrations, one model after another, while requests leave memory for it."""
         while self._lacking:
-            name = self._lacking.popleft()
-            if name not in self.models:  # larger than the memory
+            version = self._lacking.popleft()
+            if not version.ready:  # it was unloaded or replaced
                 continue
-            self._making = asyncio.create_task(self._make(name, engine))
+            making = asyncio.create_task(self._make(version, engine))
+            self._making = version, making
             try:
-                await self._making
+                await making
             except asyncio.CancelledError:
                 if (me := asyncio.current_task()) is None or me.cancelling():
                     raise
-                self._lacking.append(name)  # requests need the memory
+                self._lacking.append(version)  # requests need the memory
                 await asyncio.sleep(_AGAIN_S)
             except Exception as error:
-                _log.error("model %s: its bank and calibration could not be made: %s", name, error)
+                _log.error("model %s: its bank and calibration could not be made: %s", version.folder.name, error)
+            finally:
+                self._making = None
 
-    async def _make(self, name: str, engine: Engine) -> None:
-        async with self._memory.holding([name]):
-            model = self.models[name]
-            assert isinstance(model, Sampler)
-            task = Task(model=name, program=_prepared(model), network_rows=0, background=True, deterministic=True)
-            made = await asyncio.wrap_future(engine.submit(task))
-            await asyncio.to_thread(_learn, model, *made)  # choosing a local posterior takes time
-            if self._bounded:
-                self._kept[name] = await asyncio.to_thread(Kept, model)
-            self._memory.resize(name, self._measured(model))
+    async def keep_prepared(self, engine: Engine) -> None:
+        """As `prepare`, also of models that are loaded later; for ever."""
+        while True:
+            self._wanted.clear()
+            await self.prepare(engine)
+            await self._wanted.wait()
 
     def close(self) -> None:
         """Close every backend in memory, once nothing runs on them."""
-        for name in self._by_name.keys() & self.models.keys():
-            self.models[name].network.backend.close()
+        for leaving in self._leaving.values():
+            leaving.cancel()
+        for key in self._memory.loaded:
+            if (content := self._keyed[key].content) is not None:
+                content.model.network.backend.close()
+
+    def _lock(self, name: str) -> asyncio.Lock:
+        return self._locks.setdefault(name, asyncio.Lock())
+
+    def _check_whole(self, name: str) -> None:
+        """Refuse a sampler's raw network, which is no model of its own."""
+        owner = self._versions.owner(name)
+        if owner != name and any(each.sampler or each.folder.is_sampler for each in self._versions.of(owner)):
+            raise errors.invalid(
+                f"model {name!r}: expected {owner!r}, whose raw network it is: it is loaded and unloaded with it"
+            )
+
+    async def _bring_up(self, name: str, folders: Iterable[Folder]) -> list[str]:
+        """Load what is new or has changed of a model, the newest first, and let go of the rest if all of that went
+        well; what did not."""
+        wanted = {each.version: each for each in folders}
+        now = {each.folder.version: each for each in self._versions.of(name)}
+        faults = []
+        for number, folder in reversed(wanted.items()):
+            before = now.get(number)
+            if before is None or not before.ready:
+                before, now[number] = None, self._enlisted(folder)
+                self._versions.put(name, now.values())
+            fault = await self._opened(now[number]) if before is None else await self._renewed(before, folder, now)
+            if fault:
+                faults.append(fault)
+        if not faults:
+            for number in now.keys() - wanted.keys():
+                self._leave(now[number])
+            kept = [each for number, each in now.items() if number in wanted or each in self._leaving]
+            self._versions.put(name, kept)
+        return faults
+
+    def _enlisted(self, folder: Folder) -> Version:
+        key = f"{folder.name}/{folder.version}"
+        if key in self._keyed:
+            key += f" ({next(self._counter)})"
+        self._keyed[key] = version = Version(folder, key)
+        return version
+
+    async def _opened(self, version: Version) -> str:
+        """Load a version for the first time, which makes it ready; why it cannot be."""
+        try:
+            async with self._memory.holding([version.key]):
+                version.state = "READY"
+        except Exception as error:
+            version.reason = _why(version.folder, error)
+        if not version.ready:
+            version.state = "UNAVAILABLE"
+            self._discard_soon(version)
+        elif version.lacking:
+            self._lacking.append(version)
+            self._wanted.set()
+        return version.reason
+
+    async def _renewed(self, before: Version, folder: Folder, now: dict[str, Version]) -> str:
+        """Load a version whose files have changed beside what was loaded of them, which then makes way; why not."""
+        try:
+            if before.folder == folder and before.stamp == await asyncio.to_thread(lambda: folder.stamp):
+                before.reason = ""
+                return ""
+        except OSError as error:
+            before.reason = f"its files have changed since it was loaded: {_why(folder, error)}"
+            return before.reason
+        version = self._enlisted(folder)
+        if fault := await self._opened(version):
+            before.reason = f"its files have changed since it was loaded, and cannot be loaded: {fault}"
+            return fault
+        if version.identity == before.identity:  # written again, with the same content
+            before.stamp, before.reason = version.stamp, ""
+            self._leave(version)
+        else:
+            now[folder.version] = version
+            self._versions.put(folder.name, now.values())
+            self._leave(before)
+        return ""
+
+    def _leave(self, version: Version) -> None:
+        """No new request uses a version that is ready; it leaves the memory after the last one."""
+        if version.ready:
+            running = self._memory.holders(version.key)
+            _log.info("model %s leaves; %d requests that use it run on", version.key, running)
+            version.state, version.reason = "UNLOADING", "its last requests are running"
+            if self._making is not None and self._making[0] is version:
+                self._making[1].cancel()
+            self._discard_soon(version)
+
+    def _discard_soon(self, version: Version) -> None:
+        self._leaving[version] = leaving = asyncio.create_task(self._discard(version))
+        leaving.add_done_callback(lambda _: self._leaving.pop(version, None))
+
+    async def _discard(self, version: Version) -> None:
+        await self._memory.discard(version.key)
+        del self._keyed[version.key]
+        version.content = version.kept = None
+        if version.state == "UNLOADING":
+            version.state, version.reason = "UNAVAILABLE", UNLOADED
+            name = version.folder.name
+            listed = self._versions.of(name)
+            if version in listed and any(each.ready for each in listed):  # another version took its place
+                self._versions.put(name, [each for each in listed if each is not version])
+        for known in (self._costs, self._findings):
+            while len(known) > max(_REMEMBERED, 4 * len(self._keyed)):
+                known.pop(next(iter(known)))
+
+    async def _make(self, version: Version, engine: Engine) -> None:
+        async with self._memory.holding([version.key]):
+            assert version.content is not None
+            model = version.content.model
+            assert isinstance(model, Sampler)
+            task = Task(model=model.name, program=prepared(model), network_rows=0, background=True, deterministic=True)
+            made = await asyncio.wrap_future(engine.submit(task))
+            await asyncio.to_thread(learn, model, *made)  # choosing a local posterior takes time
+            version.lacking = False
+            if self._bounded:
+                version.kept = await asyncio.to_thread(Kept, model)
+            self._memory.resize(version.key, self._measured(version, model))
 
     def _make_way(self) -> None:
         """A request waits for memory: cancel the bank that is made in the background, which frees its model."""
         if self._making is not None:
-            self._making.cancel()
+            self._making[1].cancel()
 
-    def _touched(self, request: InferRequest) -> set[str]:
-        """Names of the models a request can touch: its own, and every model named in its reward."""
+    def _touched(self, request: InferRequest, seen: Callable[[str], bool]) -> set[Version]:
+        """The versions a request can touch: of its own model the one it asks for, and the newest of every model named
+        in its reward."""
         said = [each for key, each in request.parameters.items() if key.startswith("reward") and isinstance(each, str)]
-        words = [word for text in said for pattern in (r"[\w.-]+", r"\w+") for word in re.findall(pattern, text)]
-        return {request.model, request.model.removesuffix(RAW), *words} & self._by_name.keys() & self.models.keys()
+        words = {word for text in said for pattern in (r"[\w.-]+", r"\w+") for word in re.findall(pattern, text)}
+        named = {
+            ready[-1]
+            for word in filter(seen, words)
+            if (ready := [each for each in self._versions.of(word) if each.ready])
+        }
+        return {self._versions.choose(request.model, request.version, seen), *named}
 
-    def _load(self, name: str) -> int:
-        """Bring a model into memory, as it was if it was there before; its bytes. Runs on a thread."""
-        trials = Trials(self._open.most, trusted=name in self._trust, known=self._findings)
-        model = load(self._by_name[name], self._open, self._measure, trials)
-        if (kept := self._kept.get(name)) is not None:
-            if not kept.fits(model):
-                model.network.backend.close()
-                raise LoadError(f"{self._by_name[name].root}: expected the files it was loaded from, got others")
-            kept.restore(model)
-        else:
-            if isinstance(model, Sampler) and model.known.cloud is not None:
-                _learn(model, model.known.cloud.samples, model.known.calibration)
-            if _lacks(model):
-                self._lacking.append(name)
-            if self._bounded:
-                self._kept[name] = Kept(model)
-        self._add(model)
-        self._shown.pop(name, None)
-        self._loads.labels(name).inc()
-        return self._measured(model)
+    def _load(self, key: str) -> int:
+        """Bring a version into memory, as it was if it was there before; its bytes. Runs on a thread."""
+        version = self._keyed.get(key)
+        if version is None:
+            raise LoadError(f"{key} was unloaded")
+        folder, came = version.folder, version.stamp
+        stamp = folder.stamp if version.content is None else came
+        trials = Trials(self._open.most, trusted=folder.name in self._trust, known=self._findings)
+        model = load(folder, self._open, self._measure, trials)
+        try:
+            if version.content is None and folder.stamp != stamp:
+                raise LoadError(f"{folder.root}: expected files that nobody writes to while they are loaded, try again")
+            if version.content is not None and version.kept is not None:
+                if not version.kept.fits(model):
+                    raise LoadError(f"{folder.root}: expected the files it was loaded from, got others")
+                version.kept.restore(model)
+            else:
+                if isinstance(model, Sampler) and model.known.cloud is not None:
+                    learn(model, model.known.cloud.samples, model.known.calibration)
+                version.lacking = lacks(model)
+                bank = (folder.bank_digest,) if isinstance(model, Sampler) else ()
+                version.identity = (identity(model), *bank)
+                if self._bounded:
+                    version.kept = Kept(model)
+        except BaseException:
+            model.network.backend.close()
+            raise
+        version.stamp, version.sampler = stamp, isinstance(model, Sampler)
+        version.content = Content(model, _raw(model))
+        self._loads.labels(folder.name).inc()
+        return self._measured(version, model)
 
     def _measure(self, backend: Backend, graph: str, made_up: MadeUp | None) -> Costs:
         """Costs of calls, measured when a graph is first loaded."""
@@ -202,84 +433,72 @@ class LoadedModels:
             self._costs[graph] = measured(backend, self._open.most, made_up)
         return self._costs[graph]
 
-    def _unload(self, name: str) -> None:
-        """Drop a model; its memory is free when the last call that ran on it is over."""
-        self._shown[name] = tuple(self._states(self._by_name[name]))
-        self._release(self.models[name].network.backend)
-        self._add(unloaded(self.models[name]))
-        self._bytes.labels(name).set(0)
-        self._unloads.labels(name).inc()
+    def _unload(self, key: str) -> None:
+        """Drop a version; its memory is free when the last call that ran on it is over."""
+        version = self._keyed[key]
+        assert version.content is not None
+        gone = unloaded(version.content.model)
+        shown = tuple(_states(version))
+        self._release(version.content.model.network.backend)
+        version.content = Content(gone, _raw(gone), shown)
+        self._count(version, 0)
+        self._unloads.labels(version.folder.name).inc()
 
-    def _add(self, model: Model) -> None:
-        if isinstance(model, Sampler):  # first: the heartbeat looks for it where the sampler is
-            name = model.name + RAW
-            self.models[name] = PlainModel(
-                name, model.version, replace(model.network, name=name), model.digest[:16], model.ranges
-            )
-        self.models[model.name] = model
-
-    def _file_bytes(self, name: str) -> int:
-        """The estimated size of a model that was never loaded."""
-        files = self._by_name[name].graph.parent.rglob("*")  # the graph is not read for that
+    def _file_bytes(self, key: str) -> int:
+        """The estimated size of a version that was never loaded."""
+        files = self._keyed[key].folder.graph.parent.rglob("*")  # the graph is not read for that
         return sum(file.stat().st_size for file in files if file.is_file())
 
-    def _measured(self, model: Model) -> int:
-        """The bytes of a model in memory, which the metrics show too."""
-        folder = self._by_name[model.name]
+    def _measured(self, version: Version, model: Model) -> int:
+        """The bytes of a version in memory, which the metrics show too."""
+        folder = version.folder
         size = sum(file.stat().st_size for file in (*folder.files, *folder.others) if file != folder.programs)
         if isinstance(model, Sampler) and model.known.cloud is not None:
             size += model.known.cloud.samples.nbytes
-        self._bytes.labels(model.name).set(size)
+        self._count(version, size)
         return size
 
-    def _states(self, folder: Folder) -> Generator[ModelState, None, None]:
-        model = self.models.get(folder.name)
-        if model is None:
-            state: State = "UNAVAILABLE" if folder.name in self._faults else "LOADING"
-            yield ModelState(folder.name, folder.version, "network", state, self._faults.get(folder.name, ""))
-        elif folder.name in self._shown:
-            yield from self._shown[folder.name]
-        elif isinstance(model, PlainModel):
-            yield plain_state(model)
-        else:
-            raw = self.models[folder.name + RAW]
-            assert isinstance(raw, PlainModel)
-            yield sampler_state(model)
-            yield plain_state(raw)
+    def _count(self, version: Version, size: int) -> None:
+        """Show the bytes of a model, all of its versions in memory together."""
+        version.size, name = size, version.folder.name
+        same = (each for each in list(self._keyed.values()) if each.folder.name == name)
+        self._bytes.labels(name).set(sum(each.size for each in same))
 
 
-def _lacks(model: Model) -> bool:
-    """Whether a bank or a calibration is missing and can be made. A bank belongs to one law: models with conditions or
-    means have many."""
-    if not isinstance(model, Sampler) or model.card.conditions or reverts(model):
-        return False
-    return model.known.cloud is None or model.known.calibration is None
+def _why(folder: Folder, error: Exception) -> str:
+    """Why a version cannot be loaded, on one line."""
+    if isinstance(error, LoadError | TooLargeError):
+        return readable(str(error))
+    if isinstance(error, OSError):
+        return readable(f"{error.filename or folder.root}: expected to read it, got: {error.strerror}")
+    _log.error("loading %s", folder.name, exc_info=error)
+    return readable(f"{folder.root}: {type(error).__name__}: {error}")
 
 
-def _prepared(model: Sampler) -> Routine:
-    """Draw the model's bank and measure its calibration if they are missing; a pure function of the model."""
-    card = model.card
-    assert card.prediction is not None
-    plan = model.plan("dpmpp_2m", 20)
-    known = model.known
-    samples = known.cloud.samples if known.cloud is not None else None
-    if samples is None:
-        problem = steering.Problem(plan=plan, event=card.event_shape)
-        samples = yield from evaluations(steering.draw_bank(problem, steering.BANK_SIZE), model, None)
-    calibration = known.calibration
-    if calibration is None:
-        measuring = steering.calibrate(
-            samples, model.path, card.prediction, card.preconditioning, card.sigma_data, limit=model.limit
-        )
-        calibration = yield from evaluations(measuring, model, None)
-    return samples, calibration
+def _raw(model: Model) -> PlainModel | None:
+    """A sampler's network as a model of its own."""
+    if not isinstance(model, Sampler):
+        return None
+    name = model.name + RAW
+    return PlainModel(name, model.version, replace(model.network, name=name), model.digest[:16], model.ranges)
 
 
-def _learn(model: Sampler, samples: Tensor, calibration: steering.Calibration | None) -> None:
-    """Take on a bank and a calibration, with the local posterior that fits them."""
-    try:
-        model.learn(samples, calibration, choose=True)
-    except Exception:
-        _log.exception("model %s: no local posterior could be chosen", model.name)
-        model.learn(samples, calibration)
-    _log.info("model %s: %s", model.name, model.known.choice.why if model.known.choice else "bank taken on")
+def _states(version: Version) -> Iterator[ModelState]:
+    """What the directory is told of a version."""
+    name, number, content = version.folder.name, version.folder.version, version.content
+    if not version.ready or content is None:
+        yield ModelState(name, number, "sampler" if version.sampler else "network", version.state, version.reason)
+        if version.sampler:
+            yield ModelState(name + RAW, number, "network", version.state, version.reason)
+        return
+    for state in content.shown or _shown(content):
+        yield replace(state, reason=version.reason)
+
+
+def _shown(content: Content) -> Iterator[ModelState]:
+    if isinstance(content.model, Sampler):
+        yield sampler_state(content.model)
+        assert content.raw is not None
+        yield plain_state(content.raw)
+    else:
+        yield plain_state(content.model)

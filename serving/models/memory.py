@@ -63,6 +63,21 @@ class Memory:
         self._measured[name] = self._sizes[name] = size
         self._shrink()
 
+    def holders(self, name: str) -> int:
+        """Callers that hold a thing now."""
+        return self._held[name]
+
+    async def discard(self, name: str) -> None:
+        """Drop a thing for good, as soon as nobody holds it and it is not being loaded."""
+        while self._held[name] or name in self._loading:
+            await self._changed.wait()
+        if name in self._sizes:
+            del self._sizes[name]
+            self._unload(name)
+        self._measured.pop(name, None)
+        del self._held[name]
+        self._notify()
+
     @contextlib.asynccontextmanager
     async def holding(self, names: Collection[str]) -> AsyncIterator[None]:
         """All of these are loaded while the context is open.

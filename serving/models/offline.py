@@ -32,7 +32,7 @@ def open_sampler(root: Path, name: str, threads: int = 2, *, trust: Collection[s
     Raises:
         LoadError: one line: no such model, no sampler, or what is wrong with its files.
     """
-    folders = {folder.name: folder for folder in scan(root)} if root.is_dir() else {}
+    folders = {folder.name: folder for folder in scan(root)} if root.is_dir() else {}  # of versions, the newest
     if name not in folders:
         raise LoadError(f"unknown model {name!r} in {root}: expected one of {', '.join(folders) or 'none'}")
     model = load(folders[name], Opener(threads), trials=Trials(trusted=name in trust))

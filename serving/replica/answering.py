@@ -44,17 +44,14 @@ class Answering:
         return not self.draining and any(each.state == "READY" for each in self._models.states())
 
     def listed(self, name: str, version: str = "") -> ModelState | None:
-        """What the directory is told of a model; None where it has no such name or version."""
-        states = (each for each in self._models.states() if each.name == name)
-        return next((each for each in states if version in ("", each.version)), None)
+        """What the directory is told of a model, of its newest ready version if none is asked for; None where it has no
+        such name or version."""
+        states = (each for each in self._models.states() if each.name == name and version in ("", each.version))
+        return max(reversed([*states]), key=lambda each: each.state == "READY", default=None)
 
-    def model(self, name: str) -> Model:
+    def model(self, name: str, version: str = "") -> Model:
         """The model of that name; NOT_FOUND or UNAVAILABLE where it cannot be used."""
-        if name in self._models.models:
-            return self._models.models[name]
-        if (state := self.listed(name)) is not None:
-            raise errors.unavailable(f"model {name!r} is {state.state.lower()}: {state.reason or 'not loaded yet'}")
-        raise errors.not_found(f"unknown model {name!r}, expected one of {', '.join(sorted(self._models.models))}")
+        return self._models.model(name, version)
 
     async def answer(
         self,
@@ -75,13 +72,13 @@ class Answering:
             raise errors.draining("the replica is stopping")
         limits = context.time_remaining(), timeout_s(request.parameters.get("timeout", 0))
         deadline = time.monotonic() + min((limit for limit in limits if limit is not None), default=math.inf)
-        async with self._models.holding(request):
-            model = self.model(request.model)
+        async with self._models.holding(request) as held:
+            model = held.model
             kserve.check_outputs(request.outputs, job.output_names(model))
             if isinstance(model, Sampler):  # a front has drawn one; a client that comes without a front may have not
                 request.parameters.setdefault("seed", secrets.randbelow(2**63))
-            models, remotes = self._models.models.copy(), {**self._rewards.definitions, **rewards}
-            task = await aside(size, lambda: job.task_for(request, model, models, remotes, deadline))
+            remotes = {**self._rewards.definitions, **rewards}
+            task = await aside(size, lambda: job.task_for(request, model, held.models, remotes, deadline))
             try:
                 answer: Answer = await asyncio.wrap_future(self._engine.submit(task))
             except Exception as error:

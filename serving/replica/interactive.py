@@ -50,7 +50,7 @@ class Sampling:
                 return interactive.answered(await streams.answered(messages, "the client's scores"))
 
             client = ClientDefinition(read, write, self._answer_s)
-            if not isinstance(self._answering.model(request.model), Sampler):
+            if not isinstance(self._answering.model(request.model, request.version), Sampler):
                 raise errors.invalid(f"model {request.model!r}: expected a sampler, got a plain network")
             model, answer = await self._answering.answer(request, len(first), context, {CLIENT: client})
             last = await encoded(answer, lambda: interactive.last_reply(model.name, model.version, request.id, answer))

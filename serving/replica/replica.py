@@ -98,7 +98,7 @@ class Replica:
         for name in self._rewards.definitions:
             if name in self._models.models or name in BUILT_IN:
                 _log.warning("reward %r: a model or a built-in of that name hides the configured service", name)
-        self._preparation = Supervised("preparing models", lambda: self._models.prepare(self._engine))
+        self._preparation = Supervised("preparing models", lambda: self._models.keep_prepared(self._engine))
         await self._heartbeat.now()
 
     async def stop(self) -> None:

@@ -163,35 +163,45 @@ def test_a_folder_that_would_hide_a_samplers_raw_network(root: Path):
 
 
 @pytest.mark.parametrize(
-    ("config", "version", "file", "why"),
+    ("config", "versions", "file", "why"),
     [
         ("", "10", "model.onnx", ""),
         ('name: "other" backend: "onnxruntime" no_such_field: 7', "10", "model.onnx", ""),
         ("version_policy { latest { num_versions: 1 } }", "10", "model.onnx", ""),
         ("version_policy: { specific: { versions: [9] } }", "9", "model.onnx", ""),
-        ("version_policy: { specific: { versions: [9, 1, 4] } }", "9", "model.onnx", "of several only 9 is served"),
-        ("version_policy { all { } }", "10", "model.onnx", "expected one version, of several only 10 is served"),
-        ("version_policy { latest { num_versions: 2 } }", "10", "model.onnx", "of several only 10 is served"),
+        ("version_policy: { specific: { versions: [9, 1, 4] } }", "1 9", "model.onnx", "of version 4, got 1, 9, 10"),
+        ("version_policy { all { } }", "1 9 10", "model.onnx", ""),
+        ("version_policy { latest { num_versions: 2 } }", "9 10", "model.onnx", ""),
         ('default_model_filename: "net.onnx" version_policy { specific { versions: 9 } }', "9", "net.onnx", ""),
         ('default_model_filename: "net.onnx"', "10", "model.onnx", "expected a file in 10, got 'net.onnx'"),
         ('default_model_filename: "../9/net.onnx"', "10", "model.onnx", "expected a file in 10, got '../9/net.onnx'"),
         ("version_policy { specific {", "10", "model.onnx", "expected Triton's configuration: this file is not read"),
     ],
 )
-def test_what_config_pbtxt_says(root: Path, config: str, version: str, file: str, why: str):
+def test_what_config_pbtxt_says(root: Path, config: str, versions: str, file: str, why: str):
     model = root / "nearness"
     for name in ("9", "10"):
         shutil.copytree(model / "1", model / name)
     (model / "9" / "model.onnx").rename(model / "9" / "net.onnx")
     shutil.copy(model / "9" / "net.onnx", model / "9" / "model.onnx")
     (model / "config.pbtxt").write_text(config)
-    found = next(each for each in scan(root) if each.name == "nearness")
-    assert found == Folder("nearness", version, model, file)
-    assert found.graph == model / version / file
+    found = [each for each in scan(root) if each.name == "nearness"]
+    assert found == [Folder("nearness", version, model, file) for version in versions.split()]
+    assert all(each.graph == model / each.version / file for each in found)
     said = named(root).get("nearness/config.pbtxt", "")
     assert why in said
     assert bool(said) == bool(why)
     assert served(root) == BOTH
+
+
+def test_a_file_name_that_some_versions_lack(root: Path):
+    model = root / "nearness"
+    shutil.copytree(model / "1", model / "2")
+    (model / "2" / "model.onnx").rename(model / "2" / "net.onnx")
+    (model / "config.pbtxt").write_text('default_model_filename: "net.onnx" version_policy { all { } }')
+    found = [each.graph for each in scan(root) if each.name == "nearness"]
+    assert found == [model / "1" / "model.onnx", model / "2" / "net.onnx"]
+    assert "expected a file in 1, got 'net.onnx'" in named(root)["nearness/config.pbtxt"]
 
 
 def test_a_version_policy_that_names_no_folder(root: Path):

@@ -42,7 +42,7 @@ def sizes(root: Path) -> dict[str, int]:
     async def measured() -> dict[str, int]:
         shelf = LoadedModels(root, 1)
         await shelf.load_all()
-        return shelf._memory.loaded
+        return {key.removesuffix("/1"): size for key, size in shelf._memory.loaded.items()}
 
     return asyncio.run(measured())
 
@@ -127,11 +127,11 @@ def test_a_model_in_use_stays(root: Path):
                 client.infer("stripes", [], parameters={"steps": 2}, client_timeout=0.3)
             assert caught.value.status() == "StatusCode.DEADLINE_EXCEEDED"
             assert not long.done()
-            assert "rings" in shelf._memory.loaded
+            assert "rings/1" in shelf._memory.loaded
             waiting = pool.submit(ask, live, "stripes", steps=2, seed=1)
             assert len(long.result(60)[0]) == 512 * 2 * 4
             assert len(waiting.result(60)[0]) == 16 * 4
-        assert "rings" not in shelf._memory.loaded
+        assert "rings/1" not in shelf._memory.loaded
 
 
 def test_refusals_say_why(root: Path):
@@ -141,10 +141,10 @@ def test_refusals_say_why(root: Path):
         status, text = live.refusal(**STEERED)
         assert status == "RESOURCE_EXHAUSTED"
         assert text.startswith("model 'rings': expected at most ")
-        assert "of models in memory, got nearness and rings of " in text
+        assert "of models in memory, got nearness/1 and rings/1 of " in text
         assert live.infer(samples=2)[0]["samples"].shape == (2, 2)
         ask(live, "again", samples=1)
-        assert "rings" not in live.replicas[0]._models._memory.loaded
+        assert "rings/1" not in live.replicas[0]._models._memory.loaded
         graph = root / "rings" / "1" / "model.onnx"
         whole = graph.read_bytes()
         graph.write_bytes(whole[:1000])
@@ -180,7 +180,7 @@ def test_a_bank_made_here_comes_back_with_its_model(root: Path):
         async with asyncio.timeout(60):
             while shelf._making is None:  # noqa: ASYNC110 - what is waited for has no event
                 await asyncio.sleep(0.001)
-            first = next(name for name, held in shelf._memory._held.items() if held)
+            first = next(key for key, held in shelf._memory._held.items() if held).removesuffix("/1")
             async with shelf.holding(InferRequest("stripes")):
                 assert not preparing.done()
                 assert isinstance(shelf.models[first].network.backend, UnloadedBackend)

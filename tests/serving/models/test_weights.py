@@ -111,9 +111,9 @@ def test_memory_counts_each_file_once(tmp_path: Path, location: str):
     write_bank(tmp_path / "gains" / "1" / "model.onnx")
     graph, bank = ((tmp_path / "gains" / "1" / name).stat().st_size for name in ("model.onnx", "bank.npz"))
     shelf = LoadedModels(tmp_path, 1)
-    assert shelf._file_bytes("gains") == graph + weights.stat().st_size + bank
     asyncio.run(shelf.load_all())
-    assert shelf._memory.loaded == {"gains": graph + 8 + 64 * 2 * 4}
+    assert shelf._file_bytes("gains/1") == graph + weights.stat().st_size + bank
+    assert shelf._memory.loaded == {"gains/1": graph + 8 + 64 * 2 * 4}
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_new_weights_are_noticed_when_a_model_comes_back(tmp_path: Path):
 
         expected = ask("gains")
         assert ask("other") == expected
-        assert [*live.replicas[0]._models._memory.loaded] == ["other"]
+        assert [*live.replicas[0]._models._memory.loaded] == ["other/1"]
         weights.write_bytes(CHANGED)
         with pytest.raises(InferenceServerException, match="expected the files it was loaded from, got others"):
             ask("gains")
