@@ -37,6 +37,7 @@ class ReplicaDeployment:
             answer_s=settings.answer_seconds,
             opener=opener(settings),
             trust=settings.trust,
+            allow_model_control=settings.allow_model_control,
         )
         await self._replica.start()
 

@@ -94,7 +94,7 @@ def serve(
         bool | None,
         typer.Option(
             "--allow-model-control/--no-model-control",
-            help="Let clients load and unload models (those RPCs are not served yet).",
+            help="Let clients load and unload models. [no]",
         ),
     ] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error. [info]")] = None,

@@ -1,11 +1,12 @@
 """The directory as a named Ray actor, and the client through which fronts and replicas reach it."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import ray
 
-from serving.fleet.directory import LEASE_S, Directory, FrontState, ReplicaState
+from serving.fleet.directory import LEASE_S, Directory, FrontState, ReplicaState, Wish
 
 NAME = "directory"
 NAMESPACE = "tiltserve"
@@ -25,8 +26,8 @@ class RayDirectory:
             .remote(lease_s)
         )
 
-    async def beat(self, replica: ReplicaState) -> None:
-        await self._call("beat", replica)
+    async def beat(self, replica: ReplicaState) -> Sequence[Wish]:
+        return await self._call("beat", replica)
 
     async def leave(self, replica_id: str) -> None:
         await self._call("leave", replica_id)

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Generic, Literal, Protocol, TypeVar
 
@@ -41,8 +41,22 @@ class ModelState:
 
 
 @dataclass(frozen=True)
+class Wish:
+    """That a model be loaded, as its folder is then, or unloaded. Of several for one model that with the largest
+    `revision` counts, in whatever order they are heard."""
+
+    name: str
+    loaded: bool
+    revision: int
+
+
+@dataclass(frozen=True)
 class ReplicaState:
-    """A replica's heartbeat; `address` is `host:port` of its own gRPC server, `beat` counts its reports."""
+    """A replica's heartbeat; `address` is `host:port` of its own gRPC server, `beat` counts its reports.
+
+    Attributes:
+        wishes: all that it knows of, so that they outlive a directory that is lost.
+    """
 
     id: str
     address: str
@@ -51,6 +65,7 @@ class ReplicaState:
     backlog_rows: int = 0
     draining: bool = False
     beat: int = 0
+    wishes: tuple[Wish, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -88,15 +103,28 @@ class Leases(Generic[Item]):
             return [self._items[name][1] for name in sorted(self._items)]
 
 
+def latest(wishes: Iterable[Wish]) -> dict[str, Wish]:
+    """The wish that counts for each model."""
+    found: dict[str, Wish] = {}
+    for each in wishes:
+        if each.name not in found or each.revision > found[each.name].revision:
+            found[each.name] = each
+    return found
+
+
 class Directory:
     """The list itself. If it is lost, it is complete again one heartbeat later."""
 
     def __init__(self, lease_s: float = LEASE_S, clock: Callable[[], float] = time.monotonic) -> None:
         self._replicas = Leases[ReplicaState](lease_s, clock)
         self._fronts = Leases[FrontState](lease_s, clock)
+        self._wishes: dict[str, Wish] = {}
 
-    def beat(self, replica: ReplicaState) -> None:
+    def beat(self, replica: ReplicaState) -> Sequence[Wish]:
+        """Notes a replica; what is wished of each model, as far as any replica has said since this list began."""
         self._replicas.put(replica.id, replica)
+        self._wishes = latest([*self._wishes.values(), *replica.wishes])
+        return tuple(self._wishes.values())
 
     def leave(self, replica_id: str) -> None:
         """Forgets a replica now. If it is alive, its next heartbeat brings it back."""
@@ -116,7 +144,7 @@ class DirectoryClient(Protocol):
     """A directory, perhaps in another process: any call may fail or hang, and the caller then goes on with its last
     list."""
 
-    async def beat(self, replica: ReplicaState) -> None: ...
+    async def beat(self, replica: ReplicaState) -> Sequence[Wish]: ...
 
     async def leave(self, replica_id: str) -> None: ...
 
@@ -133,8 +161,8 @@ class LocalDirectory:
     def __init__(self, directory: Directory | None = None) -> None:
         self.directory = directory or Directory()
 
-    async def beat(self, replica: ReplicaState) -> None:
-        self.directory.beat(replica)
+    async def beat(self, replica: ReplicaState) -> Sequence[Wish]:
+        return self.directory.beat(replica)
 
     async def leave(self, replica_id: str) -> None:
         self.directory.leave(replica_id)

@@ -5,9 +5,9 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from serving.fleet.directory import DirectoryClient, ReplicaState
+from serving.fleet.directory import DirectoryClient, ReplicaState, Wish
 
 _log = logging.getLogger(__name__)
 EVERY_S = 1.0
@@ -18,10 +18,17 @@ class Heartbeat:
 
     Args:
         state: what to tell; called on the thread.
+        hear: told what is wished of models; called on the thread.
     """
 
-    def __init__(self, directory: DirectoryClient, state: Callable[[], ReplicaState], every_s: float = EVERY_S) -> None:
-        self._directory, self._state, self._every_s = directory, state, every_s
+    def __init__(
+        self,
+        directory: DirectoryClient,
+        state: Callable[[], ReplicaState],
+        hear: Callable[[Sequence[Wish]], None] = lambda wishes: None,
+        every_s: float = EVERY_S,
+    ) -> None:
+        self._directory, self._state, self._hear, self._every_s = directory, state, hear, every_s
         self._last = time.monotonic()
         self._loop = asyncio.new_event_loop()
         self._stopping = asyncio.Event()
@@ -56,7 +63,7 @@ class Heartbeat:
 
     async def _tell(self) -> None:
         try:
-            await self._directory.beat(self._state())
+            self._hear(await self._directory.beat(self._state()))
         except Exception as error:  # the directory is restarting; a later heartbeat reaches it
             _log.warning("heartbeat: %s", error)
         self._last = time.monotonic()

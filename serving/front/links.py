@@ -9,7 +9,7 @@ import grpc
 from google.protobuf.descriptor import ServiceDescriptor
 from tritonclient.grpc import service_pb2
 
-from protos.tiltserve.v1 import fleet_pb2, fleet_pb2_grpc, sampling_pb2
+from protos.tiltserve.v1 import fleet_pb2, fleet_pb2_grpc, repository_pb2, repository_pb2_grpc, sampling_pb2
 from serving.fleet.directory import ReplicaState
 from serving.wire import channels, streamed
 from serving.wire.errors import RequestError, internal
@@ -30,6 +30,7 @@ class Link:
         self._stream = self.channel.stream_stream(f"/{INFERENCE.full_name}/ModelStreamInfer")
         self._interact = self.channel.stream_stream(f"/{SAMPLING.full_name}/SampleInteractive")
         self._metrics = fleet_pb2_grpc.ReplicaInternalStub(self.channel).Metrics
+        self._repository = repository_pb2_grpc.ReplicaRepositoryStub(self.channel)
 
     @property
     def in_flight(self) -> int:
@@ -110,6 +111,16 @@ class Link:
         """The replica's metrics as Prometheus text; raises AioRpcError."""
         reply: fleet_pb2.MetricsReply = await self._metrics(fleet_pb2.MetricsRequest(), timeout=timeout)
         return reply.text
+
+    async def change_model(self, name: str, revision: int, *, loaded: bool) -> int:
+        """Have the replica load or unload a model; for how many running requests an unload waited. Raises
+        AioRpcError."""
+        call = self._repository.LoadModel if loaded else self._repository.UnloadModel
+        with self._under_way(0):
+            reply: repository_pb2.ChangeModelReply = await call(
+                repository_pb2.ChangeModelRequest(name=name, revision=revision)
+            )
+        return reply.waited_for
 
 
 async def _pass_on(requests: AsyncIterator[bytes], call: grpc.aio.StreamStreamCall, turns: asyncio.Semaphore) -> None:

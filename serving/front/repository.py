@@ -1,26 +1,37 @@
 """The model repository over the wire: what there is, and which of it is loaded."""
 
+import asyncio
+import logging
+import time
 from collections.abc import Mapping, Sequence
 
 import grpc
 from google.protobuf.message import Message
 from tritonclient.grpc import service_pb2 as pb
 
+from serving.fleet.directory import ReplicaState
+from serving.front.links import Links
 from serving.front.part import Answer
 from serving.front.roster import Roster
 from serving.front.summary import summaries
 from serving.wire import errors
 
+_log = logging.getLogger(__name__)
+
 
 class Repository:
-    """Answers RepositoryIndex from the front's copy of the directory.
+    """RepositoryIndex from the front's copy of the directory; RepositoryModelLoad and RepositoryModelUnload by telling
+    all replicas.
+
+    A change that was begun is finished, also if the client leaves: replicas must not end in different states.
 
     Args:
         allowed: whether clients may load and unload models.
     """
 
-    def __init__(self, roster: Roster, *, allowed: bool) -> None:
-        self._roster, self._allowed = roster, allowed
+    def __init__(self, roster: Roster, links: Links, *, allowed: bool) -> None:
+        self._roster, self._links, self._allowed = roster, links, allowed
+        self._changes: set[asyncio.Task[None]] = set()
         self.answers: Mapping[str, Answer] = {
             "RepositoryIndex": self._index,
             "RepositoryModelLoad": self._load,
@@ -31,7 +42,7 @@ class Repository:
     @property
     def extensions(self) -> Sequence[str]:
         """Of KServe v2, as ServerMetadata lists them."""
-        return ("model_repository",)
+        return ("model_repository", "model_repository(unload_dependents)")
 
     async def _index(self, request: pb.RepositoryIndexRequest) -> Message:
         _one_repository(request.repository_name)
@@ -48,20 +59,90 @@ class Repository:
         )
 
     async def _load(self, request: pb.RepositoryModelLoadRequest) -> Message:
-        self._permit("RepositoryModelLoad")
-        raise errors.unimplemented("RepositoryModelLoad is not served by tiltserve yet")
+        self._permit("RepositoryModelLoad", request.repository_name)
+        for name in request.parameters:
+            if name == "config" or name.startswith("file:"):
+                raise errors.invalid(
+                    f"parameter {name!r}: expected none, a model is what the files of its folder are: write them there "
+                    "and load it again"
+                )
+            raise errors.invalid(f"unknown parameter {name!r}, expected none")
+        await self._change(request.model_name, loaded=True)
+        return pb.RepositoryModelLoadResponse()
 
     async def _unload(self, request: pb.RepositoryModelUnloadRequest) -> Message:
-        self._permit("RepositoryModelUnload")
-        raise errors.unimplemented("RepositoryModelUnload is not served by tiltserve yet")
+        self._permit("RepositoryModelUnload", request.repository_name)
+        for name, value in request.parameters.items():
+            if name != "unload_dependents":
+                raise errors.invalid(f"unknown parameter {name!r}, expected unload_dependents or none")
+            if (came := value.WhichOneof("parameter_choice")) != "bool_param":
+                raise errors.invalid(f"parameter {name!r}: expected a bool, got {came or 'no value'}")
+        # nothing depends on a model but its raw network, which goes with it in any case
+        await self._change(request.model_name, loaded=False)
+        return pb.RepositoryModelUnloadResponse()
 
-    def _permit(self, method: str) -> None:
+    def _permit(self, method: str, repository: str) -> None:
         if not self._allowed:
-            raise errors.RequestError(
-                grpc.StatusCode.PERMISSION_DENIED,
-                f"{method}: models are not loaded or unloaded over the wire, unless the server is started with "
-                "--allow-model-control",
-            )
+            raise errors.model_control(method)
+        _one_repository(repository)
+
+    async def _change(self, name: str, *, loaded: bool) -> None:
+        change = asyncio.create_task(self._tell_all(name, loaded))
+        self._changes.add(change)
+        change.add_done_callback(self._over)
+        await asyncio.shield(change)
+
+    def _over(self, change: asyncio.Task[None]) -> None:
+        self._changes.discard(change)
+        if not change.cancelled():
+            change.exception()  # the client may have left
+
+    async def _tell_all(self, name: str, loaded: bool) -> None:
+        """Have every replica do it, and read the list again; raises RequestError with what went wrong where."""
+        replicas = [each for each in self._roster.index.replicas if not each.draining]
+        if not replicas:
+            raise errors.unavailable(f"model {name!r}: no replica is up")
+        began = time.monotonic()
+        # a later change has a larger number than an earlier one, whichever front had it
+        known = (wish.revision for each in replicas for wish in each.wishes if wish.name == name)
+        revision = max(time.time_ns(), 1 + max(known, default=0))
+        results = await asyncio.gather(*(self._tell(each, name, revision, loaded) for each in replicas))
+        await self._roster.refresh()
+        failed = {
+            each.id: result
+            for each, result in zip(replicas, results, strict=True)
+            if isinstance(result, errors.RequestError)
+        }
+        done = [each for each in results if isinstance(each, int)]
+        what = "loaded" if loaded else "unloaded"
+        if failed:
+            raise _failed(name, what, failed, len(done))
+        if not done:
+            raise errors.unavailable(f"model {name!r}: every replica was lost before it was {what}")
+        waited = f", after {sum(done)} running requests" if sum(done) else ""
+        _log.info("model %s: %s on %d replicas in %.1f s%s", name, what, len(done), time.monotonic() - began, waited)
+
+    async def _tell(
+        self, replica: ReplicaState, name: str, revision: int, loaded: bool
+    ) -> int | errors.RequestError | None:
+        """How many requests it waited for, its error, or None for a replica that was lost: the one that takes its place
+        hears of the change from the directory."""
+        try:
+            return await self._links.to(replica).change_model(name, revision, loaded=loaded)
+        except grpc.aio.AioRpcError as error:
+            if errors.answered(error):
+                return errors.RequestError(error.code(), error.details() or "")
+            _log.warning("replica %s: lost while model %s was changed: %s", replica.id, name, error.details())
+            return None
+
+
+def _failed(name: str, what: str, failed: Mapping[str, errors.RequestError], done: int) -> errors.RequestError:
+    """The error of a change that failed on some replicas; their own one if that is all that there is to say."""
+    first, *others = failed.values()
+    if not done and all((each.code, each.detail) == (first.code, first.detail) for each in others):
+        return first
+    why = "; ".join(f"replica {replica}: {error.detail}" for replica, error in failed.items())
+    return errors.RequestError(first.code, f"model {name!r}: {what} on {done} of {done + len(failed)} replicas; {why}")
 
 
 def _one_repository(name: str) -> None:

@@ -77,7 +77,7 @@ class Front:
         self._links = Links()
         self._health = Health([INFERENCE.full_name, SAMPLING.full_name, _FLEET.full_name])
         self._forwarder = Forwarder(self._roster, self._links, self.metrics, replay_wait_s)
-        self._repository = Repository(self._roster, allowed=allow_model_control)
+        self._repository = Repository(self._roster, self._links, allowed=allow_model_control)
         self._streams, self._under_way = Streams(), UnderWay()
         self.trace_settings = TraceSettings()
         self._server: grpc.aio.Server | None = None

@@ -124,17 +124,24 @@ class LoadedModels:
         """
         return self._versions.model(name, version)
 
-    async def load_all(self, without: Collection[str] = ()) -> None:
+    def knows(self, name: str) -> bool:
+        """Whether there is such a model, or raw network, in any state."""
+        return bool(self._versions.of(self._versions.owner(name)))
+
+    async def load_all(self, without: Callable[[str], bool] = lambda name: False) -> None:
         """Load every model but those; one that cannot be loaded is remembered with the reason, the others go on."""
         found: dict[str, list[Folder]] = {}
         for each in self._first:
             found.setdefault(each.folder.name, []).append(each.folder)
-        for name in [name for name in found if name in without]:
-            for each in self._versions.of(name):
-                each.state, each.reason, each.sampler = "UNAVAILABLE", UNLOADED, each.folder.is_sampler
-        for name in [name for name in found if name not in without]:
+        for name, folders in found.items():
             async with self._lock(name):
-                for fault in await self._bring_up(name, found[name]):
+                if any(each.state != "LOADING" for each in self._versions.of(name)):
+                    continue  # loaded or unloaded meanwhile
+                if without(name):
+                    for each in self._versions.of(name):
+                        each.state, each.reason, each.sampler = "UNAVAILABLE", UNLOADED, each.folder.is_sampler
+                    continue
+                for fault in await self._bring_up(name, folders):
                     _log.error("model %s: %s", name, fault)
 
     async def find(self, name: str) -> list[Folder]:
@@ -143,7 +150,7 @@ class LoadedModels:
         Raises:
             RequestError: NOT_FOUND where there is no such model, INVALID_ARGUMENT for a sampler's raw network.
         """
-        self._check_whole(name)
+        self.check_whole(name)
         try:
             # names are compared, never joined to a path: none leads out of the repository
             found, passed = await asyncio.to_thread(survey, self._root)
@@ -163,6 +170,8 @@ class LoadedModels:
         """
         async with self._lock(name):
             faults = await self._bring_up(name, folders)
+            if idle := [task for each, task in self._leaving.items() if not self._memory.holders(each.key)]:
+                await asyncio.wait(idle)  # those that nobody used are gone when this is said to be done
         if faults:
             raise errors.failed_precondition("; ".join(faults))
 
@@ -170,11 +179,7 @@ class LoadedModels:
         """Refuse new requests for a model, wait for those that run, and free its memory; how many it waited for.
 
         A name that is not loaded is left alone.
-
-        Raises:
-            RequestError: INVALID_ARGUMENT for a sampler's raw network.
         """
-        self._check_whole(name)
         if not self._versions.of(name):
             return 0
         async with self._lock(name):
@@ -264,8 +269,8 @@ class LoadedModels:
     def _lock(self, name: str) -> asyncio.Lock:
         return self._locks.setdefault(name, asyncio.Lock())
 
-    def _check_whole(self, name: str) -> None:
-        """Refuse a sampler's raw network, which is no model of its own."""
+    def check_whole(self, name: str) -> None:
+        """Refuse a sampler's raw network, which is no model of its own: INVALID_ARGUMENT."""
         owner = self._versions.owner(name)
         if owner != name and any(each.sampler or each.folder.is_sampler for each in self._versions.of(owner)):
             raise errors.invalid(

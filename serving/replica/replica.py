@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import uuid
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import grpc
@@ -19,10 +19,13 @@ from serving.fleet.directory import DirectoryClient, ReplicaState
 from serving.fleet.heartbeat import Heartbeat
 from serving.models.loaded import LoadedModels
 from serving.replica.answering import Answering
+from serving.replica.control import Control
 from serving.replica.inference import Inference
 from serving.replica.interactive import Sampling
 from serving.replica.internal import SERVICE as INTERNAL
 from serving.replica.internal import Internal
+from serving.replica.repository import SERVICE as REPOSITORY
+from serving.replica.repository import Repository
 from serving.replica.streaming import Streaming
 from serving.rewards.remote import RemoteRewards
 from serving.supervised import Supervised
@@ -44,6 +47,7 @@ class Replica:
         answer_s: how long a client that scores candidates itself may take for one batch.
         opener: chooses the backend of a graph; None for ONNX Runtime on `threads` threads.
         trust: names of models that are served even if their rows are not independent.
+        allow_model_control: whether fronts may have models loaded and unloaded.
 
     Ray Serve sees none of the requests, so the replica drains by itself: `stop` leaves the directory, refuses new
     requests (fronts then send them to other replicas), and finishes the running ones.
@@ -68,6 +72,7 @@ class Replica:
         answer_s: float = 60.0,
         opener: Opener | None = None,
         trust: Collection[str] = (),
+        allow_model_control: bool = False,
     ) -> None:
         self.id = uuid.uuid4().hex[:12]
         self._directory, self._host, self._ports, self._drain_s = directory, host, ports, drain_s
@@ -81,6 +86,7 @@ class Replica:
         )
         self._rewards = RemoteRewards(rewards or {}, seconds=reward_s, remembered_s=remembered_s)
         self._answering = Answering(self._models, self._rewards, self._engine, self._metrics)
+        self._control, self._allow_model_control = Control(self._models, self._tell), allow_model_control
         self._answer_s = answer_s
         self._address = ""
         self._server: grpc.aio.Server | None = None
@@ -93,18 +99,23 @@ class Replica:
         torch.set_num_threads(1)  # for this thread and later ones: the cores are for the network
         self._server, self._address = self._listen()
         await self._server.start()
-        self._heartbeat = Heartbeat(self._directory, self.state)
-        await self._models.load_all()
+        loop = asyncio.get_running_loop()
+        self._heartbeat = Heartbeat(
+            self._directory, self.state, lambda wishes: _on(loop, lambda: self._control.hear(wishes))
+        )
+        await self._tell()  # and hear which models are not wanted
+        await self._control.start()
         for name in self._rewards.definitions:
             if name in self._models.models or name in BUILT_IN:
                 _log.warning("reward %r: a model or a built-in of that name hides the configured service", name)
         self._preparation = Supervised("preparing models", lambda: self._models.keep_prepared(self._engine))
-        await self._heartbeat.now()
+        await self._tell()
 
     async def stop(self) -> None:
         """Leaves the directory and finishes running requests, for up to `drain_s` seconds. Streams that hold no work
         are ended at once, and so are calls whose request has not come yet."""
         self._answering.draining = True
+        self._control.stop()
         for task in (self._heartbeat, self._preparation):
             if task is not None:
                 await task.stop()
@@ -143,11 +154,17 @@ class Replica:
             self._engine.backlog_rows,
             self._answering.draining,
             self._beats,
+            self._control.wishes,
         )
+
+    async def _tell(self) -> None:
+        if self._heartbeat is not None:
+            await self._heartbeat.now()
 
     def _listen(self) -> tuple[grpc.aio.Server, str]:
         """A server on the first port that is free."""
         low, high = self._ports
+        repository = Repository(self._control, allowed=self._allow_model_control)
         for port in range(low, high + 1):
             server = grpc.aio.server(options=channels.REPLICA)
             server.add_generic_rpc_handlers(
@@ -156,9 +173,16 @@ class Replica:
                     Streaming(self._answering).handler(),
                     Sampling(self._answering, self._answer_s).handler(),
                     small.handler(INTERNAL, Internal(self._metrics), self._answering.streams),
+                    small.handler(REPOSITORY, repository, self._answering.streams),
                 ]
             )
             with contextlib.suppress(RuntimeError):
                 bound = server.add_insecure_port(channels.address(self._host, port))
                 return server, channels.address(self._host, bound)
         raise RuntimeError(f"replica: expected a free port in {low}-{high} on {self._host}, got none")
+
+
+def _on(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
+    """Call on another thread's event loop, unless it has ended."""
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(call)

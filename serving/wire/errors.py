@@ -81,6 +81,19 @@ def unimplemented(detail: str) -> RequestError:
     return RequestError(grpc.StatusCode.UNIMPLEMENTED, detail)
 
 
+def aborted(detail: str) -> RequestError:
+    return RequestError(grpc.StatusCode.ABORTED, detail)
+
+
+def model_control(method: str) -> RequestError:
+    """Clients may not load and unload models here."""
+    return RequestError(
+        grpc.StatusCode.PERMISSION_DENIED,
+        f"{method}: expected a server that was started with --allow-model-control, got one whose models clients may "
+        "not load or unload",
+    )
+
+
 def internal(detail: str) -> RequestError:
     return RequestError(grpc.StatusCode.INTERNAL, detail)
 
