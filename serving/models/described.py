@@ -17,6 +17,8 @@ LIKELIHOODS = ("log_likelihood", "standard_error")
 """Outputs of a request for log-likelihoods."""
 SAMPLED = ("samples", "rewards")
 """Outputs of a request for samples."""
+PREVIEWED = "denoised"
+"""The output of what a streamed request shows before its samples."""
 
 
 def reverts(model: Sampler) -> bool:
@@ -39,6 +41,7 @@ def sampler_state(model: Sampler) -> ModelState:
         outputs=(
             TensorSpec("samples", "FP32", (-1, *event)),
             *(TensorSpec(name, "FP32", (-1,)) for name in (*SAMPLED[1:], *LIKELIHOODS)),
+            TensorSpec(PREVIEWED, "FP32", (-1, *event)),
         ),
         backend=_software(backend),
         device=_device(backend),

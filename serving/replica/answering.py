@@ -4,7 +4,8 @@ import asyncio
 import math
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from types import MappingProxyType
 
 from grpc.aio import ServicerContext
@@ -15,6 +16,7 @@ from serving.fleet.directory import ModelState
 from serving.models.loaded import LoadedModels
 from serving.models.model import Model, Sampler
 from serving.requests import job
+from serving.requests.previews import Preview
 from serving.rewards import Definition
 from serving.rewards.remote import RemoteRewards
 from serving.wire import errors, kserve
@@ -59,11 +61,13 @@ class Answering:
         size: int,
         context: ServicerContext,
         rewards: Mapping[str, Definition] = MappingProxyType({}),
+        deliver: Callable[[Model, Preview | Answer], None] | None = None,
     ) -> tuple[Model, Answer]:
         """Run a request that came in so many bytes. If the caller leaves, its rows leave the engine.
 
         Args:
             rewards: by name, beside those that are configured.
+            deliver: takes what comes before the answer, as `job.task_for`'s does; None where nothing can.
 
         Raises:
             RequestError: the caller's or the engine's fault, as a status.
@@ -78,7 +82,8 @@ class Answering:
             if isinstance(model, Sampler):  # a front has drawn one; a client that comes without a front may have not
                 request.parameters.setdefault("seed", secrets.randbelow(2**63))
             remotes = {**self._rewards.definitions, **rewards}
-            task = await aside(size, lambda: job.task_for(request, model, held.models, remotes, deadline))
+            before = None if deliver is None else partial(deliver, model)
+            task = await aside(size, lambda: job.task_for(request, model, held.models, remotes, deadline, before))
             try:
                 answer: Answer = await asyncio.wrap_future(self._engine.submit(task))
             except Exception as error:

@@ -1,5 +1,6 @@
 """ModelStreamInfer as a replica answers it, to a front and to a client that comes without one."""
 
+import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator
@@ -7,12 +8,18 @@ from collections.abc import AsyncIterator
 import grpc
 from grpc.aio import ServicerContext
 
+from serving.models.model import Model
 from serving.replica.answering import Answering
 from serving.replica.inference import SERVICE, encoded
+from serving.replica.mailbox import Mailbox
 from serving.replica.statuses import UNEXPECTED, Statuses
+from serving.requests.previews import Preview
 from serving.wire import errors, kserve, received, streamed
+from serving.wire.answer import Answer
 from serving.wire.aside import aside
 from serving.wire.inflight import InFlight, Sender
+from serving.wire.kserve import InferRequest
+from serving.wire.parameters import STREAMED
 
 _log = logging.getLogger(__name__)
 METHOD = "ModelStreamInfer"
@@ -38,7 +45,7 @@ class Streaming:
             came = received.Received("")
             try:
                 came = await aside(len(data), lambda: received.infer(data))
-                last = await self._answer(came, len(data), context)
+                last = await self._answer(came, len(data), context, sender)
             except Exception as error:
                 if as_status:
                     raise
@@ -55,17 +62,41 @@ class Streaming:
         async with Statuses(METHOD, context):
             await in_flight.run(messages, self._answering.streams, answer)
 
-    async def _answer(self, came: received.Received, size: int, context: ServicerContext) -> bytes:
-        """The last response to a request of so many bytes."""
+    async def _answer(self, came: received.Received, size: int, context: ServicerContext, sender: Sender) -> bytes:
+        """The last response to a request of so many bytes, once those before it are sent."""
         request = await aside(kserve.effort(came), lambda: kserve.decode_request(came))
         streamed.check(request.parameters)
         with contextlib.suppress(Exception):  # said before, or the caller has left
             await context.send_initial_metadata((errors.BEGUN,))
-        model, answer = await self._answering.answer(request, size, context)
-        requested = [name for name in request.outputs if name in answer.outputs]
-        said = {**answer.parameters, streamed.FINAL: True}
-        response = await encoded(
-            answer,
-            lambda: kserve.encode_response(model.name, model.version, request.id, answer.outputs, said, requested),
-        )
-        return streamed.wrapped(response)
+        mailbox = Mailbox(sender)
+        if not any(name in request.parameters for name in STREAMED):  # nothing comes before the answer
+            model, answer = await self._answering.answer(request, size, context, deliver=mailbox.put)
+            return await _response(model, request, answer, final=True)
+        answering = asyncio.ensure_future(self._answering.answer(request, size, context, deliver=mailbox.put))
+        try:
+            while await mailbox.filled(answering):
+                await sender.send(lambda: _next(mailbox, request))
+            model, answer = await answering
+        finally:
+            answering.cancel()
+        return await _response(model, request, answer, final=True)
+
+
+async def _next(mailbox: Mailbox, request: InferRequest) -> bytes | None:
+    """The next response before the last, made when it is its turn to be sent: until then newer ones replace it."""
+    if (taken := mailbox.take()) is None:
+        return None
+    model, part = taken
+    answer = await aside(part.nbytes, part.answer) if isinstance(part, Preview) else part
+    return await _response(model, request, answer, final=False)
+
+
+async def _response(model: Model, request: InferRequest, answer: Answer, *, final: bool) -> bytes:
+    """A serialised ModelStreamInferResponse."""
+    parameters = {**answer.parameters, streamed.FINAL: final}
+    requested = [name for name in request.outputs if name in answer.outputs]
+    response = await encoded(
+        answer,
+        lambda: kserve.encode_response(model.name, model.version, request.id, answer.outputs, parameters, requested),
+    )
+    return streamed.wrapped(response)

@@ -13,10 +13,10 @@ from serving.backends import Array, InputError, OutOfMemoryError, UnavailableErr
 from serving.engine.admission import DeadlineError
 from serving.engine.engine import DeadlinePassedError, ExternalError, NetworkFailedError, QueueFullError
 from serving.engine.task import Routine, Task
-from serving.models.described import LIKELIHOODS, SAMPLED
+from serving.models.described import LIKELIHOODS, PREVIEWED, SAMPLED
 from serving.models.evaluations import evaluations
 from serving.models.model import Knowledge, Model, PlainModel, Sampler
-from serving.requests import likelihood
+from serving.requests import likelihood, previews
 from serving.requests.methods import Steered, completed, group_size, method_of, steering_for
 from serving.requests.parameters import parse as parameters_of
 from serving.requests.parameters import terms_of
@@ -44,7 +44,7 @@ def output_names(model: Model) -> list[str]:
     """Every output a request for the model may ask for."""
     if isinstance(model, PlainModel):
         return [each.name for each in model.network.backend.outputs]
-    return [*SAMPLED, *LIKELIHOODS]
+    return [*SAMPLED, *LIKELIHOODS, PREVIEWED]
 
 
 def task_for(
@@ -53,10 +53,12 @@ def task_for(
     models: Mapping[str, Model],
     remotes: Mapping[str, Definition] | None = None,
     deadline: float = math.inf,
+    deliver: previews.Deliver | None = None,
 ) -> Task:
     """The task that answers a request; its future gives an `Answer`.
 
     Args:
+        deliver: takes what the request sends before its answer; None where the answer is all that can be sent.
         models: every model of the replica by name; rewards are found there.
         remotes: rewards that are scored elsewhere, by name.
         deadline: after which no answer is wanted, on the clock of `time.monotonic`.
@@ -69,13 +71,17 @@ def task_for(
         task = plain_task(request, model)
         task.program = _cautioned(task.program, model.network.caution)
     else:
-        task = _sampling_task(request, model, models, remotes)
+        task = _sampling_task(request, model, models, remotes, deliver)
     task.priority, task.deterministic, task.deadline = terms.priority, terms.deterministic, deadline
     return task
 
 
 def _sampling_task(
-    request: InferRequest, model: Sampler, models: Mapping[str, Model], remotes: Mapping[str, Definition] | None
+    request: InferRequest,
+    model: Sampler,
+    models: Mapping[str, Model],
+    remotes: Mapping[str, Definition] | None,
+    deliver: previews.Deliver | None,
 ) -> Task:
     if {*SAMPLED, *LIKELIHOODS} <= {*request.outputs}:  # so do tools that know no model: they want what there is
         request = replace(request, outputs=[])
@@ -84,6 +90,7 @@ def _sampling_task(
         parameters = likelihood.checked(parameters, request.parameters)
     n, card = parameters.samples, model.card
     parameters = completed(parameters)
+    watched = previews.watched_for(parameters, card, deliver)
     tensors = tensors_of(request, model, parameters)
     if tensors.grid is not None:
         parameters = parameters.over(len(tensors.grid))
@@ -101,6 +108,7 @@ def _sampling_task(
         model=model.digest,
         mean=tensors.mean,
         start_mean=_start_mean(model, known, tensors) if parameters.start_mean else None,
+        show_every=parameters.preview_every or 0,
     )
     doubled = 2 if tensors.condition and parameters.guidance != 1 else 1
     told = sum(each[0].numel() * each.element_size() for each in tensors.condition.values())
@@ -127,6 +135,8 @@ def _sampling_task(
     _check_answer(request, n, card.event_shape)
     if absent := [name for name in request.outputs if name in LIKELIHOODS]:
         raise errors.invalid(f"output {absent[0]!r}: expected a parameter likelihood beside it, got none")
+    if PREVIEWED in request.outputs and parameters.preview_every is None:
+        raise errors.invalid(f"output {PREVIEWED!r}: expected a parameter preview_every beside it, got none")
     reward = None
     if parameters.reward is not None:
         reward = rewards.bind(parameters.reward, models, card.event_shape, reward_arguments, tensors.reward, remotes)
@@ -145,10 +155,11 @@ def _sampling_task(
     rows = _network_rows(problem, parameters, rows_of(parameters, options, plan.most_rows))
     if tensors.x_init is None:
         steered.notes.extend(notes_of(plan))
+    steered.notes.extend(previews.notes_of(watched, plan, steered, problem.show_every))
     if problem.guidance != 1 and problem.guidance_interval is not None and plan.stages and not _guided(problem):
         steered.notes.append("guidance: no row of the plan lies in its interval, it acts nowhere")
     program = _cautioned(
-        _sample(model, known, problem, parameters, reward, steered, tensors),
+        _sample(model, known, problem, parameters, reward, steered, tensors, watched),
         model.network.caution,
         *(() if reward is None else reward.cautions),
     )
@@ -265,6 +276,7 @@ def _sample(
     reward: Reward | None,
     steered: Steered,
     tensors: Tensors,
+    watched: previews.Watched | None,
 ) -> Routine:
     """Run the samplers of a request, group after group, and put the answer together."""
     n, steer, setup, parts = parameters.samples, steered.steer, steered.setup, []
@@ -284,7 +296,11 @@ def _sample(
             replace(steer, values=steer.values[rows]) if isinstance(steer, steering.Project) else steer,
             None if start is None else start[rows],
         )
+        if watched is not None:
+            sampler = watched.watched(sampler, first, len(problem.plan.stages))
         parts.append((yield from evaluations(sampler, model, reward)))
+        if watched is not None:
+            watched.rows += parts[-1][1].network_rows
     x, report = torch.cat([part for part, _ in parts]), merged([r for _, r in parts])
     if reward is not None and report.rewards is None:  # asked for scores without steering
         report.rewards = checked_rewards((yield from reward.scores(x)), n, reward.name)

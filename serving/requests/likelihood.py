@@ -15,14 +15,14 @@ from serving.requests.tensors import Tensors
 from serving.rewards import PREFIX
 from serving.wire import errors
 from serving.wire.answer import Answer
-from serving.wire.parameters import STEERING, Parameters
+from serving.wire.parameters import STEERING, STREAMED, Parameters
 from serving.wire.tensors import Parameter
 
 GROUP = 16
 """Most samples computed together."""
 NUMBERS = 2**20
 """Most numbers in the probes of a group: bounds memory, and how long a request holds the engine's thread at a time."""
-USELESS = ("solver", "eta", "reverse", "strength", "start_t", "end", "start_mean", *STEERING)
+USELESS = ("solver", "eta", "reverse", "strength", "start_t", "end", "start_mean", *STEERING, *STREAMED)
 """Parameters of sampling, which a likelihood refuses: it has an integrator of its own."""
 
 

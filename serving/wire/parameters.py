@@ -21,6 +21,9 @@ STEERING = (
 Unit = Literal["t", "sigma", "rho", "logsnr"]
 """What nodes of a grid and ends of an interval are given in; see `steering.units`."""
 
+STREAMED = ("preview_every", "preview_dtype", "preview_size", "stream_samples")
+"""Parameters of what a streamed request sends before its answer."""
+
 GRID = "grid"
 """The input that gives the nodes of a plan, [steps + 1]."""
 NULL = "null_"
@@ -99,6 +102,10 @@ class Parameters(BaseModel):
     chains: Annotated[int, Field(ge=1, le=1024)] = 8
     candidates: Annotated[int, Field(ge=1, le=256)] = 8
     preset: str | None = None
+    preview_every: Annotated[int, Field(ge=1, le=MOST_STEPS)] | None = None
+    preview_dtype: Literal["float32", "fp32", "float16", "fp16", "uint8"] | None = None
+    preview_size: Annotated[int, Field(ge=1, le=2**16)] | None = None
+    stream_samples: bool = False
 
     def over(self, nodes: int) -> Self:
         """These parameters for an explicit grid of so many nodes, which says the steps where the request does not."""

@@ -34,6 +34,7 @@ class BankResampling(Aimed):
 
     held = 1
     stage_rows = 0
+    shows = False
 
     def __init__(
         self,

@@ -5,6 +5,7 @@ The reward of what it returns is the largest of n draws: its distribution functi
 
 import math
 from collections.abc import Hashable
+from dataclasses import replace
 
 import torch
 
@@ -60,13 +61,19 @@ class BestOf(Aimed):
         """Implements `Steering.needs_gradients`."""
         return self.inner is not None and self.inner.needs_gradients
 
+    @property
+    def shows(self) -> bool:
+        """Implements `Steering.shows`: which chain is kept is known at the end."""
+        return False
+
     def draw(self, problem: Problem, noise: Noise, x_init: Start | None) -> Drawing:
         """Implements `Steering.draw`."""
         samples = len(noise.indices)
         whose = torch.arange(samples).repeat_interleave(self.n)
         chains = Noise(noise.seed, (noise.indices[:, None] * self.n + torch.arange(self.n)).flatten().tolist())
         start = None if x_init is None else x_init[whose]
-        x, report = yield from sample(problem.rows(whose), chains, self.inner, start)
+        whole = replace(problem.rows(whose), show_every=0)
+        x, report = yield from sample(whole, chains, self.inner, start)
         if report.rewards is None:
             report.rewards = yield from self.target.score(x)
             report.reward_rows += len(x)

@@ -87,6 +87,11 @@ class Doit(Guidance):
         return self.probes * self.particles
 
     @property
+    def shows(self) -> bool:
+        """Implements `Steering.shows`."""
+        return self.particles == 1
+
+    @property
     def stage_rows(self) -> int:
         """Network rows of a sample at a stage."""
         return self.particles

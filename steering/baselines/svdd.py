@@ -83,6 +83,7 @@ class Svdd(Aimed):
         wide, sizes = problem.rows(whose), []
         denoised = yield from evaluate(problem, stages[0].denoise, x)
         for stage, following in zip(stages, [*stages[1:], None], strict=True):
+            yield from problem.shown(stage, denoised)
             if not (stage.update.C and any(stage.update.C[0])):  # nothing to choose
                 shape, first = problem.event, Draw.SOLVER
             else:

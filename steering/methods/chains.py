@@ -62,6 +62,7 @@ class Populations:
 
     Attributes:
         noise: of the chains; `own` of the populations, for resampling.
+        samples: the population of each sample [n], and which of those drawn from it the sample is [n].
         report: receives the costs, weights and warnings.
     """
 
@@ -69,6 +70,7 @@ class Populations:
     problem: Problem
     noise: Noise
     own: Noise
+    samples: tuple[Int64[Tensor, " n"], Int64[Tensor, " n"]]
     tilt: Tilt | None
     report: Report
     sizes: list[Tensor] = field(default_factory=list)
@@ -90,6 +92,8 @@ class Populations:
                 value = torch.where(value.isnan(), total, value)  # no estimate: keep the last one
                 running, accumulated = ACCUMULATE[settings.potential](value, running, total)
                 log_w, total = log_w + (accumulated - total), accumulated
+            if self.problem.show_every:
+                yield from self.problem.shown(stage, towards[self._heaviest(log_w)])
             due, ancestors = self._resample(log_w, stage.index)
             if bool(due.any()):
                 log_z = log_z + torch.where(due, self._mean(log_w), 0.0)
@@ -188,6 +192,13 @@ class Populations:
         a = [apart * (c / power) for c in scales]
         own = stage.advance(plain, denoised, [one + by for one, by in zip(z, a, strict=True)])
         return [own[0], *proposal[1:]], own, _log_ratio(z, a)
+
+    def _heaviest(self, log_w: Chains) -> Int64[Tensor, " n"]:
+        """The chain that stands for each sample while it is drawn: of the heaviest of its population, as many as are
+        kept, in the order of their numbers."""
+        population, place = self.samples
+        order = self._rows(log_w).argsort(dim=1, descending=True, stable=True)
+        return self._global(order[:, : self.settings.keep].sort(dim=1).values)[population, place]
 
     def _score(self, x: Tensor) -> Generator[Rows, Tensor, Chains]:
         """Rewards of the finished chains; the tilt's own final scores where it asks for them."""

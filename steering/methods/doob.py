@@ -207,6 +207,6 @@ class Doob(Aimed, Tilting):
 
 def draw_bank(problem: Problem, size: int) -> Generator[Rows, Tensor, Tensor]:
     """`size` samples [size, *event] of an unconditional model itself, by a deterministic solver."""
-    setup = replace(problem, plan=setup_plan(problem.plan), start_mean=None)
+    setup = replace(problem, plan=setup_plan(problem.plan), start_mean=None, show_every=0)
     samples, _ = yield from sample(setup, Noise(SEED, range(size)))
     return samples

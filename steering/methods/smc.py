@@ -139,11 +139,11 @@ class Smc(Aimed):
         tilt = None if self.inner is None else (yield from prepared(self.inner.prepare(chains), report))
         populations = Populations(
             self.settings, chains, Noise(noise.seed, indices.flatten().tolist()), Noise(noise.seed, numbers.tolist()),
-            tilt, report,
+            (home, noise.indices % keep), tilt, report,
         )  # fmt: skip
         x, drawn = yield from metered(populations.march(start), meter)
         report.count(meter)
-        picked = drawn[home, noise.indices % keep]
+        picked = drawn[populations.samples]
         report.rewards = None if report.rewards is None else report.rewards[picked]
         report.ess = report.ess[:, picked] if report.ess.numel() else report.ess
         return x[picked], report

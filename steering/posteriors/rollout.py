@@ -53,7 +53,7 @@ class Rollout:
         inner = Noise(noise.seed ^ (stage.index + 1) << 40, [])
         inner.indices = noise.indices[rows] * m + torch.arange(m).repeat(n)
         start = x[rows].reshape(n * m, *problem.event)
-        whole = replace(problem.rows(rows), plan=rest)
+        whole = replace(problem.rows(rows), plan=rest, show_every=0)
         ends_at, _ = yield from sample(whole, inner, None, start)
         drawn = ends_at.reshape(n, m, -1)
         mean = drawn[:, 0]

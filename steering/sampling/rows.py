@@ -29,14 +29,19 @@ class Rows:
     the reply is [B, 1 + d], the reward and then its gradient in the flattened event.
 
     "product": x [B, d] and a matrix [d, k]; the reply is [B, k], x times the matrix, see `tiles`.
+
+    "estimate": what samples look like on the way, for whoever watches: x [n, *event] is the denoised estimate of a
+    stage, whose number is `stage`, from 1. Nothing is to be evaluated, and the reply is not read. Only problems with
+    `show_every` have them.
     """
 
-    kind: Literal["network", "reward", "pullback", "reward_gradient", "product"]
+    kind: Literal["network", "reward", "pullback", "reward_gradient", "product", "estimate"]
     x: Tensor
     t: Tensor
     condition: Condition = field(default_factory=dict)
     cotangent: Tensor | None = None
     matrix: Matrix | None = None
+    stage: int = 0
 
     @classmethod
     def network(cls, x: Tensor, t: float | Tensor, condition: Condition | None = None) -> "Rows":
@@ -62,6 +67,10 @@ class Rows:
     @classmethod
     def product(cls, x: Tensor, matrix: Matrix) -> "Rows":
         return cls("product", x, torch.empty(0, dtype=torch.float64), matrix=matrix)
+
+    @classmethod
+    def estimate(cls, x: Tensor, stage: int) -> "Rows":
+        return cls("estimate", x, torch.empty(0, dtype=torch.float64), stage=stage)
 
     def beside(self, other: "Rows") -> "Rows | None":
         """These rows and then those of another request of their kind; None where conditions differ in shape."""

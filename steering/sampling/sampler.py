@@ -98,6 +98,8 @@ class Problem:
         start_mean: [*event], the mean of the data, with which first states are drawn from N(alpha mean, sigma^2), or
             None for N(0, sigma^2). Without it the flow of data N(m, s^2) ends alpha s m / sqrt(alpha^2 s^2 + sigma^2)
             short of their mean, alpha and sigma those of t_max: .068 m s on Stable Diffusion's betas.
+        show_every: stages of the plan from one denoised estimate that is shown, as rows of kind "estimate", to the
+            next; 0 for none. It changes no sample. Steered estimates are shown as they are steered.
     """
 
     plan: Plan
@@ -111,6 +113,7 @@ class Problem:
     model: Hashable = None
     mean: Tensor | None = None
     start_mean: Tensor | None = None
+    show_every: int = 0
 
     def rows(self, index: Tensor | slice) -> "Problem":
         """The same problem for some of the samples: `index` is a mask, an index or a slice of them."""
@@ -125,6 +128,11 @@ class Problem:
         null = {name: t if len(t) == 1 else torch.cat([t] * times) for name, t in self.null.items()}
         mean = None if self.mean is None else torch.cat([self.mean] * times)
         return replace(self, condition=condition, null=null, mean=mean)
+
+    def shown(self, stage: Stage, denoised: Tensor) -> Generator[Rows, Tensor, None]:
+        """Shows the estimate [n, *event] of a stage, if it is one of those that are shown."""
+        if self.show_every and (stage.index + 1) % self.show_every == 0:
+            yield Rows.estimate(denoised if self.mean is None else denoised + self.mean, stage.index + 1)
 
     def guided(self, t: float | Tensor) -> Tensor | slice | None:
         """The samples that null rows are asked for at the network's time t, or at a time each [n]: None for none."""
@@ -223,6 +231,11 @@ class Steering(ABC):
     def needs_gradients(self) -> bool:
         """Whether it asks for rows of kind "pullback" or "reward_gradient"."""
         return False
+
+    @property
+    def shows(self) -> bool:
+        """Whether it has estimates of its samples on the way; one that picks samples at the end has none."""
+        return True
 
     def unsuitable(self, plan: Plan) -> str:
         """Why it cannot draw by a plan; empty if it can."""
@@ -427,5 +440,6 @@ def _march(problem: Problem, noise: Noise, tilt: Tilt | None, x: Tensor) -> Gene
         if tilt is not None:
             guided = yield from tilt.steer(stage, x, denoised, noise)
             denoised, noises = guided.denoised, list(guided.noises or noises)
+        yield from problem.shown(stage, denoised)
         registers = stage.advance(registers, denoised, noises)
     return registers[0]

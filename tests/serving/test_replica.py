@@ -52,7 +52,13 @@ def test_it_says_how_it_is_and_what_it_holds(client: triton.InferenceServerClien
     assert not client.is_model_ready("dogs")
     metadata = client.get_model_metadata("rings")
     assert list(metadata.versions) == ["1"]
-    assert {each.name for each in metadata.outputs} == {"samples", "rewards", "log_likelihood", "standard_error"}
+    assert {each.name for each in metadata.outputs} == {
+        "samples",
+        "rewards",
+        "log_likelihood",
+        "standard_error",
+        "denoised",
+    }
     with pytest.raises(InferenceServerException, match="unknown model 'dogs'"):
         client.get_model_metadata("dogs")
 

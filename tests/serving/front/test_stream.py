@@ -18,6 +18,7 @@ from tritonclient.grpc import service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
 from deploy.client import tensors
+from serving.models.model import Sampler
 from tests import networks
 from tests.serving.live import MODE, Live, running, until
 
@@ -119,6 +120,99 @@ def test_answers_are_those_of_other_calls(live: Live, address: str):
             assert said(result) == {**parameters_of, "triton_final_response": True}
 
 
+def test_the_samples_can_be_made_of_the_previews(live: Live, address: str):
+    """DDIM step by step: x <- alpha' D + sigma' (x - alpha D) / sigma, from the first state and every stage's D."""
+    model = live.replicas[0]._models.models["rings"]
+    assert isinstance(model, Sampler)
+    plan = model.plan("ddim", 6, model.path)
+    x = np.random.default_rng(0).standard_normal((3, 2)).astype(np.float32)
+    with Stream(address) as stream:
+        stream.ask("r", {"x_init": x}, samples=3, solver="ddim", steps=6, preview_every=1)
+        *previews, last = stream.all()
+        stream.ask("r", {"x_init": x}, samples=3, solver="ddim", steps=6)
+        assert stream.result().as_numpy("samples").tobytes() == last.as_numpy("samples").tobytes()
+    assert [(said(each)["stage"], said(each)["stages"]) for each in previews] == [(i, 6) for i in range(1, 7)]
+    assert [said(each)["network_rows"] for each in previews] == [3, 6, 9, 12, 15, 18]
+    state = x.astype(np.float64)
+    for here, there, preview in zip(plan.nodes[:-1], plan.nodes[1:], previews, strict=True):
+        d = preview.as_numpy("denoised")
+        assert (d.dtype, d.shape) == (np.float32, (3, 2))
+        state = there.alpha * d + there.sigma * (state - here.alpha * d) / here.sigma
+    np.testing.assert_allclose(last.as_numpy("samples"), state, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("how", [{}, STEERED], ids=["plain", "steered"])
+def test_a_sample_that_is_an_estimate_is_the_last_preview(address: str, how: dict[str, Any]):
+    with Stream(address) as stream:
+        stream.ask("r", **{"samples": 3, "seed": 2, "end": "denoise", "preview_every": 1, "solver": "ddim", **how})
+        *previews, last = stream.all()
+    assert previews[-1].as_numpy("denoised").tobytes() == last.as_numpy("samples").tobytes()
+    assert [said(each)["triton_final_response"] for each in previews] == [False] * len(previews)
+    assert {each.get_response().id for each in previews} == {"r"}
+
+
+def test_previews_leave_samples_as_they_are(live: Live, address: str):
+    for how in ({"samples": 70, "seed": 5}, {"samples": 5, "seed": 5, **STEERED}):
+        outputs, parameters = live.infer(**how)
+        with Stream(address) as stream:
+            stream.ask(**how, preview_every=3)
+            *_, last = stream.all()
+        assert {name: last.as_numpy(name).tobytes() for name in outputs} == {k: v.tobytes() for k, v in outputs.items()}
+        assert said(last) == {**parameters, "triton_final_response": True}
+
+
+def test_a_preview_of_many_samples_is_of_those_that_are_drawn_together(address: str):
+    with Stream(address) as stream:
+        stream.ask(samples=100, steps=4, preview_every=2)
+        *previews, last = stream.all()
+    shown = [(said(each)["first"], said(each)["stage"], len(each.as_numpy("denoised"))) for each in previews]
+    assert shown == [(0, 2, 64), (0, 4, 64), (64, 2, 36), (64, 4, 36)]
+    assert [said(each)["network_rows"] for each in previews] == [128, 256, 328, 400]
+    assert last.as_numpy("samples").shape == (100, 2)
+
+
+def test_small_previews(address: str):
+    found = {}
+    with Stream(address) as stream:
+        for how in ({}, {"preview_size": 2}, {"preview_dtype": "uint8"}, {"preview_dtype": "fp16"}):
+            parameters = {"samples": 2, "steps": 4, "seed": 1, "preview_every": 4, **how}
+            stream.ask("r", {"label": np.array([1, 2])}, "stripes", **parameters)
+            preview, _ = stream.all()
+            found[str(how)] = preview.as_numpy("denoised")
+    whole, small, coarse, half = found.values()
+    assert (whole.shape, small.shape) == ((2, 1, 4, 4), (2, 1, 2, 2))
+    np.testing.assert_allclose(small, whole.reshape(2, 1, 2, 2, 2, 2).mean(axis=(3, 5)), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(coarse, np.clip((whole + 1) * 127.5, 0, 255), atol=0.51)
+    assert half.tobytes() == whole.astype(np.float16).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("how", "warning"),
+    [
+        ({"solver": "rk45"}, "no previews: solver 'rk45' chooses its steps as it goes, and has no stages to show"),
+        (
+            {"steering": "best_of", "reward": "nearness", "reward_mode": MODE, "chains": 2},
+            "no previews: steering 'best_of' picks its samples at the end",
+        ),
+        ({"steps": 3, "preview_every": 4}, "no previews: one every 4 stages was asked for, of 3"),
+    ],
+)
+def test_where_there_are_no_previews_a_warning_says_why(address: str, how: dict[str, Any], warning: str):
+    with Stream(address) as stream:
+        stream.ask(**{"samples": 2, "preview_every": 1, **how})
+        (only,) = stream.all()
+        assert said(only)["warnings"] == warning
+
+
+@pytest.mark.parametrize("how", [{"preview_every": 2}, {"stream_samples": True}])
+def test_calls_of_one_answer_say_where_previews_are(live: Live, how: dict[str, Any]):
+    (name,) = how
+    code, text = live.refusal(**how)
+    assert (code, text) == (
+        "INVALID_ARGUMENT", f"{name}: expected a request on ModelStreamInfer, got one on a call of one answer",
+    )  # fmt: skip
+
+
 def test_many_at_a_time_in_the_order_they_end(address: str):
     with Stream(address) as stream:
         stream.ask("long", samples=8, steps=1000, seed=1)
@@ -156,6 +250,14 @@ def test_the_last_response_holds_the_answer(address: str, wanted: bool):
         ({"outputs": ["dogs"]}, "[StatusCode.INVALID_ARGUMENT] unknown output 'dogs'"),
         ({"timeout": 1000, **LONG}, "[StatusCode."),  # refused or past, as soon as it is known
         ({"reward": "linear"}, "[StatusCode.INVALID_ARGUMENT]"),
+        ({"preview_every": 0}, "[StatusCode.INVALID_ARGUMENT] parameter preview_every: expected"),
+        ({"preview_every": 1001}, "[StatusCode.INVALID_ARGUMENT] parameter preview_every: expected"),
+        ({"preview_every": 1, "preview_dtype": "int8"}, "[StatusCode.INVALID_ARGUMENT] parameter preview_dtype"),
+        ({"preview_every": 1, "preview_size": 8}, "[StatusCode.INVALID_ARGUMENT] preview_size: expected samples of"),
+        ({"preview_dtype": "uint8"}, "[StatusCode.INVALID_ARGUMENT] preview_dtype: expected a parameter preview_every"),
+        ({"outputs": ["denoised"]}, "[StatusCode.INVALID_ARGUMENT] output 'denoised': expected a parameter"),
+        ({"likelihood": "data", "preview_every": 1}, "[StatusCode.INVALID_ARGUMENT] preview_every: expected none"),
+        ({"model": "nearness", "preview_every": 1}, "[StatusCode.INVALID_ARGUMENT] model 'nearness' is a plain"),
     ],
 )
 def test_an_error_leaves_the_stream_open(address: str, how: dict[str, Any], text: str):

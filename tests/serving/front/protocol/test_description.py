@@ -58,6 +58,7 @@ def test_a_sampler_lists_all_that_it_takes_and_gives(client: Client):
         "rewards": ("FP32", [-1]),
         "log_likelihood": ("FP32", [-1]),
         "standard_error": ("FP32", [-1]),
+        "denoised": ("FP32", [-1, *event]),
     }
 
 

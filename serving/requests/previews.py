@@ -1,0 +1,185 @@
+"""What a streamed request shows before its answer: denoised estimates on the way, and groups of finished samples."""
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+import steering
+from protos.card import Card
+from serving.models.described import PREVIEWED
+from serving.requests.methods import Steered
+from serving.wire import errors
+from serving.wire.answer import Answer
+from serving.wire.parameters import Parameters
+from serving.wire.tensors import Array, Parameter
+
+Result = TypeVar("Result")
+
+RANGE = (-1.0, 1.0)
+"""What 0 and 255 stand for where the card does not say what samples may be."""
+EARLY = 16
+"""Samples in the first of the groups that are streamed."""
+_TORCH = {
+    "float32": torch.float32,
+    "fp32": torch.float32,
+    "float16": torch.float16,
+    "fp16": torch.float16,
+    "uint8": torch.uint8,
+}
+
+
+@dataclass(frozen=True)
+class Look:
+    """How estimates are shown.
+
+    Attributes:
+        size: the longer side of an image in pixels, at most; None for the model's own.
+        range: what 0 and 255 of uint8 stand for.
+    """
+
+    dtype: torch.dtype = torch.float32
+    size: int | None = None
+    range: tuple[float, float] = RANGE
+
+    def of(self, estimate: Tensor) -> Array:
+        """An estimate [n, *event] as it is shown [n, *shown]."""
+        x = estimate if self.size is None else smaller(estimate, self.size)
+        if self.dtype == torch.uint8:
+            low, high = self.range
+            x = ((x - low) * (255 / (high - low))).round().clamp(0, 255)
+        shown: Array = x.to(self.dtype).numpy()
+        return shown
+
+
+@dataclass(frozen=True)
+class Preview:
+    """The denoised estimate of a stage; what is shown of it is made when it is sent.
+
+    Attributes:
+        estimate: [n, *event].
+        first: the number of its first sample.
+        stage: from 1, of so many `stages`.
+        network_rows: that were evaluated for the request until then.
+    """
+
+    look: Look
+    estimate: Tensor
+    first: int
+    stage: int
+    stages: int
+    network_rows: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it holds."""
+        return self.estimate.numel() * self.estimate.element_size()
+
+    def answer(self) -> Answer:
+        """The response."""
+        said: dict[str, Parameter] = {
+            "first": self.first, "stage": self.stage, "stages": self.stages, "network_rows": self.network_rows,
+        }  # fmt: skip
+        if self.look.dtype == torch.uint8:
+            said |= {"low": self.look.range[0], "high": self.look.range[1]}
+        return Answer({PREVIEWED: self.look.of(self.estimate)}, said)
+
+
+Deliver = Callable[[Preview | Answer], None]
+"""Takes what is to be sent before a request's answer, in order, on any thread, and returns at once. Previews may be
+dropped, finished samples may not."""
+
+
+@dataclass
+class Watched:
+    """What a request shows while its samples are drawn, group after group.
+
+    Attributes:
+        look: of previews; None for no previews.
+        groups: whether finished groups of samples are sent.
+        rows: network rows of the groups that are finished.
+    """
+
+    deliver: Deliver
+    look: Look | None
+    groups: bool
+    rows: int = field(default=0, init=False)
+
+    def watched(
+        self, sampler: Generator[steering.Rows, Tensor, Result], first: int, stages: int
+    ) -> Generator[steering.Rows, Tensor, Result]:
+        """Passes everything through but the estimates, which are shown."""
+        rows, look = self.rows, self.look
+        try:
+            request = next(sampler)
+            while True:
+                if request.kind == "estimate":
+                    assert look is not None
+                    self.deliver(Preview(look, request.x, first, request.stage, stages, rows))
+                    reply = request.x
+                else:
+                    rows += len(request) if request.kind == "network" else 0
+                    reply = yield request
+                request = sampler.send(reply)
+        except StopIteration as stop:
+            return stop.value
+
+    def finished(self, first: int, x: Tensor, report: steering.Report) -> None:
+        """Sends a group of samples [group, *event] that is not the last."""
+        outputs: dict[str, Array] = {"samples": x.numpy()}
+        if report.rewards is not None:
+            outputs["rewards"] = report.rewards.to(torch.float32).numpy()
+        self.deliver(Answer(outputs, {"first": first, "network_rows": self.rows}))
+
+
+def watched_for(parameters: Parameters, card: Card, deliver: Deliver | None) -> Watched | None:
+    """What a request shows; None for nothing.
+
+    Raises:
+        RequestError: INVALID_ARGUMENT where nothing can be shown before the answer, or not in that way.
+    """
+    for name in ("preview_dtype", "preview_size"):
+        if getattr(parameters, name) is not None and parameters.preview_every is None:
+            raise errors.invalid(f"{name}: expected a parameter preview_every beside it, got none")
+    for name in ("preview_every", "stream_samples"):
+        if getattr(parameters, name) and deliver is None:
+            raise errors.invalid(f"{name}: expected a request on ModelStreamInfer, got one on a call of one answer")
+    if deliver is None or not (parameters.preview_every or parameters.stream_samples):
+        return None
+    return Watched(deliver, _look(parameters, card) if parameters.preview_every else None, parameters.stream_samples)
+
+
+def notes_of(watched: Watched | None, plan: steering.Plan, steered: Steered, every: int) -> list[str]:
+    """Warnings about previews that there are none of."""
+    if watched is None or watched.look is None:
+        return []
+    if not plan.stages:
+        return [f"no previews: solver {plan.solver!r} chooses its steps as it goes, and has no stages to show"]
+    if steered.steer is not None and not steered.steer.shows:
+        return [f"no previews: steering {steered.method!r} picks its samples at the end"]
+    if every > len(plan.stages):
+        return [f"no previews: one every {every} stages was asked for, of {len(plan.stages)}"]
+    return []
+
+
+def smaller(x: Tensor, size: int) -> Tensor:
+    """Images [n, *channels, h, w] whose longer side has at most `size` pixels, averaged over areas."""
+    height, width = x.shape[-2:]
+    longer = max(height, width)
+    if longer <= size:
+        return x
+    shape = max(1, round(height * size / longer)), max(1, round(width * size / longer))
+    images = torch.nn.functional.adaptive_avg_pool2d(x.reshape(len(x), -1, height, width), shape)
+    return images.reshape(*x.shape[:-2], *shape)
+
+
+def _look(parameters: Parameters, card: Card) -> Look:
+    shape = list(card.event_shape)
+    if parameters.preview_size is not None and len(shape) not in (2, 3):
+        raise errors.invalid(f"preview_size: expected samples of shape [c, h, w] or [h, w], got {shape}")
+    bounds = card.clip
+    if card.dynamic_threshold is not None:
+        bounds = -card.dynamic_threshold.bound, card.dynamic_threshold.bound
+    return Look(_TORCH[parameters.preview_dtype or "float32"], parameters.preview_size, bounds or RANGE)
