@@ -48,6 +48,7 @@ class Calls:
             self.last = time.monotonic()
         self._metrics.spent(kind_of(slices), self.last - packed)
         self._metrics.called(key.network.name, self.last - packed, rows / size)
+        self._metrics.statistics.called(key.network.served, rows, packed - start, self.last - packed)
         for name, result in zip(key.outputs, results, strict=True):
             if result.shape[:1] != (size,):
                 raise ValueError(f"output {name!r}: expected {size} rows for {size}, got shape {list(result.shape)}")

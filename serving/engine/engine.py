@@ -266,7 +266,7 @@ class Engine:
         call = self._turns.pack(key, start, key.network.costs.up_to(most), urgent)
         for each in call.slices:
             if not each.owner.started:
-                each.owner.started = True
+                each.owner.started, each.owner.begun = True, start
                 self._metrics.queue_seconds.labels(each.owner.model).observe(start - each.owner.submitted)
         try:
             outputs = self._calls.run(key, call.slices, call.size)
@@ -282,6 +282,7 @@ class Engine:
             self._deliver(each, [output[row : row + each.rows] for output in outputs], covered)
             row += each.rows
         done = time.monotonic()
+        self._metrics.statistics.handed_out(key.network.served, call.rows, done - ran)
         self._metrics.spent("update", done - ran)
         self._turns.spent(key, done - start)
         self._pace.note(key.network, kind, call.size, done - start)

@@ -5,6 +5,8 @@ from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 
+from serving.engine.statistics import Statistics
+
 # A creation time beside every counter and histogram doubles the page, and nobody reads it.
 disable_created_metrics()
 
@@ -17,10 +19,16 @@ Phase = Literal["idle", "pack", "network", "reward", "update", "host"]
 
 
 class ReplicaMetrics:
-    """What a replica counts."""
+    """What a replica counts.
+
+    Attributes:
+        statistics: the counts that Triton has too.
+    """
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
+        self.statistics = Statistics()
+        registry.register(self.statistics)
         self.rows_total = Counter(
             "tiltserve_rows", "Rows evaluated; kind is network or reward", ["model", "kind"], registry=registry
         )
@@ -104,6 +112,11 @@ class ReplicaMetrics:
             self.steering.labels(model, method).inc()
         if isinstance(ess, float):
             self.ess.labels(model).observe(ess)
+
+    def model_bytes(self) -> dict[str, int]:
+        """Bytes in memory by model, as far as they are known."""
+        families = self.registry.restricted_registry(["tiltserve_model_bytes"]).collect()
+        return {each.labels["model"]: int(each.value) for family in families for each in family.samples}
 
     def text(self) -> str:
         """Prometheus text exposition, what `ReplicaInternal.Metrics` answers."""

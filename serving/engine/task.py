@@ -28,12 +28,19 @@ class Network:
 
     Attributes:
         caution: what every answer that rests on it must say; empty for nothing.
+        version: of the model that it is of.
     """
 
     name: str
     backend: Backend
     costs: Costs
     caution: str = ""
+    version: str = ""
+
+    @property
+    def served(self) -> tuple[str, str]:
+        """The name and the version that its calls are counted by."""
+        return self.name, self.version
 
     @cached_property
     def free(self) -> tuple[str, ...]:
@@ -118,6 +125,7 @@ class Task:
         deadline: when nobody wants the answer any more, on time.monotonic()'s clock.
         state: where it is.
         since: when it came into its state, on time.monotonic()'s clock.
+        begun: when its first network call began, on that clock; 0 before.
         external: what it waits for while it is PARKED.
         reward_s: seconds of reward calls between two evaluations of the network, as far as they were seen.
     """
@@ -143,6 +151,7 @@ class Task:
     done_rows: int = 0
     missing: int = 0
     started: bool = False
+    begun: float = 0.0
     reward_s: float = 0.0
 
     def become(self, state: State) -> float:

@@ -17,6 +17,7 @@ from serving.front.links import Link, Links
 from serving.front.metrics import FrontMetrics
 from serving.front.roster import Roster
 from serving.front.router import Route
+from serving.front.statistics import ModelStatistics
 from serving.wire import errors, kserve
 from serving.wire.streamed import NOTHING, Place
 
@@ -44,8 +45,15 @@ class Forwarder:
     same bytes. It waits for such a replica to appear, for up to `replay_wait_s` seconds and never past the deadline.
     """
 
-    def __init__(self, roster: Roster, links: Links, metrics: FrontMetrics, replay_wait_s: float) -> None:
-        self._roster, self._links, self._metrics = roster, links, metrics
+    def __init__(
+        self,
+        roster: Roster,
+        links: Links,
+        metrics: FrontMetrics,
+        replay_wait_s: float,
+        statistics: ModelStatistics,
+    ) -> None:
+        self._roster, self._links, self._metrics, self.statistics = roster, links, metrics, statistics
         self._replay_wait_s = replay_wait_s
         self._stopping = False
 
@@ -59,9 +67,10 @@ class Forwarder:
         Raises:
             RequestError: the replica's own; NOT_FOUND or UNAVAILABLE if no replica can answer; DEADLINE_EXCEEDED.
         """
-        target = self._admit(asked)
-        data, rows = _settled(target, asked, data)
-        return await self._send(target, deadline, lambda link: link.infer(data, rows, deadline.left()))
+        with self.statistics.failures(asked.model, asked.version):
+            target = self._admit(asked)
+            data, rows = _settled(target, asked, data)
+            return await self._send(target, deadline, lambda link: link.infer(data, rows, deadline.left()))
 
     async def stream(
         self, asked: Asked, data: bytes, write: Callable[[bytes], Awaitable[None]], deadline: Deadline
@@ -80,9 +89,10 @@ class Forwarder:
                 delivered = place
                 await write(reply)
 
-        target = self._admit(asked)
-        data, rows = _settled(target, asked, data)
-        return await self._send(target, deadline, lambda link: link.stream(data, rows, deliver, deadline.left()))
+        with self.statistics.failures(asked.model, asked.version):
+            target = self._admit(asked)
+            data, rows = _settled(target, asked, data)
+            return await self._send(target, deadline, lambda link: link.stream(data, rows, deliver, deadline.left()))
 
     async def interact(
         self,
@@ -106,14 +116,15 @@ class Forwarder:
             written = True
             await write(reply)
 
-        target = self._admit(asked)
-        rows = asked.rows(sampler=True)
-        await self._send(
-            target,
-            deadline,
-            lambda link: link.interact(first, rows, requests, note, deadline.left()),
-            lambda: not written,
-        )
+        with self.statistics.failures(asked.model, asked.version):
+            target = self._admit(asked)
+            rows = asked.rows(sampler=True)
+            await self._send(
+                target,
+                deadline,
+                lambda link: link.interact(first, rows, requests, note, deadline.left()),
+                lambda: not written,
+            )
 
     def _admit(self, asked: Asked) -> Route:
         if self._stopping:
@@ -221,9 +232,12 @@ def _refused(error: grpc.aio.AioRpcError) -> bool:
 
 def _as_answered(error: grpc.aio.AioRpcError, model: str) -> errors.RequestError:
     if errors.answered(error):
-        return errors.RequestError(error.code(), error.details() or "")
+        # what was refused for being too much is not counted there: another replica might have taken it
+        counted = error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED
+        return errors.RequestError(error.code(), error.details() or "", counted=counted)
     if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
-        return errors.deadline(f"model {model!r}: no answer before the deadline")
+        late = f"model {model!r}: no answer before the deadline"
+        return errors.RequestError(error.code(), late, counted=True)  # the replica, whose call this cancels, counts it
     if error.code() == grpc.StatusCode.UNKNOWN:
         return errors.internal(f"model {model!r} failed inside its replica: {error.details()}")
     return errors.RequestError(error.code(), f"model {model!r}: {error.details()}")

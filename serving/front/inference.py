@@ -63,9 +63,10 @@ class Inference:
     async def _model_infer(self, call: Rpc) -> bytes:
         came = await aside(len(call.data), lambda: received.infer(call.data))
         call.outcome.model = came.model
-        request = asked.of(came)
-        deadline = Deadline(call.context.time_remaining(), request.timeout_s)
-        return await self._forwarder.infer(request, call.data, deadline)
+        with self._forwarder.statistics.failures(came.model, came.version):
+            request = asked.of(came)
+            deadline = Deadline(call.context.time_remaining(), request.timeout_s)
+            return await self._forwarder.infer(request, call.data, deadline)
 
     def _method(self, method: MethodDescriptor) -> grpc.RpcMethodHandler:
         if method.name == "ModelStreamInfer":

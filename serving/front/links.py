@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iter
 
 import grpc
 from google.protobuf.descriptor import ServiceDescriptor
-from tritonclient.grpc import service_pb2
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from protos.tiltserve.v1 import fleet_pb2, fleet_pb2_grpc, repository_pb2, repository_pb2_grpc, sampling_pb2
 from serving.fleet.directory import ReplicaState
@@ -31,6 +31,7 @@ class Link:
         self._interact = self.channel.stream_stream(f"/{SAMPLING.full_name}/SampleInteractive")
         self._metrics = fleet_pb2_grpc.ReplicaInternalStub(self.channel).Metrics
         self._repository = repository_pb2_grpc.ReplicaRepositoryStub(self.channel)
+        self._statistics = service_pb2_grpc.GRPCInferenceServiceStub(self.channel).ModelStatistics
 
     @property
     def in_flight(self) -> int:
@@ -121,6 +122,10 @@ class Link:
                 repository_pb2.ChangeModelRequest(name=name, revision=revision)
             )
         return reply.waited_for
+
+    async def statistics(self, timeout: float) -> service_pb2.ModelStatisticsResponse:
+        """What the replica has counted of all its models; raises AioRpcError."""
+        return await self._statistics(service_pb2.ModelStatisticsRequest(), timeout=timeout)
 
 
 async def _pass_on(requests: AsyncIterator[bytes], call: grpc.aio.StreamStreamCall, turns: asyncio.Semaphore) -> None:

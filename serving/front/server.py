@@ -25,6 +25,7 @@ from serving.front.metrics import FrontMetrics
 from serving.front.part import Part
 from serving.front.repository import Repository
 from serving.front.roster import Roster
+from serving.front.statistics import ModelStatistics
 from serving.front.trace_settings import TraceSettingRpc, TraceSettings
 from serving.supervised import Supervised
 from serving.wire import channels, small
@@ -76,7 +77,8 @@ class Front:
         self._roster = Roster(directory, poll_s)
         self._links = Links()
         self._health = Health([INFERENCE.full_name, SAMPLING.full_name, _FLEET.full_name])
-        self._forwarder = Forwarder(self._roster, self._links, self.metrics, replay_wait_s)
+        statistics = ModelStatistics(self._roster, self._links)
+        self._forwarder = Forwarder(self._roster, self._links, self.metrics, replay_wait_s, statistics)
         self._repository = Repository(self._roster, self._links, allowed=allow_model_control)
         self._streams, self._under_way = Streams(), UnderWay()
         self.trace_settings = TraceSettings()
@@ -166,7 +168,12 @@ class Front:
 
     def _kserve_parts(self) -> Sequence[Part]:
         """What answers KServe's RPCs, but for inference and metadata."""
-        return (ModelConfigs(self._roster), TraceSettingRpc(self.trace_settings, self._roster), self._repository)
+        return (
+            ModelConfigs(self._roster),
+            self._forwarder.statistics,
+            self._repository,
+            TraceSettingRpc(self.trace_settings, self._roster),
+        )
 
     def _listen_metrics(self) -> None:
         try:

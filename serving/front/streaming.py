@@ -45,9 +45,10 @@ class Streaming:
                     came = await aside(len(data), lambda: received.infer(data))
                     outcome.model = model = came.model
                     request_id = came.id
-                    request = asked.of(came)
-                    deadline = Deadline(context.time_remaining(), request.timeout_s)
-                    last = await self._forwarder.stream(request, data, sender.write, deadline)
+                    with self._forwarder.statistics.failures(came.model, came.version):
+                        request = asked.of(came)
+                        deadline = Deadline(context.time_remaining(), request.timeout_s)
+                        last = await self._forwarder.stream(request, data, sender.write, deadline)
             except errors.RequestError as error:
                 if as_status:
                     raise

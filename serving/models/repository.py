@@ -66,12 +66,12 @@ def _loaded(folder: Folder, backend: Backend, measure: Measure, trials: Trials) 
     if card is None or path is None:
         arguments = limits if card is None else ranged(card, found).arguments
         tried = trials.run(folder, backend, digest, arguments, None)
-        network = _network(folder.name, key, backend, measure, tried)
+        network = _network(folder, key, backend, measure, tried)
         sample, score = (None, None) if card is None else (card.sample, card.score_output)
         return PlainModel(folder.name, folder.version, network, digest[:16], arguments, sample, score, without)
     card = ranged(card, found)
     tried = trials.run(folder, backend, digest, {**limits, **ranges.asked(card, path)}, card.output)
-    network = _network(folder.name, key, backend, measure, tried)
+    network = _network(folder, key, backend, measure, tried)
     programs = _load_programs(folder.programs, owner) if folder.programs.exists() else {}
     samples = _load_bank(folder.bank, card.event_shape, owner) if folder.bank.exists() else None
     sampler = Sampler(folder.name, folder.version, card, path, network, digest, programs, limits)
@@ -79,7 +79,7 @@ def _loaded(folder: Folder, backend: Backend, measure: Measure, trials: Trials) 
     return sampler
 
 
-def _network(name: str, key: str, graph: Backend, measure: Measure, tried: Tried) -> Network:
+def _network(folder: Folder, key: str, graph: Backend, measure: Measure, tried: Tried) -> Network:
     """The graph with its inputs row by row, without outputs that must not be served, and what its calls cost.
 
     Args:
@@ -91,7 +91,7 @@ def _network(name: str, key: str, graph: Backend, measure: Measure, tried: Tried
     costs = measure(backend, key, tried.made_up)
     if isinstance(rowwise, SharedInputs):
         rowwise.use(costs.sizes)
-    return Network(name, backend, costs, tried.caution)
+    return Network(folder.name, backend, costs, tried.caution, folder.version)
 
 
 def _digest(folder: Folder, card: Card | None, graph: str) -> str:

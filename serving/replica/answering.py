@@ -15,6 +15,7 @@ from serving.engine.metrics import ReplicaMetrics
 from serving.fleet.directory import ModelState
 from serving.models.loaded import LoadedModels
 from serving.models.model import Model, Sampler
+from serving.replica.counting import Counting
 from serving.requests import job
 from serving.requests.previews import Preview
 from serving.rewards import Definition
@@ -45,6 +46,15 @@ class Answering:
         """Whether it takes requests for some model."""
         return not self.draining and any(each.state == "READY" for each in self._models.states())
 
+    def counting(self) -> Counting:
+        """Around the work on one request that has just come."""
+        return Counting(self._metrics.statistics, self.listed)
+
+    @property
+    def served(self) -> list[tuple[str, str]]:
+        """The name and the version of every model that it has, loaded or not."""
+        return [(each.name, each.version) for each in self._models.states()]
+
     def listed(self, name: str, version: str = "") -> ModelState | None:
         """What the directory is told of a model, of its newest ready version if none is asked for; None where it has no
         such name or version."""
@@ -61,12 +71,14 @@ class Answering:
         size: int,
         context: ServicerContext,
         rewards: Mapping[str, Definition] = MappingProxyType({}),
+        counting: Counting | None = None,
         deliver: Callable[[Model, Preview | Answer], None] | None = None,
     ) -> tuple[Model, Answer]:
         """Run a request that came in so many bytes. If the caller leaves, its rows leave the engine.
 
         Args:
             rewards: by name, beside those that are configured.
+            counting: is told how far it is.
             deliver: takes what comes before the answer, as `job.task_for`'s does; None where nothing can.
 
         Raises:
@@ -84,9 +96,13 @@ class Answering:
             remotes = {**self._rewards.definitions, **rewards}
             before = None if deliver is None else partial(deliver, model)
             task = await aside(size, lambda: job.task_for(request, model, held.models, remotes, deadline, before))
+            if counting is not None:
+                counting.submitted(model, task)
             try:
                 answer: Answer = await asyncio.wrap_future(self._engine.submit(task))
             except Exception as error:
                 raise job.request_error(error) from error
+        if counting is not None:
+            counting.answered(answer)
         self._metrics.answered(model.name, answer.steering, answer.parameters.get("ess"))
         return model, answer

@@ -7,7 +7,10 @@ from google.protobuf.message import Message
 from grpc.aio import ServicerContext
 from tritonclient.grpc import service_pb2 as pb
 
+from serving.engine.metrics import ReplicaMetrics
 from serving.replica.answering import Answering
+from serving.replica.counting import Counting
+from serving.replica.statistics import statistics
 from serving.replica.statuses import Begun, Statuses
 from serving.wire import channels, errors, kserve, received, small
 from serving.wire.answer import Answer
@@ -19,8 +22,8 @@ SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 class Inference:
     """The service `inference.GRPCInferenceService` of one replica."""
 
-    def __init__(self, answering: Answering) -> None:
-        self._answering = answering
+    def __init__(self, answering: Answering, metrics: ReplicaMetrics) -> None:
+        self._answering, self._metrics = answering, metrics
 
     def handlers(self) -> list[grpc.GenericRpcHandler]:
         """Its methods; ModelInfer takes and gives bytes, since its messages may be large."""
@@ -49,21 +52,36 @@ class Inference:
                 raise errors.not_found(f"unknown model {request.name!r} of version {request.version or 'any'!r}")
             return kserve.model_metadata(state.name, [state.version], state.inputs, state.outputs)
 
+    async def ModelStatistics(
+        self, request: pb.ModelStatisticsRequest, context: ServicerContext
+    ) -> pb.ModelStatisticsResponse:
+        async with Statuses("ModelStatistics", context):
+            wanted = [each for each in self._answering.served if request.name in ("", each[0])]
+            wanted = [each for each in wanted if request.version in ("", each[1])]
+            if request.name and not wanted:
+                raise errors.not_found(f"unknown model {request.name!r} of version {request.version or 'any'!r}")
+            return statistics(self._metrics, wanted)
+
     async def _infer(self, data: bytes, context: ServicerContext) -> bytes:
         """ModelInfer: decode, run, encode. If the caller leaves, its rows leave the engine."""
         self._answering.under_way.add(context)
         async with Statuses("ModelInfer", context):
-            came = await aside(len(data), lambda: received.infer(data))
-            request = await aside(kserve.effort(came), lambda: kserve.decode_request(came))
-            async with Begun(context):
-                model, answer = await self._answering.answer(request, len(data), context)
-                requested = [name for name in request.outputs if name in answer.outputs]
-                return await encoded(
-                    answer,
-                    lambda: kserve.encode_response(
-                        model.name, model.version, request.id, answer.outputs, answer.parameters, requested
-                    ),
-                )
+            with self._answering.counting() as counting:
+                return await self._answer(data, context, counting)
+
+    async def _answer(self, data: bytes, context: ServicerContext, counting: Counting) -> bytes:
+        came = await aside(len(data), lambda: received.infer(data))
+        counting.asks(came.model, came.version)
+        request = await aside(kserve.effort(came), lambda: kserve.decode_request(came))
+        async with Begun(context):
+            model, answer = await self._answering.answer(request, len(data), context, counting=counting)
+            requested = [name for name in request.outputs if name in answer.outputs]
+            return await encoded(
+                answer,
+                lambda: kserve.encode_response(
+                    model.name, model.version, request.id, answer.outputs, answer.parameters, requested
+                ),
+            )
 
 
 async def encoded(answer: Answer, reply: Callable[[], Message]) -> bytes:

@@ -40,18 +40,21 @@ class Sampling:
         async with Statuses("SampleInteractive", context):
             first = await streams.first(messages)
             self._answering.under_way.add(context)
-            request = await aside(len(first), lambda: interactive.decoded(received.sample(first)))
-            await context.send_initial_metadata((errors.BEGUN,))
+            with self._answering.counting() as counting:
+                came = await aside(len(first), lambda: received.sample(first))
+                counting.asks(came.model, came.version)
+                request = await aside(len(first), lambda: interactive.decoded(came))
+                await context.send_initial_metadata((errors.BEGUN,))
 
-            async def write(reply: sampling_pb2.InteractiveReply) -> None:
-                await context.write(fitting(reply.SerializeToString()))
+                async def write(reply: sampling_pb2.InteractiveReply) -> None:
+                    await context.write(fitting(reply.SerializeToString()))
 
-            async def read() -> sampling_pb2.InteractiveRequest:
-                return interactive.answered(await streams.answered(messages, "the client's scores"))
+                async def read() -> sampling_pb2.InteractiveRequest:
+                    return interactive.answered(await streams.answered(messages, "the client's scores"))
 
-            client = ClientDefinition(read, write, self._answer_s)
-            if not isinstance(self._answering.model(request.model, request.version), Sampler):
-                raise errors.invalid(f"model {request.model!r}: expected a sampler, got a plain network")
-            model, answer = await self._answering.answer(request, len(first), context, {CLIENT: client})
-            last = await encoded(answer, lambda: interactive.last_reply(model.name, model.version, request.id, answer))
-            await context.write(last)
+                client = ClientDefinition(read, write, self._answer_s)
+                if not isinstance(self._answering.model(request.model, request.version), Sampler):
+                    raise errors.invalid(f"model {request.model!r}: expected a sampler, got a plain network")
+                model, answer = await self._answering.answer(request, len(first), context, {CLIENT: client}, counting)
+                served = model.name, model.version
+                await context.write(await encoded(answer, lambda: interactive.last_reply(*served, request.id, answer)))

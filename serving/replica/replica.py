@@ -169,7 +169,7 @@ class Replica:
             server = grpc.aio.server(options=channels.REPLICA)
             server.add_generic_rpc_handlers(
                 [
-                    *Inference(self._answering).handlers(),
+                    *Inference(self._answering, self._metrics).handlers(),
                     Streaming(self._answering).handler(),
                     Sampling(self._answering, self._answer_s).handler(),
                     small.handler(INTERNAL, Internal(self._metrics), self._answering.streams),

@@ -3,13 +3,14 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 
 import grpc
 from grpc.aio import ServicerContext
 
 from serving.models.model import Model
 from serving.replica.answering import Answering
+from serving.replica.counting import Counting
 from serving.replica.inference import SERVICE, encoded
 from serving.replica.mailbox import Mailbox
 from serving.replica.statuses import UNEXPECTED, Statuses
@@ -44,8 +45,10 @@ class Streaming:
         async def answer(data: bytes) -> None:
             came = received.Received("")
             try:
-                came = await aside(len(data), lambda: received.infer(data))
-                last = await self._answer(came, len(data), context, sender)
+                with self._answering.counting() as counting:
+                    came = await aside(len(data), lambda: received.infer(data))
+                    counting.asks(came.model, came.version)
+                    last = await self._answer(came, len(data), context, sender, counting)
             except Exception as error:
                 if as_status:
                     raise
@@ -62,24 +65,28 @@ class Streaming:
         async with Statuses(METHOD, context):
             await in_flight.run(messages, self._answering.streams, answer)
 
-    async def _answer(self, came: received.Received, size: int, context: ServicerContext, sender: Sender) -> bytes:
+    async def _answer(
+        self, came: received.Received, size: int, context: ServicerContext, sender: Sender, counting: Counting
+    ) -> bytes:
         """The last response to a request of so many bytes, once those before it are sent."""
         request = await aside(kserve.effort(came), lambda: kserve.decode_request(came))
         streamed.check(request.parameters)
         with contextlib.suppress(Exception):  # said before, or the caller has left
             await context.send_initial_metadata((errors.BEGUN,))
         mailbox = Mailbox(sender)
+
+        def answered() -> Awaitable[tuple[Model, Answer]]:
+            return self._answering.answer(request, size, context, counting=counting, deliver=mailbox.put)
+
         if not any(name in request.parameters for name in STREAMED):  # nothing comes before the answer
-            model, answer = await self._answering.answer(request, size, context, deliver=mailbox.put)
-            return await _response(model, request, answer, final=True)
-        answering = asyncio.ensure_future(self._answering.answer(request, size, context, deliver=mailbox.put))
+            return await _response(request, *await answered(), final=True)
+        answering = asyncio.ensure_future(answered())
         try:
             while await mailbox.filled(answering):
                 await sender.send(lambda: _next(mailbox, request))
-            model, answer = await answering
+            return await _response(request, *await answering, final=True)
         finally:
             answering.cancel()
-        return await _response(model, request, answer, final=True)
 
 
 async def _next(mailbox: Mailbox, request: InferRequest) -> bytes | None:
@@ -88,10 +95,10 @@ async def _next(mailbox: Mailbox, request: InferRequest) -> bytes | None:
         return None
     model, part = taken
     answer = await aside(part.nbytes, part.answer) if isinstance(part, Preview) else part
-    return await _response(model, request, answer, final=False)
+    return await _response(request, model, answer, final=False)
 
 
-async def _response(model: Model, request: InferRequest, answer: Answer, *, final: bool) -> bytes:
+async def _response(request: InferRequest, model: Model, answer: Answer, *, final: bool) -> bytes:
     """A serialised ModelStreamInferResponse."""
     parameters = {**answer.parameters, streamed.FINAL: final}
     requested = [name for name in request.outputs if name in answer.outputs]

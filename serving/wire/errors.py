@@ -20,13 +20,13 @@ ASCII becomes three (`%E2`); gRPC drops the whole call when the headers pass 8 K
 class RequestError(Exception):
     """A request that fails with `code`; `detail` says on one line what was expected and what came.
 
-    With `elsewhere` the front tries another replica.
+    With `elsewhere` the front tries another replica. A replica has `counted` it in its statistics.
     """
 
-    def __init__(self, code: grpc.StatusCode, detail: str, *, elsewhere: bool = False) -> None:
+    def __init__(self, code: grpc.StatusCode, detail: str, *, elsewhere: bool = False, counted: bool = False) -> None:
         self.code = code
         self.detail = one_line(detail)
-        self.elsewhere = elsewhere
+        self.elsewhere, self.counted = elsewhere, counted
         super().__init__(self.detail)
 
     def __reduce__(self) -> tuple[type["RequestError"], tuple[grpc.StatusCode, str]]:

@@ -38,6 +38,7 @@ SERVED = {
     "ModelInfer",
     "ModelStreamInfer",
     "ModelConfig",
+    "ModelStatistics",
     "TraceSetting",
     "RepositoryIndex",
     "RepositoryModelLoad",
