@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 import steering
 from benchmarks._server import MODELS, machine
-from deploy.client import CallError, infer
 from deploy.process import running_server
+from tiltserve import Client, TiltserveError
 
 FILE = Path(__file__).with_suffix(".json")
 LEADING = 24
@@ -84,11 +84,11 @@ def requests() -> dict[str, Request]:
 def drawn() -> dict[str, Any]:
     """What came of each request: digests and leading numbers of its outputs, or what was said."""
     came: dict[str, Any] = {}
-    with running_server(MODELS) as server:
+    with running_server(MODELS) as server, Client(server.grpc) as client:
         for name, (model, parameters, inputs) in requests().items():
             try:
-                result = infer(server.grpc, model, parameters, inputs)
-            except CallError as error:
+                result = client.infer(model, inputs, parameters=parameters)
+            except TiltserveError as error:
                 came[name] = {"refused": str(error)}
                 continue
             came[name] = {

@@ -8,31 +8,30 @@ network runs). Requests alternate, one at a time; the figure is the ratio of med
 
 import statistics
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
 
-from deploy.client import draw
 from deploy.process import running_server
+from tiltserve import Client
 
 MODELS = Path(__file__).resolve().parents[1] / "deploy" / "models"
-STEERED: dict[str, str | int] = {"reward": "linear", "particles": 32}
 
 
 def main(rounds: Annotated[int, typer.Option(min=3)] = 15, samples: int = 16, replicas: int = 1, seed: int = 1) -> None:
     """Print the two medians and their ratio."""
-    inputs = {"reward_direction": np.linspace(-0.1, 0.1, 784, dtype=np.float32).reshape(1, 28, 28)}
-    with running_server(MODELS, replicas=replicas) as server:
-        draw(server.grpc, "digits", {"samples": samples})
-        draw(server.grpc, "digits", {"samples": samples, **STEERED}, inputs)  # scores the bank
+    direction = np.linspace(-0.1, 0.1, 784, dtype=np.float32).reshape(1, 28, 28)
+    steered: dict[str, Any] = {"reward": "linear", "direction": direction, "particles": 32}
+    with running_server(MODELS, replicas=replicas) as server, Client(server.grpc) as client:
+        client.sample("digits", samples)
+        client.sample("digits", samples, **steered)  # scores the bank
         pairs = []
         for request in range(seed, seed + rounds):
-            wanted = {"samples": samples, "seed": request}
-            plain = draw(server.grpc, "digits", wanted)
-            pairs.append((plain, draw(server.grpc, "digits", {**wanted, **STEERED}, inputs)))
+            plain = client.sample("digits", samples, seed=request)
+            pairs.append((plain, client.sample("digits", samples, seed=request, **steered)))
     times = [statistics.median(each.seconds for each in column) for column in zip(*pairs, strict=True)]
-    rows = statistics.mean(int(steered.parameters["reward_rows"]) / samples for _, steered in pairs)
+    rows = statistics.mean(tilted.reward_rows / samples for _, tilted in pairs)
     print(f"{samples} samples, {replicas} replica(s), {rounds} rounds, medians; {rows:.0f} reward rows a sample")
     print(f"plain {times[0]:.3f} s   steered {times[1]:.3f} s   ratio {times[1] / times[0]:.3f}")
 

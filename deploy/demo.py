@@ -2,7 +2,6 @@
 
 import json
 import time
-from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +15,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
-from deploy.client import Drawn, connect, draw, tensors
 from deploy.pictures import side_by_side
 from deploy.process import running_server
 from steering.problems import energy_distance
+from tiltserve import Client, Samples
 
 HERE = Path(__file__).parent
 LABEL = 7
@@ -51,35 +50,29 @@ class Judged:
 
 
 class Server:
-    """The few calls the demo makes, with an unmodified Triton client."""
+    """The few calls the demo makes."""
 
-    def __init__(self, address: str) -> None:
-        self.address = address
-        self._client = connect(address)
-
-    def infer(self, model: str, **arrays: NDArray[np.generic]) -> Callable[[str], Floats]:
-        """Plain inference; the result gives outputs by name."""
-        return self._client.infer(model, tensors(arrays)).as_numpy
+    def __init__(self, client: Client) -> None:
+        self._client = client
 
     def judge(self, x: Floats) -> Judged:
         """Read images [n, 1, 28, 28] with the judge and score them with the classifier, 512 a call."""
         parts = []
         for rows in np.array_split(x, -(-len(x) // 512)):
-            read = self.infer("judge", x=rows)
-            reward = self.infer("classifier", x=rows, label=np.full(len(rows), LABEL))("reward")
-            parts.append((read("log_probabilities").argmax(1), read("features"), reward))
+            read = self._client.infer("judge", {"x": rows})
+            reward = self._client.score("classifier", rows, label=LABEL)
+            parts.append((read["log_probabilities"].argmax(1), read["features"], reward))
         labels, features, rewards = (np.concatenate(column) for column in zip(*parts, strict=True))
         return Judged(labels, features, rewards)
 
-    def draw(self, title: str, seed: int, parameters: Mapping[str, int | float | str]) -> list[Drawn]:
+    def draw(self, title: str, seed: int, **wanted: Any) -> list[Samples]:
         """SAMPLES digits in requests of PER_REQUEST, side by side, with a progress bar."""
         columns = TextColumn("{task.description:8}"), BarColumn(), TextColumn("{task.completed}/{task.total}")
         with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
             bar = progress.add_task(title, total=SAMPLES)
 
-            def one(request: int) -> Drawn:
-                wanted = {"samples": PER_REQUEST, "seed": seed + request, **parameters}
-                drawn = draw(self.address, "digits", wanted)
+            def one(request: int) -> Samples:
+                drawn = self._client.sample("digits", PER_REQUEST, seed=seed + request, **wanted)
                 progress.advance(bar, PER_REQUEST)
                 return drawn
 
@@ -94,13 +87,11 @@ def main(
 ) -> None:
     """Draw 64 plain and 64 steered digits and judge them."""
     console.print("starting the server ...")
-    with running_server(models, replicas=2) as running:
-        server = Server(running.grpc)
+    with running_server(models, replicas=2) as running, Client(running.grpc) as client:
+        server = Server(client)
         start = time.perf_counter()
-        plain = server.draw("plain", seed, {})
-        steered = server.draw(
-            "steered", seed + 1000, {"reward": "classifier", "reward_label": LABEL, "beta": BETA, "particles": 32}
-        )
+        plain = server.draw("plain", seed)
+        steered = server.draw("steered", seed + 1000, reward="classifier", label=LABEL, beta=BETA, particles=32)
         seconds = time.perf_counter() - start
         console.print("judging ...")
         summary, rows = judged(server, models, plain, steered, seed)
@@ -122,12 +113,12 @@ def main(
 
 
 def judged(
-    server: Server, models: Path, plain: list[Drawn], steered: list[Drawn], seed: int
+    server: Server, models: Path, plain: list[Samples], steered: list[Samples], seed: int
 ) -> tuple[dict[str, Any], list[tuple[str, ...]]]:
     """The summary, and the table's rows: drawn samples, the exact tilt, best-of-N and real digits."""
     rng = np.random.default_rng(seed)
-    network_rows = [sum(int(d.parameters["network_rows"]) for d in each) / SAMPLES for each in (plain, steered)]
-    reward_rows = sum(int(d.parameters["reward_rows"]) for d in steered) / SAMPLES
+    network_rows = [sum(d.network_rows for d in each) / SAMPLES for each in (plain, steered)]
+    reward_rows = sum(d.reward_rows for d in steered) / SAMPLES
     results = {"plain": server.judge(_images(plain)), "steered": server.judge(_images(steered))}
     # the exact tilted law: the model's own samples, resampled with weights exp(r / beta)
     bank = server.judge(np.load(models / "digits" / "1" / "bank.npz")["x"])
@@ -188,7 +179,7 @@ def _row(name: str, of: Judged, distance: float, network_rows: float, reward_row
     )
 
 
-def _images(drawn: list[Drawn]) -> Floats:
+def _images(drawn: list[Samples]) -> Floats:
     return np.concatenate([each.samples for each in drawn])
 
 

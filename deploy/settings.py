@@ -23,6 +23,8 @@ from deploy.cores import cores
 from protos.complaint import complaint, shorten, unknown
 
 PREFIX = "TILTSERVE_"
+OF_CLIENTS = ("TILTSERVE_TOKEN", "TILTSERVE_ADDRESS")
+"""Environment variables with our prefix that are no settings: the commands that ask a server read them."""
 CONFIG = PREFIX + "CONFIG"  # names the file, as --config does
 _FLAGS = {"rewards": "--reward", "networks": "--network"}  # given once for each
 _SERVICE = re.compile(
@@ -229,7 +231,9 @@ def load_settings(
     for key, value in _from_file(config).items() if config else ():
         values[key], origins[key] = value, f"{config}: {key}"
     for variable, value in environment.items():
-        if variable.startswith(PREFIX) and variable != CONFIG and not of_a_service(variable, value):
+        if variable in (CONFIG, *OF_CLIENTS) or of_a_service(variable, value):
+            continue
+        if variable.startswith(PREFIX):
             key = variable.removeprefix(PREFIX).lower()
             if key not in Settings.model_fields:
                 known = [PREFIX + name.upper() for name in Settings.model_fields] + [CONFIG]

@@ -1,4 +1,4 @@
-"""Which room may import which: every import of the five parts is read from the source and held against one table.
+"""Which room may import which: every import of the six parts is read from the source and held against one table.
 
 A room is the first two parts of a module's name: `serving.engine.task` is in the room `serving.engine`, and
 `protos/card.py` is a room of its own. Imports inside functions count like those at a file's top. What is new and
@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PARTS = ("protos", "steering", "exporters", "serving", "deploy")
+PARTS = ("protos", "tiltserve", "steering", "exporters", "serving", "deploy")
 
 STEERING = (
     {"errors"},
@@ -32,6 +32,17 @@ STEERING = (
     {"diagnostics"},
 )
 """Floors of `steering`, the lowest first: a room imports rooms of lower floors, and nothing else of ours."""
+
+CLIENT = (
+    {"errors"},
+    {"address", "tensors"},
+    {"answers"},
+    {"listings", "progress"},
+    {"names", "steps"},
+    {"operations"},
+    {"aio", "client"},
+)
+"""Floors of `tiltserve`, as those of `steering`. Of ours it has the generated code besides, and nothing else."""
 
 ARROWS: dict[str, set[str]] = {
     "protos.complaint": set(),
@@ -74,7 +85,6 @@ ARROWS: dict[str, set[str]] = {
     "deploy.private_dashboard": {"deploy.settings"},
     "deploy.cluster": {"deploy.private_dashboard", "deploy.scratch"},
     "deploy.console": set(),
-    "deploy.client": {"serving"},
     "deploy.pictures": set(),
     "deploy.process": set(),
     "deploy.modules": {"protos"},
@@ -89,21 +99,23 @@ ARROWS: dict[str, set[str]] = {
         "deploy.settings", "serving", "protos",
     },
     "deploy.commands": {
-        "deploy.application", "deploy.client", "deploy.cluster", "deploy.console", "deploy.diagnosis",
-        "deploy.diagnosis_plots", "deploy.modules", "deploy.pictures", "deploy.settings", "exporters", "serving",
-        "steering", "protos",
+        "deploy.application", "deploy.cluster", "deploy.console", "deploy.diagnosis", "deploy.diagnosis_plots",
+        "deploy.modules", "deploy.pictures", "deploy.settings", "exporters", "serving", "steering", "tiltserve",
+        "protos",
     },
     "deploy.cli": {"deploy.commands", "deploy.console"},
     "deploy.__main__": {"deploy.cli"},
-    "deploy.demo": {"deploy.client", "deploy.pictures", "deploy.process", "steering"},
+    "deploy.demo": {"deploy.pictures", "deploy.process", "steering", "tiltserve"},
     "steering": {"steering"},
+    "tiltserve": {"tiltserve"},
 }  # fmt: skip
 """Room -> rooms it may import; a part's name stands for all of its rooms."""
 
-_lower: set[str] = set()
-for _floor in STEERING:
-    ARROWS |= {f"steering.{name}": set(_lower) for name in _floor}
-    _lower |= {f"steering.{name}" for name in _floor}
+for _part, _floors, _also in (("steering", STEERING, set[str]()), ("tiltserve", CLIENT, {"protos.tiltserve"})):
+    _lower = set(_also)
+    for _floor in _floors:
+        ARROWS |= {f"{_part}.{name}": set(_lower) for name in _floor}
+        _lower |= {f"{_part}.{name}" for name in _floor}
 
 HEAVY = {"torch", "onnx", "onnxruntime", "onnxscript"}
 FOREIGN: dict[str, set[str]] = {
@@ -124,6 +136,9 @@ FOREIGN: dict[str, set[str]] = {
     "serving.replica": {"ray"},
 }
 """Part or room -> third-party packages it may not import."""
+
+ONLY = {"tiltserve": {"google", "grpc", "numpy", "tritonclient"}, "tiltserve.progress": {"rich"}}
+"""Part or room -> the third-party packages that it may import: what a client has to install."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +161,7 @@ class Import:
 
 @cache
 def modules() -> dict[str, Path]:
-    """Every module of the five parts by its dotted name."""
+    """Every module of the six parts by its dotted name."""
     files = (path for part in PARTS for path in (ROOT / part).rglob("*.py"))
     return {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in files}
 
@@ -227,7 +242,7 @@ def test_arrows(name: str) -> None:
 
 def test_every_room_is_in_the_table() -> None:
     """A new room says what it may import; a room that is gone leaves the table."""
-    rooms = {room(module) for module in modules()} - set(PARTS) | {"steering"}
+    rooms = {room(module) for module in modules()} - set(PARTS) | {"steering", "tiltserve"}
     assert rooms == set(ARROWS), f"in one only: {sorted(rooms ^ set(ARROWS))}"
 
 
@@ -253,6 +268,17 @@ def test_third_parties() -> None:
         for each in imports()
         for owner in {part(each.module), room(each.module)} & set(FOREIGN)
         if part(each.name) in FOREIGN[owner]
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_the_client_needs_little() -> None:
+    """Another package may be imported only where it may be missing."""
+    may = {"tiltserve", "protos", *sys.stdlib_module_names, *ONLY["tiltserve"]}
+    wrong = [
+        f"{each} (tiltserve may import {', '.join(sorted(ONLY['tiltserve']))})"
+        for each in imports()
+        if part(each.module) == "tiltserve" and part(each.name) not in may | ONLY.get(room(each.module), set())
     ]
     assert not wrong, "\n".join(wrong)
 

@@ -1,20 +1,24 @@
 """`tiltserve models`: what a running server serves, and by which replicas."""
 
+import dataclasses
 import json
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from deploy.console import fail
+from deploy.commands.connection import connected
+
+if TYPE_CHECKING:
+    from tiltserve import Client
 
 
+@connected(within_s=10.0)
 def models(
+    client: "Client",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of tables.")] = False,
-    address: Annotated[str, typer.Option(metavar="HOST:PORT", help="The server.")] = "127.0.0.1:8001",
-    timeout: Annotated[float, typer.Option(metavar="S", help="Give up after this many seconds.")] = 10.0,
 ) -> None:
     """List models with their versions and state, and replicas with their process ids."""
-    fleet = _list(address, timeout)
+    fleet = dataclasses.asdict(client.fleet())
     if as_json:
         print(json.dumps(fleet, indent=2))
         return
@@ -33,42 +37,6 @@ def models(
             console.print(table)
         else:
             console.print(f"no {title}")
-
-
-def _list(address: str, timeout: float) -> dict[str, list[dict[str, Any]]]:
-    import grpc
-
-    from protos.tiltserve.v1 import fleet_pb2, fleet_pb2_grpc
-    from serving.wire import channels
-
-    try:
-        with grpc.insecure_channel(address, options=channels.to_server(address)) as channel:
-            reply = fleet_pb2_grpc.FleetStub(channel).ListModels(fleet_pb2.ListModelsRequest(), timeout=timeout)
-    except grpc.RpcError as error:
-        fail(f"{error.code().name}: {error.details()}", code=1)
-    return {
-        "models": [
-            {
-                "name": model.name,
-                "kind": model.kind,
-                "versions": list(model.versions),
-                "state": model.state,
-                "reason": model.reason,
-            }
-            for model in reply.models
-        ],
-        "replicas": [
-            {
-                "id": replica.id,
-                "address": replica.address,
-                "pid": replica.pid,
-                "backlog_rows": replica.backlog_rows,
-                "draining": replica.draining,
-                "fingerprints": dict(sorted(replica.fingerprints.items())),
-            }
-            for replica in reply.replicas
-        ],
-    }
 
 
 def _cell(value: Any) -> str:

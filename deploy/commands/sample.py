@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from deploy.commands.connection import connected
 from deploy.console import fail
 
 if TYPE_CHECKING:
-    from deploy.client import Drawn
+    from tiltserve import Client, Samples
 
 REWARD = "--reward-"
 
@@ -26,7 +27,7 @@ def parse_value(text: str) -> bool | int | float | str:
 
 
 def split_rewards(arguments: list[str]) -> tuple[list[str], dict[str, str]]:
-    """Take every `--reward-NAME VALUE` and `--reward-NAME=VALUE` out: (what is left, {reward_name: value})."""
+    """Take every `--reward-NAME VALUE` and `--reward-NAME=VALUE` out: (what is left, {name: value})."""
     rest: list[str] = []
     rewards: dict[str, str] = {}
     waiting = iter(arguments)
@@ -45,7 +46,7 @@ def split_rewards(arguments: list[str]) -> tuple[list[str], dict[str, str]]:
             if following is None or following.startswith("--"):
                 fail(f"{option}: expected a value, got {following or 'none'}")
             value = following
-        rewards["reward_" + name.replace("-", "_")] = value
+        rewards[name.replace("-", "_")] = value
     return rest, rewards
 
 
@@ -57,7 +58,9 @@ class RewardOptions(TyperCommand):
         return super().parse_args(ctx, args)
 
 
+@connected()
 def sample(
+    client: "Client",
     ctx: typer.Context,
     model: Annotated[str, typer.Argument(metavar="MODEL", help="The sampler's name, such as digits.")],
     samples: Annotated[int, typer.Option("--samples", "-n", min=1, help="How many to draw.")] = 1,
@@ -93,26 +96,22 @@ def sample(
     ] = None,
     report: Annotated[bool, typer.Option("--report", help="Say how steering went, stage by stage.")] = False,
     guidance: Annotated[float | None, typer.Option(help="Scale of classifier-free guidance.")] = None,
-    address: Annotated[str, typer.Option(metavar="HOST:PORT", help="The server.")] = "127.0.0.1:8001",
-    timeout: Annotated[float | None, typer.Option(metavar="S", help="Give up after this many seconds.")] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="FILE", help=".png for a grid of images, .npz for arrays.")
     ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object instead of a table: all but the samples, which --out takes.")
+    ] = False,
 ) -> None:
     """Draw samples from MODEL, steered toward a reward if one is named.
 
     Arguments of the reward are given as --reward-NAME VALUE, such as --reward-label 7; numbers with commas between
     them (--reward-direction 1,0) are sent as a vector.
     """
-    import numpy as np
-
-    from deploy.client import CallError, draw, event_shape
-
-    _check(out, address)
+    _check(out)
     rewards = {name: [parse_value(part) for part in text.split(",")] for name, text in ctx.meta["rewards"].items()}
     chosen = {
         "seed": seed,
-        "reward": reward,
         "beta": beta,
         "threshold": threshold,
         "particles": particles,
@@ -124,30 +123,38 @@ def sample(
         "eta": eta,
         "path": path,
         "guidance": guidance,
-    } | {name: values[0] for name, values in rewards.items() if len(values) == 1}
-    chosen |= dict(_named(text) for text in parameter or [])
-    vectors = {name: values for name, values in rewards.items() if len(values) > 1}
-    for name, values in vectors.items():
-        if not all(isinstance(value, int | float) for value in values):
-            option, given = "--" + name.replace("_", "-"), ctx.meta["rewards"][name]
-            fail(f"{option}: expected numbers with commas between them, got {given!r}")
-    parameters = {"samples": samples} | {name: value for name, value in chosen.items() if value is not None}
-    inputs = {name: np.asarray(values, dtype=np.float32) for name, values in vectors.items()}
-    try:
-        if out is not None and out.suffix == ".png":
-            shape = event_shape(address, model, timeout)
-            if not (len(shape) == 2 or (len(shape) == 3 and shape[0] == 1)):
-                fail(
-                    f"--out: expected a .npz file, or samples of shape [h, w] or [1, h, w], got {out} for {list(shape)}"
-                )
-        drawn = draw(address, model, parameters, inputs, timeout)
-    except CallError as error:
-        fail(str(error), code=2 if error.status in ("INVALID_ARGUMENT", "NOT_FOUND") else 1)
+    } | dict(_named(text) for text in parameter or [])
+    if out is not None and out.suffix == ".png":
+        shape = client.metadata(model).event_shape
+        if not (len(shape) == 2 or (len(shape) == 3 and shape[0] == 1)):
+            fail(f"--out: expected a .npz file, or samples of shape [h, w] or [1, h, w], got {out} for {list(shape)}")
+    drawn = client.sample(
+        model,
+        samples,
+        reward=reward,
+        reward_args={name: _argument(name, values, ctx) for name, values in rewards.items()},
+        parameters={name: value for name, value in chosen.items() if value is not None},
+    )
     if out is not None:
         _write(drawn, out)
+    if as_json:
+        print(json.dumps(_plain(drawn), indent=2))
+        return
     _show(drawn, out)
     if report:
         _show_report(drawn)
+
+
+def _argument(name: str, values: list[Any], ctx: typer.Context) -> Any:
+    """One value as it is, several as a vector."""
+    import numpy as np
+
+    if len(values) == 1:
+        return values[0]
+    if not all(isinstance(value, int | float) for value in values):
+        option, given = REWARD + name.replace("_", "-"), ctx.meta["rewards"][name]
+        fail(f"{option}: expected numbers with commas between them, got {given!r}")
+    return np.asarray(values, dtype=np.float32)
 
 
 def _named(text: str) -> tuple[str, bool | int | float | str]:
@@ -158,11 +165,8 @@ def _named(text: str) -> tuple[str, bool | int | float | str]:
     return name, parse_value(value)
 
 
-def _check(out: Path | None, address: str) -> None:
+def _check(out: Path | None) -> None:
     """What can be wrong before the server is asked."""
-    host, colon, port = address.rpartition(":")
-    if not (host and colon and port.isdecimal() and int(port) < 65536):
-        fail(f"--address: expected HOST:PORT, got {address!r}")
     if out is not None:
         if out.suffix not in (".png", ".npz"):
             fail(f"--out: expected a file ending in .png or .npz, got {str(out)!r}")
@@ -170,7 +174,7 @@ def _check(out: Path | None, address: str) -> None:
             fail(f"--out: expected a file in an existing folder, got {str(out)!r}")
 
 
-def _write(drawn: "Drawn", out: Path) -> None:
+def _write(drawn: "Samples", out: Path) -> None:
     if out.suffix == ".png":
         from deploy.pictures import grid
 
@@ -188,18 +192,32 @@ def _write(drawn: "Drawn", out: Path) -> None:
             np.savez(file, **arrays)  # type: ignore[arg-type]  # the stub takes every keyword for allow_pickle
 
 
-def _show(drawn: "Drawn", out: Path | None) -> None:
+def _plain(drawn: "Samples") -> dict[str, Any]:
+    """All but the samples, as JSON has it."""
+    return {
+        **{name: value for name, value in drawn.parameters.items() if name not in ("warnings", "report")},
+        "model": drawn.model,
+        "version": drawn.version,
+        "shape": list(drawn.shape),
+        "rewards": None if drawn.rewards is None else drawn.rewards.tolist(),
+        "warnings": drawn.warnings,
+        "report": json.loads(str(drawn.parameters["report"])) if drawn.report else None,
+        "seconds": drawn.seconds,
+    }
+
+
+def _show(drawn: "Samples", out: Path | None) -> None:
     from rich.console import Console
     from rich.table import Table
 
     table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_row("samples", f"{len(drawn.samples)} of shape {list(drawn.samples.shape[1:])}")
+    table.add_row("samples", f"{len(drawn)} of shape {list(drawn.shape[1:])}")
     if drawn.rewards is not None:
         table.add_row("mean reward", f"{drawn.rewards.mean():.4g}")
     for name, value in sorted(drawn.parameters.items()):
         if value != "" and name not in ("warnings", "report"):
             table.add_row(name, f"{value:.4g}" if isinstance(value, float) else str(value))
-    for warning in filter(None, str(drawn.parameters.get("warnings", "")).split("; ")):
+    for warning in drawn.warnings:
         table.add_row("warning", warning)
     table.add_row("seconds", f"{drawn.seconds:.2f}")
     if out is not None:
@@ -207,26 +225,26 @@ def _show(drawn: "Drawn", out: Path | None) -> None:
     Console(highlight=False, markup=False).print(table)
 
 
-def _show_report(drawn: "Drawn") -> None:
+def _show_report(drawn: "Samples") -> None:
     from rich.console import Console
     from rich.table import Table
 
-    content = drawn.parameters.get("report")
-    if not isinstance(content, str):
+    report = drawn.report
+    if report is None:
         fail("--report: expected a steered request, got plain samples", code=1)
-    report = json.loads(content)
     table = Table(show_header=False, box=None, pad_edge=False)
-    for choice in report["choices"]:
+    for choice in report.choices:
         table.add_row("chosen", choice)
-    if report["methods"]:
-        table.add_row("corrections", ", ".join(f"{share:.1%} {name}" for name, share in report["methods"].items()))
-    table.add_row("no candidate had weight", f"{report['no_hit']} times")
-    if "log_z" in report:
-        table.add_row("log Z", "-inf" if report["log_z"] is None else f"{report['log_z']:.4g}")
-    for name, what in (("distinct", "distinct samples"), ("hits", "share at the threshold")):
-        if name in report:
-            table.add_row(what, f"{report[name]:.4g}")
-    for name, what in (("ess", "effective candidates by stage"), ("population_ess", "effective chains by stage")):
-        if report.get(name):
-            table.add_row(what, " ".join(f"{size:.3g}" for size in report[name]))
+    if report.methods:
+        table.add_row("corrections", ", ".join(f"{share:.1%} {name}" for name, share in report.methods.items()))
+    table.add_row("no candidate had weight", f"{report.no_hit} times")
+    if report.log_z is not None:
+        table.add_row("log Z", f"{report.log_z:.4g}")
+    for share, what in ((report.distinct, "distinct samples"), (report.hits, "share at the threshold")):
+        if share is not None:
+            table.add_row(what, f"{share:.4g}")
+    sizes = (report.ess, "effective candidates by stage"), (report.population_ess, "effective chains by stage")
+    for each, what in sizes:
+        if each:
+            table.add_row(what, " ".join(f"{size:.3g}" for size in each))
     Console(highlight=False, markup=False).print(table)

@@ -128,7 +128,7 @@ class Forwarder:
 
     def _admit(self, asked: Asked) -> Route:
         if self._stopping:
-            raise errors.unavailable("the server is stopping and takes no new requests")
+            raise errors.not_begun("the server is stopping and takes no new requests")
         return self._choose(asked.model, asked.version)
 
     async def _send(

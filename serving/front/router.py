@@ -106,7 +106,7 @@ def held(index: Index, name: str, version: str = "") -> Sequence[Route]:
         RequestError: as `choose`, for a model or version that is not listed.
     """
     if not index.replicas:
-        raise errors.unavailable(f"model {name!r}: no replica is up")
+        raise errors.not_begun(f"model {name!r}: no replica is up")
     if name not in index.models:
         raise errors.not_found(f"unknown model {name!r}, expected one of {', '.join(index.models) or '(none)'}")
     listed = index.models[name]
@@ -145,14 +145,14 @@ def _newest(routes: Sequence[Route]) -> Sequence[Route]:
 def _usable(routes: Sequence[Route], name: str, fingerprint: str | None, exclude: Collection[str]) -> Sequence[Route]:
     """The routes of the newest version that may be used."""
     if not any(each.model.state == "READY" for each in routes):
-        raise errors.unavailable(_why_not_ready([each.model for each in routes]))
+        raise errors.not_begun(_why_not_ready([each.model for each in routes]))
     usable = [
         each
         for each in routes
         if _takes_requests(each) and each.replica.id not in exclude and fingerprint in (None, each.model.fingerprint)
     ]
     if not usable:
-        raise errors.unavailable(f"model {name!r}: every replica that holds it is draining, lost or of another kind")
+        raise errors.not_begun(f"model {name!r}: every replica that holds it is draining, lost or of another kind")
     return _newest(usable)
 
 

@@ -8,7 +8,7 @@ from grpc.aio import ServicerContext
 ANSWERED = ("tiltserve-error", "1")
 """Trailing metadata of every error that a server of ours decided on. An error without it came from the transport."""
 ELSEWHERE = ("tiltserve-error", "elsewhere")
-"""The same of a replica that is leaving and did not begin: another one may take the request."""
+"""The same where nothing was begun with the request: another replica may take it, and a client may send it again."""
 BEGUN = ("tiltserve-begun", "1")
 """Initial metadata of a call that a replica has taken on: it was read, and did no harm."""
 
@@ -62,6 +62,11 @@ def unavailable(detail: str) -> RequestError:
 
 def draining(detail: str) -> RequestError:
     """A replica that is leaving takes no new request: the front sends it to another one."""
+    return RequestError(grpc.StatusCode.UNAVAILABLE, detail, elsewhere=True)
+
+
+def not_begun(detail: str) -> RequestError:
+    """Nobody takes the request now, and nothing was begun with it: a client may send it again."""
     return RequestError(grpc.StatusCode.UNAVAILABLE, detail, elsewhere=True)
 
 

@@ -99,7 +99,7 @@ def test_reward_options_may_stand_anywhere() -> None:
     arguments = ["--reward-label", "7", "digits", "--reward", "classifier", "--reward-min-size=-2", "-n", "4"]
     assert split_rewards(arguments) == (
         ["digits", "--reward", "classifier", "-n", "4"],
-        {"reward_label": "7", "reward_min_size": "-2"},
+        {"label": "7", "min_size": "-2"},
     )
     assert split_rewards(["--", "--reward-x", "1"]) == (["--", "--reward-x", "1"], {})
 

@@ -28,12 +28,12 @@ from tritonclient.grpc import service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
 import steering
-from deploy.client import inferred, tensors
 from exporters.network import OnnxNetwork
 from protos.card import load_card
 from protos.tiltserve.v1 import fleet_pb2, fleet_pb2_grpc
 from tests import networks
 from tests.e2e.conftest import QUEUE_ROWS, REPLICAS, Server, tiltserve, until
+from tests.unmodified import inferred, tensors
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 

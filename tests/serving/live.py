@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from prometheus_client.parser import text_string_to_metric_families
 from tritonclient.utils import InferenceServerException
 
-from deploy.client import inferred, tensors
 from protos.tiltserve.v1 import reward_pb2, reward_pb2_grpc
 from serving.fleet.directory import LocalDirectory
 from serving.front.server import Front
 from serving.replica import Replica
 from tests import networks
+from tests.unmodified import inferred, tensors
 
 Floats = NDArray[np.float32]
 MODE = 3

@@ -9,10 +9,10 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from deploy.client import CallError, infer
 from tests import gaussians, scorers
 from tests.scorers import EVENT
 from tests.serving.live import Live, running
+from tiltserve import Client, Inferred, InvalidArgument
 
 FLOAT, HALF, BFLOAT16, UINT8 = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.UINT8
 Floats = NDArray[np.float32]
@@ -44,6 +44,11 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     scorers.write(root, "unsaid", (4, 6, 3), dtype=UINT8)
     with running(root) as server:
         yield server
+
+
+def infer(address: str, model: str, parameters: dict[str, Any], inputs: dict[str, NDArray[Any]]) -> Inferred:
+    with Client(address) as client:
+        return client.infer(model, inputs, parameters=parameters)
 
 
 def ask(live: Live, model: str, inputs: dict[str, NDArray[Any]] | None = None, **parameters: Any) -> Any:
@@ -83,14 +88,18 @@ def test_a_mask_is_a_condition(live: Live):
     np.testing.assert_allclose(free, samples(live, "plain"), rtol=0, atol=1e-3)
     moved = samples(live, "masked", {"shift": masks})
     np.testing.assert_allclose((moved - free).mean(axis=1), masks.sum(axis=1), atol=0.1)
-    with pytest.raises(CallError, match=r"condition 'shift': expected bool \[64, 3\] or \[1, 3\], got int64 \[64, 3\]"):
+    with pytest.raises(
+        InvalidArgument, match=r"condition 'shift': expected bool \[64, 3\] or \[1, 3\], got int64 \[64, 3\]"
+    ):
         ask(live, "masked", {"shift": masks.astype(np.int64)})
 
 
 def test_what_the_graphs_type_cannot_hold_is_refused(live: Live):
     moved = samples(live, "small", {"shift": np.array([2])})
     np.testing.assert_allclose((moved - samples(live, "plain")).mean(), 2, atol=0.1)
-    with pytest.raises(CallError, match=r"condition 'shift': expected -128..127, as the graph's int8 holds, got 258"):
+    with pytest.raises(
+        InvalidArgument, match=r"condition 'shift': expected -128..127, as the graph's int8 holds, got 258"
+    ):
         ask(live, "small", {"shift": np.array([258])})
 
 
@@ -102,7 +111,7 @@ def test_raw_networks_take_what_their_graphs_take(live: Live):
     for one in (np.array(0.5, np.float32), np.array([0.5], np.float32)):  # in the graph's own shape, for all rows
         scalar = infer(live.address, "scalar.network", {}, {"x": x, "t": one}).outputs["output"]
         np.testing.assert_allclose(scalar[1:], plain[1:], rtol=1e-6)
-    with pytest.raises(CallError, match="inputs: expected one batch size, got "):
+    with pytest.raises(InvalidArgument, match="inputs: expected one batch size, got "):
         infer(live.address, "scalar.network", {}, {"x": x, "t": t[:2]})
     half = infer(live.address, "half.network", {}, {"x": x.astype(np.float16), "t": t.astype(np.float16)})
     assert half.outputs["output"].dtype == np.float16
@@ -136,8 +145,8 @@ def test_a_verdict_as_a_reward(live: Live):
 
 def test_what_does_not_fit_is_said(live: Live):
     with pytest.raises(
-        CallError, match=r"reward 'unsaid': expected an input of floats \[n, 3, 4, 6\] for the sample, "
+        InvalidArgument, match=r"reward 'unsaid': expected an input of floats \[n, 3, 4, 6\] for the sample, "
     ):
         ask(live, "images", reward="unsaid")
-    with pytest.raises(CallError, match=r"reward 'unsaid': expected .* got image uint8 \[n, 4, 6, 3\]"):
+    with pytest.raises(InvalidArgument, match=r"reward 'unsaid': expected .* got image uint8 \[n, 4, 6, 3\]"):
         ask(live, "images", reward="unsaid + linear")

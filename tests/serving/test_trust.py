@@ -12,7 +12,6 @@ import tritonclient.grpc as triton
 from onnx import TensorProto, helper
 from tritonclient.utils import InferenceServerException
 
-from deploy.client import inferred, tensors
 from serving.backends import LoadError
 from serving.backends.ort import OrtNetwork
 from serving.backends.triton import TritonNetwork
@@ -23,6 +22,7 @@ from serving.models.repository import load
 from serving.models.trial import Trials
 from tests import networks
 from tests.serving.live import Live, running
+from tests.unmodified import inferred, tensors
 
 MIXES = (
     "output 'x0': expected a row that depends on itself alone, got one that changes with the other rows of its call, "

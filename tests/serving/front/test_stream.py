@@ -17,10 +17,10 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
-from deploy.client import tensors
 from serving.models.model import Sampler
 from tests import networks
 from tests.serving.live import MODE, Live, running, until
+from tests.unmodified import tensors
 
 STEERED: dict[str, Any] = {"reward": "nearness", "reward_mode": MODE, "beta": 0.2, "particles": 8, "steps": 8}
 LONG: dict[str, Any] = {"samples": 64, "steps": 1000}

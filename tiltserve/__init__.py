@@ -1,0 +1,61 @@
+"""Draw samples from a tiltserve server, plain or steered, with numpy and gRPC alone.
+
+from tiltserve import Client
+
+with Client("127.0.0.1:8001") as client:
+    sevens = client.sample("digits", n=16, reward="classifier", label=7, seed=1)
+sevens.samples, sevens.rewards, sevens.report
+"""
+
+from tiltserve.address import TLS
+from tiltserve.aio import AsyncClient, AsyncStream
+from tiltserve.answers import Inferred, Likelihood, Preview, Report, Samples
+from tiltserve.client import Client, Stream
+from tiltserve.errors import (
+    AlreadyExists,
+    Cancelled,
+    DeadlineExceeded,
+    FailedPrecondition,
+    Internal,
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+    ResourceExhausted,
+    TiltserveError,
+    Unauthenticated,
+    Unavailable,
+    Unimplemented,
+)
+from tiltserve.listings import Fleet, Metadata, Model, Replica, Statistics, Tensor
+
+__all__ = [
+    "TLS",
+    "AlreadyExists",
+    "AsyncClient",
+    "AsyncStream",
+    "Cancelled",
+    "Client",
+    "DeadlineExceeded",
+    "FailedPrecondition",
+    "Fleet",
+    "Inferred",
+    "Internal",
+    "InvalidArgument",
+    "Likelihood",
+    "Metadata",
+    "Model",
+    "NotFound",
+    "PermissionDenied",
+    "Preview",
+    "Replica",
+    "Report",
+    "ResourceExhausted",
+    "Samples",
+    "Statistics",
+    "Stream",
+    "Tensor",
+    "TiltserveError",
+    "Unauthenticated",
+    "Unavailable",
+    "Unimplemented",
+]

@@ -1,0 +1,240 @@
+"""What calls answer: arrays with the response's parameters as typed fields."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tiltserve.errors import InvalidArgument
+from tiltserve.tensors import Array, Parameter
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Report:
+    """How steering went.
+
+    Attributes:
+        ess: effective candidates behind a correction, by stage.
+        methods: shares of the corrections that came from the bank, from an average, from a selection, or were none.
+        choices: what the server chose, with its reasons.
+        no_hit: corrections left out because no candidate had weight.
+        log_z: log E[w] over the model's samples, -inf where no weight was seen, None where it is unknown.
+        population_ess: effective chains by stage, of methods that have populations.
+        distinct: how many samples are distinct.
+        hits: the share of samples at the threshold, None without one.
+    """
+
+    ess: list[float] = field(default_factory=list)
+    methods: dict[str, float] = field(default_factory=dict)
+    choices: list[str] = field(default_factory=list)
+    no_hit: int = 0
+    log_z: float | None = None
+    population_ess: list[float] = field(default_factory=list)
+    distinct: int | None = None
+    hits: float | None = None
+
+    @classmethod
+    def of(cls, text: str) -> "Report":
+        """From the response parameter `report`; keys of newer servers are passed over."""
+        said: dict[str, Any] = json.loads(text)
+        if "log_z" in said and said["log_z"] is None:
+            said["log_z"] = -math.inf  # which JSON has not
+        return cls(**{name: said[name] for name in cls.__dataclass_fields__ if name in said})
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """Drawn samples: an array with what is known about it. numpy takes it for its `samples`.
+
+    Attributes:
+        samples: [n, *event].
+        rewards: float32 [n], None without a reward.
+        seed: with the same one, the same bytes.
+        network_rows, reward_rows: rows spent on these samples.
+        setup_rows, setup_reward_rows: rows that the reward's target costs once for each replica.
+        ess: mean number of effective candidates behind a correction, None if there was none.
+        log_z: log E[w] over the model's samples; of an event, the log of its probability. None where it is unknown.
+        fingerprint: of everything else that decides the bytes.
+        warnings: read them.
+        report: how steering went, None for plain samples.
+        seconds: as the client saw it, retries included.
+        parameters, outputs: all that the response holds.
+    """
+
+    samples: Floats
+    rewards: Floats | None
+    seed: int
+    network_rows: int
+    reward_rows: int
+    setup_rows: int
+    setup_reward_rows: int
+    ess: float | None
+    log_z: float | None
+    solver: str
+    steering: str
+    fingerprint: str
+    warnings: list[str]
+    report: Report | None
+    seconds: float
+    model: str
+    version: str
+    id: str
+    parameters: dict[str, Parameter]
+    outputs: dict[str, Array]
+    stages: int = 0
+    """How many stages there were, where they were streamed."""
+
+    @property
+    def denoised(self) -> Floats:
+        """The samples: what comes after the last `Preview`."""
+        return self.samples
+
+    @property
+    def stage(self) -> int:
+        return self.stages
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.samples.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.samples.dtype
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return np.array(self.samples, dtype=dtype) if copy else np.asarray(self.samples, dtype=dtype)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, which: Any) -> Any:
+        return self.samples[which]
+
+    def __iter__(self) -> Iterator[Floats]:
+        return iter(self.samples)
+
+    def __repr__(self) -> str:
+        said = [f"{len(self.samples)} of shape {list(self.samples.shape[1:])}"]
+        if self.rewards is not None:
+            said.append(f"mean reward {self.rewards.mean():.4g}")
+        said += [f"seed {self.seed}", f"{self.network_rows} network rows"]
+        if self.warnings:
+            said.append(f"{len(self.warnings)} warning{'s' if len(self.warnings) > 1 else ''}")
+        return f"<Samples: {', '.join(said)}>"
+
+
+@dataclass(frozen=True, eq=False)
+class Preview:
+    """The denoised estimate on the way to samples.
+
+    Attributes:
+        denoised: [n, *event], or smaller and of whole numbers where that was asked for.
+        stage, stages: this stage, 1 being the first, and how many there are.
+        network_rows: spent so far.
+    """
+
+    denoised: Array
+    stage: int
+    stages: int
+    network_rows: int
+
+    def __repr__(self) -> str:
+        return (
+            f"<Preview: stage {self.stage} of {self.stages}, {len(self.denoised)} of {list(self.denoised.shape[1:])}>"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Inferred(Mapping[str, Array]):
+    """The answer of plain inference: a mapping of its outputs by name.
+
+    Attributes:
+        seconds: as the client saw it, retries included.
+    """
+
+    outputs: dict[str, Array]
+    parameters: dict[str, Parameter]
+    model: str
+    version: str
+    id: str
+    seconds: float
+
+    def __getitem__(self, name: str) -> Array:
+        return self.outputs[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.outputs)
+
+    def __len__(self) -> int:
+        return len(self.outputs)
+
+
+@dataclass(frozen=True, eq=False)
+class Likelihood:
+    """Log-likelihoods of samples in nats, and their standard errors over the probes, float32 [n] each."""
+
+    log_likelihood: Floats
+    standard_error: Floats
+    seed: int
+    network_rows: int
+    fingerprint: str
+    seconds: float
+
+
+def samples_of(answer: Inferred, stages: int = 0) -> Samples:
+    """The samples in an answer; raises `InvalidArgument` where there are none."""
+    said = answer.parameters
+    if "samples" not in answer.outputs:
+        raise no_sampler(answer.model, answer.outputs)
+    report = said.get("report")
+    return Samples(
+        samples=answer.outputs["samples"],
+        rewards=answer.outputs.get("rewards"),
+        seed=int(said.get("seed", 0)),
+        network_rows=int(said.get("network_rows", 0)),
+        reward_rows=int(said.get("reward_rows", 0)),
+        setup_rows=int(said.get("setup_rows", 0)),
+        setup_reward_rows=int(said.get("setup_reward_rows", 0)),
+        ess=_number(said.get("ess")),
+        log_z=_number(said.get("log_z")),
+        solver=str(said.get("solver", "")),
+        steering=str(said.get("steering", "")),
+        fingerprint=str(said.get("fingerprint", "")),
+        warnings=[each for each in str(said.get("warnings", "")).split("; ") if each],
+        report=Report.of(report) if isinstance(report, str) else None,
+        seconds=answer.seconds,
+        model=answer.model,
+        version=answer.version,
+        id=answer.id,
+        parameters=answer.parameters,
+        outputs=answer.outputs,
+        stages=stages,
+    )
+
+
+def likelihood_of(answer: Inferred) -> Likelihood:
+    said = answer.parameters
+    return Likelihood(
+        answer.outputs["log_likelihood"],
+        answer.outputs["standard_error"],
+        int(said.get("seed", 0)),
+        int(said.get("network_rows", 0)),
+        str(said.get("fingerprint", "")),
+        answer.seconds,
+    )
+
+
+def no_sampler(model: str, outputs: Mapping[str, object]) -> InvalidArgument:
+    return InvalidArgument(
+        f"expected a sampler with an output samples, got {model} with {', '.join(outputs) or 'none'}"
+    )
+
+
+def _number(value: Parameter | None) -> float | None:
+    return None if value is None else float(value)

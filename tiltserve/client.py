@@ -1,0 +1,411 @@
+"""The client, for threads: every call waits for its answer."""
+
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from queue import SimpleQueue
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import grpc
+from google.protobuf.message import Message
+
+from tiltserve import errors, operations, progress, steps
+from tiltserve.address import DEFAULT, TLS, Address
+from tiltserve.answers import Floats, Inferred, Likelihood, Preview, Samples
+from tiltserve.errors import InvalidArgument, Unimplemented
+from tiltserve.listings import Fleet, Metadata, Model, Statistics
+from tiltserve.operations import Memory, Wanted
+from tiltserve.steps import Ask, Emit, Open, Operation, Patience, Receive, Rpc, Score, Send, Sleep, Step
+
+T = TypeVar("T")
+
+
+class Client:
+    """A connection to a server. It may be shared by threads; close it, or use it as a context.
+
+    Args:
+        url: `host:port`, `grpc://host:port`, `grpcs://host:port` (TLS) or `unix:/path`.
+        token: sent as a bearer token.
+        tls: True for TLS with the system's certificates, or `TLS(ca=, cert=, key=)`.
+        timeout: seconds that a call may take, retries included, unless it says another; None for no end.
+        retries: most repetitions of a call that ended UNAVAILABLE before the server began with it. Requests for samples
+            are repeated with the same seed.
+
+    Raises:
+        InvalidArgument: no such URL, token or files.
+    """
+
+    def __init__(
+        self,
+        url: str = DEFAULT,
+        *,
+        token: str | None = None,
+        tls: TLS | bool | None = None,
+        timeout: float | None = None,
+        retries: int = steps.RETRIES,
+    ) -> None:
+        self._address = Address.of(url, tls)
+        self._headers = self._address.headers(token)
+        self._timeout, self._retries = timeout, retries
+        self._memory, self._methods, self._lock = Memory(), dict[str, Any](), threading.Lock()
+        target, options = self._address.target, self._address.options
+        if self._address.tls is None:
+            self._channel = grpc.insecure_channel(target, options=options)
+        else:
+            self._channel = grpc.secure_channel(target, self._address.tls.credentials(), options=options)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Client of {self._address.target}>"
+
+    def close(self) -> None:
+        """End the connection, and every call on it."""
+        self._channel.close()
+
+    def sample(
+        self,
+        model: str,
+        n: int | None = None,
+        *,
+        reward: str | None = None,
+        score: Callable[[Floats], Any] | None = None,
+        progress: bool = False,
+        on_preview: Callable[[Preview], object] | None = None,
+        conditions: Mapping[str, Any] | None = None,
+        reward_args: Mapping[str, Any] | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        version: str = "",
+        request_id: str = "",
+        timeout: float | None = None,
+        **wanted: Any,
+    ) -> Samples:
+        """Draw samples, plain or steered.
+
+        Args:
+            n: how many; 1 if it is left out.
+            reward: what to steer toward: a served network, a built-in, a service of the server's, or an expression.
+            score: a function of candidates float32 [rows, *event] that gives their scores [rows], higher being better:
+                the reward, computed here. It may be one term, `client`, of an expression in `reward`.
+            progress: show a bar, if rich is installed.
+            on_preview: called with each `Preview` on the way, as `stream` gives them.
+            conditions, reward_args, parameters: by name, where a keyword would be taken for something else.
+            wanted: by name: parameters (seed, solver, steps, guidance, beta, threshold, steering, ...), inputs (x_init,
+                known, mask, mean, grid), previews (preview_every, ...), conditions of the model, and arguments of the
+                reward (label=7 for reward_label=7).
+            timeout: seconds for all of it.
+
+        Raises:
+            TiltserveError: a subclass for each status; `InvalidArgument` also for a keyword that may be two things.
+        """
+        asked, previews = Wanted.of(model, n, reward, conditions, reward_args, parameters, version, request_id, wanted)
+        if score is not None:
+            if previews or on_preview is not None:
+                raise InvalidArgument("score: expected no previews beside it, got some")
+            return self._run(operations.interact(self._memory, self._patience(timeout), asked), score=score)
+        if not (progress or on_preview):
+            if previews:
+                raise InvalidArgument(f"{min(previews)}: expected on_preview= beside it, or stream, got none")
+            return self._run(operations.sample(self._memory, self._patience(timeout), asked))
+        return self._watched(asked, previews, progress, on_preview, timeout)
+
+    def stream(
+        self,
+        model: str,
+        n: int | None = None,
+        *,
+        preview_every: int = 1,
+        reward: str | None = None,
+        conditions: Mapping[str, Any] | None = None,
+        reward_args: Mapping[str, Any] | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        version: str = "",
+        request_id: str = "",
+        timeout: float | None = None,
+        **wanted: Any,
+    ) -> "Stream":
+        """Draw samples and see them on the way: an iterator of `Preview`s that ends with the `Samples`.
+
+        Leaving the loop and closing the stream, or leaving its `with`, takes the request off the server.
+
+        Args:
+            preview_every: a preview of every so many stages. Besides, `preview_dtype="uint8"` makes them a quarter as
+                large, and `preview_size=32` bounds their edges.
+            wanted: as `sample`.
+        """
+        asked, previews = Wanted.of(model, n, reward, conditions, reward_args, parameters, version, request_id, wanted)
+        previews = {**previews, "preview_every": preview_every}
+        operation = operations.stream(self._memory, self._patience(timeout), asked, previews)
+        return Stream(operation, self._session())
+
+    def score(
+        self, reward: str, x: Any, *, version: str = "", timeout: float | None = None, **arguments: Any
+    ) -> Floats:
+        """What a served network makes of samples x [n, *event]: float32 [n]. An argument is for all or [n, ...]."""
+        patience = self._patience(timeout)
+        return self._run(operations.score(self._memory, patience, reward, x, version, arguments))
+
+    def infer(
+        self,
+        model: str,
+        inputs: Mapping[str, Any] | None = None,
+        *,
+        parameters: Mapping[str, Any] | None = None,
+        outputs: Sequence[str] = (),
+        version: str = "",
+        request_id: str = "",
+        timeout: float | None = None,
+    ) -> Inferred:
+        """Plain inference: arrays by name in, a mapping of arrays out; what is sent is as it is given."""
+        patience = self._patience(timeout)
+        return self._run(
+            operations.infer(
+                self._memory, patience, model, inputs or {}, parameters or {}, outputs, version, request_id
+            )
+        )
+
+    def likelihood(
+        self,
+        model: str,
+        x: Any,
+        *,
+        law: str = "data",
+        probes: int | None = None,
+        conditions: Mapping[str, Any] | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        version: str = "",
+        request_id: str = "",
+        timeout: float | None = None,
+        **wanted: Any,
+    ) -> Likelihood:
+        """Log-likelihoods in nats of samples x [n, *event] under a sampler's model.
+
+        Args:
+            law: `data` or `sampler`.
+            wanted: steps, seed, guidance, conditions, ...
+        """
+        asked, _ = Wanted.of(model, None, None, conditions, None, parameters, version, request_id, wanted)
+        patience = self._patience(timeout)
+        return self._run(operations.likelihood(self._memory, patience, asked, x, law, probes))
+
+    def metadata(self, model: str, *, version: str = "", timeout: float | None = None) -> Metadata:
+        """What a model takes and gives."""
+        return self._run(operations.metadata(self._patience(timeout), model, version))
+
+    def models(self, *, timeout: float | None = None) -> list[Model]:
+        """The models that are served."""
+        return self.fleet(timeout=timeout).models
+
+    def fleet(self, *, timeout: float | None = None) -> Fleet:
+        """The models that are served, and the replicas that hold them."""
+        return self._run(operations.fleet(self._patience(timeout)))
+
+    def stats(self, model: str = "", *, version: str = "", timeout: float | None = None) -> list[Statistics]:
+        """What the server counted, of one model or of all."""
+        return self._run(operations.statistics(self._patience(timeout), model, version))
+
+    def load(self, model: str, *, timeout: float | None = None) -> None:
+        """Load a model's newest version; returns when it is ready."""
+        self._run(operations.load(self._patience(timeout), model))
+
+    def unload(self, model: str, *, timeout: float | None = None) -> None:
+        """Take a model out; returns when its requests are done."""
+        self._run(operations.unload(self._patience(timeout), model))
+
+    def ready(self, model: str | None = None, *, version: str = "", timeout: float | None = None) -> bool:
+        """Whether the server is there and serves a model, or this one; False where it cannot be reached."""
+        return self._run(operations.ready(self._patience(timeout), model, version))
+
+    def _watched(
+        self,
+        asked: Wanted,
+        previews: Mapping[str, Any],
+        shown: bool,
+        on_preview: Callable[[Preview], object] | None,
+        timeout: float | None,
+    ) -> Samples:
+        patience = self._patience(timeout)
+        if on_preview is None:
+            previews = {**progress.CHEAP, **previews}
+        operation = operations.stream(self._memory, patience, asked, {"preview_every": 1, **previews})
+        with progress.bar(asked.model, shown) as bar, Stream(operation, self._session()) as stream:
+            try:
+                for each in stream:
+                    if isinstance(each, Preview):
+                        bar(each)
+                        if on_preview is not None:
+                            on_preview(each)
+                return stream.result()
+            except Unimplemented:
+                if on_preview is not None:
+                    raise
+        return self._run(operations.sample(self._memory, patience, asked))  # a server that does not stream
+
+    def _patience(self, timeout: float | None) -> Patience:
+        return Patience(self._timeout if timeout is None else timeout, self._retries)
+
+    def _session(self, score: Callable[[Floats], Any] | None = None) -> "_Session":
+        return _Session(self._method, self._headers, score)
+
+    def _run(self, operation: Operation[T], score: Callable[[Floats], Any] | None = None) -> T:
+        """The result of an operation that emits nothing."""
+        session = self._session(score)
+        try:
+            driven = _drive(operation, session)
+            while True:
+                next(driven)
+        except StopIteration as done:
+            result: T = done.value
+            return result
+        except errors.TiltserveError as error:
+            raise error.with_traceback(None) from None  # how it came here would be a page of generators
+        finally:
+            session.close()
+
+    def _method(self, rpc: Rpc, streaming: bool) -> Any:
+        with self._lock:
+            if rpc.path not in self._methods:
+                make = self._channel.stream_stream if streaming else self._channel.unary_unary
+                self._methods[rpc.path] = make(rpc.path, rpc.serialize, rpc.parse)
+            return self._methods[rpc.path]
+
+
+class Stream(Iterator[Preview | Samples]):
+    """Previews, and the samples last. As a context it is closed in the end, which takes the request off the server."""
+
+    def __init__(self, operation: Operation[Samples], session: "_Session") -> None:
+        self._session, self._driven = session, _drive(operation, session)
+        self._result: Samples | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+    def __next__(self) -> Preview | Samples:
+        if self._result is not None:
+            raise StopIteration
+        try:
+            preview: Preview = next(self._driven)
+            return preview
+        except StopIteration as done:
+            self.close()
+            if done.value is None:
+                raise  # it was closed before
+            self._result = done.value
+            return done.value
+        except BaseException:
+            self.close()
+            raise
+
+    def result(self) -> Samples:
+        """The samples; previews that were not looked at are passed over."""
+        for _ in self:
+            pass
+        if self._result is None:
+            raise errors.Cancelled("the stream was closed before the samples came")
+        return self._result
+
+    def close(self) -> None:
+        """Take the request off the server, if it is still running."""
+        self._session.close()
+
+
+class _Session:
+    """Does the steps of one operation."""
+
+    def __init__(
+        self,
+        method: Callable[[Rpc, bool], Any],
+        headers: Sequence[tuple[str, str]],
+        score: Callable[[Floats], Any] | None,
+    ) -> None:
+        self._method, self._headers, self._score = method, headers, score
+        self._call: Any = None
+        self._outgoing: SimpleQueue[Message | None] = SimpleQueue()
+        self._closed = False
+
+    def do(self, step: Step) -> Any:
+        """What comes of a step; raises a `TiltserveError` where it fails."""
+        match step:
+            case Ask():
+                return self._ask(step)
+            case Open():
+                self._end()
+                self._outgoing = SimpleQueue()
+                self._outgoing.put(step.message)
+                if not step.more:
+                    self._outgoing.put(None)
+                messages = iter(self._outgoing.get, None)
+                self._call = self._method(step.rpc, True)(messages, timeout=step.seconds, metadata=self._headers)
+            case Receive():
+                try:
+                    return next(self._call, None)
+                except grpc.RpcError as error:
+                    raise errors.of_call(error) from None
+            case Send():
+                self._outgoing.put(step.message)
+            case Score():
+                assert self._score is not None
+                return self._score(step.candidates)
+            case Sleep():
+                time.sleep(step.seconds)
+        return None
+
+    def closed(self) -> bool:
+        return self._closed
+
+    def close(self) -> None:
+        self._closed = True
+        self._end()
+
+    def _end(self) -> None:
+        """Let go of the stream, and of the thread that gRPC sends its messages from."""
+        if self._call is not None:
+            self._call.cancel()
+            self._call = None
+        self._outgoing.put(None)
+
+    def _ask(self, step: Ask) -> Any:
+        try:
+            answer, call = self._method(step.rpc, False).with_call(
+                step.message, timeout=step.seconds, metadata=[*self._headers, *step.metadata]
+            )
+        except grpc.RpcError as error:
+            raise errors.of_call(error) from None
+        except ValueError as error:  # a channel that was closed
+            raise errors.Cancelled(str(error)) from None
+        return (answer, call.trailing_metadata()) if step.trailing else answer
+
+
+def _drive(operation: Operation[T], session: _Session) -> Generator[Any, None, T | None]:
+    """Do an operation's steps one after another; what it emits comes out here. None if the session was closed."""
+    try:
+        step = next(operation)
+        while not session.closed():
+            try:
+                came = (yield step.value) if isinstance(step, Emit) else session.do(step)
+            except errors.TiltserveError as error:
+                if session.closed():
+                    break
+                step = operation.throw(error)
+            else:
+                step = operation.send(came)
+    except StopIteration as done:
+        result: T = done.value
+        return result
+    operation.close()
+    return None

@@ -1,0 +1,390 @@
+"""Everything a client does, step by step: requests are made and answers read here, and nothing is sent."""
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from tritonclient.grpc import service_pb2 as pb
+
+from protos.tiltserve.v1 import fleet_pb2, sampling_pb2
+from tiltserve import errors, names, steps, tensors
+from tiltserve.answers import Inferred, Likelihood, Preview, Samples, likelihood_of, samples_of
+from tiltserve.errors import InvalidArgument, NotFound, Unavailable
+from tiltserve.listings import Fleet, Metadata, Statistics, fleet_of, metadata_of, statistics_of
+from tiltserve.names import CLIENT, PREFIX
+from tiltserve.steps import Emit, Open, Operation, Patience, Receive, Score, Send, Sleep
+from tiltserve.tensors import Array, Parameter
+
+
+@dataclass
+class Memory:
+    """What a client remembers of models between calls: None for a name that is no model's."""
+
+    models: dict[tuple[str, str], Metadata | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A request for samples in the caller's words.
+
+    Attributes:
+        keywords: whatever else was given by name; `names` says what each of them is.
+    """
+
+    model: str
+    n: int | None
+    version: str
+    id: str
+    reward: str | None
+    conditions: Mapping[str, Any]
+    reward_args: Mapping[str, Any]
+    parameters: Mapping[str, Any]
+    keywords: Mapping[str, Any]
+
+    @classmethod
+    def of(
+        cls,
+        model: str,
+        n: int | None,
+        reward: str | None,
+        conditions: Mapping[str, Any] | None,
+        reward_args: Mapping[str, Any] | None,
+        parameters: Mapping[str, Any] | None,
+        version: str,
+        request_id: str,
+        keywords: Mapping[str, Any],
+    ) -> "tuple[Wanted, dict[str, Parameter]]":
+        """What is asked for, and how it is to be previewed."""
+        previews = {name: tensors.scalar(name, each) for name, each in keywords.items() if name in names.PREVIEWS}
+        others = {name: each for name, each in keywords.items() if name not in names.PREVIEWS}
+        return cls(
+            model, n, version, request_id, reward, conditions or {}, reward_args or {}, parameters or {}, others
+        ), previews
+
+
+@dataclass(frozen=True)
+class Request:
+    """The same in the server's words."""
+
+    model: str
+    version: str
+    id: str
+    parameters: dict[str, Parameter]
+    inputs: dict[str, Array]
+
+    def message(self, **more: Parameter) -> pb.ModelInferRequest:
+        return tensors.infer_request(self.model, self.version, self.id, {**self.parameters, **more}, self.inputs)
+
+
+def sample(memory: Memory, patience: Patience, wanted: Wanted) -> Operation[Samples]:
+    """Draw samples by ModelInfer."""
+    request = yield from _request(memory, patience, wanted)
+    with_samples = yield from _inferred(memory, patience, request.message())
+    return samples_of(with_samples)
+
+
+def stream(memory: Memory, patience: Patience, wanted: Wanted, previews: Mapping[str, Parameter]) -> Operation[Samples]:
+    """Draw samples by ModelStreamInfer; each `Preview` is emitted.
+
+    A stream that breaks is begun again: the seed is fixed, so what comes is the same, and stages that were emitted are
+    passed over.
+    """
+    request = yield from _request(memory, patience, wanted)
+    message, emitted = request.message(**previews), 0
+    while True:
+        try:
+            yield Open(steps.STREAM, message, patience.left)
+            while (reply := (yield Receive())) is not None:
+                if reply.error_message:
+                    raise errors.in_band(reply.error_message)
+                answer = _answer(reply.infer_response, patience)
+                if "denoised" in answer.outputs:
+                    preview = _preview(answer)
+                    if preview.stage > emitted:
+                        emitted = preview.stage
+                        yield Emit(preview)
+                elif answer.outputs:
+                    return samples_of(answer, emitted)
+            raise errors.Internal("the stream ended before the samples came")
+        except Unavailable as error:
+            pause = patience.pause(error)
+        yield Sleep(pause)
+
+
+def interact(memory: Memory, patience: Patience, wanted: Wanted) -> Operation[Samples]:
+    """Draw samples steered by the caller's own function; begun again only while it was not asked."""
+    request = yield from _request(memory, patience, wanted)
+    opening = sampling_pb2.InteractiveRequest(
+        sample=sampling_pb2.SampleRequest(
+            model=request.model,
+            version=request.version,
+            id=request.id,
+            parameters={name: tensors.value(name, each) for name, each in request.parameters.items()},
+            inputs={name: tensors.tensor(each) for name, each in request.inputs.items()},
+        )
+    )
+    scored = False
+    while True:
+        try:
+            yield Open(steps.INTERACT, opening, patience.left, more=True)
+            while (reply := (yield Receive())) is not None:
+                if reply.HasField("samples"):
+                    return samples_of(_drawn(reply.samples, patience))
+                scored = True
+                candidates = tensors.of_tensor(reply.candidates.tensor)
+                scores = _scores((yield Score(candidates)), len(candidates))
+                answer = sampling_pb2.Scores(batch=reply.candidates.batch, scores=scores)
+                yield Send(sampling_pb2.InteractiveRequest(scores=answer))
+            raise errors.Internal("the stream ended before the samples came")
+        except Unavailable as error:
+            if scored:
+                raise
+            pause = patience.pause(error)
+        yield Sleep(pause)
+
+
+def infer(
+    memory: Memory,
+    patience: Patience,
+    model: str,
+    inputs: Mapping[str, Any],
+    parameters: Mapping[str, Any],
+    outputs: Any,
+    version: str,
+    request_id: str,
+) -> Operation[Inferred]:
+    """Plain inference: arrays in, arrays out."""
+    message = tensors.infer_request(
+        model,
+        version,
+        request_id,
+        {name: tensors.scalar(name, each) for name, each in parameters.items()},
+        {name: tensors.array(name, each) for name, each in inputs.items()},
+        outputs,
+    )
+    return (yield from _inferred(memory, patience, message))
+
+
+def score(
+    memory: Memory, patience: Patience, reward: str, x: Any, version: str, arguments: Mapping[str, Any]
+) -> Operation[Array]:
+    """What a served network makes of samples: float32 [n]."""
+    model = yield from _described(memory, patience, reward, version)
+    if model is None:
+        raise NotFound(
+            f"unknown model {reward!r}, expected a served network: other rewards are known to requests alone"
+        )
+    x = tensors.array("x", x)
+    takers = [each for each in model.inputs if len(each.shape) == x.ndim and each.name not in arguments]
+    if not takers:
+        had = ", ".join(f"{each.name} {each.datatype} {list(each.shape)}" for each in model.inputs)
+        raise InvalidArgument(f"x: expected samples for an input of {reward!r} ({had}), got {list(x.shape)}")
+    taker = next((each for each in takers if each.name == "x"), takers[0])
+    inputs = {taker.name: tensors.cast("x", x, taker.datatype)}
+    for name, each in arguments.items():
+        spec = model.input(name)
+        made = tensors.array(name, each) if spec is None else tensors.cast(name, each, spec.datatype)
+        rows = made.ndim if spec is None else len(spec.shape)
+        inputs[name] = np.broadcast_to(made, (len(x), *made.shape)) if made.ndim < rows else made
+    answer = yield from infer(memory, patience, reward, inputs, {}, (), version, "")
+    named = answer.outputs.get("reward")
+    found = [each for each in answer.outputs.values() if each.size == len(x)]
+    if named is None and not found:
+        raise InvalidArgument(f"expected an output [n] of {reward!r} for the score, got {', '.join(answer.outputs)}")
+    return (found[0] if named is None else named).reshape(len(x)).astype(np.float32)
+
+
+def likelihood(
+    memory: Memory, patience: Patience, wanted: Wanted, x: Any, law: str, probes: int | None
+) -> Operation[Likelihood]:
+    """Log-likelihoods of samples x [n, *event]."""
+    x = tensors.cast("x", x, "FP32")
+    if not x.ndim:
+        raise InvalidArgument("x: expected samples [n, *event], got a number")
+    more = {"likelihood": law, "x_init": x, **({} if probes is None else {"probes": probes})}
+    asked = Wanted(**{**vars(wanted), "n": len(x), "keywords": {**wanted.keywords, **more}})
+    request = yield from _request(memory, patience, asked)
+    answer = yield from _inferred(memory, patience, request.message())
+    return likelihood_of(answer)
+
+
+def metadata(patience: Patience, model: str, version: str) -> Operation[Metadata]:
+    """What a model takes and gives."""
+    reply = yield from steps.asked(patience, steps.METADATA, pb.ModelMetadataRequest(name=model, version=version))
+    return metadata_of(reply)
+
+
+def fleet(patience: Patience) -> Operation[Fleet]:
+    """Models and replicas."""
+    return fleet_of((yield from steps.asked(patience, steps.LIST, fleet_pb2.ListModelsRequest())))
+
+
+def statistics(patience: Patience, model: str, version: str) -> Operation[list[Statistics]]:
+    """What was counted of a model, or of all of them."""
+    message = pb.ModelStatisticsRequest(name=model, version=version)
+    return statistics_of((yield from steps.asked(patience, steps.STATISTICS, message)))
+
+
+def load(patience: Patience, model: str) -> Operation[None]:
+    """Load a model's newest version, or load it again; not repeated."""
+    yield from steps.asked(patience, steps.LOAD, pb.RepositoryModelLoadRequest(model_name=model), repeat=False)
+
+
+def unload(patience: Patience, model: str) -> Operation[None]:
+    """Take a model out; not repeated."""
+    yield from steps.asked(patience, steps.UNLOAD, pb.RepositoryModelUnloadRequest(model_name=model), repeat=False)
+
+
+def ready(patience: Patience, model: str | None, version: str) -> Operation[bool]:
+    """Whether the server answers and any model of it is ready, or this one is."""
+    try:
+        if model is None:
+            answer = yield from steps.asked(patience, steps.READY, pb.ServerReadyRequest(), repeat=False)
+        else:
+            message = pb.ModelReadyRequest(name=model, version=version)
+            answer = yield from steps.asked(patience, steps.MODEL_READY, message, repeat=False)
+    except Unavailable:
+        return False
+    return bool(answer.ready)
+
+
+def _request(memory: Memory, patience: Patience, wanted: Wanted) -> Operation[Request]:
+    """The request for samples, with a seed: what is sent again must have the same one."""
+    parameters: dict[str, Parameter] = {}
+    inputs: dict[str, Array] = {}
+    arguments = {PREFIX + name: each for name, each in wanted.reward_args.items()}
+    conditions, open_names = dict(wanted.conditions), dict[str, Any]()
+    for name, each in wanted.keywords.items():
+        if each is None:
+            continue
+        if name in names.TENSORS:
+            inputs[name] = tensors.cast(name, each, names.TENSORS[name])
+        elif name == "grid" and not isinstance(each, str):
+            inputs[name] = tensors.cast(name, each, "FP64")
+        elif name in names.PARAMETERS:
+            parameters[name] = tensors.scalar(name, each)
+        elif name.startswith(PREFIX):
+            arguments[name] = each
+        else:
+            open_names[name] = each
+    model = None
+    if conditions or open_names:
+        model = yield from _described(memory, patience, wanted.model, wanted.version)
+    if open_names:
+        takes = yield from _takes(memory, patience, wanted.reward)
+        for name, each in open_names.items():
+            kind = names.kind(name, model, wanted.reward, takes)
+            if kind == "condition":
+                conditions[name] = each
+            elif kind == "argument":
+                arguments[PREFIX + name] = each
+            elif np.ndim(each):
+                inputs[name] = tensors.array(name, each)
+            else:
+                parameters[name] = tensors.scalar(name, each)
+    inputs |= {name: _condition(model, name, each) for name, each in conditions.items()}
+    for name, each in arguments.items():
+        if np.ndim(each):
+            inputs[name] = _argument(name, each, wanted.reward)
+        else:
+            parameters[name] = tensors.scalar(name, each)
+    parameters |= {name: tensors.scalar(name, each) for name, each in wanted.parameters.items()}
+    if wanted.reward is not None:
+        parameters["reward"] = wanted.reward
+    if wanted.n is not None:
+        if "samples" in parameters:
+            raise InvalidArgument(f"samples: expected n or samples, got {wanted.n} and {parameters['samples']}")
+        parameters["samples"] = tensors.scalar("n", wanted.n)
+    parameters.setdefault("seed", secrets.randbelow(2**63))
+    return Request(wanted.model, wanted.version, wanted.id, parameters, inputs)
+
+
+def _described(memory: Memory, patience: Patience, model: str, version: str = "") -> Operation[Metadata | None]:
+    """A model's metadata, None if there is no such model."""
+    key = (model, version)
+    if key not in memory.models:
+        try:
+            memory.models[key] = yield from metadata(patience, model, version)
+        except NotFound:
+            memory.models[key] = None
+    return memory.models[key]
+
+
+def _takes(memory: Memory, patience: Patience, reward: str | None) -> Operation[set[str] | None]:
+    """The arguments of a reward, None where they are not known."""
+    if reward is None or reward == CLIENT:
+        return set()
+    if reward in names.BUILT_IN:
+        return set(names.BUILT_IN[reward])
+    if not reward.isidentifier() and not reward.replace("-", "_").replace(".", "_").isidentifier():
+        return None  # an expression
+    model = yield from _described(memory, patience, reward)
+    return None if model is None else {each.name for each in model.inputs}
+
+
+def _condition(model: Metadata | None, name: str, value: Any) -> Array:
+    """A condition as the model takes it: with rows, one for all samples where it came without."""
+    spec = None if model is None else model.input(name)
+    if spec is None:
+        made = tensors.array(name, value)
+        return made if made.ndim else made[None]
+    made = tensors.cast(name, value, spec.datatype)
+    return made[None] if made.ndim == len(spec.shape) - 1 else made
+
+
+def _argument(name: str, value: Any, reward: str | None) -> Array:
+    """A tensor that is an argument of a reward: numbers as float32, but labels stay whole."""
+    made = tensors.array(name, value)
+    whole = made.dtype.kind in "iu" and reward not in names.BUILT_IN
+    return made if made.dtype.kind not in "iuf" or whole else made.astype(np.float32)
+
+
+def _inferred(memory: Memory, patience: Patience, message: pb.ModelInferRequest) -> Operation[Inferred]:
+    try:
+        reply = yield from steps.asked(patience, steps.INFER, message)
+    except (InvalidArgument, NotFound):
+        memory.models.clear()  # the model may be another one by now
+        raise
+    return _answer(reply, patience)
+
+
+def _answer(reply: pb.ModelInferResponse, patience: Patience) -> Inferred:
+    return Inferred(
+        tensors.outputs_of(reply),
+        tensors.parameters_of(reply),
+        reply.model_name,
+        reply.model_version,
+        reply.id,
+        patience.spent,
+    )
+
+
+def _drawn(reply: sampling_pb2.SampleReply, patience: Patience) -> Inferred:
+    return Inferred(
+        {name: np.array(tensors.of_tensor(each)) for name, each in reply.outputs.items()},
+        {name: tensors.of_value(each) for name, each in reply.parameters.items()},
+        reply.model,
+        reply.version,
+        reply.id,
+        patience.spent,
+    )
+
+
+def _preview(answer: Inferred) -> Preview:
+    said = answer.parameters
+    return Preview(
+        answer.outputs["denoised"],
+        int(said.get("stage", 0)),
+        int(said.get("stages", 0)),
+        int(said.get("network_rows", 0)),
+    )
+
+
+def _scores(given: object, rows: int) -> Array:
+    """What the caller's function gave, as float32 [rows]."""
+    scores = np.asarray(given, dtype=np.float32)
+    if scores.shape != (rows,):
+        raise InvalidArgument(f"score: expected scores of shape [{rows}], got {list(scores.shape)}")
+    return scores
