@@ -14,11 +14,11 @@ help: ## show the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # Only a changed lock or pyproject installs again.
-$(STAMP): requirements.lock pyproject.toml
+$(STAMP): requirements.lock pyproject.toml client/pyproject.toml
 	@test -n "$(PYTHON)" || { echo "error: expected python3.11 on PATH, found no python3" >&2; exit 1; }
 	@test -x $(BIN)/python || { echo "making $(VENV) (a few minutes, about 1.5 GB)"; "$(PYTHON)" -m venv $(VENV); }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable ./client --editable .
 	@touch $@
 
 install: $(STAMP) ## make .venv with every pinned dependency
@@ -52,7 +52,7 @@ models: $(STAMP) ## train and export the demo models again (hours on two cores; 
 
 lock: $(STAMP) ## write requirements.lock from what .venv has
 	@grep '^#' requirements.lock > requirements.lock.new
-	$(BIN)/python -m pip freeze --all --exclude pip --exclude wheel --exclude tiltserve | sed -E 's/\+[a-z0-9.]+$$//' >> requirements.lock.new
+	$(BIN)/python -m pip freeze --all --exclude pip --exclude wheel --exclude tiltserve --exclude tiltserve-client | sed -E 's/\+[a-z0-9.]+$$//' >> requirements.lock.new
 	@mv requirements.lock.new requirements.lock
 
 clean: ## remove .venv, caches and outputs

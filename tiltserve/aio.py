@@ -313,7 +313,8 @@ class _Session:
                     return await self._ask(step)
                 case Open():
                     self._end()
-                    self._call = self._method(step.rpc, True)(timeout=step.seconds, metadata=self._headers)
+                    metadata = [*self._headers, *step.metadata]
+                    self._call = self._method(step.rpc, True)(timeout=step.seconds, metadata=metadata)
                     await self._call.write(step.message)
                     if not step.more:
                         await self._call.done_writing()

@@ -349,8 +349,11 @@ class _Session:
                 self._outgoing.put(step.message)
                 if not step.more:
                     self._outgoing.put(None)
-                messages = iter(self._outgoing.get, None)
-                self._call = self._method(step.rpc, True)(messages, timeout=step.seconds, metadata=self._headers)
+                messages, metadata = iter(self._outgoing.get, None), [*self._headers, *step.metadata]
+                try:
+                    self._call = self._method(step.rpc, True)(messages, timeout=step.seconds, metadata=metadata)
+                except ValueError as error:  # a channel that was closed
+                    raise errors.Cancelled(str(error)) from None
             case Receive():
                 try:
                     return next(self._call, None)

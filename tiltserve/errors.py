@@ -129,8 +129,8 @@ def of_call(error: Any) -> TiltserveError:
 
 
 def in_band(message: str) -> TiltserveError:
-    """The exception of an error that came inside a stream, as `STATUS: line` or as a line alone."""
-    status, colon, line = message.partition(": ")
-    if colon and status.removeprefix("StatusCode.") in _KINDS:
-        return _KINDS[status.removeprefix("StatusCode.")](line)
-    return TiltserveError(message)
+    """The exception of an error that came inside a stream: `[StatusCode.NAME] line`, as Triton's clients write it, or a
+    line alone."""
+    status, closed, line = message.removeprefix("[StatusCode.").partition("] ")
+    kind = _KINDS.get(status) if closed else None
+    return TiltserveError(message) if kind is None else kind(line)

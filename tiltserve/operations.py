@@ -17,6 +17,9 @@ from tiltserve.names import CLIENT, PREFIX
 from tiltserve.steps import Emit, Open, Operation, Patience, Receive, Score, Send, Sleep
 from tiltserve.tensors import Array, Parameter
 
+AS_STATUS = ("triton_grpc_error", "true")
+"""Metadata of a stream whose first error is to be its status: each of our streams has one request."""
+
 
 @dataclass
 class Memory:
@@ -95,7 +98,7 @@ def stream(memory: Memory, patience: Patience, wanted: Wanted, previews: Mapping
     message, emitted = request.message(**previews), 0
     while True:
         try:
-            yield Open(steps.STREAM, message, patience.left)
+            yield Open(steps.STREAM, message, patience.left, [AS_STATUS])
             while (reply := (yield Receive())) is not None:
                 if reply.error_message:
                     raise errors.in_band(reply.error_message)

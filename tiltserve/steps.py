@@ -64,11 +64,16 @@ class Ask:
 
 @dataclass(frozen=True)
 class Open:
-    """Begin a stream with its first message; without `more` that is the only one."""
+    """Begin a stream with its first message; without `more` that is the only one.
+
+    Attributes:
+        metadata: beside the client's own.
+    """
 
     rpc: Rpc
     message: Message
     seconds: float | None
+    metadata: Sequence[tuple[str, str]] = ()
     more: bool = False
 
 
