@@ -190,6 +190,8 @@ def score(
         spec = model.input(name)
         made = tensors.array(name, each) if spec is None else tensors.cast(name, each, spec.datatype)
         rows = made.ndim if spec is None else len(spec.shape)
+        if spec is not None and spec.shape[1:] == (1,):  # a column is one number a row, which needs no second axis
+            rows = 1
         inputs[name] = np.broadcast_to(made, (len(x), *made.shape)) if made.ndim < rows else made
     answer = yield from infer(memory, patience, reward, inputs, {}, (), version, "")
     named = answer.outputs.get("reward")

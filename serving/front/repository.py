@@ -41,8 +41,8 @@ class Repository:
 
     @property
     def extensions(self) -> Sequence[str]:
-        """Of KServe v2, as ServerMetadata lists them."""
-        return ("model_repository", "model_repository(unload_dependents)")
+        """Of KServe v2, as ServerMetadata lists them; without loading and unloading the index alone is none."""
+        return ("model_repository", "model_repository(unload_dependents)") if self._allowed else ()
 
     async def _index(self, request: pb.RepositoryIndexRequest) -> Message:
         _one_repository(request.repository_name)

@@ -13,7 +13,8 @@ MODEL = Metadata("m", ["1"], "", [Tensor("label", "INT64", (-1,)), Tensor("null_
 
 def test_the_lists_are_those_of_the_server():
     options = {name for solver in steering.solvers.values() for name in solver.options}
-    assert {*Parameters.model_fields, *options, *EVERYWHERE} == names.PARAMETERS
+    streamed = {*names.PREVIEWS, "stream_samples"}
+    assert {*Parameters.model_fields, *options, *EVERYWHERE} - streamed == names.PARAMETERS
     assert {name: (*each.arguments,) for name, each in BUILT_IN.items()} == dict(names.BUILT_IN)
 
 

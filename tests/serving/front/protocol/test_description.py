@@ -116,7 +116,7 @@ def test_configuration_and_metadata_agree(client: Client, name: str):
 @pytest.mark.parametrize("name", ["rings.network", "stripes.network", "nearness"])
 def test_a_network_runs_as_many_rows_as_it_says_and_more(client: Client, name: str):
     metadata, most = client.get_model_metadata(name), config(client, name).max_batch_size
-    assert most == 256
+    assert 1 < most <= 256  # where larger calls cost a row no less, as far as was measured
     for rows in (1, most, most + 1):
         result = client.infer(name, tensors(metadata.inputs, rows))
         for each in metadata.outputs:
