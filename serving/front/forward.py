@@ -73,7 +73,7 @@ class Forwarder:
             return await self._send(target, deadline, lambda link: link.infer(data, rows, deadline.left()))
 
     async def stream(
-        self, asked: Asked, data: bytes, write: Callable[[bytes], Awaitable[None]], deadline: Deadline
+        self, asked: Asked, data: bytes, write: Callable[[bytes, Place], Awaitable[None]], deadline: Deadline
     ) -> bytes:
         """As `infer`, for a request that may have several responses: the last one, a serialised
         ModelStreamInferResponse; those before it go to `write`.
@@ -87,7 +87,7 @@ class Forwarder:
             nonlocal delivered
             if place.order > delivered.order:
                 delivered = place
-                await write(reply)
+                await write(reply, place)
 
         with self.statistics.failures(asked.model, asked.version):
             target = self._admit(asked)

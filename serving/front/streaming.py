@@ -1,5 +1,6 @@
 """ModelStreamInfer on the front: each request of a stream goes to a replica on a stream of its own."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import NoReturn
 
@@ -7,6 +8,7 @@ import grpc
 from grpc.aio import ServicerContext
 
 from serving.front import asked
+from serving.front.asked import Asked
 from serving.front.deadline import Deadline
 from serving.front.forward import Forwarder
 from serving.front.metrics import FrontMetrics
@@ -15,14 +17,15 @@ from serving.front.roster import Roster
 from serving.wire import errors, received, streamed
 from serving.wire.aside import aside
 from serving.wire.inflight import InFlight, Sender
+from serving.wire.streamed import Place
 from serving.wire.streams import Streams, UnderWay
+from serving.wire.waiting import Waiting
 
 METHOD = "ModelStreamInfer"
 
 
 class Streaming:
-    """The method. Responses pass through as the bytes they come in; a client that reads slowly slows down its own
-    requests' streams to their replicas, which keep the newest preview only."""
+    """The method. Responses pass through as the bytes they come in."""
 
     def __init__(
         self, roster: Roster, forwarder: Forwarder, metrics: FrontMetrics, under_way: UnderWay, streams: Streams
@@ -48,7 +51,7 @@ class Streaming:
                     with self._forwarder.statistics.failures(came.model, came.version):
                         request = asked.of(came)
                         deadline = Deadline(context.time_remaining(), request.timeout_s)
-                        last = await self._forwarder.stream(request, data, sender.write, deadline)
+                        last = await self._last(request, data, deadline, sender)
             except errors.RequestError as error:
                 if as_status:
                     raise
@@ -63,6 +66,22 @@ class Streaming:
             await in_flight.run(messages, self._streams, answer)
         except errors.RequestError as error:
             await errors.abort(context, error)
+
+    async def _last(self, request: Asked, data: bytes, deadline: Deadline, sender: Sender) -> bytes:
+        """The last response to a request, once those before it are sent."""
+        waiting = Waiting[bytes](sender)
+
+        async def deliver(reply: bytes, place: Place) -> None:
+            waiting.put(reply, len(reply), preview=place.preview)
+            await waiting.room()
+
+        async def as_it_is(reply: bytes) -> bytes:
+            return reply
+
+        forwarding = self._forwarder.stream(request, data, deliver, deadline)
+        if streamed.at_once(request.parameters):
+            return await forwarding
+        return await waiting.send(asyncio.ensure_future(forwarding), as_it_is)
 
 
 async def _raised(error: errors.RequestError) -> NoReturn:

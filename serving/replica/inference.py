@@ -86,8 +86,7 @@ class Inference:
 
 async def encoded(answer: Answer, reply: Callable[[], Message]) -> bytes:
     """The serialised reply that holds an answer, made aside where it is large; raises as `fitting`."""
-    size = sum(each.nbytes for each in answer.outputs.values())
-    return await aside(size, lambda: fitting(reply().SerializeToString()))
+    return await aside(answer.nbytes, lambda: fitting(reply().SerializeToString()))
 
 
 def fitting(reply: bytes) -> bytes:

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator
 
 import grpc
 from grpc.aio import ServicerContext
@@ -12,7 +12,6 @@ from serving.models.model import Model
 from serving.replica.answering import Answering
 from serving.replica.counting import Counting
 from serving.replica.inference import SERVICE, encoded
-from serving.replica.mailbox import Mailbox
 from serving.replica.statuses import UNEXPECTED, Statuses
 from serving.requests.previews import Preview
 from serving.wire import errors, kserve, received, streamed
@@ -20,7 +19,7 @@ from serving.wire.answer import Answer
 from serving.wire.aside import aside
 from serving.wire.inflight import InFlight, Sender
 from serving.wire.kserve import InferRequest
-from serving.wire.parameters import STREAMED
+from serving.wire.waiting import Waiting
 
 _log = logging.getLogger(__name__)
 METHOD = "ModelStreamInfer"
@@ -73,29 +72,21 @@ class Streaming:
         streamed.check(request.parameters)
         with contextlib.suppress(Exception):  # said before, or the caller has left
             await context.send_initial_metadata((errors.BEGUN,))
-        mailbox = Mailbox(sender)
+        waiting = Waiting[tuple[Model, Preview | Answer]](sender)
 
-        def answered() -> Awaitable[tuple[Model, Answer]]:
-            return self._answering.answer(request, size, context, counting=counting, deliver=mailbox.put)
+        def deliver(model: Model, part: Preview | Answer) -> None:
+            waiting.put((model, part), part.nbytes, preview=isinstance(part, Preview))
 
-        if not any(name in request.parameters for name in STREAMED):  # nothing comes before the answer
-            return await _response(request, *await answered(), final=True)
-        answering = asyncio.ensure_future(answered())
-        try:
-            while await mailbox.filled(answering):
-                await sender.send(lambda: _next(mailbox, request))
+        async def before(taken: tuple[Model, Preview | Answer]) -> bytes:
+            model, part = taken
+            answer = await aside(part.nbytes, part.answer) if isinstance(part, Preview) else part
+            return await _response(request, model, answer, final=False)
+
+        answering = self._answering.answer(request, size, context, counting=counting, deliver=deliver)
+        if streamed.at_once(request.parameters):
             return await _response(request, *await answering, final=True)
-        finally:
-            answering.cancel()
-
-
-async def _next(mailbox: Mailbox, request: InferRequest) -> bytes | None:
-    """The next response before the last, made when it is its turn to be sent: until then newer ones replace it."""
-    if (taken := mailbox.take()) is None:
-        return None
-    model, part = taken
-    answer = await aside(part.nbytes, part.answer) if isinstance(part, Preview) else part
-    return await _response(request, model, answer, final=False)
+        answered = await waiting.send(asyncio.ensure_future(answering), before)
+        return await _response(request, *answered, final=True)
 
 
 async def _response(request: InferRequest, model: Model, answer: Answer, *, final: bool) -> bytes:

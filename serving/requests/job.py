@@ -1,7 +1,7 @@
 """From a request to a program for the engine, and from its result to a response."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +12,7 @@ from serving import rewards
 from serving.backends import Array, InputError, OutOfMemoryError, UnavailableError
 from serving.engine.admission import DeadlineError
 from serving.engine.engine import DeadlinePassedError, ExternalError, NetworkFailedError, QueueFullError
-from serving.engine.task import Routine, Task
+from serving.engine.task import Routine, Step, Task
 from serving.models.described import LIKELIHOODS, PREVIEWED, SAMPLED
 from serving.models.evaluations import evaluations
 from serving.models.model import Knowledge, Model, PlainModel, Sampler
@@ -287,9 +287,8 @@ def _sample(
         target = setup.target
         key = (type(setup), target.key, target.beta, target.threshold, problem.plan.path)
         yield from once(known.underway, key, evaluations(setup.prepare(problem), model, reward, announced=False))
-    group = group_size(steer, problem.event)
-    for first in range(0, n, group):
-        rows = slice(first, min(first + group, n))
+    group, streamed = group_size(steer, problem.event), watched is not None and watched.groups
+    for rows in previews.groups(n, group, 1 if steer is None else steer.together, watched):
         sampler = steering.sample(
             problem.rows(rows),
             steering.Noise(parameters.seed, range(rows.start, rows.stop)),
@@ -297,17 +296,28 @@ def _sample(
             None if start is None else start[rows],
         )
         if watched is not None:
-            sampler = watched.watched(sampler, first, len(problem.plan.stages))
-        parts.append((yield from evaluations(sampler, model, reward)))
+            sampler = watched.watched(sampler, rows.start, len(problem.plan.stages))
+        x, report = yield from evaluations(sampler, model, reward)
+        if streamed:
+            yield from _score(reward, x, report)
+        parts.append((x, report))
         if watched is not None:
-            watched.rows += parts[-1][1].network_rows
+            watched.finished(rows, n, x, report)
     x, report = torch.cat([part for part, _ in parts]), merged([r for _, r in parts])
-    if reward is not None and report.rewards is None:  # asked for scores without steering
-        report.rewards = checked_rewards((yield from reward.scores(x)), n, reward.name)
-        report.reward_rows += n
-    outputs: dict[str, Array] = {"samples": x.numpy()}
+    yield from _score(reward, x, report)
+    last = rows if streamed else slice(0, n)
+    outputs: dict[str, Array] = {"samples": x[last].numpy()}
     if report.rewards is not None:
-        outputs["rewards"] = report.rewards.to(torch.float32).numpy()
+        outputs["rewards"] = report.rewards[last].to(torch.float32).numpy()
     fingerprint = known.fingerprint if reward is None else f"{known.fingerprint}-{reward.fingerprint}"
     said: dict[str, Parameter] = {"seed": parameters.seed, "solver": parameters.solver, "fingerprint": fingerprint}
+    if streamed:
+        said["first"] = last.start
     return Answer(outputs, {**said, **echoed(report, steered, x)}, steered.method)
+
+
+def _score(reward: Reward | None, x: torch.Tensor, report: steering.Report) -> Generator[Step, list[Array], None]:
+    """The rewards of samples [n, *event] that were asked for without steering."""
+    if reward is not None and report.rewards is None:
+        report.rewards = checked_rewards((yield from reward.scores(x)), len(x), reward.name)
+        report.reward_rows += len(x)

@@ -1,6 +1,7 @@
 """What a streamed request shows before its answer: denoised estimates on the way, and groups of finished samples."""
 
-from collections.abc import Callable, Generator
+import math
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -15,13 +16,14 @@ from serving.wire import errors
 from serving.wire.answer import Answer
 from serving.wire.parameters import Parameters
 from serving.wire.tensors import Array, Parameter
+from steering.numerics.tiles import ROWS
 
 Result = TypeVar("Result")
 
 RANGE = (-1.0, 1.0)
 """What 0 and 255 stand for where the card does not say what samples may be."""
-EARLY = 16
-"""Samples in the first of the groups that are streamed."""
+EARLY = ROWS
+"""Samples in the first of the groups that are streamed: those of one of steering's tiles."""
 _TORCH = {
     "float32": torch.float32,
     "fp32": torch.float32,
@@ -126,12 +128,35 @@ class Watched:
         except StopIteration as stop:
             return stop.value
 
-    def finished(self, first: int, x: Tensor, report: steering.Report) -> None:
-        """Sends a group of samples [group, *event] that is not the last."""
+    def finished(self, rows: slice, n: int, x: Tensor, report: steering.Report) -> None:
+        """Notes, and sends where groups are sent, the samples `rows` of n, x [group, *event]; the last are the
+        answer's."""
+        self.rows += report.network_rows
+        if not self.groups or rows.stop == n:
+            return
         outputs: dict[str, Array] = {"samples": x.numpy()}
         if report.rewards is not None:
             outputs["rewards"] = report.rewards.to(torch.float32).numpy()
-        self.deliver(Answer(outputs, {"first": first, "network_rows": self.rows}))
+        self.deliver(Answer(outputs, {"first": rows.start, "network_rows": self.rows}))
+
+
+def groups(n: int, size: int, together: int, watched: Watched | None) -> Iterator[slice]:
+    """Which of n samples are drawn together: groups of `size`, one after another.
+
+    Where groups are sent, the first is a small one, since it is waited for. The others are as large as ever: on two
+    cores, 128 digits in groups of 16 take up to a fifth longer than in groups of 64.
+
+    Args:
+        together: samples that must not be divided; `size` is a multiple of them.
+    """
+    first = 0
+    if watched is not None and watched.groups:
+        unit = math.lcm(EARLY, together)
+        if unit < size and 2 * unit <= n:
+            yield slice(0, unit)
+            first = unit
+    for start in range(first, n, size):
+        yield slice(start, min(start + size, n))
 
 
 def watched_for(parameters: Parameters, card: Card, deliver: Deliver | None) -> Watched | None:

@@ -13,3 +13,8 @@ class Answer:
     outputs: dict[str, Array]
     parameters: dict[str, Parameter]
     steering: str = ""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its tensors."""
+        return sum(each.nbytes for each in self.outputs.values())

@@ -2,6 +2,7 @@
 request."""
 
 import math
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 import grpc
@@ -11,6 +12,7 @@ from tritonclient.grpc import service_pb2 as pb
 
 from serving.wire import errors
 from serving.wire.fields import BYTES, fields
+from serving.wire.parameters import STREAMED
 from serving.wire.tensors import Parameter
 
 AS_STATUS = ("triton_grpc_error", "true")
@@ -30,6 +32,10 @@ class Place(NamedTuple):
     first: float
     stage: float
     final: bool = False
+
+    @property
+    def preview(self) -> bool:
+        return self.stage < math.inf
 
     @property
     def order(self) -> tuple[float, float]:
@@ -81,7 +87,12 @@ def as_status(context: ServicerContext) -> bool:
     return AS_STATUS in tuple(context.invocation_metadata() or ())
 
 
-def check(parameters: "dict[str, Parameter]") -> None:
+def at_once(parameters: Collection[str]) -> bool:
+    """Whether a request of those parameters has no response before its last one."""
+    return not any(name in parameters for name in STREAMED)
+
+
+def check(parameters: Mapping[str, Parameter]) -> None:
     """Refuse a value of `triton_enable_empty_final_response` that Triton refuses. It changes nothing: the last response
     always holds the answer, and empty ones are for models whose last response does not."""
     value = parameters.get(EMPTY_FINAL, False)

@@ -213,6 +213,83 @@ def test_calls_of_one_answer_say_where_previews_are(live: Live, how: dict[str, A
     )  # fmt: skip
 
 
+GROUPS: list[dict[str, Any]] = [
+    {"samples": 150},
+    {"samples": 70, **STEERED},
+    {"samples": 40, "steering": "none", **{k: v for k, v in STEERED.items() if k.startswith("reward") or k == "steps"}},
+    {"samples": 70, "steering": "smc", "solver": "ddim", "eta": 1.0, "population": 16, "keep": 5, **STEERED},
+    {"samples": 20},
+]
+
+
+@pytest.mark.parametrize("how", GROUPS, ids=["plain", "doob", "scored", "smc", "few"])
+def test_groups_of_samples_are_those_of_one_answer(live: Live, address: str, how: dict[str, Any]):
+    parameters = {"seed": 5, **how}
+    outputs, whole = live.infer(**parameters)
+    with Stream(address) as stream:
+        stream.ask(stream_samples=True, **parameters)
+        groups = stream.all()
+    for name, each in outputs.items():
+        assert np.concatenate([group.as_numpy(name) for group in groups]).tobytes() == each.tobytes()
+    firsts = [said(each)["first"] for each in groups]
+    lengths = [len(each.as_numpy("samples")) for each in groups]
+    assert firsts == [sum(lengths[:i]) for i in range(len(lengths))]
+    assert (len(groups) > 1) == (how["samples"] > 32)
+    assert {**said(groups[-1]), "first": 0} == {**whole, "triton_final_response": True, "first": 0}
+    rows = [said(each)["network_rows"] for each in groups]
+    assert rows == sorted(rows)
+
+
+def test_groups_and_previews_in_order(address: str):
+    """A group's previews come before it, and the next one's after it."""
+    with Stream(address) as stream:
+        stream.ask(samples=48, steps=4, preview_every=2, stream_samples=True)
+        parts = stream.all()
+    assert [(said(each)["first"], said(each).get("stage")) for each in parts] == [
+        (0, 2), (0, 4), (0, None), (16, 2), (16, 4), (16, None),
+    ]  # fmt: skip
+
+
+def test_a_client_that_does_not_read_holds_up_nobody(live: Live, address: str):
+    """Once it reads, it finds what was on its way, all samples, and of later previews the newest."""
+    steps, n = 400, 336
+    window = [("grpc.http2.bdp_probe", 0)]  # 64 KiB are on their way
+    with grpc.insecure_channel(address, options=window) as channel:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        request = pb.ModelInferRequest(model_name="rings", id="slow")
+        for name, value in {"samples": n, "steps": steps, "preview_every": 1, "seed": 1}.items():
+            request.parameters[name].int64_param = value
+        request.parameters["stream_samples"].bool_param = True
+        call = stub.ModelStreamInfer(iter([request]), timeout=60)
+        until(lambda: live.replicas[0]._engine.backlog_rows)
+        until(lambda: live.replicas[0]._engine.backlog_rows == 0, 50)  # the engine is done, and nothing was read
+        parts = [each.infer_response for each in call]
+    samples = [each for each in parts if each.outputs[0].name == "samples"]
+    drawn = b"".join(each.raw_output_contents[0] for each in samples)
+    assert drawn == live.infer(samples=n, steps=steps, seed=1)[0]["samples"].tobytes()
+    assert samples[-1] is parts[-1]
+    assert parts[-2].parameters["stage"].int64_param == steps
+    assert len(parts) < 300  # of 2400 stages
+
+
+def test_a_lost_replica_is_made_up_for_without_saying_anything_twice(root: Path):
+    with running(root, count=2, poll_s=5) as live, Stream(live.address) as stream:
+        how: dict[str, Any] = {"samples": 60, "steps": 300, "seed": 3, "preview_every": 1, "stream_samples": True}
+        stream.ask(**how)
+        parts = [stream.result() for _ in range(5)]
+        for replica in live.replicas:
+            if replica._engine.backlog_rows:
+                assert replica._server is not None
+                live.on_loop(replica._server.stop(None))
+        parts += stream.all()
+        assert live.metric("tiltserve_replays_total", model="rings") == 1
+        order = [(said(each)["first"], said(each).get("stage", np.inf)) for each in parts]
+        assert order == sorted(set(order))
+        drawn = np.concatenate([each.as_numpy("samples") for each in parts if "stage" not in said(each)])
+        others = {k: v for k, v in how.items() if k not in ("preview_every", "stream_samples")}
+        assert drawn.tobytes() == live.infer(**others)[0]["samples"].tobytes()
+
+
 def test_many_at_a_time_in_the_order_they_end(address: str):
     with Stream(address) as stream:
         stream.ask("long", samples=8, steps=1000, seed=1)
