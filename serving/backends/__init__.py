@@ -16,21 +16,25 @@ class GraphTensor:
     Attributes:
         shared: where the graph has no batch axis here and takes one value for all rows of a call, that value's shape:
             [] or [1] of a time, [1, 77, 768], [77, 768]. `row` is then without a first axis of 1.
+        bfloat16: it is bfloat16 in the graph; a backend takes and gives it in float32.
     """
 
     name: str
     dtype: np.dtype[np.generic]
     row: tuple[int | None, ...]
     shared: tuple[int, ...] | None = None
+    bfloat16: bool = False
 
     def fits(self, row: tuple[int, ...]) -> bool:
         """Whether a row of this shape is one of this tensor's."""
         return len(row) == len(self.row) and all(b in (None, a) for a, b in zip(row, self.row, strict=True))
 
 
-def shared_input(name: str, dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> GraphTensor:
+def shared_input(
+    name: str, dtype: np.dtype[np.generic], shape: tuple[int, ...], *, bfloat16: bool = False
+) -> GraphTensor:
     """An input without a batch axis."""
-    return GraphTensor(name, dtype, shape[1:] if shape[:1] == (1,) else shape, shape)
+    return GraphTensor(name, dtype, shape[1:] if shape[:1] == (1,) else shape, shape, bfloat16)
 
 
 def shown(shape: Iterable[int | str | None]) -> str:

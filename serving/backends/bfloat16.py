@@ -25,6 +25,13 @@ def has_bfloat16(file: Path) -> bool:
     return any(_of_bfloat16(each) for each in _parts(model))
 
 
+def ends(file: Path) -> frozenset[str]:
+    """The graph's inputs and outputs in bfloat16, by name."""
+    graph = onnx.load(file, load_external_data=False).graph
+    both = (*graph.input, *graph.output)
+    return frozenset(each.name for each in both if any(map(_of_bfloat16, _of_type(each.type))))
+
+
 def with_float32(file: Path, use: Callable[[Path], Result]) -> Result:
     """What `use` makes of a copy of the graph with float32 in place of bfloat16; the copy is gone afterwards."""
     model = onnx.load(file)

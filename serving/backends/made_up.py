@@ -121,16 +121,16 @@ class MadeUp:
         feeds: Feeds = {}
         for k, each in enumerate(self.inputs):
             shape = (rows, *(axis or self.length for axis in each.row))
-            value = self.laws[each.name].draw(np.random.default_rng([seed, k]), shape).astype(each.dtype)
+            value = _typed(self.laws[each.name].draw(np.random.default_rng([seed, k]), shape), each.dtype)
             feeds[each.name] = value if each.name in self.varying else np.repeat(value[:1], rows, axis=0)
         return feeds
 
     def others(self, feeds: Feeds, seed: int) -> Feeds:
         """Values of the same shapes, different everywhere but in what rows share."""
         return {
-            each.name: self.laws[each.name]
-            .others(np.random.default_rng([seed, k]), feeds[each.name])
-            .astype(each.dtype)
+            each.name: _typed(
+                self.laws[each.name].others(np.random.default_rng([seed, k]), feeds[each.name]), each.dtype
+            )
             if each.name in self.varying
             else feeds[each.name]
             for k, each in enumerate(self.inputs)
@@ -150,6 +150,11 @@ class MadeUp:
         except Exception as error:  # a graph that divides whole numbers by zero raises what it likes
             return error
         return None
+
+
+def _typed(values: Array, dtype: np.dtype[np.generic]) -> Array:
+    """Values of a type; texts are numbers written out."""
+    return values.astype(str).astype(object) if dtype == np.object_ else values.astype(dtype)
 
 
 def _laws(tensor: GraphTensor, span: Range | None) -> Sequence[Law]:

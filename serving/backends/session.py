@@ -3,7 +3,7 @@
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,14 @@ _TYPES = {
     "tensor(float16)": np.float16,
     "tensor(int64)": np.int64,
     "tensor(int32)": np.int32,
+    "tensor(int16)": np.int16,
     "tensor(int8)": np.int8,
+    "tensor(uint64)": np.uint64,
+    "tensor(uint32)": np.uint32,
+    "tensor(uint16)": np.uint16,
     "tensor(uint8)": np.uint8,
     "tensor(bool)": np.bool_,
+    "tensor(string)": np.object_,
 }
 BFLOAT16 = "tensor(bfloat16)"
 # Gather and similar operators use their own texts, and not all the same status
@@ -121,15 +126,22 @@ def _opened(file: Path, options: onnxruntime.SessionOptions, providers: Provider
     try:
         session = opened(file)
     except Exception:
-        from serving.backends.bfloat16 import has_bfloat16, with_float32  # onnx is slow to import
+        from serving.backends.bfloat16 import has_bfloat16  # onnx is slow to import
 
         if has_bfloat16(file):
-            return with_float32(file, opened)
+            return _widened(file, opened)
         raise
     if any(each.type == BFLOAT16 for each in (*session.get_inputs(), *session.get_outputs())):
-        from serving.backends.bfloat16 import with_float32
+        return _widened(file, opened)
+    return session
 
-        return with_float32(file, opened)
+
+def _widened(file: Path, opened: Callable[[Path], onnxruntime.InferenceSession]) -> onnxruntime.InferenceSession:
+    """A session on a graph with float32 in place of bfloat16, that knows which of its tensors were."""
+    from serving.backends.bfloat16 import ends, with_float32
+
+    session = with_float32(file, opened)
+    session.bfloat16 = ends(file)
     return session
 
 
@@ -143,13 +155,14 @@ def inputs_of(file: Path, session: onnxruntime.InferenceSession) -> tuple[GraphT
     """
     nodes = session.get_inputs()
     batched = any(each.shape and not isinstance(each.shape[0], int) for each in nodes)
-    return tuple(_tensor(file, each, may_be_shared=batched or _of_one_row(session)) for each in nodes)
+    may_be_shared, narrow = batched or _of_one_row(session), _narrow(session)
+    return tuple(_tensor(file, each, may_be_shared=may_be_shared, narrow=narrow) for each in nodes)
 
 
 def outputs_of(file: Path, session: onnxruntime.InferenceSession) -> tuple[GraphTensor, ...]:
     """A session's outputs; LoadError where the first is no free axis or a type is not served."""
     one = _of_one_row(session)
-    found = (_tensor(file, each, may_be_shared=one) for each in session.get_outputs())
+    found = (_tensor(file, each, may_be_shared=one, narrow=_narrow(session)) for each in session.get_outputs())
     return tuple(replace(each, shared=None) for each in found)
 
 
@@ -163,7 +176,10 @@ def _of_one_row(session: onnxruntime.InferenceSession) -> bool:
 
 
 def check_fixed(file: Path, each: GraphTensor) -> None:
-    """LoadError if a tensor's rows have a length that varies: buffers made beforehand need fixed lengths."""
+    """LoadError if a tensor's rows have a length that varies, or are texts: buffers made beforehand need fixed
+    lengths."""
+    if each.dtype == np.object_:
+        raise LoadError(f"{file}: {each.name}: expected numbers on this provider, got texts")
     if None in each.row:
         raise LoadError(f"{file}: {each.name}: expected rows of a fixed shape on this provider, got {shown(each.row)}")
 
@@ -187,14 +203,21 @@ def _name(provider: str | tuple[str, dict[str, Any]]) -> str:
     return provider if isinstance(provider, str) else provider[0]
 
 
-def _tensor(file: Path, each: onnxruntime.NodeArg, *, may_be_shared: bool) -> GraphTensor:
+def _narrow(session: onnxruntime.InferenceSession) -> Collection[str]:
+    """Inputs and outputs that are bfloat16 in the graph, if it was opened in float32."""
+    names: Collection[str] = getattr(session, "bfloat16", ())
+    return names
+
+
+def _tensor(file: Path, each: onnxruntime.NodeArg, *, may_be_shared: bool, narrow: Collection[str]) -> GraphTensor:
     if each.type not in _TYPES:
         raise LoadError(f"{file}: {each.name}: expected one of {', '.join(_TYPES)}, got {each.type}")
     if may_be_shared and all(isinstance(axis, int) for axis in each.shape):
-        return shared_input(each.name, np.dtype(_TYPES[each.type]), tuple(each.shape))
+        shape = tuple(each.shape)
+        return shared_input(each.name, np.dtype(_TYPES[each.type]), shape, bfloat16=each.name in narrow)
     if not each.shape:
         raise LoadError(f"{file}: {each.name}: expected a first axis for the batch, got a scalar")
     row = tuple(axis if isinstance(axis, int) else None for axis in each.shape[1:])
     if isinstance(each.shape[0], int):
         raise LoadError(f"{file}: {each.name}: expected a free first axis for the batch, got length {each.shape[0]}")
-    return GraphTensor(each.name, np.dtype(_TYPES[each.type]), row)
+    return GraphTensor(each.name, np.dtype(_TYPES[each.type]), row, bfloat16=each.name in narrow)

@@ -135,10 +135,11 @@ def _tensor(file: Path, name: str, value: Any, *, may_be_shared: bool = False) -
     shape: list[Any] = list(value.shape)  # what is not an int is a symbol
     dtype = _wide(torch.empty(0, dtype=value.dtype)).numpy().dtype
     if may_be_shared and all(isinstance(axis, int) for axis in shape):
-        return shared_input(name, dtype, tuple(shape))
+        return shared_input(name, dtype, tuple(shape), bfloat16=value.dtype == torch.bfloat16)
     if not shape or isinstance(shape[0], int):
         raise LoadError(f"{file}: {name}: expected a free first axis for the batch, got shape {shape}")
-    return GraphTensor(name, dtype, tuple(axis if isinstance(axis, int) else None for axis in shape[1:]))
+    row = tuple(axis if isinstance(axis, int) else None for axis in shape[1:])
+    return GraphTensor(name, dtype, row, bfloat16=value.dtype == torch.bfloat16)
 
 
 def _line(error: Exception) -> str:

@@ -16,7 +16,9 @@ from serving.backends.sizes import dense
 from serving.wire import channels
 
 _log = logging.getLogger(__name__)
-_DATATYPES = ("FP32", "FP64", "FP16", "INT64", "INT32", "INT8", "UINT8", "BOOL")
+_DATATYPES = (
+    "FP32", "FP64", "FP16", "INT64", "INT32", "INT16", "INT8", "UINT64", "UINT32", "UINT16", "UINT8", "BOOL",
+)  # fmt: skip
 # the engine waits meanwhile, so only long enough to restore a lost connection
 _CHANNEL = channels.to_service(
     service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name,

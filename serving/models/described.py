@@ -58,7 +58,7 @@ def plain_state(model: PlainModel) -> ModelState:
         "READY",
         fingerprint=model.fingerprint,
         inputs=tuple(map(_input, network.backend.inputs)),
-        outputs=tuple(TensorSpec(each.name, datatype(each.dtype), _rows(each)) for each in network.backend.outputs),
+        outputs=tuple(TensorSpec(each.name, _datatype(each), _rows(each)) for each in network.backend.outputs),
         backend=_software(network.backend),
         device=_device(network.backend),
         most_rows=network.costs.largest,
@@ -101,7 +101,11 @@ def _arguments(event: tuple[int, ...]) -> Iterator[TensorSpec]:
 def _input(each: GraphTensor) -> TensorSpec:
     """An input of a network; one number a row is shown as a column, which is taken too."""
     shape = _rows(each)
-    return TensorSpec(each.name, datatype(each.dtype), shape if each.row else (*shape, 1), column=not each.row)
+    return TensorSpec(each.name, _datatype(each), shape if each.row else (*shape, 1), column=not each.row)
+
+
+def _datatype(each: GraphTensor) -> str:
+    return "BF16" if each.bfloat16 else datatype(each.dtype)
 
 
 def _rows(each: GraphTensor) -> tuple[int, ...]:

@@ -10,11 +10,12 @@ from serving.backends import Array, GraphTensor, shown
 from serving.engine.task import Evaluation, Routine, Task
 from serving.models.model import PlainModel
 from serving.requests.tensors import came
-from serving.wire import errors
+from serving.wire import errors, texts
 from serving.wire.answer import Answer
 from serving.wire.channels import LONGEST_ANSWER
 from serving.wire.kserve import InferRequest
 from serving.wire.parameters import EVERYWHERE
+from serving.wire.tensors import BFLOAT16, TEXTS, held, named
 
 
 def plain_task(request: InferRequest, model: PlainModel) -> Task:
@@ -26,9 +27,9 @@ def plain_task(request: InferRequest, model: PlainModel) -> Task:
     for name in request.inputs:
         if name not in tensors:
             raise errors.invalid(unknown("input", name, tensors))
-    given = {name: _row_by_row(tensors[name], value) for name, value in request.inputs.items()}
+    given = {name: _row_by_row(tensors[name], _typed(tensors[name], value)) for name, value in request.inputs.items()}
     for name, tensor in tensors.items():
-        expected = f"input {name!r}: expected {tensor.dtype} {shown(('n', *tensor.row))}"
+        expected = f"input {name!r}: expected {_type(tensor)} {shown(('n', *tensor.row))}"
         if name not in given:
             raise errors.invalid(f"{expected}, got none")
         value = given[name]
@@ -49,9 +50,10 @@ def plain_task(request: InferRequest, model: PlainModel) -> Task:
 
     def program() -> Routine:
         results = yield Evaluation(model.network, given, names, rows)
-        return Answer(dict(zip(names, results, strict=True)), {"fingerprint": model.fingerprint})
+        answer = {name: _told(outputs[name], result) for name, result in zip(names, results, strict=True)}
+        return Answer(answer, {"fingerprint": model.fingerprint})
 
-    size = sum(value.nbytes for value in request.inputs.values())
+    size = sum(map(held, request.inputs.values()))
     return Task(
         model=model.name, program=program(), network_rows=rows, network=model.network, rows_at_once=rows, bytes=2 * size
     )
@@ -65,6 +67,30 @@ def _check_answer(outputs: Sequence[GraphTensor], rows: int) -> None:
             f"inputs: expected at most {LONGEST_ANSWER // row} rows, whose outputs fit into an answer of "
             f"{LONGEST_ANSWER} bytes, got {rows}"
         )
+
+
+def _type(tensor: GraphTensor) -> str:
+    """A type as errors name it."""
+    return "bfloat16" if tensor.bfloat16 else named(tensor.dtype)
+
+
+def _typed(tensor: GraphTensor, value: Array) -> Array:
+    """An input as the backend takes it: bfloat16 in float32, and texts as Python's."""
+    if value.dtype == BFLOAT16 and tensor.bfloat16:
+        return value.astype(np.float32)
+    if value.dtype == TEXTS and tensor.dtype == TEXTS:
+        try:
+            return texts.decoded(value)
+        except UnicodeDecodeError as error:
+            raise errors.invalid(f"input {tensor.name!r}: expected texts in UTF-8, got {error.reason}") from None
+    return value
+
+
+def _told(tensor: GraphTensor, value: Array) -> Array:
+    """An output as the graph gives it."""
+    if tensor.bfloat16:
+        return value.astype(BFLOAT16)
+    return texts.encoded(value) if value.dtype == TEXTS else value
 
 
 def _row_by_row(tensor: GraphTensor, value: Array) -> Array:

@@ -15,6 +15,7 @@ from serving.rewards import PREFIX
 from serving.wire import errors
 from serving.wire.kserve import InferRequest
 from serving.wire.parameters import GRID, MOST_STEPS, NULL, Parameters
+from serving.wire.tensors import TEXTS, named
 from steering.paths import MeanReverting
 
 
@@ -54,9 +55,11 @@ def tensors_of(request: InferRequest, model: Sampler, parameters: Parameters) ->
     names = {"x_init", "known", "mask", GRID, *(["mean"] if reverts else []), *conditions}
     names |= {NULL + name for name in conditions}
     reward = {name: value for name, value in inputs.items() if name.startswith(PREFIX)}
-    for name in inputs:
+    for name, value in inputs.items():
         if name not in names and name not in reward:
             raise errors.invalid(unknown("input", name, names))
+        if value.dtype == TEXTS:
+            raise errors.invalid(f"input {name!r}: expected numbers, got {came(value)}")
     ours = {name: value for name, value in inputs.items() if name not in conditions}  # a card's own names come first
     if ("known" in ours) != ("mask" in ours):
         raise errors.invalid("known and mask: expected both inputs or neither, got one")
@@ -187,4 +190,4 @@ def _rows(n: int, row: tuple[int, ...]) -> str:
 
 
 def came(value: Array) -> str:
-    return f"{value.dtype} {list(value.shape)}"
+    return f"{named(value.dtype)} {list(value.shape)}"

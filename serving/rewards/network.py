@@ -14,7 +14,7 @@ from serving.models.model import RAW, Model, PlainModel
 from serving.rewards.reward import PREFIX, Scoring, came, check_names
 from serving.rewards.taking import AS_IT_IS, Taking
 from serving.wire import errors
-from serving.wire.tensors import Given
+from serving.wire.tensors import Given, named
 
 
 @dataclass(frozen=True)
@@ -170,14 +170,14 @@ def tensor_argument(reward: str, tensor: GraphTensor, value: Given) -> Array:
     array = np.asarray(value)
     if array.shape == (1, *(axis or 0 for axis in tensor.row)):
         array = array[0]
-    fits = array.dtype.kind in _CASTS[tensor.dtype.kind] and tensor.fits(array.shape)
+    fits = array.dtype.kind in _CASTS.get(tensor.dtype.kind, "") and tensor.fits(array.shape)
     if fits:
         with np.errstate(over="ignore"):
             cast = array.astype(tensor.dtype)
         # a cast must not wrap around, nor end in infinity
         fits = bool(np.isfinite(cast).all() if tensor.dtype.kind == "f" else (cast == array).all())
     if not fits:
-        wanted = f"{tensor.dtype} of shape {['?' if axis is None else axis for axis in tensor.row]}"
+        wanted = f"{named(tensor.dtype)} of shape {['?' if axis is None else axis for axis in tensor.row]}"
         raise errors.invalid(f"{PREFIX}{tensor.name} of reward {reward!r}: expected {wanted}, got {came(value)}")
     return cast
 

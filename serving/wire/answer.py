@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from serving.wire.tensors import Array, Parameter
+from serving.wire.tensors import Array, Parameter, held
 
 
 @dataclass(frozen=True)
@@ -17,4 +17,4 @@ class Answer:
     @property
     def nbytes(self) -> int:
         """Bytes of its tensors."""
-        return sum(each.nbytes for each in self.outputs.values())
+        return sum(map(held, self.outputs.values()))

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from google.protobuf.message import DecodeError
 
+from serving.wire import texts
 from serving.wire.fields import BYTES, FIXED32, FIXED64, VARINT, fields, varints
 from serving.wire.fields import count as varint_count
 from serving.wire.tensors import Array
@@ -64,20 +65,24 @@ def packed(pieces: Sequence[memoryview], budget: Budget) -> Mapping[str, Sequenc
 
 
 def count(name: str, pieces: Sequence[memoryview]) -> int:
-    """How many numbers there are in the field's bytes."""
+    """How many numbers, or texts, there are in the field's pieces."""
     kind, dtype = _KINDS[name]
+    if kind == BYTES:
+        return len(pieces)
     if kind == VARINT:
         return varint_count(pieces)
     return sum(map(len, pieces)) // dtype.itemsize
 
 
 def values(name: str, pieces: Sequence[memoryview]) -> Array:
-    """The numbers [n]; read-only where they are the message's own bytes.
+    """The numbers, or texts, [n]; read-only where they are the message's own bytes.
 
     Raises:
         DecodeError: one line.
     """
     kind, dtype = _KINDS[name]
+    if kind == BYTES:
+        return texts.array([bytes(each) for each in pieces])
     data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
     if kind != VARINT:
         if len(data) % dtype.itemsize:

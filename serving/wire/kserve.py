@@ -8,14 +8,16 @@ import numpy as np
 from google.protobuf.message import DecodeError
 from tritonclient.grpc import service_pb2 as pb
 
-from serving.wire import contents, errors
+from serving.wire import contents, errors, texts
 from serving.wire.received import Received, Sent
-from serving.wire.tensors import DATATYPES, Array, Parameter, TensorSpec, datatype
+from serving.wire.tensors import BFLOAT16, DATATYPES, TEXTS, Array, Parameter, TensorSpec, datatype, raw
 
 PLATFORM = "tiltserve"
 """What every model is run by, as clients are told."""
 _ALIGNED = 16
 """Bytes at whose multiples arrays begin, as kernels like it; a view into a message may begin anywhere."""
+_A_BYTE_OF_TEXT = 16
+"""How much longer than a byte of numbers one of texts may take: a quarter of them may be elements."""
 _A_BYTE_OF_CONTENTS = 32
 """How much longer than a raw byte one of contents may take: half of them may begin a field."""
 
@@ -57,8 +59,12 @@ def decode_request(request: Received) -> InferRequest:
 
 def effort(request: Received) -> int:
     """Bytes of raw tensors that are read in the time that `decode_request` takes, at most, for `aside`."""
-    raw = sum(len(sent.raw) for sent in request.inputs if sent.raw is not None)
-    return raw + _A_BYTE_OF_CONTENTS * sum(len(piece) for sent in request.inputs for piece in sent.contents)
+    plain = sum(len(sent.raw) * _effort(sent) for sent in request.inputs if sent.raw is not None)
+    return plain + _A_BYTE_OF_CONTENTS * sum(len(piece) for sent in request.inputs for piece in sent.contents)
+
+
+def _effort(sent: Sent) -> int:
+    return _A_BYTE_OF_TEXT if sent.datatype == "BYTES" else 1
 
 
 def parameter(name: str, value: Parameter | None) -> Parameter:
@@ -108,7 +114,7 @@ def encode_response(
             )
             for name in names
         ],
-        raw_output_contents=[outputs[name].tobytes() for name in names],
+        raw_output_contents=[raw(outputs[name]) for name in names],
     )
 
 
@@ -142,7 +148,7 @@ def _decode_tensor(sent: Sent, budget: contents.Budget) -> Array:
     if any(length < 0 for length in sent.shape):
         raise errors.invalid(f"{where}: expected a shape without negative lengths, got {list(sent.shape)}")
     flat = _from_contents(sent, budget) if sent.raw is None else _from_raw(sent, sent.raw)
-    if flat.dtype.kind == "f" and not np.isfinite(flat).all():
+    if (flat.dtype.kind == "f" or flat.dtype == BFLOAT16) and not np.isfinite(flat).all():
         raise errors.invalid(f"{where}: expected finite numbers, got NaN or infinity")
     try:
         whole = flat.reshape(sent.shape)
@@ -151,17 +157,22 @@ def _decode_tensor(sent: Sent, budget: contents.Budget) -> Array:
     return whole if whole.ctypes.data % _ALIGNED == 0 else whole.copy()
 
 
-def _from_raw(sent: Sent, raw: memoryview) -> Array:
+def _from_raw(sent: Sent, data: memoryview) -> Array:
     where, (dtype, _) = f"input {sent.name!r}", DATATYPES[sent.datatype]
-    expected = math.prod(sent.shape) * dtype.itemsize
-    if len(raw) != expected:
-        came = f"expected {expected} bytes for {sent.datatype} {list(sent.shape)}, got {len(raw)}"
-        raise errors.invalid(f"{where}: {came}")
     if sent.contents:
         raise errors.invalid(f"{where}: expected raw bytes or contents, got both")
-    if sent.datatype == "BOOL" and np.frombuffer(raw, np.uint8).max(initial=0) > 1:
+    if dtype == TEXTS:
+        try:
+            return texts.split(data, math.prod(sent.shape))
+        except ValueError as error:
+            raise errors.invalid(f"{where}: BYTES {list(sent.shape)}: {error}") from None
+    expected = math.prod(sent.shape) * dtype.itemsize
+    if len(data) != expected:
+        came = f"expected {expected} bytes for {sent.datatype} {list(sent.shape)}, got {len(data)}"
+        raise errors.invalid(f"{where}: {came}")
+    if sent.datatype == "BOOL" and np.frombuffer(data, np.uint8).max(initial=0) > 1:
         raise errors.invalid(f"{where}: expected BOOL bytes of 0 or 1, got others")
-    return np.frombuffer(raw, dtype)
+    return np.frombuffer(data, dtype)
 
 
 def _from_contents(sent: Sent, budget: contents.Budget) -> Array:

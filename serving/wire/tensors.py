@@ -4,14 +4,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
 from protos.tiltserve.v1 import tensor_pb2
+from serving.wire import texts
 
 Parameter = bool | int | float | str
 Array = npt.NDArray[Any]
 Given = Parameter | Array
+
+BFLOAT16, TEXTS = np.dtype(ml_dtypes.bfloat16), np.dtype(object)
+"""Types of arrays of bfloat16, which numpy knows from its authors' package, and of BYTES: objects of Python's bytes."""
 
 # KServe datatype -> numpy type and the field of InferTensorContents that may carry it (None: only raw bytes).
 DATATYPES: dict[str, tuple[np.dtype[np.generic], str | None]] = {
@@ -27,6 +32,8 @@ DATATYPES: dict[str, tuple[np.dtype[np.generic], str | None]] = {
     "FP16": (np.dtype(np.float16), None),
     "FP32": (np.dtype(np.float32), "fp32_contents"),
     "FP64": (np.dtype(np.float64), "fp64_contents"),
+    "BF16": (BFLOAT16, None),
+    "BYTES": (TEXTS, "bytes_contents"),
 }
 SINGLE = float(np.finfo(np.float32).max)
 """The greatest number of float32: what is beyond becomes infinity there."""
@@ -54,10 +61,26 @@ def datatype(dtype: np.dtype[np.generic] | type[np.generic]) -> str:
     return _NAMES[np.dtype(dtype)]
 
 
+def named(dtype: np.dtype[np.generic]) -> str:
+    """A type as errors name it."""
+    return "BYTES" if dtype == TEXTS else str(dtype)
+
+
+def raw(array: Array) -> bytes:
+    """An array as raw contents: its numbers, or its texts each after its length in four bytes; little-endian."""
+    if array.dtype == TEXTS:
+        return texts.joined(array)
+    return array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
+
+
+def held(array: Array) -> int:
+    """Bytes that an array takes, about."""
+    return texts.held(array) if array.dtype == TEXTS else array.nbytes
+
+
 def tensor(array: Array) -> tensor_pb2.Tensor:
     """An array as a message; KeyError if its type has no name."""
-    data = array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
-    return tensor_pb2.Tensor(datatype=datatype(array.dtype), shape=array.shape, data=data)
+    return tensor_pb2.Tensor(datatype=datatype(array.dtype), shape=array.shape, data=raw(array))
 
 
 def value(given: Given) -> tensor_pb2.Value:

@@ -141,7 +141,9 @@ def test_raw_contents_must_match_the_inputs():
 @pytest.mark.parametrize(
     ("request_", "text"),
     [
-        (tensor("BYTES", (1,), bytes_contents=[b"a"]), "got 'BYTES'"),
+        (tensor("TEXT", (1,), bytes_contents=[b"a"]), "got 'TEXT'"),
+        (tensor("BYTES", (2,), bytes_contents=[b"a"]), "expected 2 values for [2], got 1"),
+        (tensor("BYTES", (1,), fp32_contents=[1.0]), "expected raw bytes or bytes_contents for BYTES"),
         (tensor("float32"), "got 'float32'"),
         (tensor(shape=(-1,)), "without negative lengths, got [-1]"),
         (tensor(fp32_contents=[1.0]), "expected 2 values for [2], got 1"),

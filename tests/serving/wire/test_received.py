@@ -149,7 +149,7 @@ BOUNDS: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "empty texts": (
         lambda: one_input(part(3, varint(MANY)), part(5, b"\x42\x00" * MANY), datatype=b"BYTES"),
-        "got 'BYTES'",
+        "at most 65536 that are not",
     ),
     "contents without end": (
         lambda: one_input(part(3, b"\x01"), part(5, part(3, b"\x01" + b"\xff" * MANY)), datatype=b"INT64"),
