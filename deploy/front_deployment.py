@@ -24,6 +24,7 @@ class FrontDeployment:
             metrics_port=settings.metrics_port,
             drain_s=settings.drain_seconds,
             allow_model_control=settings.allow_model_control,
+            allow_shared_memory=settings.allow_shared_memory,
         )
         await self._front.start()
 

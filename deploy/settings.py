@@ -180,6 +180,9 @@ class Settings(BaseModel):
     """How long running requests may take to finish once the server was told to stop."""
     allow_model_control: bool = False
     """Whether clients may load and unload models."""
+    allow_shared_memory: bool = False
+    """Whether clients may leave tensors in POSIX shared memory of the server's user. Only processes of this machine may
+    be able to reach the server: on another address than loopback it stays off."""
     replica_ports: PortRange = (0, 0)
     """Ports of the replicas' own servers, both ends included."""
     rewards: Addresses = Field(default_factory=dict)

@@ -97,6 +97,13 @@ def serve(
             help="Let clients load and unload models. [no]",
         ),
     ] = None,
+    allow_shared_memory: Annotated[
+        bool | None,
+        typer.Option(
+            "--allow-shared-memory/--no-shared-memory",
+            help="Let clients of this machine leave tensors in its shared memory. [no]",
+        ),
+    ] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error. [info]")] = None,
     config: Annotated[Path | None, typer.Option(metavar="FILE", help="YAML settings; also TILTSERVE_CONFIG.")] = None,
 ) -> None:

@@ -22,8 +22,8 @@ class ModelState:
 
     Attributes:
         backend, device: what runs its network: the software, such as `onnxruntime`, and where.
-        most_rows, usual_rows: rows of one call of the network, at most, and where no more are worth waiting for; 0 for
-            a sampler, which takes no rows.
+        most_rows, usual_rows: rows that one call of the network can have, and that are worth waiting for; 0 for a
+            sampler, which takes no rows.
     """
 
     name: str

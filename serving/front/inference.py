@@ -17,6 +17,7 @@ from serving.front.metrics import FrontMetrics
 from serving.front.outcome import Outcome
 from serving.front.part import Answer, Part
 from serving.front.roster import Roster
+from serving.front.shared_memory import SharedMemory
 from serving.front.streaming import Streaming
 from serving.wire import errors, received
 from serving.wire.aside import aside
@@ -36,7 +37,8 @@ class Inference:
     """The service `inference.GRPCInferenceService`; RPCs that are not served yet answer UNIMPLEMENTED.
 
     Args:
-        parts: what answers RPCs other than inference and metadata.
+        shared_memory: where tensors may lie.
+        parts: what answers RPCs other than inference, metadata and those for shared memory.
     """
 
     def __init__(
@@ -46,10 +48,12 @@ class Inference:
         metrics: FrontMetrics,
         under_way: UnderWay,
         streams: Streams,
+        shared_memory: SharedMemory,
         parts: Sequence[Part] = (),
     ) -> None:
         self._roster, self._forwarder, self._metrics, self._under_way = roster, forwarder, metrics, under_way
-        self._streaming = Streaming(roster, forwarder, metrics, under_way, streams)
+        self._shared_memory, parts = shared_memory, (shared_memory, *parts)
+        self._streaming = Streaming(roster, forwarder, metrics, under_way, streams, shared_memory)
         metadata = Metadata(roster, (name for part in parts for name in part.extensions))
         self._answers: Mapping[str, Answer] = {
             name: answer for part in (metadata, *parts) for name, answer in part.answers.items()
@@ -66,7 +70,8 @@ class Inference:
         with self._forwarder.statistics.failures(came.model, came.version):
             request = asked.of(came)
             deadline = Deadline(call.context.time_remaining(), request.timeout_s)
-            return await self._forwarder.infer(request, call.data, deadline)
+            data, places = await self._shared_memory.filled(call.data, came)
+            return await self._shared_memory.put(await self._forwarder.infer(request, data, deadline), places)
 
     def _method(self, method: MethodDescriptor) -> grpc.RpcMethodHandler:
         if method.name == "ModelStreamInfer":

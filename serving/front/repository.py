@@ -41,7 +41,7 @@ class Repository:
 
     @property
     def extensions(self) -> Sequence[str]:
-        """Of KServe v2, as ServerMetadata lists them; without loading and unloading the index alone is none."""
+        """Of KServe v2, as ServerMetadata lists them: those of which every RPC works."""
         return ("model_repository", "model_repository(unload_dependents)") if self._allowed else ()
 
     async def _index(self, request: pb.RepositoryIndexRequest) -> Message:

@@ -25,6 +25,7 @@ from serving.front.metrics import FrontMetrics
 from serving.front.part import Part
 from serving.front.repository import Repository
 from serving.front.roster import Roster
+from serving.front.shared_memory import SharedMemory, local
 from serving.front.statistics import ModelStatistics
 from serving.front.trace_settings import TraceSettingRpc, TraceSettings
 from serving.supervised import Supervised
@@ -57,6 +58,8 @@ class Front:
         drain_s: how long `stop` lets requests finish.
         poll_s: how often the directory is read.
         allow_model_control: whether clients may load and unload models.
+        allow_shared_memory: whether clients of this machine may leave tensors in shared memory, if no others reach the
+            server.
     """
 
     def __init__(
@@ -70,6 +73,7 @@ class Front:
         drain_s: float = 30.0,
         poll_s: float = 0.5,
         allow_model_control: bool = False,
+        allow_shared_memory: bool = False,
     ) -> None:
         self._directory, self._host = directory, host
         self._grpc_port, self._metrics_port, self._drain_s = grpc_port, metrics_port, drain_s
@@ -80,6 +84,7 @@ class Front:
         statistics = ModelStatistics(self._roster, self._links)
         self._forwarder = Forwarder(self._roster, self._links, self.metrics, replay_wait_s, statistics)
         self._repository = Repository(self._roster, self._links, allowed=allow_model_control)
+        self._shared_memory = SharedMemory(allowed=allow_shared_memory and local(host))
         self._streams, self._under_way = Streams(), UnderWay()
         self.trace_settings = TraceSettings()
         self._server: grpc.aio.Server | None = None
@@ -153,7 +158,7 @@ class Front:
         described = reflection.ReflectionServicer([each.full_name for each in services])
         server.add_generic_rpc_handlers(
             [
-                Inference(*parts, self._kserve_parts()).handler(),
+                Inference(*parts, self._shared_memory, self._kserve_parts()).handler(),
                 Sampling(*parts).handler(),
                 small.handler(_FLEET, Fleet(self._roster), self._streams),
                 small.handler(_HEALTH, self._health, self._streams),
@@ -167,7 +172,7 @@ class Front:
         return server
 
     def _kserve_parts(self) -> Sequence[Part]:
-        """What answers KServe's RPCs, but for inference and metadata."""
+        """What answers KServe's RPCs, but for inference, metadata and those for shared memory."""
         return (
             ModelConfigs(self._roster),
             self._forwarder.statistics,

@@ -14,6 +14,7 @@ from serving.front.forward import Forwarder
 from serving.front.metrics import FrontMetrics
 from serving.front.outcome import Outcome
 from serving.front.roster import Roster
+from serving.front.shared_memory import SharedMemory
 from serving.wire import errors, received, streamed
 from serving.wire.aside import aside
 from serving.wire.inflight import InFlight, Sender
@@ -28,10 +29,16 @@ class Streaming:
     """The method. Responses pass through as the bytes they come in."""
 
     def __init__(
-        self, roster: Roster, forwarder: Forwarder, metrics: FrontMetrics, under_way: UnderWay, streams: Streams
+        self,
+        roster: Roster,
+        forwarder: Forwarder,
+        metrics: FrontMetrics,
+        under_way: UnderWay,
+        streams: Streams,
+        shared_memory: SharedMemory,
     ) -> None:
         self._roster, self._forwarder, self._metrics = roster, forwarder, metrics
-        self._under_way, self._streams = under_way, streams
+        self._under_way, self._streams, self._shared_memory = under_way, streams, shared_memory
 
     def handler(self) -> grpc.RpcMethodHandler:
         """The method, taking and giving bytes."""
@@ -51,6 +58,9 @@ class Streaming:
                     with self._forwarder.statistics.failures(came.model, came.version):
                         request = asked.of(came)
                         deadline = Deadline(context.time_remaining(), request.timeout_s)
+                        data, places = await self._shared_memory.filled(data, came)
+                        if places.outputs:  # of several responses the last would be left there
+                            raise errors.invalid("outputs: expected shared memory in ModelInfer alone, got some")
                         last = await self._last(request, data, deadline, sender)
             except errors.RequestError as error:
                 if as_status:

@@ -9,6 +9,7 @@ from protos.card import Card
 from serving.backends import Backend, GraphTensor
 from serving.fleet.directory import Device, ModelState
 from serving.models.model import PlainModel, Sampler
+from serving.models.trial import MOST
 from serving.wire.parameters import GRID, NULL
 from serving.wire.tensors import TensorSpec, datatype
 from steering.targets.rewards import BUILT_IN
@@ -61,7 +62,7 @@ def plain_state(model: PlainModel) -> ModelState:
         outputs=tuple(TensorSpec(each.name, _datatype(each), _rows(each)) for each in network.backend.outputs),
         backend=_software(network.backend),
         device=_device(network.backend),
-        most_rows=network.costs.largest,
+        most_rows=max(network.backend.sizes(MOST), default=network.costs.largest),
         usual_rows=network.costs.usual,
     )
 

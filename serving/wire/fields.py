@@ -58,6 +58,11 @@ def fields(data: memoryview) -> Iterator[Field]:
         yield Field(number, kind, data[first:at], data[start:at])
 
 
+def tagged(number: int, value: bytes | memoryview) -> tuple[bytes, bytes | memoryview]:
+    """A field of bytes as it is written: tag and length, and its content."""
+    return _written(number << 3 | BYTES) + _written(len(value)), value
+
+
 def varints(data: bytes | memoryview) -> npt.NDArray[np.uint64]:
     """The numbers of variable length in `data`, [n]; raises DecodeError.
 
@@ -93,6 +98,16 @@ def _decoded(block: npt.NDArray[np.uint8], ends: npt.NDArray[np.intp]) -> npt.ND
         there = lengths > k
         found[there] |= (block[starts[there] + k] & np.uint8(0x7F)).astype(np.uint64) << np.uint64(7 * k)
     return found
+
+
+def _written(number: int) -> bytes:
+    """A number of variable length."""
+    written = bytearray()
+    while number > 0x7F:
+        written.append(number & 0x7F | 0x80)
+        number >>= 7
+    written.append(number)
+    return bytes(written)
 
 
 def _varint(data: memoryview, at: int) -> tuple[int, int]:

@@ -5,7 +5,7 @@ of it. Fronts read requests like this and pass the bytes on; replicas then make 
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -23,6 +23,8 @@ MOST_AXES = 64
 """numpy's own bound."""
 LONGEST_NAME, LONGEST_TEXT = 1024, 2**16
 """Most characters of a name, and bytes of an id or a parameter's text."""
+REGION = "shared_memory_region"
+"""The parameter of an input, or of an output, that says that its bytes are not in the message."""
 MOST_FIELDS, MOST_BESIDE = 8 * MOST_EACH, 2**20
 """Most fields of a message, and bytes beside its tensors: reading them takes ten milliseconds."""
 
@@ -34,7 +36,7 @@ class Sent:
     Attributes:
         raw: its bytes, None where there are none.
         contents: the pieces of its InferTensorContents.
-        extras: names of its own parameters.
+        extras: its own parameters, by name; None for one without a value.
     """
 
     name: str
@@ -42,7 +44,12 @@ class Sent:
     shape: tuple[int, ...]
     raw: memoryview | None = None
     contents: Sequence[memoryview] = ()
-    extras: Sequence[str] = ()
+    extras: Mapping[str, Parameter | None] = field(default_factory=dict)
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether its bytes are not in the message: it says where they are."""
+        return REGION in self.extras
 
 
 @dataclass(frozen=True)
@@ -54,7 +61,7 @@ class Received:
         parameters: by name; None for one without a value.
         inputs: in order; a name may come twice.
         outputs: the names asked for.
-        extras: names of an output's own parameters, by its name.
+        extras: an output's own parameters, by its name and theirs.
     """
 
     model: str
@@ -63,7 +70,7 @@ class Received:
     parameters: Mapping[str, Parameter | None] = field(default_factory=dict)
     inputs: Sequence[Sent] = ()
     outputs: Sequence[str] = ()
-    extras: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    extras: Mapping[str, Mapping[str, Parameter | None]] = field(default_factory=dict)
 
 
 def infer(data: bytes) -> Received:
@@ -81,9 +88,13 @@ def infer(data: bytes) -> Received:
             else:
                 tensors.append(each.value)
         reading.count("inputs", len(inputs))
-        if raw and len(raw) != len(inputs):
-            raise errors.invalid(f"raw_input_contents: expected {len(inputs)} (one per input), got {len(raw)}")
-        sent = [_input(reading, value, raw[place] if raw else None) for place, value in enumerate(inputs)]
+        sent = [_input(reading, value) for value in inputs]
+        if raw:
+            here = [each for each in sent if not each.elsewhere]
+            if len(raw) != len(here):
+                raise errors.invalid(f"raw_input_contents: expected {len(here)} (one per input), got {len(raw)}")
+            left = iter(raw)
+            sent = [each if each.elsewhere else replace(each, raw=next(left)) for each in sent]
         rest = pb.ModelInferRequest.FromString(reading.kept())
         reading.count("parameters", len(rest.parameters))
         reading.count("outputs", len(rest.outputs))
@@ -94,7 +105,7 @@ def infer(data: bytes) -> Received:
             {_name("parameters", name): _value(value) for name, value in rest.parameters.items()},
             sent,
             [_name("outputs", each.name) for each in rest.outputs],
-            {each.name: sorted(each.parameters) for each in rest.outputs if each.parameters},
+            {each.name: _values(each.parameters) for each in rest.outputs if each.parameters},
         )
 
 
@@ -182,8 +193,8 @@ def unreadable(size: int) -> errors.RequestError:
     return errors.invalid(f"expected a protocol buffer message, got {size} bytes that do not parse")
 
 
-def _input(reading: _Reading, data: memoryview, raw: memoryview | None) -> Sent:
-    """An InferInputTensor."""
+def _input(reading: _Reading, data: memoryview) -> Sent:
+    """An InferInputTensor, without raw contents."""
     texts = {1: "", 2: ""}
     shape, contents, extras = list[memoryview](), list[memoryview](), list[memoryview]()
     for each in reading.fields(data):
@@ -195,8 +206,8 @@ def _input(reading: _Reading, data: memoryview, raw: memoryview | None) -> Sent:
             contents.append(each.value)
         elif each.kind == BYTES and each.number == 4:
             extras.append(reading.bounded(each))
-    names = pb.ModelInferRequest.InferInputTensor.FromString(b"".join(extras)).parameters if extras else ()
-    return Sent(texts[1], texts[2], _shape(texts[1], shape), raw, contents, sorted(names))
+    given = pb.ModelInferRequest.InferInputTensor.FromString(b"".join(extras)).parameters if extras else {}
+    return Sent(texts[1], texts[2], _shape(texts[1], shape), None, contents, _values(given))
 
 
 def _entry(reading: _Reading, data: memoryview) -> Sent:
@@ -234,6 +245,10 @@ def _name(where: str, name: str) -> str:
     if len(name) > LONGEST_NAME:
         raise errors.invalid(f"{where}: expected names of at most {LONGEST_NAME} characters, got one of {len(name)}")
     return name
+
+
+def _values(parameters: Mapping[str, pb.InferParameter]) -> dict[str, Parameter | None]:
+    return {name: _value(parameters[name]) for name in sorted(parameters)}
 
 
 def _value(value: pb.InferParameter) -> Parameter | None:

@@ -174,6 +174,7 @@ def test_an_input_comes_once():
 def test_shared_memory_is_refused():
     request = client_request({"x": np.zeros(1, np.float32)})
     request.inputs[0].parameters["shared_memory_region"].string_param = "r"
+    del request.raw_input_contents[:]
     assert "parameters are not served, got shared_memory_region" in refusal(request)
 
 

@@ -14,8 +14,9 @@ Refusal = Callable[[Callable[[], object]], tuple[str, str]]
 
 @pytest.fixture(scope="package")
 def live(small_models: Path) -> Iterator[Live]:
-    """A front before two replicas."""
-    with running(small_models, count=2) as made:
+    """A front before two replicas, with all that has to be allowed."""
+    front = {"allow_shared_memory": True, "allow_model_control": True}
+    with running(small_models, count=2, front=front, allow_model_control=True) as made:
         yield made
 
 

@@ -170,11 +170,20 @@ def test_a_configuration_becomes_json(client: Client):
 
 def test_extensions_are_those_that_work(client: Client):
     """Each is used here."""
+
+    def reload() -> object:
+        client.unload_model("nan", unload_dependents=True)
+        client.load_model("nan")
+        return client.is_model_ready("nan") or None
+
     uses = {
         "parameters": lambda: client.infer("rings", [], parameters={"steps": 2}),
         "schedule_policy": lambda: client.infer("rings", [], parameters={"steps": 2}, priority=1, timeout=10**7),
         "model_configuration": lambda: client.get_model_config("rings"),
         "statistics": lambda: client.get_inference_statistics("rings"),
+        "model_repository": lambda: client.get_model_repository_index().models,
+        "model_repository(unload_dependents)": reload,
+        "system_shared_memory": client.get_system_shared_memory_status,
         "trace": lambda: client.get_trace_settings(),
     }
     assert set(client.get_server_metadata().extensions) == uses.keys()
