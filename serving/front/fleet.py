@@ -1,14 +1,14 @@
 """tiltserve.v1.Fleet: the models of the server and the replicas that hold them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from grpc.aio import ServicerContext
 
 from protos.tiltserve.v1 import fleet_pb2, fleet_pb2_grpc
-from serving.fleet.directory import ModelState, ReplicaState
-from serving.front import router
+from serving.fleet.directory import ReplicaState
 from serving.front.roster import Roster
-from serving.front.summary import BEST_FIRST
+from serving.front.router import version_order
+from serving.front.summary import BEST_FIRST, Summary, summaries
 
 
 class Fleet(fleet_pb2_grpc.FleetServicer):
@@ -22,24 +22,35 @@ class Fleet(fleet_pb2_grpc.FleetServicer):
     ) -> fleet_pb2.ListModelsReply:
         index = self._roster.index
         return fleet_pb2.ListModelsReply(
-            models=[_model(listed.states) for listed in index.models.values()],
+            models=[_model(summaries(index, name)) for name in index.models],
             replicas=[_replica(replica) for replica in index.replicas],
         )
 
 
-def _model(states: Sequence[ModelState]) -> fleet_pb2.Model:
-    best = min(states, key=lambda each: BEST_FIRST.index(each.state))
-    return fleet_pb2.Model(
-        name=best.name, versions=router.versions(states), state=best.state, reason=best.reason, kind=best.kind
-    )
+def _model(versions: Sequence[Summary]) -> fleet_pb2.Model:
+    """A model of these versions, the oldest first."""
+    best = min(reversed(versions), key=lambda each: BEST_FIRST.index(each.state))
+    same = [each.version for each in versions if each.state == best.state]
+    reason = best.reason if len(versions) == 1 else "; ".join(_reasons(versions, best))
+    return fleet_pb2.Model(name=best.name, versions=same, state=best.state, reason=reason, kind=best.kind)
+
+
+def _reasons(versions: Sequence[Summary], best: Summary) -> Iterator[str]:
+    """What is to say of several versions."""
+    for each in versions:
+        if each.reason.startswith(each.state):  # on some replicas
+            yield f"version {each.version}: {each.reason}"
+        elif each.reason or each.state != best.state:
+            yield f"version {each.version} is {each.state}" + (f": {each.reason}" if each.reason else "")
 
 
 def _replica(replica: ReplicaState) -> fleet_pb2.Replica:
+    listed = sorted(replica.models, key=lambda each: (each.state == "READY", version_order(each.version)))
     return fleet_pb2.Replica(
         id=replica.id,
         address=replica.address,
         pid=replica.pid,
         backlog_rows=replica.backlog_rows,
         draining=replica.draining,
-        fingerprints={model.name: model.fingerprint for model in replica.models},
+        fingerprints={model.name: model.fingerprint for model in listed},  # the newest ready version's, which is last
     )

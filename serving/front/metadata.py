@@ -51,7 +51,8 @@ class Metadata:
 
     async def _model_metadata(self, request: pb.ModelMetadataRequest) -> Message:
         model = router.choose(self._roster.index, request.name, request.version).model
-        versions = router.versions(self._roster.index.models[model.name].states)
+        states = self._roster.index.models[model.name].states
+        versions = router.versions(each for each in states if each.state == "READY")
         return kserve.model_metadata(model.name, versions, model.inputs, model.outputs)
 
 

@@ -497,6 +497,7 @@ def test_parameters_that_are_not_taken(live: Live, client: Client):
         with pytest.raises(Exception, match="repository_name: expected none"):
             call(request(model_name="gains", repository_name="other"))
     assert client.is_model_ready("gains")
+    assert "model_repository(unload_dependents)" in client.get_server_metadata().extensions
     client.unload_model("gains", unload_dependents=True)
     client.load_model("gains")
 

@@ -728,8 +728,11 @@ def test_the_fleet_lists_models_and_replicas():
         async with system(Replica("a"), Replica("b", loading)) as live:
             reply = await fleet_pb2_grpc.FleetStub(live.channel).ListModels(fleet_pb2.ListModelsRequest())
             (model,) = reply.models
-            assert (model.name, model.state, model.kind, model.reason) == ("adder", "READY", "sampler", "")
-            assert list(model.versions) == ["1", "2"]
+            assert (model.name, model.state, model.kind, list(model.versions)) == ("adder", "READY", "sampler", ["1"])
+            assert model.reason == (
+                "version 1: READY on 1 of 2 replicas; not loaded on 1 of 2 replicas; "
+                "version 2: LOADING on 1 of 2 replicas; not loaded on 1 of 2 replicas"
+            )
             assert [(each.id, dict(each.fingerprints)) for each in reply.replicas] == [
                 ("a", {"adder": "f"}),
                 ("b", {"adder": ""}),
