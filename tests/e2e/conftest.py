@@ -126,7 +126,7 @@ def server(small_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     command = [
         TILTSERVE, "serve", "--models", str(folder / "models"), "--grpc-port", "0", "--metrics-port", "0",
         "--replicas", str(REPLICAS), "--threads-per-replica", "1", "--max-queue-rows", str(QUEUE_ROWS),
-        "--reward", f"brightness={reward}", "--trust", "trusted",
+        "--reward", f"brightness={reward}", "--trust", "trusted", "--allow-model-control",
     ]  # fmt: skip
     with (folder / "stderr").open("w") as errors:
         process = subprocess.Popen(
