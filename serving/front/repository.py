@@ -132,7 +132,7 @@ class Repository:
         except grpc.aio.AioRpcError as error:
             if errors.answered(error):
                 return errors.RequestError(error.code(), error.details() or "")
-            _log.warning("replica %s: lost while model %s was changed: %s", replica.id, name, error.details())
+            _log.warning("replica %s: lost while model %r was changed: %s", replica.id, name, error.details())
             return None
 
 

@@ -29,7 +29,7 @@ from serving.models.preparing import lacks, learn, prepared
 from serving.models.repository import load
 from serving.models.trial import Trials
 from serving.models.unloaded import Kept, identity, unloaded
-from serving.models.versions import Content, Version, Versions
+from serving.models.versions import Content, Version, Versions, anything
 from serving.wire import errors
 from serving.wire.kserve import InferRequest
 
@@ -114,7 +114,7 @@ class LoadedModels:
     @property
     def models(self) -> dict[str, Model]:
         """The newest ready version of each model and raw network by name."""
-        return self._versions.newest()
+        return {**self._versions.newest()}
 
     def model(self, name: str, version: str = "") -> Model:
         """A version of a model, the newest ready one for "".
@@ -140,6 +140,7 @@ class LoadedModels:
                 if without(name):
                     for each in self._versions.of(name):
                         each.state, each.reason, each.sampler = "UNAVAILABLE", UNLOADED, each.folder.is_sampler
+                    self._versions.changed()
                     continue
                 for fault in await self._bring_up(name, folders):
                     _log.error("model %s: %s", name, fault)
@@ -158,7 +159,7 @@ class LoadedModels:
             raise errors.failed_precondition(f"expected a readable model repository, got: {error.strerror}") from None
         if folders := [folder for folder in found if folder.name == name]:
             return folders
-        why = next((f": {each}" for each in passed if name in (each.path.name, each.path.parent.name)), "")
+        why = next((f": {each}" for each in passed if each.path.relative_to(self._root).parts[0] == name), "")
         still = "; what was loaded of it is served on" if any(each.ready for each in self._versions.of(name)) else ""
         raise errors.not_found(f"unknown model {name!r}: the repository has no such folder of a model{why}{still}")
 
@@ -189,15 +190,14 @@ class LoadedModels:
                 self._leave(each)
                 if each.state != "UNLOADING":
                     each.state, each.reason = "UNAVAILABLE", UNLOADED
+            self._versions.changed()
         # a load may come meanwhile: it has versions of its own
         if leaving := [self._leaving[each] for each in versions if each in self._leaving]:
             await asyncio.wait(leaving)
         return running
 
     @contextlib.asynccontextmanager
-    async def holding(
-        self, request: InferRequest, seen: Callable[[str], bool] = lambda name: True
-    ) -> AsyncIterator[Held]:
+    async def holding(self, request: InferRequest, seen: Callable[[str], bool] = anything) -> AsyncIterator[Held]:
         """Within, the models that a request can touch are in memory; it waits for those that are not.
 
         Args:
@@ -209,7 +209,7 @@ class LoadedModels:
         """
         async with contextlib.AsyncExitStack() as stack:
             while True:
-                touched = self._touched(request, seen)
+                touched, now = self._touched(request, seen), self._versions.now
                 try:
                     await stack.enter_async_context(self._memory.holding({each.key for each in touched}))
                 except TooLargeError as error:
@@ -221,10 +221,12 @@ class LoadedModels:
                     if touched == self._touched(request, seen):
                         cause = str(error) if isinstance(error, LoadError) else f"{type(error).__name__}: {error}"
                         raise errors.unavailable(f"model {request.model!r} cannot be loaded again: {cause}") from error
-                if touched == self._touched(request, seen):
+                if now is self._versions.now or touched == self._touched(request, seen):
                     break
                 await stack.aclose()  # one was replaced meanwhile
-            newest = {name: each for name, each in self._versions.newest().items() if seen(name)}
+            newest = self._versions.newest()
+            if seen is not anything:
+                newest = {name: each for name, each in newest.items() if seen(name)}
             yield Held(self._versions.model(request.model, request.version, seen), newest)
 
     def states(self) -> tuple[ModelState, ...]:
@@ -310,6 +312,7 @@ class LoadedModels:
         try:
             async with self._memory.holding([version.key]):
                 version.state = "READY"
+                self._versions.changed()
         except Exception as error:
             version.reason = _why(version.folder, error)
         if not version.ready:
@@ -348,6 +351,7 @@ class LoadedModels:
             running = self._memory.holders(version.key)
             _log.info("model %s leaves; %d requests that use it run on", version.key, running)
             version.state, version.reason = "UNLOADING", "its last requests are running"
+            self._versions.changed()
             if self._making is not None and self._making[0] is version:
                 self._making[1].cancel()
             self._discard_soon(version)
@@ -360,6 +364,7 @@ class LoadedModels:
         await self._memory.discard(version.key)
         del self._keyed[version.key]
         version.content = version.kept = None
+        self._versions.changed()
         if version.state == "UNLOADING":
             version.state, version.reason = "UNAVAILABLE", UNLOADED
             name = version.folder.name
@@ -429,6 +434,7 @@ class LoadedModels:
             raise
         version.stamp, version.sampler = stamp, isinstance(model, Sampler)
         version.content = Content(model, _raw(model))
+        self._versions.changed()
         self._loads.labels(folder.name).inc()
         return self._measured(version, model)
 
@@ -446,6 +452,7 @@ class LoadedModels:
         shown = tuple(_states(version))
         self._release(version.content.model.network.backend)
         version.content = Content(gone, _raw(gone), shown)
+        self._versions.changed()
         self._count(version, 0)
         self._unloads.labels(version.folder.name).inc()
 

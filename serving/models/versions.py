@@ -11,6 +11,11 @@ from serving.models.unloaded import Kept
 from serving.wire import errors
 
 
+def anything(name: str) -> bool:
+    """Every model exists for who asks."""
+    return True
+
+
 @dataclass(frozen=True)
 class Content:
     """A version that was loaded.
@@ -60,19 +65,21 @@ class Version:
 
 
 class Versions:
-    """The versions by model, the oldest first. Changed on one event loop; any thread may read."""
+    """The versions by model, the oldest first. Any thread may read.
+
+    Attributes:
+        now: another object after every change.
+    """
 
     def __init__(self, versions: Iterable[Version]) -> None:
         self._by_name: Mapping[str, tuple[Version, ...]] = {}
+        self.now = object()
+        self._newest: tuple[object, Mapping[str, Model]] = None, {}
         for each in versions:
             self.put(each.folder.name, [*self.of(each.folder.name), each])
 
     def __iter__(self) -> Iterator[Version]:
         return (version for versions in self._by_name.values() for version in versions)
-
-    @property
-    def names(self) -> Iterable[str]:
-        return self._by_name.keys()
 
     def of(self, name: str) -> tuple[Version, ...]:
         """Those of one model, in any state; none where there is no such model."""
@@ -83,22 +90,31 @@ class Versions:
         inside = tuple(sorted(versions, key=lambda each: order(each.folder.version)))
         changed = {**self._by_name, name: inside}
         self._by_name = {each: changed[each] for each in sorted(changed)}
+        self.changed()
+
+    def changed(self) -> None:
+        """Say that some version has another state or content."""
+        self.now = object()
 
     def owner(self, name: str) -> str:
         """The model that a name belongs to: a sampler lends its network to NAME.network."""
         return name if name in self._by_name else name.removesuffix(RAW)
 
-    def newest(self) -> dict[str, Model]:
+    def newest(self) -> Mapping[str, Model]:
         """The newest ready version of each model, and of each raw network."""
+        now, (then, known) = self.now, self._newest
+        if then is now:  # every request asks
+            return known
         found: dict[str, Model] = {}
         for version in self:
             if version.ready and (content := version.content) is not None:
                 if content.raw is not None:
                     found[content.raw.name] = content.raw
                 found[version.folder.name] = content.model
+        self._newest = now, found
         return found
 
-    def choose(self, name: str, number: str = "", seen: Callable[[str], bool] = lambda name: True) -> Version:
+    def choose(self, name: str, number: str = "", seen: Callable[[str], bool] = anything) -> Version:
         """The version that a request for a model asks for; the newest ready one where it asks for none.
 
         Args:
@@ -123,7 +139,7 @@ class Versions:
             raise errors.not_found(f"unknown model {name!r}: {ready[-1].folder.name!r} has no raw network of its own")
         return ready[-1]
 
-    def model(self, name: str, number: str = "", seen: Callable[[str], bool] = lambda name: True) -> Model:
+    def model(self, name: str, number: str = "", seen: Callable[[str], bool] = anything) -> Model:
         """As `choose`: the model itself, or the raw network where the name is that."""
         version = self.choose(name, number, seen)
         assert version.content is not None

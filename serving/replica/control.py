@@ -52,8 +52,8 @@ class Control:
         """Fulfil a wish; for how many running requests an unload waited. It is fulfilled also if the caller leaves.
 
         Raises:
-            RequestError: ABORTED if a later one is known; INVALID_ARGUMENT for a sampler's raw network; what
-                `LoadedModels.find` and `load` raise.
+            RequestError: ABORTED if a later one of the other kind is known; INVALID_ARGUMENT for a sampler's raw
+                network; what `LoadedModels.find` and `load` raise.
         """
         self._models.check_whole(wish.name)
         folders = await self._models.find(wish.name) if wish.loaded else None
@@ -62,7 +62,7 @@ class Control:
             if not wish.loaded and not self._models.knows(wish.name):
                 return 0  # and nothing is kept of a name that anybody made up
             known = self._begin(wish, folders)
-        if known.wish.revision > wish.revision:
+        if known.wish.loaded is not wish.loaded:  # of two that wish the same, the later one does it for both
             later = "load" if known.wish.loaded else "unload"
             raise errors.aborted(f"model {wish.name!r}: a later {later} of it came first")
         return 0 if known.task is None else await asyncio.shield(known.task)
