@@ -3,70 +3,31 @@
 import contextlib
 import platform
 import time
-import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import grpc
 import onnxruntime
 import psutil
-from prometheus_client.parser import text_string_to_metric_families
 
+from deploy import pages
+from deploy.pages import Page
 from deploy.process import Running
-from protos.tiltserve.v1 import fleet_pb2, fleet_pb2_grpc
-from serving.wire import channels
+from tiltserve import Client, Replica
 
 MODELS = Path(__file__).resolve().parents[1] / "deploy" / "models"
 """The demo's model repository."""
-Labels = tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True)
-class Page:
-    """A metrics page as it was at `at` (monotonic seconds): values by name and sorted labels."""
-
-    at: float
-    values: Mapping[tuple[str, Labels], float]
-
-    def total(self, name: str, **labels: str) -> float:
-        """The sum over all series of this name that carry these labels, 0 without any."""
-        return sum(self.values[key] for key in self.values if key[0] == name and labels.items() <= dict(key[1]).items())
-
-    def label_values(self, name: str, label: str) -> list[str]:
-        """What the label takes among the series of this name, sorted."""
-        return sorted({dict(have)[label] for each, have in self.values if each == name and label in dict(have)})
 
 
 def scrape(server: Running) -> Page:
     """The server's metrics page now."""
-    begin = time.monotonic()
-    with urllib.request.urlopen(f"http://{server.metrics}/metrics", timeout=20) as answer:
-        text = answer.read().decode()
-    at = (begin + time.monotonic()) / 2
-    families = text_string_to_metric_families(text)
-    return Page(at, {(s.name, tuple(sorted(s.labels.items()))): s.value for f in families for s in f.samples})
+    return pages.read(f"http://{server.metrics}/metrics")
 
 
-@dataclass(frozen=True)
-class Growth:
-    """What counters gained between two scrapes."""
-
-    before: Page
-    after: Page
-
-    @property
-    def seconds(self) -> float:
-        return self.after.at - self.before.at
-
-    def of(self, name: str, **labels: str) -> float:
-        return self.after.total(name, **labels) - self.before.total(name, **labels)
-
-
-def replicas(server: Running) -> list[fleet_pb2.Replica]:
+def replicas(server: Running) -> list[Replica]:
     """The replicas that the server lists, with process ids and backlogs."""
-    with grpc.insecure_channel(server.grpc, options=channels.to_server(server.grpc)) as channel:
-        return list(fleet_pb2_grpc.FleetStub(channel).ListModels(fleet_pb2.ListModelsRequest(), timeout=20).replicas)
+    with Client(server.grpc, timeout=20) as client:
+        return client.fleet().replicas
 
 
 def replica_address(server: Running) -> str:

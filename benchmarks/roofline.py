@@ -29,7 +29,8 @@ import typer
 
 from benchmarks._heavy import write_heavy
 from benchmarks._load import Closed, Driver, Parameter, Record, Request, infer_body
-from benchmarks._server import MODELS, Cpu, Growth, machine, scrape
+from benchmarks._server import MODELS, Cpu, machine, scrape
+from deploy.pages import Growth
 from deploy.process import Running, running_server
 from protos.card import load_card
 

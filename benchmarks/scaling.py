@@ -24,8 +24,9 @@ import psutil
 import typer
 
 from benchmarks._load import Closed, Driver, percentile
-from benchmarks._server import MODELS, Growth, machine, scrape
+from benchmarks._server import MODELS, machine, scrape
 from benchmarks.roofline import stream
+from deploy.pages import Growth
 from deploy.process import running_server
 from serving.backends.costs import Costs
 from serving.backends.ort import OrtNetwork

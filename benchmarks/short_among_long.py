@@ -18,7 +18,8 @@ import typer
 from numpy.typing import NDArray
 
 from benchmarks._load import LEFT, Closed, Driver, Parameter, Record, Request, infer_body, percentile
-from benchmarks._server import MODELS, Growth, machine, scrape
+from benchmarks._server import MODELS, machine, scrape
+from deploy.pages import Growth
 from deploy.process import Running, running_server
 
 WARM_S = 2.0

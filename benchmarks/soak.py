@@ -31,7 +31,8 @@ import typer
 
 from benchmarks._hostile import Bad, bad, good
 from benchmarks._load import LEFT, Closed, Driver, Open, Record, Request, infer_body, percentile
-from benchmarks._server import MODELS, Growth, Page, front, machine, processes, replicas, scrape
+from benchmarks._server import MODELS, front, machine, processes, replicas, scrape
+from deploy.pages import Growth, Page
 from deploy.process import Running, running_server
 
 BODIES, REPLICAS, QUEUE_ROWS = 60, 2, 4000

@@ -10,13 +10,18 @@ from deploy.commands.bench import bench
 from deploy.commands.diagnose import diagnose
 from deploy.commands.export import export
 from deploy.commands.models import models
+from deploy.commands.repository import load, unload
 from deploy.commands.sample import RewardOptions, sample
+from deploy.commands.score import score
 from deploy.commands.search_plan import search_plan
 from deploy.commands.serve import serve
 from deploy.commands.solvers import solvers
+from deploy.commands.stats import stats
+from deploy.commands.top import top
+from deploy.commands.trace import trace
 from deploy.console import OneLineErrors
 
-app = typer.Typer(cls=OneLineErrors, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(cls=OneLineErrors, pretty_exceptions_enable=False)
 
 
 @app.callback(invoke_without_command=True)
@@ -35,7 +40,13 @@ def tiltserve(
 app.command()(serve)
 app.command()(export)
 app.command(cls=RewardOptions)(sample)
+app.command()(score)
 app.command()(models)
+app.command()(stats)
+app.command()(load)
+app.command()(unload)
+app.command()(top)
+app.command(cls=RewardOptions)(trace)
 app.command()(solvers)
 app.command()(diagnose)
 app.command()(search_plan)

@@ -85,6 +85,7 @@ ARROWS: dict[str, set[str]] = {
     "deploy.private_dashboard": {"deploy.settings"},
     "deploy.cluster": {"deploy.private_dashboard", "deploy.scratch"},
     "deploy.console": set(),
+    "deploy.pages": set(),
     "deploy.pictures": set(),
     "deploy.process": set(),
     "deploy.modules": {"protos"},
@@ -100,8 +101,8 @@ ARROWS: dict[str, set[str]] = {
     },
     "deploy.commands": {
         "deploy.application", "deploy.cluster", "deploy.console", "deploy.diagnosis", "deploy.diagnosis_plots",
-        "deploy.modules", "deploy.pictures", "deploy.settings", "exporters", "serving", "steering", "tiltserve",
-        "protos",
+        "deploy.modules", "deploy.pages", "deploy.pictures", "deploy.settings", "exporters", "serving", "steering",
+        "tiltserve", "protos",
     },
     "deploy.cli": {"deploy.commands", "deploy.console"},
     "deploy.__main__": {"deploy.cli"},

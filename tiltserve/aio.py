@@ -52,6 +52,11 @@ class AsyncClient:
     def __repr__(self) -> str:
         return f"<AsyncClient of {self._address.target}>"
 
+    @property
+    def address(self) -> Address:
+        """Where the server is."""
+        return self._address
+
     async def close(self) -> None:
         """End the connection, and every call on it."""
         if self._channel is not None:
@@ -65,6 +70,7 @@ class AsyncClient:
         reward: str | None = None,
         score: Callable[[Floats], Any] | None = None,
         progress: bool = False,
+        timing: bool = False,
         on_preview: Callable[[Preview], object] | None = None,
         conditions: Mapping[str, Any] | None = None,
         reward_args: Mapping[str, Any] | None = None,
@@ -85,7 +91,7 @@ class AsyncClient:
         if not (progress or on_preview):
             if previews:
                 raise InvalidArgument(f"{min(previews)}: expected on_preview= beside it, or stream, got none")
-            return await self._run(operations.sample(self._memory, patience, asked))
+            return await self._run(operations.sample(self._memory, patience, asked, timing=timing))
         return await self._watched(asked, previews, progress, on_preview, patience)
 
     def stream(
@@ -109,11 +115,20 @@ class AsyncClient:
         return AsyncStream(operations.stream(self._memory, self._patience(timeout), asked, previews), self._session())
 
     async def score(
-        self, reward: str, x: Any, *, version: str = "", timeout: float | None = None, **arguments: Any
+        self,
+        reward: str,
+        x: Any,
+        *,
+        reward_args: Mapping[str, Any] | None = None,
+        version: str = "",
+        timeout: float | None = None,
+        **arguments: Any,
     ) -> Floats:
         """As `Client.score`."""
         patience = self._patience(timeout)
-        return await self._run(operations.score(self._memory, patience, reward, x, version, arguments))
+        return await self._run(
+            operations.score(self._memory, patience, reward, x, version, {**arguments, **(reward_args or {})})
+        )
 
     async def infer(
         self,

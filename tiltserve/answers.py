@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +14,8 @@ from tiltserve.errors import InvalidArgument
 from tiltserve.tensors import Array, Parameter
 
 Floats = NDArray[np.float32]
+_TIME = re.compile(r"(\w+);dur=([0-9.]+)(?:;rows=(\d+))?")
+"""One entry of HTTP's Server-Timing."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,14 @@ class Report:
         if "log_z" in said and said["log_z"] is None:
             said["log_z"] = -math.inf  # which JSON has not
         return cls(**{name: said[name] for name in cls.__dataclass_fields__ if name in said})
+
+
+@dataclass(frozen=True)
+class Time:
+    """What a part of a request took: milliseconds, and of a network its rows."""
+
+    milliseconds: float
+    rows: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +100,8 @@ class Samples:
     outputs: dict[str, Array]
     stages: int = 0
     """How many stages there were, where they were streamed."""
+    times: dict[str, Time] = field(default_factory=dict)
+    """Where the time went (queue, network, reward, ...), where that was asked for and the server says it."""
 
     @property
     def denoised(self) -> Floats:
@@ -187,7 +200,7 @@ class Likelihood:
     seconds: float
 
 
-def samples_of(answer: Inferred, stages: int = 0) -> Samples:
+def samples_of(answer: Inferred, stages: int = 0, times: str = "") -> Samples:
     """The samples in an answer; raises `InvalidArgument` where there are none."""
     said = answer.parameters
     if "samples" not in answer.outputs:
@@ -215,6 +228,7 @@ def samples_of(answer: Inferred, stages: int = 0) -> Samples:
         parameters=answer.parameters,
         outputs=answer.outputs,
         stages=stages,
+        times={name: Time(float(each), int(rows) if rows else None) for name, each, rows in _TIME.findall(times)},
     )
 
 

@@ -66,6 +66,11 @@ class Client:
     def __repr__(self) -> str:
         return f"<Client of {self._address.target}>"
 
+    @property
+    def address(self) -> Address:
+        """Where the server is."""
+        return self._address
+
     def close(self) -> None:
         """End the connection, and every call on it."""
         self._channel.close()
@@ -78,6 +83,7 @@ class Client:
         reward: str | None = None,
         score: Callable[[Floats], Any] | None = None,
         progress: bool = False,
+        timing: bool = False,
         on_preview: Callable[[Preview], object] | None = None,
         conditions: Mapping[str, Any] | None = None,
         reward_args: Mapping[str, Any] | None = None,
@@ -95,6 +101,7 @@ class Client:
             score: a function of candidates float32 [rows, *event] that gives their scores [rows], higher being better:
                 the reward, computed here. It may be one term, `client`, of an expression in `reward`.
             progress: show a bar, if rich is installed.
+            timing: also ask where the time goes: `Samples.times`. Not beside previews and `score`.
             on_preview: called with each `Preview` on the way, as `stream` gives them.
             conditions, reward_args, parameters: by name, where a keyword would be taken for something else.
             wanted: by name: parameters (seed, solver, steps, guidance, beta, threshold, steering, ...), inputs (x_init,
@@ -113,7 +120,7 @@ class Client:
         if not (progress or on_preview):
             if previews:
                 raise InvalidArgument(f"{min(previews)}: expected on_preview= beside it, or stream, got none")
-            return self._run(operations.sample(self._memory, self._patience(timeout), asked))
+            return self._run(operations.sample(self._memory, self._patience(timeout), asked, timing=timing))
         return self._watched(asked, previews, progress, on_preview, timeout)
 
     def stream(
@@ -146,11 +153,20 @@ class Client:
         return Stream(operation, self._session())
 
     def score(
-        self, reward: str, x: Any, *, version: str = "", timeout: float | None = None, **arguments: Any
+        self,
+        reward: str,
+        x: Any,
+        *,
+        reward_args: Mapping[str, Any] | None = None,
+        version: str = "",
+        timeout: float | None = None,
+        **arguments: Any,
     ) -> Floats:
         """What a served network makes of samples x [n, *event]: float32 [n]. An argument is for all or [n, ...]."""
         patience = self._patience(timeout)
-        return self._run(operations.score(self._memory, patience, reward, x, version, arguments))
+        return self._run(
+            operations.score(self._memory, patience, reward, x, version, {**arguments, **(reward_args or {})})
+        )
 
     def infer(
         self,

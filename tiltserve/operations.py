@@ -1,7 +1,7 @@
 """Everything a client does, step by step: requests are made and answers read here, and nothing is sent."""
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,10 @@ from tiltserve.tensors import Array, Parameter
 
 AS_STATUS = ("triton_grpc_error", "true")
 """Metadata of a stream whose first error is to be its status: each of our streams has one request."""
+
+
+TIMING, TIMES = ("tiltserve-timing", "trailing"), "server-timing"
+"""Metadata that ask for times, and the name of those that tell them."""
 
 
 @dataclass
@@ -81,11 +85,11 @@ class Request:
         return tensors.infer_request(self.model, self.version, self.id, {**self.parameters, **more}, self.inputs)
 
 
-def sample(memory: Memory, patience: Patience, wanted: Wanted) -> Operation[Samples]:
-    """Draw samples by ModelInfer."""
+def sample(memory: Memory, patience: Patience, wanted: Wanted, *, timing: bool = False) -> Operation[Samples]:
+    """Draw samples by ModelInfer, with `timing` also asking where the time goes."""
     request = yield from _request(memory, patience, wanted)
-    with_samples = yield from _inferred(memory, patience, request.message())
-    return samples_of(with_samples)
+    answer, trailing = yield from _told(memory, patience, request.message(), [TIMING] if timing else [])
+    return samples_of(answer, times=str(dict(trailing).get(TIMES, "")))
 
 
 def stream(memory: Memory, patience: Patience, wanted: Wanted, previews: Mapping[str, Parameter]) -> Operation[Samples]:
@@ -347,12 +351,20 @@ def _argument(name: str, value: Any, reward: str | None) -> Array:
 
 
 def _inferred(memory: Memory, patience: Patience, message: pb.ModelInferRequest) -> Operation[Inferred]:
+    answer, _ = yield from _told(memory, patience, message)
+    return answer
+
+
+def _told(
+    memory: Memory, patience: Patience, message: pb.ModelInferRequest, metadata: Sequence[tuple[str, str]] = ()
+) -> Operation[tuple[Inferred, Iterable[tuple[str, Any]]]]:
+    """An answer and its trailing metadata."""
     try:
-        reply = yield from steps.asked(patience, steps.INFER, message)
+        reply, trailing = yield from steps.asked(patience, steps.INFER, message, metadata=metadata, trailing=True)
     except (InvalidArgument, NotFound):
         memory.models.clear()  # the model may be another one by now
         raise
-    return _answer(reply, patience)
+    return _answer(reply, patience), trailing or ()
 
 
 def _answer(reply: pb.ModelInferResponse, patience: Patience) -> Inferred:

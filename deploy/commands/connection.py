@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -94,24 +95,23 @@ def _client(
 
     try:
         tls = None if (tls_ca, tls_cert, tls_key) == (None,) * 3 else TLS(tls_ca, tls_cert, tls_key)
+        token = token_of(token_file, "--token-file") or os.environ.get(TOKEN, "").strip() or None
         # somebody at a terminal tries again; what waits for a server asks more often
-        return Client(address, token=_token(token_file), tls=tls, timeout=timeout, retries=0)
+        return Client(address, token=token, tls=tls, timeout=timeout, retries=0)
     except InvalidArgument as error:
         name, _, rest = error.message.partition(": ")
         fail(f"{ {'url': '--address', 'tls': '--tls-ca, --tls-cert and --tls-key'}.get(name, name) }: {rest}")
 
 
-def _token(file: Path | None) -> str | None:
-    """The token of the file, or of the environment; it is in no message."""
-    import os
-
+def token_of(file: Path | None, option: str) -> str | None:
+    """The token in a file, None without one; it is in no message."""
     if file is None:
-        return os.environ.get(TOKEN, "").strip() or None
+        return None
     try:
         token = file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no text"
-        fail(f"--token-file: expected a readable file, got {str(file)!r}: {reason}")
+        fail(f"{option}: expected a readable file, got {str(file)!r}: {reason}")
     if not token:
-        fail(f"--token-file: expected a token in {str(file)!r}, got nothing")
+        fail(f"{option}: expected a token in {str(file)!r}, got nothing")
     return token

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from deploy.commands.sample import parse_value
+from deploy.commands.values import parse_value
 from deploy.console import fail
 
 if TYPE_CHECKING:

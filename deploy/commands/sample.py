@@ -1,6 +1,7 @@
 """`tiltserve sample`: draw samples from a running server, plain or steered."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -8,22 +9,13 @@ import typer
 from typer.core import TyperCommand
 
 from deploy.commands.connection import connected
+from deploy.commands.values import named, parse_value
 from deploy.console import fail
 
 if TYPE_CHECKING:
     from tiltserve import Client, Samples
 
 REWARD = "--reward-"
-
-
-def parse_value(text: str) -> bool | int | float | str:
-    """`7` as int, `0.5` as float, `true` and `false` as bool, anything else as text."""
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            pass
-    return {"true": True, "false": False}.get(text, text)
 
 
 def split_rewards(arguments: list[str]) -> tuple[list[str], dict[str, str]]:
@@ -48,6 +40,19 @@ def split_rewards(arguments: list[str]) -> tuple[list[str], dict[str, str]]:
             value = following
         rewards[name.replace("-", "_")] = value
     return rest, rewards
+
+
+def arguments(rewards: Mapping[str, str]) -> dict[str, Any]:
+    """The values of `--reward-NAME` by name: one as it is, several as a vector."""
+    import numpy as np
+
+    found: dict[str, Any] = {}
+    for name, text in rewards.items():
+        values = [parse_value(part) for part in text.split(",")]
+        if len(values) > 1 and not all(isinstance(value, int | float) for value in values):
+            fail(f"{REWARD}{name.replace('_', '-')}: expected numbers with commas between them, got {text!r}")
+        found[name] = values[0] if len(values) == 1 else np.asarray(values, dtype=np.float32)
+    return found
 
 
 class RewardOptions(TyperCommand):
@@ -109,7 +114,6 @@ def sample(
     them (--reward-direction 1,0) are sent as a vector.
     """
     _check(out)
-    rewards = {name: [parse_value(part) for part in text.split(",")] for name, text in ctx.meta["rewards"].items()}
     chosen = {
         "seed": seed,
         "beta": beta,
@@ -123,7 +127,7 @@ def sample(
         "eta": eta,
         "path": path,
         "guidance": guidance,
-    } | dict(_named(text) for text in parameter or [])
+    } | dict(named("--parameter", text) for text in parameter or [])
     if out is not None and out.suffix == ".png":
         shape = client.metadata(model).event_shape
         if not (len(shape) == 2 or (len(shape) == 3 and shape[0] == 1)):
@@ -132,7 +136,7 @@ def sample(
         model,
         samples,
         reward=reward,
-        reward_args={name: _argument(name, values, ctx) for name, values in rewards.items()},
+        reward_args=arguments(ctx.meta["rewards"]),
         parameters={name: value for name, value in chosen.items() if value is not None},
     )
     if out is not None:
@@ -143,26 +147,6 @@ def sample(
     _show(drawn, out)
     if report:
         _show_report(drawn)
-
-
-def _argument(name: str, values: list[Any], ctx: typer.Context) -> Any:
-    """One value as it is, several as a vector."""
-    import numpy as np
-
-    if len(values) == 1:
-        return values[0]
-    if not all(isinstance(value, int | float) for value in values):
-        option, given = REWARD + name.replace("_", "-"), ctx.meta["rewards"][name]
-        fail(f"{option}: expected numbers with commas between them, got {given!r}")
-    return np.asarray(values, dtype=np.float32)
-
-
-def _named(text: str) -> tuple[str, bool | int | float | str]:
-    """`churn=40` as a name and a value."""
-    name, equals, value = text.partition("=")
-    if not (name and equals and value):
-        fail(f"--parameter: expected NAME=VALUE, got {text!r}")
-    return name, parse_value(value)
 
 
 def _check(out: Path | None) -> None:

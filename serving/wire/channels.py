@@ -1,6 +1,5 @@
 """Settings of every gRPC server and channel between clients, front and replicas."""
 
-import ipaddress
 import json
 from collections.abc import Sequence
 
@@ -55,23 +54,6 @@ CHANNEL: Options = (
 def address(host: str, port: int) -> str:
     """`host:port`, with an IPv6 host in brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def to_server(address: str) -> Options:
-    """Options of a client's channel to a server of ours at host:port.
-
-    This machine, addresses of private networks and names without a dot are reached directly; only for others does
-    gRPC look at http_proxy, and at no_proxy.
-    """
-    return MESSAGES if _far(address) else (*MESSAGES, ("grpc.enable_http_proxy", 0))
-
-
-def _far(address: str) -> bool:
-    host = address.rpartition(":")[0].strip("[]")
-    try:
-        return ipaddress.ip_address(host).is_global
-    except ValueError:
-        return "." in host
 
 
 def to_service(

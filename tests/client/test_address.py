@@ -58,13 +58,6 @@ def test_a_token_in_plain_text_is_warned_of():
         assert token not in str(caught.value)
 
 
-def test_only_what_is_far_may_go_through_a_proxy():
-    for url in ("127.0.0.1:1", "10.1.2.3:1", "tiltserve:1", "unix:/run/a.b"):
-        assert ("grpc.enable_http_proxy", 0) in Address.of(url).options
-    for url in ("example.org:1", "8.8.8.8:1"):
-        assert ("grpc.enable_http_proxy", 0) not in Address.of(url).options
-
-
 def test_errors_travel_between_processes():
     error = pickle.loads(pickle.dumps(Unavailable("gone")))
     assert (type(error), error.status, error.message, str(error)) == (

@@ -8,9 +8,13 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from deploy.cli import app
-from deploy.commands.sample import parse_value, split_rewards
+from deploy.commands.sample import split_rewards
+from deploy.commands.values import parse_value
 
-COMMANDS = ["serve", "export", "sample", "models", "solvers", "search-plan", "diagnose", "bench"]
+COMMANDS = [
+    "serve", "export", "sample", "score", "models", "stats", "load", "unload", "top", "trace", "solvers", "search-plan",
+    "diagnose", "bench",
+]  # fmt: skip
 
 
 def run(*arguments: str) -> Result:

@@ -10,6 +10,7 @@ import grpc
 import pytest
 
 from serving.wire import channels
+from tiltserve.address import Address
 
 PINGS = (
     ("grpc.keepalive_time_ms", 10),
@@ -80,7 +81,7 @@ def proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bytes]]:
 SERVICE = channels.to_service("test", attempts=2, first_ms=10, longest_ms=20)
 
 
-@pytest.mark.parametrize("options", [channels.CHANNEL, SERVICE, channels.to_server("127.0.0.1:1")])
+@pytest.mark.parametrize("options", [channels.CHANNEL, SERVICE, Address.of("127.0.0.1:1").options])
 def test_no_channel_of_ours_asks_a_proxy_for_this_machine(proxy: list[bytes], options: Any):
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
@@ -108,13 +109,13 @@ def test_no_channel_of_ours_asks_a_proxy_for_this_machine(proxy: list[bytes], op
     ],
 )
 def test_a_client_asks_a_proxy_for_far_servers_only(address: str, direct: bool):
-    options = dict(channels.to_server(address))
+    options = dict(Address.of(address).options)
     assert (options.get("grpc.enable_http_proxy", 1) == 0) == direct
     assert options["grpc.max_receive_message_length"] == channels.LONGEST_MESSAGE
 
 
 def test_a_far_server_is_reached_through_a_proxy(proxy: list[bytes]):
     address = "models.example.com:8001"
-    with grpc.insecure_channel(address, options=channels.to_server(address)) as channel, pytest.raises(grpc.RpcError):
+    with grpc.insecure_channel(address, options=Address.of(address).options) as channel, pytest.raises(grpc.RpcError):
         channel.unary_unary("/test/Any")(b"", timeout=2)
     assert set(proxy) == {b"CONNECT models.example.com:8001 HTTP/1.1"}
