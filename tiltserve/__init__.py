@@ -9,7 +9,7 @@ sevens.samples, sevens.rewards, sevens.report
 
 from tiltserve.address import TLS
 from tiltserve.aio import AsyncClient, AsyncStream
-from tiltserve.answers import Inferred, Likelihood, Preview, Report, Samples, Time
+from tiltserve.answers import Group, Inferred, Likelihood, Preview, Report, Samples, Time
 from tiltserve.client import Client, Stream
 from tiltserve.errors import (
     AlreadyExists,
@@ -38,6 +38,7 @@ __all__ = [
     "DeadlineExceeded",
     "FailedPrecondition",
     "Fleet",
+    "Group",
     "Inferred",
     "Internal",
     "InvalidArgument",

@@ -10,7 +10,7 @@ import grpc
 
 from tiltserve import errors, operations, progress, steps
 from tiltserve.address import DEFAULT, TLS, Address
-from tiltserve.answers import Floats, Inferred, Likelihood, Preview, Samples
+from tiltserve.answers import Floats, Group, Inferred, Likelihood, Preview, Samples
 from tiltserve.errors import InvalidArgument, Unimplemented
 from tiltserve.listings import Fleet, Metadata, Model, Statistics
 from tiltserve.operations import Memory, Wanted
@@ -71,7 +71,7 @@ class AsyncClient:
         score: Callable[[Floats], Any] | None = None,
         progress: bool = False,
         timing: bool = False,
-        on_preview: Callable[[Preview], object] | None = None,
+        on_preview: Callable[[Preview | Group], object] | None = None,
         conditions: Mapping[str, Any] | None = None,
         reward_args: Mapping[str, Any] | None = None,
         parameters: Mapping[str, Any] | None = None,
@@ -201,17 +201,17 @@ class AsyncClient:
         asked: Wanted,
         previews: Mapping[str, Any],
         shown: bool,
-        on_preview: Callable[[Preview], object] | None,
+        on_preview: Callable[[Preview | Group], object] | None,
         patience: Patience,
     ) -> Samples:
-        if on_preview is None:
-            previews = {**progress.CHEAP, **previews}
-        operation = operations.stream(self._memory, patience, asked, {"preview_every": 1, **previews})
-        with progress.bar(asked.model, shown) as bar:
+        operation = operations.stream(
+            self._memory, patience, asked, {"preview_every": 1, **previews}, small=on_preview is None
+        )
+        with progress.bar(asked.model, asked.n or 1, shown) as bar:
             async with AsyncStream(operation, self._session()) as stream:
                 try:
                     async for each in stream:
-                        if isinstance(each, Preview):
+                        if not isinstance(each, Samples):
                             bar(each)
                             if on_preview is not None and isinstance(done := on_preview(each), Awaitable):
                                 await done
@@ -253,7 +253,7 @@ class AsyncClient:
         return self._methods[rpc.path]
 
 
-class AsyncStream(AsyncIterator[Preview | Samples]):
+class AsyncStream(AsyncIterator[Preview | Group | Samples]):
     """As `Stream`, for `async for` and `async with`."""
 
     def __init__(self, operation: Operation[Samples], session: "_Session") -> None:
@@ -271,7 +271,7 @@ class AsyncStream(AsyncIterator[Preview | Samples]):
     def __del__(self) -> None:
         self.close()
 
-    async def __anext__(self) -> Preview | Samples:
+    async def __anext__(self) -> Preview | Group | Samples:
         if self._result is not None:
             raise StopAsyncIteration
         try:
@@ -283,8 +283,8 @@ class AsyncStream(AsyncIterator[Preview | Samples]):
             self.close()
             self._result = came.value
         else:
-            preview: Preview = came
-            return preview
+            shown: Preview | Group = came
+            return shown
         return self._result
 
     async def result(self) -> Samples:

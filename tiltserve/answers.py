@@ -4,7 +4,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -144,23 +144,50 @@ class Samples:
 
 @dataclass(frozen=True, eq=False)
 class Preview:
-    """The denoised estimate on the way to samples.
+    """The denoised estimate on the way to samples. Many samples are drawn in groups, one after another: a preview is of
+    one group.
 
     Attributes:
-        denoised: [n, *event], or smaller and of whole numbers where that was asked for.
+        denoised: [group, *event], or smaller and of whole numbers where that was asked for.
         stage, stages: this stage, 1 being the first, and how many there are.
+        first: the number of its first sample.
         network_rows: spent so far.
+        range: what 0 and 255 stand for in whole numbers, None for others.
     """
 
     denoised: Array
     stage: int
     stages: int
+    first: int
     network_rows: int
+    range: tuple[float, float] | None = None
 
     def __repr__(self) -> str:
         return (
             f"<Preview: stage {self.stage} of {self.stages}, {len(self.denoised)} of {list(self.denoised.shape[1:])}>"
         )
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Finished samples [group, *event] with their rewards [group], if there is one, while others are drawn: those from
+    number `first`. They are among the `Samples` at the end too."""
+
+    samples: Floats
+    rewards: Floats | None
+    first: int
+    stages: int = 0
+
+    @property
+    def denoised(self) -> Floats:
+        return self.samples
+
+    @property
+    def stage(self) -> int:
+        return self.stages
+
+    def __repr__(self) -> str:
+        return f"<Group: {len(self.samples)} finished from {self.first}>"
 
 
 @dataclass(frozen=True, eq=False)
@@ -230,6 +257,12 @@ def samples_of(answer: Inferred, stages: int = 0, times: str = "") -> Samples:
         stages=stages,
         times={name: Time(float(each), int(rows) if rows else None) for name, each, rows in _TIME.findall(times)},
     )
+
+
+def joined(groups: Mapping[int, Inferred], last: Inferred) -> Inferred:
+    """The last answer with the outputs of all groups, by the number of their first sample, before its own."""
+    parts = [groups[first] for first in sorted(groups)] + [last]
+    return replace(last, outputs={name: np.concatenate([each[name] for each in parts]) for name in last.outputs})
 
 
 def likelihood_of(answer: Inferred) -> Likelihood:

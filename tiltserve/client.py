@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 
 from tiltserve import errors, operations, progress, steps
 from tiltserve.address import DEFAULT, TLS, Address
-from tiltserve.answers import Floats, Inferred, Likelihood, Preview, Samples
+from tiltserve.answers import Floats, Group, Inferred, Likelihood, Preview, Samples
 from tiltserve.errors import InvalidArgument, Unimplemented
 from tiltserve.listings import Fleet, Metadata, Model, Statistics
 from tiltserve.operations import Memory, Wanted
@@ -84,7 +84,7 @@ class Client:
         score: Callable[[Floats], Any] | None = None,
         progress: bool = False,
         timing: bool = False,
-        on_preview: Callable[[Preview], object] | None = None,
+        on_preview: Callable[[Preview | Group], object] | None = None,
         conditions: Mapping[str, Any] | None = None,
         reward_args: Mapping[str, Any] | None = None,
         parameters: Mapping[str, Any] | None = None,
@@ -140,12 +140,14 @@ class Client:
     ) -> "Stream":
         """Draw samples and see them on the way: an iterator of `Preview`s that ends with the `Samples`.
 
-        Leaving the loop and closing the stream, or leaving its `with`, takes the request off the server.
+        Leaving the loop and closing the stream, or leaving its `with`, takes the request off the server. A caller that
+        looks slowly misses previews, and no samples.
 
         Args:
-            preview_every: a preview of every so many stages. Besides, `preview_dtype="uint8"` makes them a quarter as
-                large, and `preview_size=32` bounds their edges.
-            wanted: as `sample`.
+            preview_every: a preview of every so many stages.
+            wanted: as `sample`. Besides, `preview_dtype="uint8"` makes previews a quarter as large, `preview_size=32`
+                bounds the edges of images, and `stream_samples=True` also gives each `Group` of many samples when it is
+                finished.
         """
         asked, previews = Wanted.of(model, n, reward, conditions, reward_args, parameters, version, request_id, wanted)
         previews = {**previews, "preview_every": preview_every}
@@ -244,17 +246,17 @@ class Client:
         asked: Wanted,
         previews: Mapping[str, Any],
         shown: bool,
-        on_preview: Callable[[Preview], object] | None,
+        on_preview: Callable[[Preview | Group], object] | None,
         timeout: float | None,
     ) -> Samples:
         patience = self._patience(timeout)
-        if on_preview is None:
-            previews = {**progress.CHEAP, **previews}
-        operation = operations.stream(self._memory, patience, asked, {"preview_every": 1, **previews})
-        with progress.bar(asked.model, shown) as bar, Stream(operation, self._session()) as stream:
+        operation = operations.stream(
+            self._memory, patience, asked, {"preview_every": 1, **previews}, small=on_preview is None
+        )
+        with progress.bar(asked.model, asked.n or 1, shown) as bar, Stream(operation, self._session()) as stream:
             try:
                 for each in stream:
-                    if isinstance(each, Preview):
+                    if not isinstance(each, Samples):
                         bar(each)
                         if on_preview is not None:
                             on_preview(each)
@@ -293,7 +295,7 @@ class Client:
             return self._methods[rpc.path]
 
 
-class Stream(Iterator[Preview | Samples]):
+class Stream(Iterator[Preview | Group | Samples]):
     """Previews, and the samples last. As a context it is closed in the end, which takes the request off the server."""
 
     def __init__(self, operation: Operation[Samples], session: "_Session") -> None:
@@ -311,12 +313,12 @@ class Stream(Iterator[Preview | Samples]):
     def __del__(self) -> None:
         self.close()
 
-    def __next__(self) -> Preview | Samples:
+    def __next__(self) -> Preview | Group | Samples:
         if self._result is not None:
             raise StopIteration
         try:
-            preview: Preview = next(self._driven)
-            return preview
+            shown: Preview | Group = next(self._driven)
+            return shown
         except StopIteration as done:
             self.close()
             if done.value is None:

@@ -60,6 +60,15 @@ class Tensor:
     datatype: str
     shape: tuple[int, ...]
 
+    @property
+    def row(self) -> tuple[int, ...]:
+        """The shape of one row; a number is listed as [1]."""
+        return () if self.shape[1:] == (1,) else self.shape[1:]
+
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        """Whether an array of this shape may be it."""
+        return len(shape) == len(self.shape) and all(a in (-1, b) for a, b in zip(self.shape, shape, strict=True))
+
 
 @dataclass(frozen=True)
 class Metadata:
@@ -70,6 +79,11 @@ class Metadata:
     platform: str
     inputs: list[Tensor]
     outputs: list[Tensor]
+
+    @property
+    def draws(self) -> bool:
+        """Whether it is a sampler."""
+        return any(each.name == "samples" for each in self.outputs)
 
     @property
     def event_shape(self) -> tuple[int, ...]:

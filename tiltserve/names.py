@@ -23,8 +23,8 @@ PARAMETERS = frozenset(
 )  # fmt: skip
 """Parameters of a request for samples, and options of solvers. One that a newer server has besides is sent as well."""
 
-PREVIEWS = frozenset({"preview_every", "preview_dtype", "preview_size"})
-"""Parameters of a stream: how often, and how small, the denoised estimate is shown."""
+STREAMED = frozenset({"preview_every", "preview_dtype", "preview_size", "stream_samples"})
+"""Parameters of a stream: how often, and how small, the denoised estimate is shown; whether finished groups come."""
 
 TENSORS = {"x_init": "FP32", "known": "FP32", "mean": "FP32", "mask": "BOOL"}
 """Inputs of every sampler, and their datatypes. `grid` may be one."""

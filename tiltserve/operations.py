@@ -1,5 +1,6 @@
 """Everything a client does, step by step: requests are made and answers read here, and nothing is sent."""
 
+import math
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from tritonclient.grpc import service_pb2 as pb
 
 from protos.tiltserve.v1 import fleet_pb2, sampling_pb2
 from tiltserve import errors, names, steps, tensors
-from tiltserve.answers import Inferred, Likelihood, Preview, Samples, likelihood_of, samples_of
+from tiltserve.answers import Group, Inferred, Likelihood, Preview, Samples, joined, likelihood_of, samples_of
 from tiltserve.errors import InvalidArgument, NotFound, Unavailable
 from tiltserve.listings import Fleet, Metadata, Statistics, fleet_of, metadata_of, statistics_of
 from tiltserve.names import CLIENT, PREFIX
@@ -21,6 +22,7 @@ AS_STATUS = ("triton_grpc_error", "true")
 """Metadata of a stream whose first error is to be its status: each of our streams has one request."""
 
 
+FINAL = "triton_final_response"
 TIMING, TIMES = ("tiltserve-timing", "trailing"), "server-timing"
 """Metadata that ask for times, and the name of those that tell them."""
 
@@ -64,8 +66,12 @@ class Wanted:
         keywords: Mapping[str, Any],
     ) -> "tuple[Wanted, dict[str, Parameter]]":
         """What is asked for, and how it is to be previewed."""
-        previews = {name: tensors.scalar(name, each) for name, each in keywords.items() if name in names.PREVIEWS}
-        others = {name: each for name, each in keywords.items() if name not in names.PREVIEWS}
+        previews = {
+            name: tensors.scalar(name, each)
+            for name, each in keywords.items()
+            if name in names.STREAMED and each is not None
+        }
+        others = {name: each for name, each in keywords.items() if name not in names.STREAMED}
         return cls(
             model, n, version, request_id, reward, conditions or {}, reward_args or {}, parameters or {}, others
         ), previews
@@ -92,14 +98,24 @@ def sample(memory: Memory, patience: Patience, wanted: Wanted, *, timing: bool =
     return samples_of(answer, times=str(dict(trailing).get(TIMES, "")))
 
 
-def stream(memory: Memory, patience: Patience, wanted: Wanted, previews: Mapping[str, Parameter]) -> Operation[Samples]:
-    """Draw samples by ModelStreamInfer; each `Preview` is emitted.
+def stream(
+    memory: Memory, patience: Patience, wanted: Wanted, previews: Mapping[str, Parameter], *, small: bool = False
+) -> Operation[Samples]:
+    """Draw samples by ModelStreamInfer; each `Preview` and `Group` is emitted.
 
-    A stream that breaks is begun again: the seed is fixed, so what comes is the same, and stages that were emitted are
-    passed over.
+    A stream that breaks is begun again: the seed is fixed, so what comes is the same, and what was emitted is passed
+    over.
+
+    Args:
+        small: nobody looks at the estimates.
     """
     request = yield from _request(memory, patience, wanted)
-    message, emitted = request.message(**previews), 0
+    if small:
+        model = yield from _described(memory, patience, wanted.model, wanted.version)
+        image = model is not None and model.draws and len(model.event_shape) in (2, 3)
+        previews = {**previews, "preview_dtype": "uint8", **({"preview_size": 1} if image else {})}
+    message, emitted, stages = request.message(**previews), (0, 0.0), 0
+    groups: dict[int, Inferred] = {}
     while True:
         try:
             yield Open(steps.STREAM, message, patience.left, [AS_STATUS])
@@ -107,13 +123,18 @@ def stream(memory: Memory, patience: Patience, wanted: Wanted, previews: Mapping
                 if reply.error_message:
                     raise errors.in_band(reply.error_message)
                 answer = _answer(reply.infer_response, patience)
-                if "denoised" in answer.outputs:
-                    preview = _preview(answer)
-                    if preview.stage > emitted:
-                        emitted = preview.stage
-                        yield Emit(preview)
-                elif answer.outputs:
-                    return samples_of(answer, emitted)
+                said = answer.parameters
+                if said.get(FINAL, True):
+                    return samples_of(joined(groups, answer) if groups else answer, stages)
+                first, stage = int(said.get("first", 0)), float(said.get("stage", math.inf))
+                if (first, stage) <= emitted:
+                    continue
+                emitted, stages = (first, stage), int(said.get("stages", stages))
+                if "samples" in answer.outputs:
+                    groups[first] = answer
+                    yield Emit(Group(answer.outputs["samples"], answer.outputs.get("rewards"), first, stages))
+                else:
+                    yield Emit(_preview(answer))
             raise errors.Internal("the stream ended before the samples came")
         except Unavailable as error:
             pause = patience.pause(error)
@@ -184,7 +205,7 @@ def score(
             f"unknown model {reward!r}, expected a served network: other rewards are known to requests alone"
         )
     x = tensors.array("x", x)
-    takers = [each for each in model.inputs if len(each.shape) == x.ndim and each.name not in arguments]
+    takers = [each for each in model.inputs if each.name not in arguments and each.fits(x.shape)]
     if not takers:
         had = ", ".join(f"{each.name} {each.datatype} {list(each.shape)}" for each in model.inputs)
         raise InvalidArgument(f"x: expected samples for an input of {reward!r} ({had}), got {list(x.shape)}")
@@ -193,10 +214,8 @@ def score(
     for name, each in arguments.items():
         spec = model.input(name)
         made = tensors.array(name, each) if spec is None else tensors.cast(name, each, spec.datatype)
-        rows = made.ndim if spec is None else len(spec.shape)
-        if spec is not None and spec.shape[1:] == (1,):  # a column is one number a row, which needs no second axis
-            rows = 1
-        inputs[name] = np.broadcast_to(made, (len(x), *made.shape)) if made.ndim < rows else made
+        of_one = spec is not None and made.ndim <= len(spec.row)
+        inputs[name] = np.repeat(made[None], len(x), axis=0) if of_one else made
     answer = yield from infer(memory, patience, reward, inputs, {}, (), version, "")
     named = answer.outputs.get("reward")
     found = [each for each in answer.outputs.values() if each.size == len(x)]
@@ -395,7 +414,9 @@ def _preview(answer: Inferred) -> Preview:
         answer.outputs["denoised"],
         int(said.get("stage", 0)),
         int(said.get("stages", 0)),
+        int(said.get("first", 0)),
         int(said.get("network_rows", 0)),
+        (float(said["low"]), float(said["high"])) if "low" in said and "high" in said else None,
     )
 
 

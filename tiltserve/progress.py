@@ -1,29 +1,26 @@
 """A bar that grows with the stages of a run, where rich is installed."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, Protocol
 
-from tiltserve.answers import Preview
-from tiltserve.tensors import Parameter
-
-CHEAP: Mapping[str, Parameter] = {"preview_every": 1, "preview_dtype": "uint8", "preview_size": 1}
-"""Previews of which only the stage is looked at."""
+from tiltserve.answers import Group, Preview
 
 
 class Bar(Protocol):
-    def __call__(self, preview: Preview) -> None: ...
+    def __call__(self, shown: Preview | Group) -> None: ...
 
 
 @contextlib.contextmanager
-def bar(title: str, shown: bool) -> Iterator[Bar]:
-    """Shows each preview that it is given; nothing without rich, or where it is not to be shown."""
+def bar(title: str, n: int, shown: bool) -> Iterator[Bar]:
+    """Grows with each preview of n samples that it is given; nothing without rich, or where it is not to be shown."""
     try:
         if not shown:
             raise ImportError
+        from rich.console import Console
         from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
     except ImportError:
-        yield lambda preview: None
+        yield lambda shown: None
         return
     columns: tuple[Any, ...] = (
         TextColumn("{task.description}"),
@@ -31,7 +28,12 @@ def bar(title: str, shown: bool) -> Iterator[Bar]:
         TaskProgressColumn(),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, transient=True) as progress:
-        task = progress.add_task(title, total=None)
-        yield lambda preview: progress.update(task, completed=preview.stage, total=preview.stages)
-        progress.update(task, completed=1, total=1)
+    with Progress(*columns, transient=True, console=Console(stderr=True)) as progress:
+        task = progress.add_task(title, total=n)
+
+        def grow(shown: Preview | Group) -> None:
+            share = shown.stage / shown.stages if shown.stages else 1.0
+            progress.update(task, completed=shown.first + share * len(shown.denoised))
+
+        yield grow
+        progress.update(task, completed=n)

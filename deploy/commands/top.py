@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tiltserve.address import Address
 
 REQUESTS, SECONDS, ROWS = "tiltserve_requests_total", "tiltserve_request_seconds", "tiltserve_rows_total"
-COLUMNS = ("requests/s", "failed/s", "p50 ms", "p99 ms", "rows/s", "reward rows/s", "fill", "ESS")
+COLUMNS = ("asked/s", "failed/s", "p50 ms", "p99 ms", "rows/s", "scored/s", "fill", "ESS")
 """Of a model, beside its name and state."""
 INFERENCE = ("ModelInfer", "ModelStreamInfer", "SampleInteractive")
 """Methods that are asked for work; the others only look."""

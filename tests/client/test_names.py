@@ -13,8 +13,7 @@ MODEL = Metadata("m", ["1"], "", [Tensor("label", "INT64", (-1,)), Tensor("null_
 
 def test_the_lists_are_those_of_the_server():
     options = {name for solver in steering.solvers.values() for name in solver.options}
-    streamed = {*names.PREVIEWS, "stream_samples"}
-    assert {*Parameters.model_fields, *options, *EVERYWHERE} - streamed == names.PARAMETERS
+    assert {*Parameters.model_fields, *options, *EVERYWHERE} == names.PARAMETERS | names.STREAMED
     assert {name: (*each.arguments,) for name, each in BUILT_IN.items()} == dict(names.BUILT_IN)
 
 

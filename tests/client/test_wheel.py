@@ -35,7 +35,7 @@ from tiltserve import Client
 import tiltserve
 assert tiltserve.__file__.startswith(sys.argv[1]), tiltserve.__file__
 with Client(sys.argv[3]) as client:
-    print(client.sample("rings", 2, seed=1, steps=2).samples.tolist())
+    print(client.sample("rings", 2, seed=1, steps=2, progress=True).samples.tolist())
 print(*sorted({"torch", "ray", "onnx", "onnxruntime", "pydantic", "steering", "serving"} & {*sys.modules}))
 """
 
