@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import secrets
 import select
 import signal
 import socket
@@ -16,13 +17,16 @@ from pathlib import Path
 
 import grpc
 
+from deploy.access import check_guards
 from deploy.cluster import GONE_S, OBJECT_STORE_BYTES, StartError, cluster, delete, deploy, heads_alive, kill, marked
 from deploy.cores import cores
-from deploy.deployments import applications
+from deploy.deployments import FRONT, REPLICAS, applications
 from deploy.private_port import check_ray
 from deploy.scratch import Scratch, scratch
 from deploy.settings import Settings, SettingsError
 from protos.tiltserve.v1 import fleet_pb2, fleet_pb2_grpc
+from serving.access.gate import INTERNAL
+from serving.front import unix
 from serving.models.folders import survey
 from serving.wire import channels
 from serving.wire.channels import address
@@ -44,11 +48,15 @@ def serve(settings: Settings) -> int:
         StartError: what was right when it was looked at is not any more, or Ray does not start.
     """
     check_ray()
+    check_guards(settings)
     _look(settings.models)
     with contextlib.ExitStack() as held:
+        wanted = {"metrics_port": settings.metrics_host or settings.host}
+        if settings.socket is None:
+            wanted = {"grpc_port": settings.host, **wanted}
         ports = {
-            key: held.enter_context(held_port(settings.host, getattr(settings, key), key.replace("_", "-")))
-            for key in ("grpc_port", "metrics_port")
+            key: held.enter_context(held_port(host, getattr(settings, key), key.replace("_", "-")))
+            for key, host in wanted.items()
         }
         place = held.enter_context(scratch(OBJECT_STORE_BYTES))
         orderly = _Server(settings.model_copy(update=ports), place).run()
@@ -100,6 +108,8 @@ class _Server:
     def __init__(self, settings: Settings, place: Scratch) -> None:
         self._settings, self._place = settings, place
         self._mark = uuid.uuid4().hex
+        self._internal = secrets.token_hex(32)
+        self._private = place.sessions / f"front-{self._mark[:16]}"
         self._stop, self._ready = threading.Event(), threading.Event()
         self._up = False  # Ray runs, and is needed for the start
         self._orderly = True
@@ -153,24 +163,26 @@ class _Server:
         # Ray reports processes that it lost on standard output; of a start that fails one line is enough
         with (
             contextlib.redirect_stdout(sys.stderr if verbose else io.StringIO()),
-            cluster(self._mark, self._place, host=settings.host, cpus=cpus, verbose=verbose),
+            cluster(self._mark, self._place, host=settings.inner_host, cpus=cpus, verbose=verbose),
         ):
             self._up = True
             try:
-                for name, application in applications(settings).items():
+                for name, application in applications(settings, self._internal, self._private).items():
                     deploy(name, application)
-                grpc_address = address(settings.host, settings.grpc_port)
-                names = _wait_for_models(grpc_address, settings.replicas, self._stop)
+                private = unix.address(self._private)
+                names = _wait_for_models(private, self._internal, settings.replicas, self._stop)
             finally:
                 self._up = False
             self._ready.set()
             self._wake(CHANGE)
-            metrics = address(settings.host, settings.metrics_port)
+            public = settings.socket and unix.address(settings.socket)
+            grpc_address = public or address(settings.host, settings.grpc_port)
+            metrics = address(settings.metrics_host or settings.host, settings.metrics_port)
             with contextlib.suppress(OSError):  # nobody reads it
                 print(f"ready grpc={grpc_address} metrics={metrics} models={','.join(names)}", file=out, flush=True)
             with contextlib.redirect_stdout(sys.stderr):
                 self._stop.wait()
-                draining = threading.Thread(target=_drain, args=(settings,), daemon=True)
+                draining = threading.Thread(target=_drain, daemon=True)
                 draining.start()
                 while draining.is_alive() and heads_alive():  # a signal to the whole process group also ends Ray
                     draining.join(0.2)
@@ -187,20 +199,21 @@ class _Server:
         os.dup2(told, 2)
 
 
-def _drain(settings: Settings) -> None:
+def _drain() -> None:
     """Delete the applications, the front first: it finishes what it took on."""
-    for name in reversed(applications(settings)):
+    for name in (FRONT, REPLICAS):
         delete(name)
 
 
-def _wait_for_models(grpc_address: str, replicas: int, stop: threading.Event) -> list[str]:
-    """The names of the models that answer, once all replicas have loaded what they can."""
+def _wait_for_models(private: str, internal: str, replicas: int, stop: threading.Event) -> list[str]:
+    """The names of the models that answer, once all replicas have loaded what they can. Asked at the front's socket for
+    its own processes: at the public port we have no token and no certificate."""
     deadline = time.monotonic() + START_S
-    with grpc.insecure_channel(grpc_address, options=channels.CHANNEL) as channel:
+    with grpc.insecure_channel(private, options=channels.CHANNEL) as channel:
         stub = fleet_pb2_grpc.FleetStub(channel)
         while not stop.is_set():
             with contextlib.suppress(grpc.RpcError):
-                reply = stub.ListModels(fleet_pb2.ListModelsRequest(), timeout=5.0)
+                reply = stub.ListModels(fleet_pb2.ListModelsRequest(), timeout=5.0, metadata=((INTERNAL, internal),))
                 if len(reply.replicas) >= replicas and all(model.state != "LOADING" for model in reply.models):
                     for model in reply.models:
                         if model.state != "READY":

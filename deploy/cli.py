@@ -17,6 +17,7 @@ from deploy.commands.search_plan import search_plan
 from deploy.commands.serve import serve
 from deploy.commands.solvers import solvers
 from deploy.commands.stats import stats
+from deploy.commands.token import token
 from deploy.commands.top import top
 from deploy.commands.trace import trace
 from deploy.console import OneLineErrors
@@ -48,6 +49,7 @@ app.command()(unload)
 app.command()(top)
 app.command(cls=RewardOptions)(trace)
 app.command()(solvers)
+app.command()(token)
 app.command()(diagnose)
 app.command()(search_plan)
 app.command(context_settings={"allow_interspersed_args": False})(bench)

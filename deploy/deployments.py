@@ -3,6 +3,7 @@
 Each deployment is a module of its own: Ray's workers import the one that they run, and the front's needs no torch.
 """
 
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -17,8 +18,13 @@ FRONT, REPLICAS = "front", "replicas"
 HEALTH_S = 1.0
 
 
-def applications(settings: Settings) -> dict[str, Application]:
-    """The applications by name, in the order to start them."""
+def applications(settings: Settings, internal: str, private: Path) -> dict[str, Application]:
+    """The applications by name, in the order to start them.
+
+    Args:
+        internal: the token that the processes of this server share; Ray carries it, and no log.
+        private: path of the front's Unix socket for these processes.
+    """
     common: dict[str, Any] = {
         "health_check_period_s": HEALTH_S,
         "health_check_timeout_s": 10.0,
@@ -35,4 +41,4 @@ def applications(settings: Settings) -> dict[str, Application]:
         ReplicaDeployment
     )
     front = serve.deployment(name="front", num_replicas=1, ray_actor_options={"num_cpus": 0}, **common)(FrontDeployment)
-    return {REPLICAS: replicas.bind(settings), FRONT: front.bind(settings)}
+    return {REPLICAS: replicas.bind(settings, internal), FRONT: front.bind(settings, internal, private)}

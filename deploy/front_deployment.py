@@ -1,7 +1,9 @@
 """The front as a Ray Serve deployment. Its process imports this module, and with it neither torch nor steering."""
 
 import logging
+from pathlib import Path
 
+from deploy.access import front_guards
 from deploy.private_port import keep_to
 from deploy.settings import Settings
 from serving.fleet.actor import RayDirectory
@@ -14,14 +16,21 @@ STILL_S = 30.0
 class FrontDeployment:
     """The public endpoint."""
 
-    async def __init__(self, settings: Settings) -> None:  # type: ignore[misc]  # Serve awaits it
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
+        self, settings: Settings, internal: str, private: Path
+    ) -> None:
+        """See `Front`; `internal` is the token that the processes of this server share."""
         logging.basicConfig(level=settings.log_level.upper())
-        keep_to(settings.host)
+        keep_to(settings.inner_host)
         self._front = Front(
             RayDirectory(),
             host=settings.host,
             grpc_port=settings.grpc_port,
             metrics_port=settings.metrics_port,
+            metrics_host=settings.metrics_host,
+            socket=settings.socket,
+            private=private,
+            guards=front_guards(settings, internal),
             drain_s=settings.drain_seconds,
             allow_model_control=settings.allow_model_control,
             allow_shared_memory=settings.allow_shared_memory,

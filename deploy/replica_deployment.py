@@ -2,6 +2,7 @@
 
 import logging
 
+from deploy.access import replica_guards
 from deploy.private_port import keep_to
 from deploy.settings import Settings
 from serving.backends.opening import Opener
@@ -17,13 +18,14 @@ STILL_S = 30.0
 class ReplicaDeployment:
     """One process that holds the models."""
 
-    async def __init__(self, settings: Settings) -> None:  # type: ignore[misc]  # Serve awaits it
+    async def __init__(self, settings: Settings, internal: str) -> None:  # type: ignore[misc]  # Serve awaits it
+        """See `Replica`; `internal` is the token that the processes of this server share."""
         logging.basicConfig(level=settings.log_level.upper())
-        keep_to(settings.host)
+        keep_to(settings.inner_host)
         self._replica = Replica(
             settings.models,
             RayDirectory(),
-            host=settings.host,
+            host=settings.inner_host,
             ports=settings.replica_ports,
             threads=settings.threads,
             max_bucket=settings.max_bucket,
@@ -38,6 +40,7 @@ class ReplicaDeployment:
             opener=opener(settings),
             trust=settings.trust,
             allow_model_control=settings.allow_model_control,
+            guards=replica_guards(settings, internal),
         )
         await self._replica.start()
 

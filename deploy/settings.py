@@ -1,5 +1,6 @@
 """The server's settings: flags win over the environment (`TILTSERVE_*`), that over a YAML file, that over defaults."""
 
+import ipaddress
 import os
 import re
 from collections.abc import Mapping
@@ -52,6 +53,22 @@ def _folder(path: Path) -> Path:
     except UnicodeDecodeError:  # it goes into messages between processes
         fault = "whose name is not UTF-8"
     raise ValueError(f"expected a folder of models, got {str(path)!r}, {fault}")
+
+
+def _file(path: Path) -> Path:
+    path = _absolute(path)
+    if not path.is_file():
+        fault = "not a file" if path.exists() else "which does not exist"
+        raise ValueError(f"expected a file, got {str(path)!r}, {fault}")
+    return path
+
+
+def _near(host: str) -> bool:
+    """Whether only this machine reaches an address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _absolute(path: Path) -> Path:
@@ -131,7 +148,18 @@ def _ordered(ports: tuple[int, int]) -> tuple[int, int]:
     return ports
 
 
+def _keyring(folder: Path) -> Path:
+    folder = _absolute(folder)
+    for name in KEYRING:
+        if not (folder / name).is_file():
+            raise ValueError(f"expected a folder with {', '.join(KEYRING)}, got {str(folder)!r} without {name}")
+    return folder
+
+
+KEYRING = ("tls.crt", "tls.key", "ca.crt")
+"""Files of a folder of certificates, as Kubernetes' secrets and cert-manager name them."""
 Port = Annotated[int, Field(ge=0, le=65535)]
+PathOfFile = Annotated[Path, AfterValidator(_file)]
 Addresses = Annotated[dict[str, str], BeforeValidator(_addresses), AfterValidator(_reachable)]
 Networks = Annotated[dict[str, str], BeforeValidator(_addresses), AfterValidator(_elsewhere)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
@@ -146,7 +174,27 @@ class Settings(BaseModel):
     models: Annotated[Path, AfterValidator(_folder)]
     """The model repository."""
     host: str = Field(default="127.0.0.1", min_length=1)
-    """Every listener of the front binds to it."""
+    """Every listener of the front binds to it. Others than loopback need TLS and tokens, or `insecure`."""
+    socket: Annotated[Path, AfterValidator(_absolute)] | None = None
+    """A Unix socket, for this user alone, that takes the place of the gRPC port."""
+    metrics_host: Annotated[str, Field(min_length=1)] | None = None
+    """What the metrics port binds to; None for `host`."""
+    replica_host: Annotated[str, Field(min_length=1)] | None = None
+    """What replicas and Ray bind to; None for loopback: front and replicas are on one machine."""
+    tls_cert: PathOfFile | None = None
+    """PEM certificate, with the chain behind it, of the gRPC and the metrics port. Read again when it changes."""
+    tls_key: PathOfFile | None = None
+    """Its key, without a passphrase."""
+    tls_client_ca: PathOfFile | None = None
+    """Certificates of the authority that must have signed clients' certificates; None: clients need none."""
+    tokens: PathOfFile | None = None
+    """YAML file of identities: hashes of tokens, rights, models, limits. None: nobody needs a token."""
+    metrics_token_file: PathOfFile | None = None
+    """File with the token that readers of the metrics page send; None: they need none."""
+    internal_tls: Annotated[Path, AfterValidator(_keyring)] | None = None
+    """Folder with tls.crt, tls.key and ca.crt for mutual TLS between front and replicas. None: plain text."""
+    insecure: bool = False
+    """Whether what is served beyond this machine may be open to everybody, or in plain text."""
     grpc_port: Port = 8001
     metrics_port: Port = 8002
     replicas: int = Field(default=1, ge=1, le=1024)
@@ -200,6 +248,45 @@ class Settings(BaseModel):
         """`threads_per_replica`, or the cores that this process may use over the replicas, at least 1."""
         return self.threads_per_replica or max(1, cores() // self.replicas)
 
+    @property
+    def inner_host(self) -> str:
+        """What replicas and Ray bind to."""
+        return self.replica_host or ("::1" if ":" in self.host else "127.0.0.1")
+
+    @property
+    def far(self) -> bool:
+        """Whether others than this machine reach the gRPC port."""
+        return self.socket is None and not _near(self.host)
+
+    @model_validator(mode="after")
+    def _guarded(self) -> Self:
+        """What others than this machine reach is guarded, or `insecure` says that it need not be."""
+        if (self.tls_cert is None) != (self.tls_key is None):
+            given, lacking = ("tls_cert", "tls_key") if self.tls_key is None else ("tls_key", "tls_cert")
+            raise ValueError(f"{given}: expected a certificate and its key, got no --{lacking.replace('_', '-')}")
+        if self.tls_client_ca is not None and self.tls_cert is None:
+            raise ValueError("tls_client_ca: expected --tls-cert and --tls-key with it, got none")
+        if self.socket is not None and self.tls_client_ca is not None:
+            raise ValueError("socket: expected no --tls-client-ca with it, a Unix socket has no TLS")
+        if self.insecure:
+            return self
+        metrics = self.metrics_host or self.host
+        if self.far:
+            if self.tls_cert is None:
+                why = "tokens would be readable on the way" if self.tokens else "everybody could use and read it"
+                raise ValueError(_open("host", self.host, "--tls-cert and --tls-key", f"without TLS {why}"))
+            if self.tokens is None and self.tls_client_ca is None:
+                why = "everybody who reaches it could use it"
+                raise ValueError(_open("host", self.host, "--tokens or --tls-client-ca", why))
+        if not _near(metrics) and (self.tls_cert is None or not (self.metrics_token_file or self.tls_client_ca)):
+            key = "host" if self.metrics_host is None else "metrics_host"
+            wanted = "--tls-cert with --metrics-token-file or --tls-client-ca, or --metrics-host 127.0.0.1"
+            raise ValueError(_open(key, metrics, wanted, "everybody who reaches it could read the metrics page"))
+        if not _near(self.inner_host) and self.internal_tls is None:
+            why = "requests between front and replicas would be readable on the way"
+            raise ValueError(_open("replica_host", self.inner_host, "--internal-tls", why))
+        return self
+
     @model_validator(mode="after")
     def _trusted(self) -> Self:
         for name in self.trust:
@@ -215,6 +302,10 @@ class Settings(BaseModel):
         if low and high - low + 1 < self.replicas:
             raise ValueError(f"replica_ports: expected at least {self.replicas} ports, one a replica, got {low}-{high}")
         return self
+
+
+def _open(key: str, host: str, wanted: str, why: str) -> str:
+    return f"{key}: expected a loopback address, or {wanted}, or --insecure, got {host}: {why}"
 
 
 def load_settings(

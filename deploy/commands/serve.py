@@ -15,7 +15,36 @@ from deploy.console import fail
 
 def serve(
     models: Annotated[Path | None, typer.Option(metavar="DIR", help="The model repository.")] = None,
-    host: Annotated[str | None, typer.Option(help="Address every listener binds to. [127.0.0.1]")] = None,
+    host: Annotated[
+        str | None,
+        typer.Option(help="Address of the public ports; others than loopback need TLS and tokens. [127.0.0.1]"),
+    ] = None,
+    socket: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Unix socket in place of the gRPC port, for this user alone.")
+    ] = None,
+    metrics_host: Annotated[str | None, typer.Option(help="Address of the metrics port. [that of --host]")] = None,
+    replica_host: Annotated[str | None, typer.Option(help="Address of replicas and Ray. [127.0.0.1]")] = None,
+    tls_cert: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="PEM certificate of the public ports; read again on change.")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(metavar="FILE", help="Its key.")] = None,
+    tls_client_ca: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Authority that must have signed clients' certificates.")
+    ] = None,
+    tokens: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="YAML of identities: tokens' hashes, rights, models, limits.")
+    ] = None,
+    metrics_token_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Holds the token for reading the metrics page.")
+    ] = None,
+    internal_tls: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="tls.crt, tls.key, ca.crt for mutual TLS between front and replicas."),
+    ] = None,
+    insecure: Annotated[
+        bool | None,
+        typer.Option("--insecure/--no-insecure", help="Serve others than this machine without TLS or tokens. [no]"),
+    ] = None,
     grpc_port: Annotated[
         int | None, typer.Option(metavar="PORT", help="Public gRPC port, 0 for any free. [8001]")
     ] = None,

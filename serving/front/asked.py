@@ -47,6 +47,25 @@ class Asked:
         """
         if not sampler:
             return min(_MOST, max(1, self.length))
+        parameters, options = self._sampling()
+        return min(_MOST, rows_of(parameters, options))
+
+    def sizes(self, message_bytes: int, *, sampler: bool) -> dict[str, int]:
+        """What an identity's limits may bound, by their names.
+
+        Args:
+            message_bytes: of the request.
+            sampler: as of `rows`.
+        """
+        if not sampler:
+            return {"message_bytes": message_bytes}
+        parameters, _ = self._sampling()
+        steered = {"particles": parameters.particles} if parameters.reward is not None else {}
+        sizes = {"samples": parameters.samples, "steps": parameters.steps, **steered}
+        return {"message_bytes": message_bytes, **sizes}
+
+    def _sampling(self) -> tuple[Parameters, dict[str, Parameter]]:
+        """The parameters, as they will be read where they are valid, and the solver's options."""
         mine = {name: value for name, value in self.parameters.items() if name in Parameters.model_fields}
         try:
             parameters = Parameters.model_validate(mine)
@@ -58,7 +77,7 @@ class Asked:
             parameters = parameters.over(self.nodes)
             if parameters.end == "denoise":  # one step more, from the last node to D
                 parameters = parameters.model_copy(update={"steps": parameters.steps + 1})
-        return min(_MOST, rows_of(parameters, options))
+        return parameters, options
 
 
 def of(request: Received, reward: str | None = None) -> Asked:

@@ -4,11 +4,13 @@ import asyncio
 import contextlib
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import TypeVar
 
 import grpc
 
+from serving.access.caller import NO_LIMITS, caller
+from serving.access.limits import Usage
 from serving.fleet.directory import ModelState
 from serving.front import router
 from serving.front.asked import Asked
@@ -55,6 +57,7 @@ class Forwarder:
     ) -> None:
         self._roster, self._links, self._metrics, self.statistics = roster, links, metrics, statistics
         self._replay_wait_s = replay_wait_s
+        self._usage = Usage()
         self._stopping = False
 
     def stop(self) -> None:
@@ -65,12 +68,14 @@ class Forwarder:
         """The replica's serialised response to the serialised ModelInferRequest `data`, of which `asked` was read.
 
         Raises:
-            RequestError: the replica's own; NOT_FOUND or UNAVAILABLE if no replica can answer; DEADLINE_EXCEEDED.
+            RequestError: the replica's own; NOT_FOUND or UNAVAILABLE if no replica can answer; DEADLINE_EXCEEDED;
+                RESOURCE_EXHAUSTED beyond a limit of the caller's.
         """
         with self.statistics.failures(asked.model, asked.version):
             target = self._admit(asked)
             data, rows = _settled(target, asked, data)
-            return await self._send(target, deadline, lambda link: link.infer(data, rows, deadline.left()))
+            with self._counted(target, asked, rows, len(data)):
+                return await self._send(target, deadline, lambda link: link.infer(data, rows, deadline.left()))
 
     async def stream(
         self, asked: Asked, data: bytes, write: Callable[[bytes, Place], Awaitable[None]], deadline: Deadline
@@ -92,7 +97,10 @@ class Forwarder:
         with self.statistics.failures(asked.model, asked.version):
             target = self._admit(asked)
             data, rows = _settled(target, asked, data)
-            return await self._send(target, deadline, lambda link: link.stream(data, rows, deliver, deadline.left()))
+            with self._counted(target, asked, rows, len(data)):
+                return await self._send(
+                    target, deadline, lambda link: link.stream(data, rows, deliver, deadline.left())
+                )
 
     async def interact(
         self,
@@ -119,12 +127,22 @@ class Forwarder:
         with self.statistics.failures(asked.model, asked.version):
             target = self._admit(asked)
             rows = asked.rows(sampler=True)
-            await self._send(
-                target,
-                deadline,
-                lambda link: link.interact(first, rows, requests, note, deadline.left()),
-                lambda: not written,
-            )
+            with self._counted(target, asked, rows, len(first)):
+                await self._send(
+                    target,
+                    deadline,
+                    lambda link: link.interact(first, rows, requests, note, deadline.left()),
+                    lambda: not written,
+                )
+
+    @contextlib.contextmanager
+    def _counted(self, target: Route, asked: Asked, rows: int, size: int) -> Iterator[None]:
+        """Around a request's work: it is held against the caller's limits, and counts as under way."""
+        who = caller()
+        sampler = target.model.kind == "sampler"
+        sizes = {} if who.limits == NO_LIMITS else asked.sizes(size, sampler=sampler)
+        with self._usage.of(who, sizes, rows):
+            yield
 
     def _admit(self, asked: Asked) -> Route:
         if self._stopping:

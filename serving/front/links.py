@@ -10,6 +10,9 @@ from google.protobuf.descriptor import ServiceDescriptor
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from protos.tiltserve.v1 import fleet_pb2, fleet_pb2_grpc, repository_pb2, repository_pb2_grpc, sampling_pb2
+from serving.access.caller import ANYBODY, HEADER, caller, told
+from serving.access.gate import INTERNAL
+from serving.access.guards import NAME, OPEN_INSIDE, Inside
 from serving.fleet.directory import ReplicaState
 from serving.wire import channels, streamed
 from serving.wire.errors import RequestError, internal
@@ -22,8 +25,14 @@ SAMPLING: ServiceDescriptor = sampling_pb2.DESCRIPTOR.services_by_name["Sampling
 class Link:
     """A channel to one replica that knows its requests in flight, with their rows and when they were sent."""
 
-    def __init__(self, address: str) -> None:
-        self.channel = grpc.aio.insecure_channel(address, options=channels.CHANNEL)
+    def __init__(self, address: str, inside: Inside = OPEN_INSIDE) -> None:
+        self._token, certificates = inside.token, inside.certificates
+        self.pems = None if certificates is None else certificates.current()
+        if certificates is None:
+            self.channel = grpc.aio.insecure_channel(address, options=channels.CHANNEL)
+        else:
+            named = (*channels.CHANNEL, ("grpc.ssl_target_name_override", NAME))
+            self.channel = grpc.aio.secure_channel(address, certificates.client(), options=named)
         self._sent: dict[object, tuple[float, int]] = {}
         # Without serialisers gRPC passes bytes through: the front never rebuilds a message.
         self._infer = self.channel.unary_unary(f"/{INFERENCE.full_name}/ModelInfer")
@@ -42,6 +51,13 @@ class Link:
         """Rows of the requests under way that were sent after that time (`time.monotonic`)."""
         return sum(rows for sent, rows in self._sent.values() if sent > since)
 
+    def _metadata(self) -> tuple[tuple[str, str | bytes], ...]:
+        """That a front calls, and for whom."""
+        if not self._token:
+            return ()
+        who = caller()
+        return ((INTERNAL, self._token), *(() if who == ANYBODY else ((HEADER, told(who)),)))
+
     @contextlib.contextmanager
     def _under_way(self, rows: int) -> Iterator[None]:
         key = object()
@@ -54,7 +70,7 @@ class Link:
     async def infer(self, request: bytes, rows: int, timeout: float | None) -> bytes:
         """A serialised ModelInferResponse; raises AioRpcError. Cancelling it cancels the call on the replica."""
         with self._under_way(rows):
-            return await self._infer(request, timeout=timeout)
+            return await self._infer(request, timeout=timeout, metadata=self._metadata())
 
     async def stream(
         self, request: bytes, rows: int, deliver: Callable[[bytes, Place], Awaitable[None]], timeout: float | None
@@ -63,7 +79,7 @@ class Link:
         go to `deliver` as they come. Raises AioRpcError, also for the replica's own errors. Cancelling it cancels the
         request on the replica.
         """
-        call = self._stream([request], timeout=timeout, metadata=(streamed.AS_STATUS,))
+        call = self._stream([request], timeout=timeout, metadata=(streamed.AS_STATUS, *self._metadata()))
         with self._under_way(rows):
             try:
                 async for reply in call:
@@ -89,7 +105,7 @@ class Link:
         `requests` is read once for each reply that was delivered. So the first is read only when the stream can no
         longer be started again on another replica, and nobody waits for a client while the replica computes.
         """
-        call = self._interact(timeout=timeout)
+        call = self._interact(timeout=timeout, metadata=self._metadata())
         turns = asyncio.Semaphore(0)
         passing: asyncio.Task[None] | None = None
         with self._under_way(rows):
@@ -110,7 +126,8 @@ class Link:
 
     async def metrics(self, timeout: float) -> str:
         """The replica's metrics as Prometheus text; raises AioRpcError."""
-        reply: fleet_pb2.MetricsReply = await self._metrics(fleet_pb2.MetricsRequest(), timeout=timeout)
+        asked, told_too = fleet_pb2.MetricsRequest(), self._metadata()
+        reply: fleet_pb2.MetricsReply = await self._metrics(asked, timeout=timeout, metadata=told_too)
         return reply.text
 
     async def change_model(self, name: str, revision: int, *, loaded: bool) -> int:
@@ -119,13 +136,14 @@ class Link:
         call = self._repository.LoadModel if loaded else self._repository.UnloadModel
         with self._under_way(0):
             reply: repository_pb2.ChangeModelReply = await call(
-                repository_pb2.ChangeModelRequest(name=name, revision=revision)
+                repository_pb2.ChangeModelRequest(name=name, revision=revision), metadata=self._metadata()
             )
         return reply.waited_for
 
     async def statistics(self, timeout: float) -> service_pb2.ModelStatisticsResponse:
         """What the replica has counted of all its models; raises AioRpcError."""
-        return await self._statistics(service_pb2.ModelStatisticsRequest(), timeout=timeout)
+        asked = service_pb2.ModelStatisticsRequest()
+        return await self._statistics(asked, timeout=timeout, metadata=self._metadata())
 
 
 async def _pass_on(requests: AsyncIterator[bytes], call: grpc.aio.StreamStreamCall, turns: asyncio.Semaphore) -> None:
@@ -146,14 +164,20 @@ async def _pass_on(requests: AsyncIterator[bytes], call: grpc.aio.StreamStreamCa
 class Links:
     """The links by replica id."""
 
-    def __init__(self) -> None:
+    def __init__(self, inside: Inside = OPEN_INSIDE) -> None:
+        self._inside = inside
         self._links: dict[str, Link] = {}
+        self._old: list[Link] = []  # with certificates that were exchanged; closed when idle
 
     def to(self, replica: ReplicaState) -> Link:
         """The link to this replica, opened if there is none."""
-        if replica.id not in self._links:
-            self._links[replica.id] = Link(replica.address)
-        return self._links[replica.id]
+        link, certificates = self._links.get(replica.id), self._inside.certificates
+        if link is not None and certificates is not None and link.pems is not certificates.current():
+            self._old.append(link)
+            link = None
+        if link is None:
+            link = self._links[replica.id] = Link(replica.address, self._inside)
+        return link
 
     def in_flight(self) -> dict[str, int]:
         """Requests under way by replica id."""
@@ -172,10 +196,13 @@ class Links:
         """Closes the links to all other replicas once they are idle: a draining replica has left the list but still
         answers."""
         gone = [key for key, link in self._links.items() if key not in replica_ids and not link.in_flight]
-        for link in [self._links.pop(key) for key in gone]:
+        idle = [each for each in self._old if not each.in_flight]
+        self._old = [each for each in self._old if each.in_flight]
+        for link in [*idle, *(self._links.pop(key) for key in gone)]:
             await link.channel.close()
 
     async def close(self) -> None:
-        for link in self._links.values():
+        for link in [*self._links.values(), *self._old]:
             await link.channel.close()
         self._links.clear()
+        self._old.clear()

@@ -55,6 +55,10 @@ class FrontMetrics:
         if method in ("ModelInfer", "ModelStreamInfer"):
             (self._success if code is grpc.StatusCode.OK else self._failure).labels(model).inc()
 
+    def refused(self, method: str, code: grpc.StatusCode) -> None:
+        """Counts an RPC that was refused before it was read; `method` is one that is served, or ""."""
+        self.requests.labels("", method, code.name).inc()
+
 
 class ReplicaPages(Collector):
     """The metrics of all replicas as one, with a label `replica` on every sample."""

@@ -9,6 +9,7 @@ import grpc
 from google.protobuf.message import Message
 from tritonclient.grpc import service_pb2 as pb
 
+from serving.access.caller import caller
 from serving.fleet.directory import ReplicaState
 from serving.front.links import Links
 from serving.front.part import Answer
@@ -59,7 +60,7 @@ class Repository:
         )
 
     async def _load(self, request: pb.RepositoryModelLoadRequest) -> Message:
-        self._permit("RepositoryModelLoad", request.repository_name)
+        self._permit("RepositoryModelLoad", request.repository_name, request.model_name)
         for name in request.parameters:
             if name == "config" or name.startswith("file:"):
                 raise errors.invalid(
@@ -71,7 +72,7 @@ class Repository:
         return pb.RepositoryModelLoadResponse()
 
     async def _unload(self, request: pb.RepositoryModelUnloadRequest) -> Message:
-        self._permit("RepositoryModelUnload", request.repository_name)
+        self._permit("RepositoryModelUnload", request.repository_name, request.model_name)
         for name, value in request.parameters.items():
             if name != "unload_dependents":
                 raise errors.invalid(f"unknown parameter {name!r}, expected unload_dependents or none")
@@ -81,10 +82,12 @@ class Repository:
         await self._change(request.model_name, loaded=False)
         return pb.RepositoryModelUnloadResponse()
 
-    def _permit(self, method: str, repository: str) -> None:
+    def _permit(self, method: str, repository: str, model: str) -> None:
         if not self._allowed:
             raise errors.model_control(method)
         _one_repository(repository)
+        if not caller().sees(model):  # nor does it exist for him if it lies in the repository and is not loaded
+            raise errors.not_found(f"unknown model {model!r}: the repository has no such folder of a model")
 
     async def _change(self, name: str, *, loaded: bool) -> None:
         change = asyncio.create_task(self._tell_all(name, loaded))

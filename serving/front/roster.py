@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Iterable, Mapping
 
+from serving.access.caller import caller
 from serving.fleet.directory import DirectoryClient, ReplicaState
 from serving.front.router import Index
 
@@ -21,12 +22,12 @@ class Roster:
     `refresh` reads it; `pause` waits until the next read is due, which `lose` makes now; `changed` waits for that read.
 
     Attributes:
-        index: the list, by models.
         covered: for each replica by id a time (`time.monotonic`): what was sent to it until then is in its backlog.
     """
 
     def __init__(self, directory: DirectoryClient, every_s: float = 0.5) -> None:
-        self.index = Index()
+        self._whole = Index()
+        self._seen: dict[tuple[str, ...], Index] = {}
         self.covered: Mapping[str, float] = {}
         self._last_read = 0.0
         self._directory, self._every_s = directory, every_s
@@ -36,10 +37,21 @@ class Roster:
         self._read = asyncio.Event()
         self._down = False
 
+    @property
+    def index(self) -> Index:
+        """The list, by models: all that there is for the one who makes this call. A model that he has no right for is
+        in none of his answers, so nothing else has to keep it from him."""
+        who = caller()
+        if who.sees_all:
+            return self._whole
+        if who.models not in self._seen:
+            self._seen[who.models] = self._whole.only(who.sees)
+        return self._seen[who.models]
+
     def lose(self, replica_id: str) -> None:
         """Takes a replica that does not answer off the list, until its next heartbeat puts it back."""
         self._lost.add(replica_id)
-        self._list(self.index.replicas)
+        self._list(self._whole.replicas)
         self._due.set()
 
     def silent(self, replica_id: str) -> bool:
@@ -55,14 +67,14 @@ class Roster:
             listed = await self._directory.replicas()
         except Exception as error:  # requests go on without the directory
             if not self._down:
-                _log.warning("directory is down, going on with %d replicas: %s", len(self.index.replicas), error)
+                _log.warning("directory is down, going on with %d replicas: %s", len(self._whole.replicas), error)
             self._down = True
             return
         self._down = False
         # A replica that was lost during the two calls may still be in their answer.
         self._lost -= lost
         # A report that is new in this read was made after the read before it, which did not have it.
-        known = {replica.id: replica.beat for replica in self.index.replicas}
+        known = {replica.id: replica.beat for replica in self._whole.replicas}
         self.covered = {
             each.id: self.covered.get(each.id, 0.0) if known.get(each.id) == each.beat else self._last_read
             for each in listed
@@ -83,4 +95,5 @@ class Roster:
         await self._read.wait()
 
     def _list(self, replicas: Iterable[ReplicaState]) -> None:
-        self.index = Index.of(replica for replica in replicas if replica.id not in self._lost)
+        self._whole = Index.of(replica for replica in replicas if replica.id not in self._lost)
+        self._seen = {}

@@ -64,6 +64,12 @@ class Index:
         models = {name: _listed(found[name]) for name in sorted(found)}
         return cls(replicas, models, any(each.newest for each in models.values()))
 
+    def only(self, seen: Callable[[str], bool]) -> "Index":
+        """The same replicas as if they held only models whose name is seen."""
+        return Index.of(
+            replace(each, models=tuple(model for model in each.models if seen(model.name))) for each in self.replicas
+        )
+
 
 def choose(
     index: Index,

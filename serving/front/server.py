@@ -2,18 +2,21 @@
 
 import asyncio
 import contextlib
-import threading
+import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha.reflection import aio as reflection
-from prometheus_client import start_http_server
 
 from protos.tiltserve.v1 import fleet_pb2
+from serving.access.gate import Gate
+from serving.access.guards import OPEN_FRONT, FrontGuards
 from serving.fleet.directory import DirectoryClient
+from serving.front import unix
 from serving.front.config import ModelConfigs
 from serving.front.fleet import Fleet
 from serving.front.forward import Forwarder
@@ -22,12 +25,14 @@ from serving.front.inference import Inference
 from serving.front.interactive import Sampling
 from serving.front.links import INFERENCE, SAMPLING, Links
 from serving.front.metrics import FrontMetrics
+from serving.front.page import Page
 from serving.front.part import Part
 from serving.front.repository import Repository
 from serving.front.roster import Roster
 from serving.front.shared_memory import SharedMemory, local
 from serving.front.statistics import ModelStatistics
 from serving.front.trace_settings import TraceSettingRpc, TraceSettings
+from serving.front.unix import PortError
 from serving.supervised import Supervised
 from serving.wire import channels, small
 from serving.wire.streams import CLOSE_S, Streams, UnderWay
@@ -35,6 +40,7 @@ from serving.wire.streams import CLOSE_S, Streams, UnderWay
 _FLEET = fleet_pb2.DESCRIPTOR.services_by_name["Fleet"]
 _HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"]
 _REFLECTION = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
+Services = Sequence[grpc.GenericRpcHandler]
 _SCRAPE_S = 1.0
 _REFUSE_S = 0.2
 """Seconds between refusing new requests and closing the server. gRPC ends a call that waits to be taken in at that
@@ -43,17 +49,17 @@ ANSWER_S = 5.0
 """Seconds in which a front that is well answers its own health check."""
 
 
-class PortError(RuntimeError):
-    """A port cannot be listened on; the text is one line."""
-
-
 class Front:
     """One public endpoint of the fleet; make it and use it on one event loop.
 
     Args:
         directory: where replicas report.
-        host: address that both servers bind to.
+        host: address that both servers bind to. metrics_host: the metrics page's, if it is another one.
         grpc_port, metrics_port: 0 for any free port.
+        socket: path of a Unix socket that takes the place of the gRPC port.
+        private: path of a Unix socket for this server's own processes; None for one in a folder of its own, made where
+        the front cannot ask itself at its public address.
+        guards: certificates, tokens and what a front shows its replicas.
         replay_wait_s: how long a request whose replica was lost waits for an equal one.
         drain_s: how long `stop` lets requests finish.
         poll_s: how often the directory is read.
@@ -69,53 +75,65 @@ class Front:
         host: str = "127.0.0.1",
         grpc_port: int = 0,
         metrics_port: int = 0,
+        metrics_host: str | None = None,
+        socket: Path | None = None,
+        private: Path | None = None,
+        guards: FrontGuards = OPEN_FRONT,
         replay_wait_s: float = 30.0,
         drain_s: float = 30.0,
         poll_s: float = 0.5,
         allow_model_control: bool = False,
         allow_shared_memory: bool = False,
     ) -> None:
-        self._directory, self._host = directory, host
+        self._directory, self._host, self._metrics_host = directory, host, metrics_host or host
+        self._socket, self._private, self._guards = socket, private, guards
         self._grpc_port, self._metrics_port, self._drain_s = grpc_port, metrics_port, drain_s
         self.metrics = FrontMetrics(self._replica_pages)
         self._roster = Roster(directory, poll_s)
-        self._links = Links()
+        self._links = Links(guards.inside)
         self._health = Health([INFERENCE.full_name, SAMPLING.full_name, _FLEET.full_name])
         statistics = ModelStatistics(self._roster, self._links)
         self._forwarder = Forwarder(self._roster, self._links, self.metrics, replay_wait_s, statistics)
         self._repository = Repository(self._roster, self._links, allowed=allow_model_control)
-        self._shared_memory = SharedMemory(allowed=allow_shared_memory and local(host))
+        self._shared_memory = SharedMemory(allowed=allow_shared_memory and (socket is not None or local(host)))
         self._streams, self._under_way = Streams(), UnderWay()
         self.trace_settings = TraceSettings()
-        self._server: grpc.aio.Server | None = None
-        self._page: tuple[Any, threading.Thread] | None = None
+        self._servers: list[grpc.aio.Server] = []
+        self._folder: Path | None = None
+        self._page: Page | None = None
         self._following: Supervised | None = None
         self._myself: grpc.aio.Channel | None = None
 
     @property
     def grpc_address(self) -> str:
-        """`host:port` of the gRPC server, with the real port once started."""
+        """`host:port` of the gRPC server, with the real port once started, or `unix:path`."""
+        if self._socket is not None:
+            return unix.address(self._socket)
         return channels.address(self._host, self._grpc_port)
 
     @property
     def metrics_address(self) -> str:
         """`host:port` of the metrics page, with the real port once started."""
-        return channels.address(self._host, self._metrics_port)
+        return channels.address(self._metrics_host, self._metrics_port)
 
     async def start(self) -> None:
         """Listens; raises PortError, with nothing left open."""
         self._loop = asyncio.get_running_loop()
         try:
             self._listen_metrics()
-            server = self._listen_grpc()
+            services = self._services()
+            servers = [self._listen_grpc(services), *self._listen_private(services)]
         except PortError:
             await self.stop()
             raise
         await self._follow_once()
-        await server.start()
-        self._server = server
+        for server in servers:
+            await server.start()
+        self._servers = servers
         self._following = Supervised("following the fleet", self._follow)
-        self._myself = grpc.aio.insecure_channel(self.grpc_address, options=channels.CHANNEL)
+        encrypted = self._guards.certificates is not None and self._socket is None
+        myself = unix.address(self._private) if self._private and encrypted else self.grpc_address
+        self._myself = grpc.aio.insecure_channel(myself, options=channels.CHANNEL)
 
     async def stop(self) -> None:
         """Reports NOT_SERVING, lets requests finish for up to `drain_s` seconds, and closes everything.
@@ -125,21 +143,22 @@ class Front:
         self._health.close()
         self._forwarder.stop()
         self._streams.stop()
-        if self._server is not None:
+        if self._servers:
             await asyncio.sleep(_REFUSE_S)
             await self._under_way.over(self._drain_s)
-            await self._server.stop(CLOSE_S)
+            await asyncio.gather(*(server.stop(CLOSE_S) for server in self._servers))
+            for path in filter(None, (self._socket, self._private)):
+                path.unlink(missing_ok=True)
         if self._following is not None:
             await self._following.stop()
         if self._myself is not None:
             await self._myself.close()
         if self._page is not None:
-            server, thread = self._page
-            await asyncio.to_thread(server.shutdown)  # a page that is being made waits for this event loop
-            server.server_close()
-            thread.join()
+            await asyncio.to_thread(self._page.close)  # a page that is being made waits for this event loop
         await self._links.close()
-        self._server = self._following = self._myself = self._page = None
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+        self._servers, self._following, self._myself, self._page, self._folder = [], None, None, None, None
 
     async def check_health(self, still_s: float) -> None:
         """Raises RuntimeError when the fleet was not read for `still_s` seconds, or the gRPC server does not answer."""
@@ -151,25 +170,44 @@ class Front:
         except grpc.aio.AioRpcError as error:
             raise RuntimeError(f"the front's gRPC server does not answer: {error.code().name}") from None
 
-    def _listen_grpc(self) -> grpc.aio.Server:
-        server = grpc.aio.server(options=channels.SERVER)
-        parts = self._roster, self._forwarder, self.metrics, self._under_way, self._streams
-        services = (INFERENCE, SAMPLING, _FLEET, _HEALTH, _REFLECTION)
-        described = reflection.ReflectionServicer([each.full_name for each in services])
-        server.add_generic_rpc_handlers(
-            [
-                Inference(*parts, self._shared_memory, self._kserve_parts()).handler(),
-                Sampling(*parts).handler(),
-                small.handler(_FLEET, Fleet(self._roster), self._streams),
-                small.handler(_HEALTH, self._health, self._streams),
-                small.handler(_REFLECTION, described, self._streams),
-            ]
-        )
+    def _listen_grpc(self, services: Services) -> grpc.aio.Server:
+        server = _server(Gate(self._guards.tokens, refused=self.metrics.refused), services)
+        if self._socket is not None:
+            unix.listen(server, self._socket)
+            return server
         try:
-            self._grpc_port = server.add_insecure_port(self.grpc_address)
+            if self._guards.certificates is None:
+                self._grpc_port = server.add_insecure_port(self.grpc_address)
+            else:
+                self._grpc_port = server.add_secure_port(self.grpc_address, self._guards.certificates.server())
         except RuntimeError:
             raise PortError(f"gRPC: expected a free port, {self.grpc_address} cannot be listened on") from None
         return server
+
+    def _listen_private(self, services: Services) -> list[grpc.aio.Server]:
+        """A server for this server's own processes, which have neither a client's certificate nor a token of the file;
+        none where the public one lets them in."""
+        if self._private is None:
+            if self._guards.certificates is None:
+                return []
+            self._folder = Path(tempfile.mkdtemp(prefix="tiltserve-"))
+            self._private = self._folder / "front"
+        server = _server(Gate(internal=self._guards.inside.token, closed=True), services)
+        unix.listen(server, self._private)
+        return [server]
+
+    def _services(self) -> Services:
+        """What all servers of the front serve."""
+        parts = self._roster, self._forwarder, self.metrics, self._under_way, self._streams
+        services = (INFERENCE, SAMPLING, _FLEET, _HEALTH, _REFLECTION)
+        described = reflection.ReflectionServicer([each.full_name for each in services])
+        return [
+            Inference(*parts, self._shared_memory, self._kserve_parts()).handler(),
+            Sampling(*parts).handler(),
+            small.handler(_FLEET, Fleet(self._roster), self._streams),
+            small.handler(_HEALTH, self._health, self._streams),
+            small.handler(_REFLECTION, described, self._streams),
+        ]
 
     def _kserve_parts(self) -> Sequence[Part]:
         """What answers KServe's RPCs, but for inference, metadata and those for shared memory."""
@@ -181,12 +219,13 @@ class Front:
         )
 
     def _listen_metrics(self) -> None:
+        token, certificates = self._guards.metrics_token, self._guards.certificates
         try:
-            self._page = start_http_server(self._metrics_port, self._host, self.metrics.registry)
+            self._page = Page(self.metrics.registry, self._metrics_host, self._metrics_port, token, certificates)
         except OSError as error:
             cause = error.strerror or error
             raise PortError(f"metrics: expected a free port, got {self.metrics_address}: {cause}") from None
-        self._metrics_port = self._page[0].server_port
+        self._metrics_port = self._page.port
 
     async def _follow(self) -> None:
         """Keeps roster, links and health up to date, until cancelled."""
@@ -219,3 +258,10 @@ class Front:
             *(self._links.to(replica).metrics(_SCRAPE_S) for replica in replicas), return_exceptions=True
         )
         return {replica.id: page for replica, page in zip(replicas, pages, strict=True) if isinstance(page, str)}
+
+
+def _server(gate: Gate, services: Services) -> grpc.aio.Server:
+    """A server of these services, behind a gate."""
+    server = grpc.aio.server(options=channels.SERVER, interceptors=[gate])
+    server.add_generic_rpc_handlers(services)
+    return server

@@ -116,13 +116,16 @@ class LoadedModels:
         """The newest ready version of each model and raw network by name."""
         return {**self._versions.newest()}
 
-    def model(self, name: str, version: str = "") -> Model:
+    def model(self, name: str, version: str = "", seen: Callable[[str], bool] = lambda name: True) -> Model:
         """A version of a model, the newest ready one for "".
+
+        Args:
+            seen: whether a model exists for who asks.
 
         Raises:
             RequestError: NOT_FOUND or UNAVAILABLE where it cannot be used.
         """
-        return self._versions.model(name, version)
+        return self._versions.model(name, version, seen)
 
     def knows(self, name: str) -> bool:
         """Whether there is such a model, or raw network, in any state."""

@@ -10,6 +10,7 @@ from types import MappingProxyType
 
 from grpc.aio import ServicerContext
 
+from serving.access.caller import caller
 from serving.engine.engine import Engine
 from serving.engine.metrics import ReplicaMetrics
 from serving.fleet.directory import ModelState
@@ -52,18 +53,19 @@ class Answering:
 
     @property
     def served(self) -> list[tuple[str, str]]:
-        """The name and the version of every model that it has, loaded or not."""
-        return [(each.name, each.version) for each in self._models.states()]
+        """The name and the version of every model that it has for this caller, loaded or not."""
+        return [(each.name, each.version) for each in self._models.states() if caller().sees(each.name)]
 
     def listed(self, name: str, version: str = "") -> ModelState | None:
         """What the directory is told of a model, of its newest ready version if none is asked for; None where it has no
-        such name or version."""
-        states = (each for each in self._models.states() if each.name == name and version in ("", each.version))
+        such name or version for this caller."""
+        known = self._models.states() if caller().sees(name) else ()
+        states = (each for each in known if each.name == name and version in ("", each.version))
         return max(reversed([*states]), key=lambda each: each.state == "READY", default=None)
 
     def model(self, name: str, version: str = "") -> Model:
         """The model of that name; NOT_FOUND or UNAVAILABLE where it cannot be used."""
-        return self._models.model(name, version)
+        return self._models.model(name, version, caller().sees)
 
     async def answer(
         self,
@@ -88,12 +90,13 @@ class Answering:
             raise errors.draining("the replica is stopping")
         limits = context.time_remaining(), timeout_s(request.parameters.get("timeout", 0))
         deadline = time.monotonic() + min((limit for limit in limits if limit is not None), default=math.inf)
-        async with self._models.holding(request) as held:
+        async with self._models.holding(request, caller().sees) as held:
             model = held.model
             kserve.check_outputs(request.outputs, job.output_names(model))
             if isinstance(model, Sampler):  # a front has drawn one; a client that comes without a front may have not
                 request.parameters.setdefault("seed", secrets.randbelow(2**63))
-            remotes = {**self._rewards.definitions, **rewards}
+            seen = {name: each for name, each in self._rewards.definitions.items() if caller().sees(name)}
+            remotes = {**seen, **rewards}
             before = None if deliver is None else partial(deliver, model)
             task = await aside(size, lambda: job.task_for(request, model, held.models, remotes, deadline, before))
             if counting is not None:

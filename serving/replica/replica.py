@@ -12,6 +12,8 @@ from pathlib import Path
 import grpc
 import torch
 
+from serving.access.gate import Gate
+from serving.access.guards import OPEN_REPLICA, ReplicaGuards
 from serving.backends.opening import Opener
 from serving.engine.engine import Engine
 from serving.engine.metrics import ReplicaMetrics
@@ -48,6 +50,7 @@ class Replica:
         opener: chooses the backend of a graph; None for ONNX Runtime on `threads` threads.
         trust: names of models that are served even if their rows are not independent.
         allow_model_control: whether fronts may have models loaded and unloaded.
+        guards: what callers must show.
 
     Ray Serve sees none of the requests, so the replica drains by itself: `stop` leaves the directory, refuses new
     requests (fronts then send them to other replicas), and finishes the running ones.
@@ -73,7 +76,9 @@ class Replica:
         opener: Opener | None = None,
         trust: Collection[str] = (),
         allow_model_control: bool = False,
+        guards: ReplicaGuards = OPEN_REPLICA,
     ) -> None:
+        self._guards = guards
         self.id = uuid.uuid4().hex[:12]
         self._directory, self._host, self._ports, self._drain_s = directory, host, ports, drain_s
         self._metrics = ReplicaMetrics()
@@ -165,8 +170,10 @@ class Replica:
         """A server on the first port that is free."""
         low, high = self._ports
         repository = Repository(self._control, allowed=self._allow_model_control)
+        guards = self._guards
+        gate = Gate(guards.tokens, internal=guards.inside.token, closed=guards.closed, direct=True)
         for port in range(low, high + 1):
-            server = grpc.aio.server(options=channels.REPLICA)
+            server = grpc.aio.server(options=channels.REPLICA, interceptors=[gate])
             server.add_generic_rpc_handlers(
                 [
                     *Inference(self._answering, self._metrics).handlers(),
@@ -177,7 +184,11 @@ class Replica:
                 ]
             )
             with contextlib.suppress(RuntimeError):
-                bound = server.add_insecure_port(channels.address(self._host, port))
+                wanted = channels.address(self._host, port)
+                if guards.inside.certificates is None:
+                    bound = server.add_insecure_port(wanted)
+                else:
+                    bound = server.add_secure_port(wanted, guards.inside.certificates.server())
                 return server, channels.address(self._host, bound)
         raise RuntimeError(f"replica: expected a free port in {low}-{high} on {self._host}, got none")
 

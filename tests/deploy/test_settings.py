@@ -105,7 +105,7 @@ def service(name: str, port: int, port_name: str = "grpc", protocol: str = "tcp"
 )
 def test_the_variables_of_a_kubernetes_service_are_no_settings(tmp_path: Path, environment: dict[str, str]) -> None:
     assert load_settings(models=tmp_path, environment=environment) == Settings(models=tmp_path)
-    set_too = environment | {"TILTSERVE_METRICS_PORT": "9002", "TILTSERVE_HOST": "0.0.0.0"}
+    set_too = environment | {"TILTSERVE_METRICS_PORT": "9002", "TILTSERVE_HOST": "0.0.0.0", "TILTSERVE_INSECURE": "1"}
     settings = load_settings(models=tmp_path, environment=set_too)
     assert (settings.host, settings.grpc_port, settings.metrics_port) == ("0.0.0.0", 8001, 9002)
 
@@ -236,3 +236,60 @@ def test_names_of_models_that_are_trusted(tmp_path: Path, written: Any) -> None:
     assert load_settings(models=tmp_path, environment={}).trust == ()
     with pytest.raises(SettingsError, match=r"trust: expected names of models in .*, got 'c'"):
         load_settings(models=tmp_path, environment={}, trust=["a", "c"])
+
+
+FAR = "10.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({"host": FAR}, "without TLS everybody could use and read it"),
+        ({"host": FAR, "tokens": True}, "without TLS tokens would be readable on the way"),
+        ({"host": FAR, "tls": True}, "or --tokens or --tls-client-ca, or --insecure, got 10.0.0.1: everybody who"),
+        ({"host": FAR, "tls": True, "tokens": True}, "everybody who reaches it could read the metrics page"),
+        ({"metrics_host": "0.0.0.0"}, "--metrics-host: expected a loopback address"),
+        ({"replica_host": FAR}, "--replica-host: expected a loopback address, or --internal-tls, or --insecure"),
+        ({"tls_key": "a"}, "--tls-key: expected a certificate and its key, got no --tls-cert"),
+        ({"tls_cert": "a"}, "--tls-cert: expected a certificate and its key, got no --tls-key"),
+        ({"tls_client_ca": "a"}, "--tls-client-ca: expected --tls-cert and --tls-key with it, got none"),
+        ({"tokens": "none"}, "--tokens: expected a file, got "),
+        ({"internal_tls": "."}, "--internal-tls: expected a folder with tls.crt, tls.key, ca.crt, got "),
+        ({"socket": "s", "tls": True, "tls_client_ca": "a"}, "--socket: expected no --tls-client-ca with it"),
+    ],
+)
+def test_what_is_open_to_others_is_refused(tmp_path: Path, given: dict[str, Any], text: str) -> None:
+    """By settings alone, before a port is opened; `--insecure` allows what is only unsafe."""
+    with pytest.raises(SettingsError) as caught:
+        load_settings(models=tmp_path, environment={}, **guards(tmp_path, given))
+    assert text in str(caught.value)
+    if "--insecure" in str(caught.value):
+        load_settings(models=tmp_path, environment={}, insecure=True, **guards(tmp_path, given))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"host": "::1"},
+        {"host": "localhost", "metrics_host": "127.0.0.2"},
+        {"host": FAR, "socket": "s", "metrics_host": "127.0.0.1"},
+        {"host": FAR, "tls": True, "tokens": True, "metrics_token_file": "a"},
+        {"host": FAR, "tls": True, "tokens": True, "metrics_host": "127.0.0.1"},
+        {"host": FAR, "tls": True, "tls_client_ca": "a"},
+    ],
+)
+def test_what_is_guarded_needs_no_more(tmp_path: Path, given: dict[str, Any]) -> None:
+    settings = load_settings(models=tmp_path, environment={}, **guards(tmp_path, given))
+    assert settings.inner_host in ("127.0.0.1", "::1")
+
+
+def guards(folder: Path, given: dict[str, Any]) -> dict[str, Any]:
+    """The settings, with files for those that name some; `tls` stands for a certificate and its key."""
+    (folder / "a").write_text("")
+    given = dict(given)
+    if given.pop("tls", False):
+        given |= {"tls_cert": "a", "tls_key": "a"}
+    if given.get("tokens") is True:
+        given["tokens"] = "a"
+    plain = ("host", "metrics_host", "replica_host")
+    return {key: value if key in plain else folder / value for key, value in given.items()}

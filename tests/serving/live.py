@@ -18,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tritonclient.utils import InferenceServerException
 
 from protos.tiltserve.v1 import reward_pb2, reward_pb2_grpc
+from serving.access.guards import OPEN_FRONT, OPEN_REPLICA, FrontGuards, ReplicaGuards
 from serving.fleet.directory import LocalDirectory
 from serving.front.server import Front
 from serving.replica import Replica
@@ -99,6 +100,7 @@ class Live:
         count: int = 1,
         poll_s: float = 0.1,
         front: Mapping[str, Any] | None = None,
+        guards: tuple[FrontGuards, ReplicaGuards] = (OPEN_FRONT, OPEN_REPLICA),
         **settings: Any,
     ) -> None:
         self._loop = asyncio.new_event_loop()
@@ -107,10 +109,12 @@ class Live:
 
         async def start() -> None:
             directory = LocalDirectory()
-            self.replicas = [Replica(models, directory, drain_s=0.5, **settings) for _ in range(count)]
+            self.replicas = [
+                Replica(models, directory, drain_s=0.5, guards=guards[1], **settings) for _ in range(count)
+            ]
             for replica in self.replicas:
                 await replica.start()
-            self.front = Front(directory, drain_s=0.5, poll_s=poll_s, **(front or {}))
+            self.front = Front(directory, drain_s=0.5, poll_s=poll_s, guards=guards[0], **(front or {}))
             await self.front.start()
 
         self.on_loop(start())

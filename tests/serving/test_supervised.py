@@ -86,8 +86,8 @@ def test_a_front_whose_loop_raised_follows_the_fleet_again(monkeypatch: pytest.M
         await front.check_health(30)
         with pytest.raises(RuntimeError, match="following the fleet: expected progress"):
             await front.check_health(-1)
-        assert front._server is not None
-        await front._server.stop(None)
+        (server,) = front._servers
+        await server.stop(None)
         with pytest.raises(RuntimeError, match="gRPC server does not answer: UNAVAILABLE"):
             await front.check_health(30)
         await front.stop()

@@ -25,7 +25,8 @@ from serving.engine.metrics import ReplicaMetrics
 from serving.fleet.directory import Directory, LocalDirectory, ModelState, ReplicaState
 from serving.front import roster
 from serving.front.links import INFERENCE, SAMPLING
-from serving.front.server import Front, PortError
+from serving.front.server import Front
+from serving.front.unix import PortError
 from serving.wire import channels, errors, kserve, received
 from serving.wire.tensors import TensorSpec
 

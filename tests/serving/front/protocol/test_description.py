@@ -185,7 +185,6 @@ def test_extensions_are_those_that_work(client: Client):
         "model_repository(unload_dependents)": reload,
         "system_shared_memory": client.get_system_shared_memory_status,
         "trace": lambda: client.get_trace_settings(),
-        "model_repository": lambda: client.get_model_repository_index(),
     }
     assert set(client.get_server_metadata().extensions) == uses.keys()
     for use in uses.values():

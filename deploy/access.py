@@ -1,0 +1,88 @@
+"""From settings to what guards fronts and replicas."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from deploy.settings import KEYRING, Settings, SettingsError
+from serving.access import tokens
+from serving.access.certificates import Certificates
+from serving.access.guards import FrontGuards, Inside, ReplicaGuards
+from serving.access.watched import AccessError, Watched, content
+from serving.front import unix
+
+Made = TypeVar("Made")
+_LEAST = 16
+"""Characters of a token that somebody else made, at least."""
+
+
+def check_guards(settings: Settings) -> None:
+    """Read every file of certificates, keys and tokens once, before anything is started.
+
+    Raises:
+        SettingsError: one cannot be used.
+    """
+    guards = front_guards(settings, "")
+    if (path := settings.socket) is not None:
+        _checked(lambda: unix.check(path), "socket")
+    anonymous = guards.tokens is not None and guards.tokens.get().anonymous is not None
+    if anonymous and settings.far and not (settings.insecure or settings.tls_client_ca):
+        raise SettingsError(
+            "--tokens: expected no anonymous beyond this machine, or --insecure, got some: everybody who reaches "
+            f"{settings.host} could do what it grants"
+        )
+
+
+def front_guards(settings: Settings, internal: str) -> FrontGuards:
+    """What guards a front; `internal` is the token of this server's processes."""
+    metrics = settings.metrics_token_file
+    return FrontGuards(
+        certificates=_public(settings),
+        tokens=_tokens(settings),
+        inside=_inside(settings, internal),
+        metrics_token=None if metrics is None else _checked(lambda: _secret(metrics), "metrics-token-file"),
+    )
+
+
+def replica_guards(settings: Settings, internal: str) -> ReplicaGuards:
+    """What guards a replica: whoever may call it without a front needs the same token as there, and where a front asks
+    for something else, or listens where only this user comes, nobody may."""
+    closed = settings.tls_client_ca is not None or (settings.socket is not None and settings.tokens is None)
+    return ReplicaGuards(_tokens(settings), _inside(settings, internal), closed)
+
+
+def _public(settings: Settings) -> Certificates | None:
+    chain, key = settings.tls_cert, settings.tls_key
+    if chain is None or key is None:
+        return None
+    return _checked(lambda: Certificates(chain, key, settings.tls_client_ca), "tls-cert")
+
+
+def _tokens(settings: Settings) -> Watched[tokens.Table] | None:
+    path = settings.tokens
+    return None if path is None else _checked(lambda: tokens.watched(path), "tokens")
+
+
+def _inside(settings: Settings, internal: str) -> Inside:
+    folder = settings.internal_tls
+    if folder is None:
+        return Inside(internal)
+    chain, key, authority = (folder / name for name in KEYRING)
+    return Inside(internal, _checked(lambda: Certificates(chain, key, authority), "internal-tls"))
+
+
+def _secret(path: Path) -> Watched[bytes]:
+    def read() -> bytes:
+        found = content(path, "a token").strip()
+        if len(found) < _LEAST or not found.isascii() or len(found.split()) != 1:
+            raise AccessError(f"{path}: expected a token of at least {_LEAST} characters without spaces, got another")
+        return found
+
+    return Watched([path], read)
+
+
+def _checked(make: Callable[[], Made], flag: str) -> Made:
+    try:
+        return make()
+    except (AccessError, unix.PortError) as error:
+        raise SettingsError(f"--{flag}: {error}") from None
