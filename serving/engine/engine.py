@@ -272,7 +272,7 @@ class Engine:
             outputs = self._calls.run(key, call.slices, call.size)
         except Exception as error:
             self._recover(key, call, error)
-            self._turns.spent(key, time.monotonic() - start)
+            self._turns.spent(key, time.monotonic() - start, call)
             return
         ran, kind = time.monotonic(), kind_of(call.slices)
         # A task resumed on the second thread cannot rejoin in time for the next call: do it only if that one is full
@@ -284,7 +284,7 @@ class Engine:
         done = time.monotonic()
         self._metrics.statistics.handed_out(key.network.served, call.rows, done - ran)
         self._metrics.spent("update", done - ran)
-        self._turns.spent(key, done - start)
+        self._turns.spent(key, done - start, call)
         self._pace.note(key.network, kind, call.size, done - start)
 
     def _recover(self, key: Key, call: Call[Task], error: Exception) -> None:

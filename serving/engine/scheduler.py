@@ -6,19 +6,25 @@ smallest that any order gives (`benchmarks/fairness.py`). Before that order come
 (`urgent`, see `admission`) and priorities. For every `AGEING_S` seconds in which a request was not served it rises one
 priority and its work counts half, so that none waits for ever.
 
+Requests of several identities take turns: whoever had the least of the calls' seconds goes first (`shares`), and the
+order above is that of each identity's own requests. A hundred requests of one are then no reason for another to wait.
+
 A call has leads and others. The first in order leads. So do the next ones with up to `PEER` times its work left, and
 larger ones as long as joining costs the leads less slowdown than it saves, as where calls are cheaper for being
 shared. The others fill the call up to `STRETCH` times what the leads alone would cost: large requests keep getting rows
 while small ones come, and small ones are at most that much slower for it.
 """
 
+from collections import deque
 from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass
+from heapq import heapify, heappop, heapreplace
 from itertools import count
 from math import inf
 from typing import Generic, TypeVar
 
 from serving.backends.costs import EAGER, Costs
+from serving.engine.shares import GRACE_S, Shares
 
 Owner = TypeVar("Owner", bound=Hashable)
 
@@ -55,6 +61,7 @@ class Waiting(Generic[Owner]):
         came: when the owner's first evaluation came.
         born: in which order the owners came.
         served: rows that the owner was served before, of this evaluation and earlier ones.
+        identity: whose the owner is.
     """
 
     owner: Owner
@@ -67,6 +74,7 @@ class Waiting(Generic[Owner]):
     work: Work
     served: int = 0
     first: int = 0
+    identity: str = ""
 
     @property
     def left(self) -> int:
@@ -138,6 +146,11 @@ class Queue(Generic[Owner]):
         return self._waiting.keys()
 
     @property
+    def identities(self) -> set[str]:
+        """Whose rows wait, but for those of the background."""
+        return {each.identity for each in self._waiting.values() if each.priority != BACKGROUND}
+
+    @property
     def rows(self) -> int:
         return sum(each.left for each in self._waiting.values())
 
@@ -155,13 +168,14 @@ class Queue(Generic[Owner]):
         work: Work = UNKNOWN,
         priority: int = DEFAULT,
         deadline: float = inf,
+        identity: str = "",
     ) -> None:
         """An owner's next evaluation."""
         before = self._owners.get(owner)
         came, born, served = (
             (now, next(self._numbers), 0) if before is None else (before.came, before.born, before.served)
         )
-        waiting = Waiting(owner, rows, priority, deadline, now, came, born, work, served)
+        waiting = Waiting(owner, rows, priority, deadline, now, came, born, work, served, identity=identity)
         self._owners[owner] = self._waiting[owner] = waiting
 
     def drop(self, owner: Owner) -> None:
@@ -190,8 +204,14 @@ class Queue(Generic[Owner]):
         """Where the first of its rows stand among other queues': the least place is first."""
         return min((each.level(now), each.owner not in urgent) for each in self._waiting.values())
 
-    def pack(self, now: float, costs: Costs, urgent: Collection[Owner] = ()) -> Call[Owner]:
-        """Take out the rows of the next call: at least one, unless none waits."""
+    def pack(
+        self, now: float, costs: Costs, urgent: Collection[Owner] = (), shares: Shares | None = None
+    ) -> Call[Owner]:
+        """Take out the rows of the next call: at least one, unless none waits.
+
+        Args:
+            shares: of identities, where there are several.
+        """
         waiting = list(self._waiting.values())
         if any(each.priority != BACKGROUND for each in waiting):
             waiting = [each for each in waiting if each.priority != BACKGROUND]
@@ -202,6 +222,8 @@ class Queue(Generic[Owner]):
             return each.level(now), not hurries, key, each.born
 
         waiting.sort(key=place)
+        if shares is not None:
+            waiting = _in_turns(waiting, shares, urgent, costs.row_s)
         slices = []
         for each, rows in _shared(waiting, costs):
             slices.append(Slice(each, each.first, each.first + rows, each.since))
@@ -209,6 +231,33 @@ class Queue(Generic[Owner]):
             if not each.left:
                 del self._waiting[each.owner]
         return Call(tuple(slices), costs.holding(sum(each.rows for each in slices)))
+
+
+def _in_turns(
+    waiting: Sequence[Waiting[Owner]], shares: Shares, urgent: Collection[Owner], row_s: float
+) -> list[Waiting[Owner]]:
+    """Requests in order, each identity's in its own, the identities by the seconds that they had and that their rows
+    before will take; first those with a deadline that must be kept, unless their identity is far ahead."""
+    kept, lines = [], dict[str, deque[Waiting[Owner]]]()
+    for each in waiting:
+        if each.owner in urgent and shares.ahead(each.identity) <= GRACE_S:
+            kept.append(each)
+        else:
+            lines.setdefault(each.identity, deque()).append(each)
+    had = dict.fromkeys(lines, 0.0)
+    for each in kept:
+        had[each.identity] = had.get(each.identity, 0.0) + each.left * row_s
+    turns = [(shares[name] + had[name], place, name) for place, name in enumerate(lines)]
+    heapify(turns)
+    while turns:
+        spent, place, name = turns[0]
+        each = lines[name].popleft()
+        kept.append(each)
+        if lines[name]:
+            heapreplace(turns, (spent + each.left * row_s, place, name))
+        else:
+            heappop(turns)
+    return kept
 
 
 def _shared(waiting: Sequence[Waiting[Owner]], costs: Costs) -> list[tuple[Waiting[Owner], int]]:

@@ -2,17 +2,20 @@
 
 Tasks that ask for products with one matrix share them: a product of a few rows takes as long as reading the matrix, so
 tasks that one network call has brought here advance until each waits for a product, and then all of them are made.
+
+Tasks are taken as they come; those of several identities in turns, by the seconds that each identity had here.
 """
 
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import torch
 from torch import Tensor
 
 from serving.backends import Array
+from serving.engine.shares import Shares
 from serving.engine.task import Product, Step, Task
 from steering.numerics.tiles import Matrix
 
@@ -31,7 +34,8 @@ class SecondThread:
     def __init__(self, ring: Callable[[Task, Advance], None], spent: Callable[[float], None]) -> None:
         self._ring, self._spent = ring, spent
         self._condition = threading.Condition()
-        self._inbox: deque[tuple[Task, list[Array] | None]] = deque()
+        self._inboxes: dict[str, deque[tuple[Task, list[Array] | None]]] = {}  # by identity, none of them empty
+        self._shares = Shares()  # only this thread touches it
         self._closing: deque[Task] = deque()
         self._products: dict[Matrix, dict[Task, Tensor]] = {}  # only this thread touches it
         self._here: set[Task] = set()
@@ -53,7 +57,7 @@ class SecondThread:
         """Send a program the reply to its last step; None starts it."""
         with self._condition:
             self._here.add(task)
-            self._inbox.append((task, reply))
+            self._inboxes.setdefault(task.identity, deque()).append((task, reply))
             self._condition.notify()
 
     def close(self, task: Task) -> None:
@@ -73,21 +77,50 @@ class SecondThread:
         torch.set_num_threads(1)  # counts for this thread, as in the engine's; the other cores are for the network
         while True:
             with self._condition:
-                while not (self._inbox or self._closing or self._products or self._stopping):
+                while not (self._inboxes or self._closing or self._products or self._stopping):
                     self._condition.wait()
-                arrived, self._inbox = list(self._inbox), deque()
                 closing, self._closing = list(self._closing), deque()
                 if self._stopping and not closing:
                     return
+                self._take_out(closing)
+                whose = self._next()
+                arrived = self._taken(whose)
             start = time.monotonic()
             for task in closing:
                 self._close(task)
-            for task, reply in arrived:
-                if task not in closing:
-                    self._step(task, reply)
-            if self._products and not self._inbox:
-                self._multiply()
-            self._spent(time.monotonic() - start)
+            if arrived is not None:
+                self._step(*arrived)
+            elif self._products:
+                self._multiply(whose)
+            seconds = time.monotonic() - start
+            self._shares.charge(whose, seconds)
+            self._spent(seconds)
+
+    def _next(self) -> str:
+        """Whose work is next."""
+        there = {*self._inboxes, *(task.identity for waiting in self._products.values() for task in waiting)}
+        if len(there) < 2:
+            return next(iter(there), "")
+        for name in there:
+            self._shares.come(name)
+        least = self._shares.least(there)
+        return next(name for name in there if self._shares[name] <= least)
+
+    def _taken(self, whose: str) -> tuple[Task, list[Array] | None] | None:
+        """The first reply that came for a task of an identity; None where only products wait."""
+        if whose not in self._inboxes:
+            return None
+        first = self._inboxes[whose].popleft()
+        if not self._inboxes[whose]:
+            del self._inboxes[whose]
+        return first
+
+    def _take_out(self, closing: Collection[Task]) -> None:
+        """Forget replies for tasks that are to be closed."""
+        for name in {task.identity for task in closing} & self._inboxes.keys():
+            self._inboxes[name] = deque(each for each in self._inboxes[name] if each[0] not in closing)
+            if not self._inboxes[name]:
+                del self._inboxes[name]
 
     def _close(self, task: Task) -> None:
         for matrix in [matrix for matrix, waiting in self._products.items() if task in waiting]:
@@ -115,9 +148,11 @@ class SecondThread:
             self._here.discard(task)
         self._ring(task, advance)
 
-    def _multiply(self) -> None:
-        """One product for all tasks that wait for one with the same matrix, the one asked for longest ago."""
-        matrix = next(iter(self._products))
+    def _multiply(self, whose: str) -> None:
+        """One product for all tasks that wait for one with the same matrix, the one that this identity asked for
+        longest ago."""
+        mine = (each for each, tasks in self._products.items() if any(task.identity == whose for task in tasks))
+        matrix = next(mine)
         waiting = self._products.pop(matrix)
         try:
             whole = matrix.times(torch.cat(list(waiting.values())))

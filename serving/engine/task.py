@@ -121,6 +121,7 @@ class Task:
         bytes: memory it holds, about.
         background: served only when no other rows wait.
         heavy: computes much between its evaluations.
+        identity: whose it is; identities get even shares.
         deterministic: its rows run in calls of one size, where the size of its calls may change a row's bits.
         deadline: when nobody wants the answer any more, on time.monotonic()'s clock.
         state: where it is.
@@ -138,6 +139,7 @@ class Task:
     bytes: int = 0
     background: bool = False
     heavy: bool = False
+    identity: str = ""
     deterministic: bool = False
     priority: int = DEFAULT
     deadline: float = math.inf

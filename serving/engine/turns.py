@@ -1,6 +1,7 @@
 """Which network runs next.
 
-First come the rows' places (deadlines, priorities). Networks whose rows have equal ones share the device's time evenly,
+Where several identities wait, it is one of the networks that wait for the one who had the least (`shares`). Of these
+first come the rows' places (deadlines, priorities). Networks whose rows have equal ones share the device's time evenly,
 but one on which a small request waits, while only large ones wait on the others, gets `FAVOUR` times their time.
 """
 
@@ -12,6 +13,7 @@ from serving.backends import Backend
 from serving.backends.costs import Costs
 from serving.backends.sizes import FIXED
 from serving.engine.scheduler import PEER, Call, Queue, Slice
+from serving.engine.shares import GRACE_S, Shares
 from serving.engine.task import Evaluation, Network, Task
 
 FAVOUR = 3.0
@@ -44,6 +46,8 @@ class Turns:
         self._calls: Counter[Key] = Counter()
         self._of: dict[Task, set[Key]] = {}
         self._users: Counter[Key] = Counter()
+        self._identities: Counter[str] = Counter()  # tasks of each in the foreground
+        self._shares = Shares()
         self._now = 0.0
         self._favoured: Key | None = None
 
@@ -56,16 +60,30 @@ class Turns:
             backend = key.network.backend
             if not any(queue for each, queue in self._queues.items() if each.network.backend is backend):
                 self._spent[backend] = max(self._spent.get(backend, 0.0), self._now)
+        if task not in self._of and not task.background:
+            self._identities[task.identity] += 1
         keys = self._of.setdefault(task, set())
         if key not in keys:
             keys.add(key)
             self._users[key] += 1
+        if not task.background:
+            self._shares.come(task.identity)
         self._queues[key].add(
-            task, evaluation.rows, now=now, work=task.work(evaluation), priority=task.level, deadline=task.deadline
+            task,
+            evaluation.rows,
+            now=now,
+            work=task.work(evaluation),
+            priority=task.level,
+            deadline=task.deadline,
+            identity=task.identity,
         )
 
     def drop(self, task: Task) -> None:
         """Take out a task's rows and forget it, and queues that nobody uses: clients make keys."""
+        if task in self._of and not task.background:
+            self._identities[task.identity] -= 1
+            if not self._identities[task.identity]:
+                del self._identities[task.identity]
         for key in self._of.pop(task, ()):
             self._queues[key].drop(task)
             self._users[key] -= 1
@@ -79,6 +97,8 @@ class Turns:
         waiting = [key for key, queue in self._queues.items() if queue]
         if not waiting:
             return None
+        if self._several:
+            waiting = self._fair(waiting, urgent)
 
         def place(key: Key) -> tuple[tuple[int, bool], float, int]:
             return self._queues[key].place(now, urgent), self._spent[key.network.backend], self._calls[key]
@@ -86,6 +106,23 @@ class Turns:
         self._now = max(self._now, min(self._spent[key.network.backend] for key in waiting))
         self._favoured = self._with_small_requests(waiting)
         return waiting[0] if len(waiting) == 1 else min(waiting, key=place)
+
+    @property
+    def _several(self) -> bool:
+        """Whether there is more than one identity to share among."""
+        return len(self._identities) > 1
+
+    def _fair(self, waiting: list[Key], urgent: Collection[Task]) -> list[Key]:
+        """Of the keys those with rows of the identity that had the least, or with deadlines that must be kept."""
+        whose = {key: self._queues[key].identities for key in waiting}
+        there = set[str]().union(*whose.values())
+        if len(there) < 2:
+            return waiting
+        least = self._shares.least(there)
+        near = {each for each in urgent if self._shares.ahead(each.identity) <= GRACE_S}
+        hurried = [key for key in waiting if any(owner in near for owner in self._queues[key].owners)]
+        next_ones = {name for name in there if self._shares[name] <= least}
+        return hurried or [key for key in waiting if whose[key] & next_ones]
 
     def _with_small_requests(self, waiting: Sequence[Key]) -> Key | None:
         """The key whose smallest request has clearly less work left than those that wait on other networks."""
@@ -106,7 +143,7 @@ class Turns:
         """The next call of a key's rows."""
         if key.fixed:
             costs = costs.only(costs.up_to(FIXED).largest)
-        return self._queues[key].pack(now, costs, urgent)
+        return self._queues[key].pack(now, costs, urgent, self._shares if self._several else None)
 
     def covers(self, key: Key, part: Slice[Task], call: Call[Task]) -> bool:
         """Whether the next call is as full as this one without what the owner of a part of this one asks for next."""
@@ -116,8 +153,11 @@ class Turns:
         """Put back a call that was not run."""
         self._queues[key].restore(call)
 
-    def spent(self, key: Key, seconds: float) -> None:
-        """Note what a call took."""
+    def spent(self, key: Key, seconds: float, call: Call[Task]) -> None:
+        """Note what a call took, which counts against those whose rows it ran."""
+        if self._several:
+            for each in call.slices:
+                self._shares.charge(each.owner.identity, seconds * each.rows / call.rows)
         if key in self._users:  # not where the call's owners are gone
             self._calls[key] += 1
         if key.network.backend in self._spent:

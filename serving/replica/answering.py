@@ -101,6 +101,7 @@ class Answering:
             task = await aside(size, lambda: job.task_for(request, model, held.models, remotes, deadline, before))
             if counting is not None:
                 counting.submitted(model, task)
+            task.identity = caller().name
             try:
                 answer: Answer = await asyncio.wrap_future(self._engine.submit(task))
             except Exception as error:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -781,3 +782,35 @@ def test_a_task_changes_its_state_only_as_the_table_says():
         assert task.since >= before
     with pytest.raises(RuntimeError, match="expected no change from ENDED to QUEUED"):
         task.become(State.QUEUED)
+
+
+@pytest.mark.parametrize("heavy", [False, True])
+def test_one_request_of_an_identity_does_not_wait_for_the_hundred_of_another(make_engine, gated: Gated, heavy: bool):
+    """Of equal requests, those of the second identity to come end among the first; without identities among the last.
+
+    Heavy ones are updated on the second thread, which is shared in the same way."""
+    ended: dict[str, list[str]] = {}
+    gated.slower_s = 0.005  # else another thread's turn to run lasts some calls
+    for names in (("", ""), ("alice", "bob")):
+        engine, order = make_engine().engine, ended.setdefault(names[1], [])
+        gated.gate.clear()
+        gated.entered.clear()
+
+        def submit(identity: str, who: str, engine: Engine = engine, order: list[str] = order) -> "Future[list[Array]]":
+            program = evaluations(gated.network, X[:8], 4)
+            task = Task(
+                model="m", program=program, network_rows=32, network=gated.network, heavy=heavy, identity=identity
+            )
+            future = engine.submit(task)
+            future.add_done_callback(lambda _: order.append(who))
+            return future
+
+        first = submit(names[0], "alice")
+        assert gated.entered.wait(20)
+        futures = [first, *(submit(names[0], "alice") for _ in range(99)), submit(names[1], "bob")]
+        gated.gate.set()
+        for future in futures:
+            future.result(60)
+        until(partial(lambda order: len(order) == 101, order))
+    assert ended["bob"].index("bob") <= 12
+    assert ended[""].index("bob") >= 80

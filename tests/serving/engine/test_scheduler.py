@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from serving.backends.costs import Costs
 from serving.engine.scheduler import AGEING_S, BACKGROUND, DEFAULT, LAST, STRETCH, Call, Queue, Work
+from serving.engine.shares import GRACE_S, Shares
 
 SIZES = (*range(1, 17), *range(18, 33, 2))
 totals = st.lists(st.integers(1, 60), min_size=1, max_size=40)
@@ -170,3 +171,105 @@ def test_who_is_dropped_is_in_no_later_call(rows: list[int], base: float, gone: 
         queue.drop(owner)
     while queue:
         assert not gone & set(taken(queue.pack(0.0, costs)))
+
+
+@given(st.lists(st.tuples(st.integers(1, 60), st.floats(1, 1000)), min_size=1, max_size=40), bases, st.data())
+def test_with_one_identity_the_order_is_that_of_requests_alone(
+    requests: list[tuple[int, float]], base: float, data: st.DataObject
+) -> None:
+    """Whatever its name is, and whether it is asked for shares."""
+    name, costs, shares = data.draw(st.sampled_from(["", "alice"])), costs_of(base), Shares()
+    alone, named = Queue[int](), Queue[int]()
+    for owner, (rows, left) in enumerate(requests):
+        alone.add(owner, rows, now=0.0, work=Work(left, 1000.0))
+        named.add(owner, rows, now=0.0, work=Work(left, 1000.0), identity=name)
+        shares.come(name)
+    while alone:
+        assert taken(alone.pack(0.0, costs)) == taken(named.pack(0.0, costs, shares=shares))
+
+
+@given(st.lists(st.tuples(st.integers(1, 60), st.sampled_from("abc")), min_size=1, max_size=40), bases)
+def test_every_row_of_several_identities_runs_once(requests: list[tuple[int, str]], base: float) -> None:
+    queue, costs, shares, reached = Queue[int](), costs_of(base), Shares(), [0] * len(requests)
+    for owner, (rows, name) in enumerate(requests):
+        queue.add(owner, rows, now=0.0, work=LARGE, identity=name)
+        shares.come(name)
+    while queue:
+        call = queue.pack(0.0, costs, shares=shares)
+        assert call.slices
+        for each in call.slices:
+            assert each.first == reached[each.owner] < each.stop
+            reached[each.owner] = each.stop
+            shares.charge(requests[each.owner][1], costs.seconds(call.size) * each.rows / call.rows)
+    assert reached == [rows for rows, _ in requests]
+
+
+def seconds_of(
+    requests: dict[str, tuple[int, int, int]], base: float, calls: int, urgent: str = ""
+) -> dict[str, float]:
+    """Seconds that identities get in so many calls, each with so many requests of so many rows, of a priority, that
+    are asked for again as soon as they were answered."""
+    queue, costs, shares = Queue[tuple[str, int]](), costs_of(base), Shares()
+    had, now = dict.fromkeys(requests, 0.0), 0.0
+    for _ in range(calls):
+        for name, (count, rows, priority) in requests.items():
+            for each in range(count):
+                if (name, each) not in queue:
+                    shares.come(name)
+                    work = Work(float(rows), float(rows))
+                    queue.add((name, each), rows, now=now, work=work, priority=priority, deadline=1.0, identity=name)
+        shares.least(queue.identities)
+        hurried = {owner for owner in queue.owners if owner[0] == urgent}
+        call = queue.pack(now, costs, hurried, shares)
+        seconds = costs.seconds(call.size)
+        for part in call.slices:
+            shares.charge(part.owner[0], seconds * part.rows / call.rows)
+            had[part.owner[0]] += seconds * part.rows / call.rows
+        now += seconds
+    return had
+
+
+@given(st.integers(1, 100), st.integers(1, 100), st.integers(20, 60), st.integers(20, 60), bases, st.booleans())
+def test_identities_get_even_shares_however_much_they_ask_for(
+    many: int, few: int, rows: int, others: int, base: float, urgent: bool
+) -> None:
+    """A hundred requests of the first priority, or with a deadline each, against one of the last."""
+    requests = {"a": (many, rows, 1), "b": (few, others, LAST)}
+    had = seconds_of(requests, base, 60, "a" if urgent else "")
+    longest = costs_of(base).seconds(32)
+    assert abs(had["a"] - had["b"]) <= 2 * longest + (GRACE_S if urgent else 0.0)
+
+
+def test_one_request_is_not_behind_the_hundred_of_another():
+    """It is in the first call after it came, and in every call until it is answered."""
+    queue, costs, shares = Queue[str](), costs_of(0.0), Shares()
+    for each in range(100):
+        shares.come("a")
+        queue.add(f"a{each}", 4, now=0.0, work=SMALL, identity="a")
+    for _ in range(5):
+        shares.least(queue.identities)
+        for part in queue.pack(0.0, costs, shares=shares).slices:
+            shares.charge("a", float(part.rows))
+    shares.come("b")
+    queue.add("b", 60, now=0.0, work=LARGE, identity="b")
+    while "b" in queue:
+        shares.least(queue.identities)
+        call = queue.pack(0.0, costs, shares=shares)
+        assert call.slices[0].owner == "b" or shares["a"] <= shares["b"]
+        for part in call.slices:
+            shares.charge(part.owner[0], costs.seconds(call.size) * part.rows / call.rows)
+    assert queue.rows > 200
+
+
+def test_who_had_nothing_to_do_saved_up_nothing():
+    shares = Shares()
+    shares.come("a")
+    shares.come("b")
+    for _ in range(100):
+        shares.charge("a", 1.0)
+        shares.least({"a"})
+    shares.come("b")
+    assert shares["b"] == shares["a"] == 100.0
+    for number in range(5000):  # names that come once are not kept
+        shares.come(f"c{number}")
+    assert len(shares._spent) < 1100

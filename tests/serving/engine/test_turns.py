@@ -53,7 +53,7 @@ def test_nothing_is_left_of_keys_that_nobody_uses():
         call: Call[Task] = turns.pack(key, 0.0, costs, ())
         assert call.rows == 1
         turns.drop(task)
-        turns.spent(key, 1.0)
+        turns.spent(key, 1.0, call)
     assert not any((turns._queues, turns._calls, turns._users, turns._of, turns._spent))
 
 
@@ -68,8 +68,8 @@ def served(small_left: int, large_left: int, calls: int = 400) -> tuple[float, f
     for _ in range(calls):
         key = turns.next(0.0, ())
         assert key is not None
-        (part,) = turns.pack(key, 0.0, costs, ()).slices
-        turns.spent(key, 1.0)
+        (part,) = (call := turns.pack(key, 0.0, costs, ())).slices
+        turns.spent(key, 1.0, call)
         seconds[key.network] += 1.0
         turns.add(part.owner, evaluation(key.network, "y"), now=0.0)
     return seconds[networks[0]], seconds[networks[1]]
@@ -110,7 +110,7 @@ def test_rows_of_different_lengths_never_share_a_call():
     while (key := turns.next(0.0, ())) is not None:
         call = turns.pack(key, 0.0, costs, ())
         calls.append({current(each.owner).feeds["x"].shape[1] for each in call.slices})
-        turns.spent(key, 1.0)
+        turns.spent(key, 1.0, call)
     assert sorted(map(sorted, calls)) == [[3], [5]]
     for task in tasks:
         turns.drop(task)

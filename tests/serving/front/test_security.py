@@ -31,6 +31,7 @@ from serving.access.gate import INTERNAL
 from serving.access.guards import FrontGuards, Inside, ReplicaGuards
 from serving.access.methods import GROUPS
 from serving.access.watched import Watched
+from serving.engine.task import Task
 from serving.wire.streamed import AS_STATUS
 from tests.serving.certificates import Authority, Pair
 from tests.serving.live import Live, running
@@ -453,6 +454,23 @@ def test_a_replica_asked_itself_wants_the_same_token(plain: Guarded) -> None:
         status, text = refusal(lambda: infer(client, LIMITED))
         assert status == "PERMISSION_DENIED"
         assert "expected 'limited', who has limits, at a front" in text
+
+
+def test_the_engine_knows_whose_a_request_is(plain: Guarded, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the front and at a replica; what a client says in the front's header is not believed."""
+    engine, seen = plain.live.replicas[0]._engine, list[str]()
+    submit = engine.submit
+
+    def noting(task: Task) -> Any:
+        seen.append(task.identity)
+        return submit(task)
+
+    monkeypatch.setattr(engine, "submit", noting)
+    headers = {**bearer(ALICE), HEADER: json.dumps(["bob", ["*"]]).encode()}
+    for address in (plain.address, plain.direct):
+        with triton.InferenceServerClient(address) as client:
+            client.infer("rings", [], headers=headers)
+    assert seen == ["alice", "alice"]
 
 
 def test_nobody_passes_for_a_front(plain: Guarded) -> None:
