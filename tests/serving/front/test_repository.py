@@ -340,7 +340,7 @@ def test_unloading_lets_running_requests_finish(live: Live, client: Client):
         assert code == "UNAVAILABLE"
         assert text.startswith("model 'gains' is un")
         unloading.result(60)
-        assert all(each.done() for each in running)
+        assert not any(each._engine.backlog_rows for each in live.replicas)  # their answers may still be on their way
         assert [each.result() for each in running] == [expected] * 3
     for replica in live.replicas:
         assert in_memory(replica) == ["nearness/1"]
@@ -364,7 +364,7 @@ def test_a_reward_stays_for_requests_that_use_it(live: Live, client: Client):
         running = pool.submit(drawn, client, 1, **steered)
         until(lambda: sum(each._engine.backlog_rows for each in live.replicas) > 0)
         client.unload_model("nearness")
-        assert running.done()
+        assert not any(each._engine.backlog_rows for each in live.replicas)  # the answer may still be on its way
         assert running.result() == expected
     status, text = refusal(drawn, client, 1, **steered)
     assert status == "INVALID_ARGUMENT"
