@@ -62,6 +62,7 @@ ARROWS: dict[str, set[str]] = {
         "exporters.bank", "exporters.calibrate", "exporters.export", "exporters.network", "steering", "protos",
     },
     "serving.supervised": set(),
+    "serving.log_levels": set(),
     "serving.wire": {"protos"},
     "serving.access": {"serving.wire", "protos"},
     "serving.fleet": {"serving.wire", "protos"},
@@ -77,9 +78,11 @@ ARROWS: dict[str, set[str]] = {
     },
     "serving.replica": {
         "serving.requests", "serving.rewards", "serving.models", "serving.engine", "serving.backends", "serving.fleet",
-        "serving.access", "serving.wire", "serving.supervised", "steering", "protos",
+        "serving.access", "serving.wire", "serving.supervised", "serving.log_levels", "steering", "protos",
     },
-    "serving.front": {"serving.access", "serving.fleet", "serving.wire", "serving.supervised", "protos"},
+    "serving.front": {
+        "serving.access", "serving.fleet", "serving.wire", "serving.supervised", "serving.log_levels", "protos",
+    },
     "deploy.cores": set(),
     "deploy.settings": {"deploy.cores", "protos"},
     "deploy.scratch": {"deploy.settings"},

@@ -28,7 +28,8 @@ class ModelConfigs:
     async def _answer(self, request: pb.ModelConfigRequest) -> Message:
         index = self._roster.index
         model = router.choose(index, request.name, request.version).model
-        return pb.ModelConfigResponse(config=configuration(model, router.held(index, model.name, model.version)))
+        held = router.held(index, model.name)
+        return pb.ModelConfigResponse(config=configuration(model, held))
 
 
 def configuration(model: ModelState, held: Sequence[Route]) -> model_config_pb2.ModelConfig:
@@ -38,9 +39,9 @@ def configuration(model: ModelState, held: Sequence[Route]) -> model_config_pb2.
     a parameter says how many samples there are, and its tensors need not have as many rows.
 
     Args:
-        held: where it is listed.
+        held: where it is listed, in any version.
     """
-    ready = [each for each in held if each.model.state == "READY"]
+    ready = [each.model for each in held if each.model.state == "READY"]
     batched = model.most_rows > 0
     first, default, last = PRIORITIES
     return model_config_pb2.ModelConfig(
@@ -49,7 +50,7 @@ def configuration(model: ModelState, held: Sequence[Route]) -> model_config_pb2.
         backend=model.backend,
         version_policy=model_config_pb2.ModelVersionPolicy(
             specific=model_config_pb2.ModelVersionPolicy.Specific(
-                versions=[int(model.version)] if model.version.isdecimal() else []
+                versions=[int(version) for version in router.versions(ready) if version.isdecimal()]
             )
         ),
         max_batch_size=model.most_rows,
@@ -67,7 +68,7 @@ def configuration(model: ModelState, held: Sequence[Route]) -> model_config_pb2.
         instance_group=[
             model_config_pb2.ModelInstanceGroup(
                 name=model.name,
-                count=len(ready),
+                count=sum(each.version == model.version for each in ready),
                 kind=model_config_pb2.ModelInstanceGroup.Kind.Value(f"KIND_{model.device}"),
             )
         ],

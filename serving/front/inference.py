@@ -19,7 +19,7 @@ from serving.front.part import Answer, Part
 from serving.front.roster import Roster
 from serving.front.shared_memory import SharedMemory
 from serving.front.streaming import Streaming
-from serving.wire import errors, received
+from serving.wire import received
 from serving.wire.aside import aside
 from serving.wire.small import parsed
 from serving.wire.streams import Streams, UnderWay
@@ -34,7 +34,7 @@ class Rpc(NamedTuple):
 
 
 class Inference:
-    """The service `inference.GRPCInferenceService`; RPCs that are not served yet answer UNIMPLEMENTED.
+    """The service `inference.GRPCInferenceService`, all of its RPCs.
 
     Args:
         shared_memory: where tensors may lie.
@@ -90,11 +90,9 @@ class Inference:
         """What answers a method."""
         if method.name == "ModelInfer":
             return self._model_infer
-        answer, parse = self._answers.get(method.name), GetMessageClass(method.input_type).FromString
+        answer, parse = self._answers[method.name], GetMessageClass(method.input_type).FromString
 
         async def body(call: Rpc) -> bytes:
-            if answer is None:
-                raise errors.unimplemented(f"{method.name} is not served by tiltserve yet")
             request = parsed(call.data, parse)
             call.outcome.model = getattr(request, "name", "")
             return (await answer(request)).SerializeToString()

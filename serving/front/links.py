@@ -38,7 +38,8 @@ class Link:
         self._infer = self.channel.unary_unary(f"/{INFERENCE.full_name}/ModelInfer")
         self._stream = self.channel.stream_stream(f"/{INFERENCE.full_name}/ModelStreamInfer")
         self._interact = self.channel.stream_stream(f"/{SAMPLING.full_name}/SampleInteractive")
-        self._metrics = fleet_pb2_grpc.ReplicaInternalStub(self.channel).Metrics
+        internal = fleet_pb2_grpc.ReplicaInternalStub(self.channel)
+        self._metrics, self._log = internal.Metrics, internal.Log
         self._repository = repository_pb2_grpc.ReplicaRepositoryStub(self.channel)
         self._statistics = service_pb2_grpc.GRPCInferenceServiceStub(self.channel).ModelStatistics
 
@@ -139,6 +140,10 @@ class Link:
                 repository_pb2.ChangeModelRequest(name=name, revision=revision), metadata=self._metadata()
             )
         return reply.waited_for
+
+    async def log(self, levels: fleet_pb2.LogLevels, timeout: float) -> None:
+        """Make the replica log lines of these kinds and no others; raises AioRpcError."""
+        await self._log(levels, timeout=timeout)
 
     async def statistics(self, timeout: float) -> service_pb2.ModelStatisticsResponse:
         """What the replica has counted of all its models; raises AioRpcError."""

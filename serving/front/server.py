@@ -24,6 +24,7 @@ from serving.front.health import Health
 from serving.front.inference import Inference
 from serving.front.interactive import Sampling
 from serving.front.links import INFERENCE, SAMPLING, Links
+from serving.front.log_settings import LogSettings
 from serving.front.metrics import FrontMetrics
 from serving.front.page import Page
 from serving.front.part import Part
@@ -98,6 +99,7 @@ class Front:
         self._shared_memory = SharedMemory(allowed=allow_shared_memory and (socket is not None or local(host)))
         self._streams, self._under_way = Streams(), UnderWay()
         self.trace_settings = TraceSettings()
+        self._log_settings = LogSettings(self._roster, self._links)
         self._servers: list[grpc.aio.Server] = []
         self._folder: Path | None = None
         self._page: Page | None = None
@@ -216,6 +218,7 @@ class Front:
             self._forwarder.statistics,
             self._repository,
             TraceSettingRpc(self.trace_settings, self._roster),
+            self._log_settings,
         )
 
     def _listen_metrics(self) -> None:
@@ -238,6 +241,7 @@ class Front:
     async def _follow_once(self) -> None:
         await self._roster.refresh()
         await self._links.keep({replica.id for replica in self._roster.index.replicas})
+        await self._log_settings.catch_up()
         self._health.set_serving(self._roster.index.any_ready)
         # Repeated, because the directory forgets what it is not told; while it is down the roster says so.
         with contextlib.suppress(Exception):

@@ -570,13 +570,6 @@ def test_unknown_versions_outputs_and_wrong_bytes(server: Server, client: Client
         assert caught.value.details() == "input 'x_init': expected 8 bytes for FP32 [1, 2], got 7"
 
 
-def test_what_is_not_served_yet_says_so(client: Client):
-    for call in (client.get_model_repository_index, client.get_log_settings):
-        status, text = refusal(call)
-        assert status == "UNIMPLEMENTED"
-        assert "is not served by tiltserve yet" in text
-
-
 def test_deadlines(server: Server, client: Client):
     """The client's own, and the parameter `timeout` (microseconds): what cannot be done in time is refused at once."""
 

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fprotos/tiltserve/v1/fleet.proto\x12\x0ctiltserve.v1\"\x13\n\x11ListModelsRequest\"_\n\x0fListModelsReply\x12#\n\x06models\x18\x01 \x03(\x0b\x32\x13.tiltserve.v1.Model\x12\'\n\x08replicas\x18\x02 \x03(\x0b\x32\x15.tiltserve.v1.Replica\"T\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08versions\x18\x02 \x03(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x0c\n\x04kind\x18\x05 \x01(\t\"\xcf\x01\n\x07Replica\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0b\n\x03pid\x18\x03 \x01(\x03\x12\x14\n\x0c\x62\x61\x63klog_rows\x18\x04 \x01(\x03\x12\x10\n\x08\x64raining\x18\x05 \x01(\x08\x12=\n\x0c\x66ingerprints\x18\x06 \x03(\x0b\x32\'.tiltserve.v1.Replica.FingerprintsEntry\x1a\x33\n\x11\x46ingerprintsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x10\n\x0eMetricsRequest\"\x1c\n\x0cMetricsReply\x12\x0c\n\x04text\x18\x01 \x01(\t2U\n\x05\x46leet\x12L\n\nListModels\x12\x1f.tiltserve.v1.ListModelsRequest\x1a\x1d.tiltserve.v1.ListModelsReply2V\n\x0fReplicaInternal\x12\x43\n\x07Metrics\x12\x1c.tiltserve.v1.MetricsRequest\x1a\x1a.tiltserve.v1.MetricsReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fprotos/tiltserve/v1/fleet.proto\x12\x0ctiltserve.v1\"\x13\n\x11ListModelsRequest\"_\n\x0fListModelsReply\x12#\n\x06models\x18\x01 \x03(\x0b\x32\x13.tiltserve.v1.Model\x12\'\n\x08replicas\x18\x02 \x03(\x0b\x32\x15.tiltserve.v1.Replica\"T\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08versions\x18\x02 \x03(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x0c\n\x04kind\x18\x05 \x01(\t\"\xcf\x01\n\x07Replica\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0b\n\x03pid\x18\x03 \x01(\x03\x12\x14\n\x0c\x62\x61\x63klog_rows\x18\x04 \x01(\x03\x12\x10\n\x08\x64raining\x18\x05 \x01(\x08\x12=\n\x0c\x66ingerprints\x18\x06 \x03(\x0b\x32\'.tiltserve.v1.Replica.FingerprintsEntry\x1a\x33\n\x11\x46ingerprintsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"J\n\tLogLevels\x12\x0c\n\x04info\x18\x01 \x01(\x08\x12\x0f\n\x07warning\x18\x02 \x01(\x08\x12\r\n\x05\x65rror\x18\x03 \x01(\x08\x12\x0f\n\x07verbose\x18\x04 \x01(\x05\"\n\n\x08LogReply\"\x10\n\x0eMetricsRequest\"\x1c\n\x0cMetricsReply\x12\x0c\n\x04text\x18\x01 \x01(\t2U\n\x05\x46leet\x12L\n\nListModels\x12\x1f.tiltserve.v1.ListModelsRequest\x1a\x1d.tiltserve.v1.ListModelsReply2\x8e\x01\n\x0fReplicaInternal\x12\x43\n\x07Metrics\x12\x1c.tiltserve.v1.MetricsRequest\x1a\x1a.tiltserve.v1.MetricsReply\x12\x36\n\x03Log\x12\x17.tiltserve.v1.LogLevels\x1a\x16.tiltserve.v1.LogReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,12 +43,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REPLICA']._serialized_end=461
   _globals['_REPLICA_FINGERPRINTSENTRY']._serialized_start=410
   _globals['_REPLICA_FINGERPRINTSENTRY']._serialized_end=461
-  _globals['_METRICSREQUEST']._serialized_start=463
-  _globals['_METRICSREQUEST']._serialized_end=479
-  _globals['_METRICSREPLY']._serialized_start=481
-  _globals['_METRICSREPLY']._serialized_end=509
-  _globals['_FLEET']._serialized_start=511
-  _globals['_FLEET']._serialized_end=596
-  _globals['_REPLICAINTERNAL']._serialized_start=598
-  _globals['_REPLICAINTERNAL']._serialized_end=684
+  _globals['_LOGLEVELS']._serialized_start=463
+  _globals['_LOGLEVELS']._serialized_end=537
+  _globals['_LOGREPLY']._serialized_start=539
+  _globals['_LOGREPLY']._serialized_end=549
+  _globals['_METRICSREQUEST']._serialized_start=551
+  _globals['_METRICSREQUEST']._serialized_end=567
+  _globals['_METRICSREPLY']._serialized_start=569
+  _globals['_METRICSREPLY']._serialized_end=597
+  _globals['_FLEET']._serialized_start=599
+  _globals['_FLEET']._serialized_end=684
+  _globals['_REPLICAINTERNAL']._serialized_start=687
+  _globals['_REPLICAINTERNAL']._serialized_end=829
 # @@protoc_insertion_point(module_scope)

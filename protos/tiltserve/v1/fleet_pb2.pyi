@@ -55,6 +55,22 @@ class Replica(_message.Message):
     fingerprints: _containers.ScalarMap[str, str]
     def __init__(self, id: _Optional[str] = ..., address: _Optional[str] = ..., pid: _Optional[int] = ..., backlog_rows: _Optional[int] = ..., draining: _Optional[bool] = ..., fingerprints: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
+class LogLevels(_message.Message):
+    __slots__ = ("info", "warning", "error", "verbose")
+    INFO_FIELD_NUMBER: _ClassVar[int]
+    WARNING_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    VERBOSE_FIELD_NUMBER: _ClassVar[int]
+    info: bool
+    warning: bool
+    error: bool
+    verbose: int
+    def __init__(self, info: _Optional[bool] = ..., warning: _Optional[bool] = ..., error: _Optional[bool] = ..., verbose: _Optional[int] = ...) -> None: ...
+
+class LogReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class MetricsRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...

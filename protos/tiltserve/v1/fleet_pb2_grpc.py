@@ -101,7 +101,7 @@ class Fleet:
 
 
 class ReplicaInternalStub:
-    """Internal, on each replica: what the front collects for its metrics page.
+    """Internal, on each replica.
     """
 
     def __init__(self, channel):
@@ -115,14 +115,27 @@ class ReplicaInternalStub:
                 request_serializer=protos_dot_tiltserve_dot_v1_dot_fleet__pb2.MetricsRequest.SerializeToString,
                 response_deserializer=protos_dot_tiltserve_dot_v1_dot_fleet__pb2.MetricsReply.FromString,
                 _registered_method=True)
+        self.Log = channel.unary_unary(
+                '/tiltserve.v1.ReplicaInternal/Log',
+                request_serializer=protos_dot_tiltserve_dot_v1_dot_fleet__pb2.LogLevels.SerializeToString,
+                response_deserializer=protos_dot_tiltserve_dot_v1_dot_fleet__pb2.LogReply.FromString,
+                _registered_method=True)
 
 
 class ReplicaInternalServicer:
-    """Internal, on each replica: what the front collects for its metrics page.
+    """Internal, on each replica.
     """
 
     def Metrics(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """what fronts collect for their metrics page
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Log(self, request, context):
+        """from now on, lines of these kinds and no others
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -135,6 +148,11 @@ def add_ReplicaInternalServicer_to_server(servicer, server):
                     request_deserializer=protos_dot_tiltserve_dot_v1_dot_fleet__pb2.MetricsRequest.FromString,
                     response_serializer=protos_dot_tiltserve_dot_v1_dot_fleet__pb2.MetricsReply.SerializeToString,
             ),
+            'Log': grpc.unary_unary_rpc_method_handler(
+                    servicer.Log,
+                    request_deserializer=protos_dot_tiltserve_dot_v1_dot_fleet__pb2.LogLevels.FromString,
+                    response_serializer=protos_dot_tiltserve_dot_v1_dot_fleet__pb2.LogReply.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'tiltserve.v1.ReplicaInternal', rpc_method_handlers)
@@ -144,7 +162,7 @@ def add_ReplicaInternalServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ReplicaInternal:
-    """Internal, on each replica: what the front collects for its metrics page.
+    """Internal, on each replica.
     """
 
     @staticmethod
@@ -164,6 +182,33 @@ class ReplicaInternal:
             '/tiltserve.v1.ReplicaInternal/Metrics',
             protos_dot_tiltserve_dot_v1_dot_fleet__pb2.MetricsRequest.SerializeToString,
             protos_dot_tiltserve_dot_v1_dot_fleet__pb2.MetricsReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Log(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tiltserve.v1.ReplicaInternal/Log',
+            protos_dot_tiltserve_dot_v1_dot_fleet__pb2.LogLevels.SerializeToString,
+            protos_dot_tiltserve_dot_v1_dot_fleet__pb2.LogReply.FromString,
             options,
             channel_credentials,
             insecure,

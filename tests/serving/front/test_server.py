@@ -16,7 +16,6 @@ import tritonclient.grpc.aio as triton_aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from prometheus_client.parser import text_string_to_metric_families
-from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
@@ -29,22 +28,6 @@ from serving.front.server import Front
 from serving.front.unix import PortError
 from serving.wire import channels, errors, kserve, received
 from serving.wire.tensors import TensorSpec
-
-SERVED = {
-    "ServerLive",
-    "ServerReady",
-    "ModelReady",
-    "ServerMetadata",
-    "ModelMetadata",
-    "ModelInfer",
-    "ModelStreamInfer",
-    "ModelConfig",
-    "ModelStatistics",
-    "TraceSetting",
-    "RepositoryIndex",
-    "RepositoryModelLoad",
-    "RepositoryModelUnload",
-}
 
 
 def sampler(fingerprint: str = "f", state="READY") -> ModelState:
@@ -597,21 +580,6 @@ def test_the_last_list_is_kept_while_the_directory_is_down():
         finally:
             await front.stop()
             await replica.server.stop(None)
-
-    asyncio.run(body())
-
-
-def test_the_other_rpcs_say_that_they_are_not_served():
-    async def body():
-        async with system(Replica("a")) as live:
-            stub = service_pb2_grpc.GRPCInferenceServiceStub(live.channel)
-            refused = [method for method in INFERENCE.methods if method.name not in SERVED]
-            assert len(refused) == len(INFERENCE.methods) - len(SERVED)
-            for method in refused:
-                with pytest.raises(grpc.aio.AioRpcError) as caught:
-                    await getattr(stub, method.name)(getattr(pb, method.input_type.name)())
-                assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
-                assert caught.value.details() == f"{method.name} is not served by tiltserve yet"
 
     asyncio.run(body())
 

@@ -184,6 +184,7 @@ def test_extensions_are_those_that_work(client: Client):
         "model_repository": lambda: client.get_model_repository_index().models,
         "model_repository(unload_dependents)": reload,
         "system_shared_memory": client.get_system_shared_memory_status,
+        "logging": client.get_log_settings,
         "trace": lambda: client.get_trace_settings(),
     }
     assert set(client.get_server_metadata().extensions) == uses.keys()

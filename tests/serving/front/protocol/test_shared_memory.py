@@ -252,8 +252,8 @@ def test_unregistered_while_it_is_used(client: Client, live: Live, region: Any):
     assert not wrong
 
 
-def test_off_unless_it_is_allowed(small_models: Path, refusal: Refusal):
-    with running(small_models) as live, triton.InferenceServerClient(live.address) as client:
+def test_off_unless_it_is_allowed(tmp_path: Path, refusal: Refusal):
+    with running(tmp_path) as live, triton.InferenceServerClient(live.address) as client:
         sent = tensors(X, T)
         for each in sent:
             each.set_shared_memory("r", 24)
