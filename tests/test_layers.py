@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 PARTS = ("protos", "tiltserve", "steering", "exporters", "serving", "deploy")
 
 STEERING = (
-    {"errors"},
+    {"errors", "formulas"},
     {"numerics"},
     {"paths"},
     {"plans"},

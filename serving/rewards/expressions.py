@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from serving.wire.tensors import SINGLE
+from steering.formulas import parsed
 
 LONGEST, DEEPEST, MOST_TERMS = 500, 20, 16
 
@@ -91,7 +92,7 @@ def parse(text: str) -> Expression:
     if len(text) > LONGEST:
         raise ExpressionError(f"expected at most {LONGEST} characters, got {len(text)}")
     try:
-        tree = ast.parse(text.strip(), mode="eval").body
+        tree = parsed(text)
     except SyntaxError as error:
         raise ExpressionError(f"expected a reward's name or an expression, got {error.msg}") from None
     except (ValueError, RecursionError, MemoryError):  # null bytes; brackets in brackets in brackets

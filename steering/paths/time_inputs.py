@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from steering.formulas import parsed
 from steering.paths.base import Path
 from steering.paths.discrete import VPDiscrete
 
@@ -62,7 +63,7 @@ def time_input(formula: str) -> TimeInput:
     try:
         if len(formula) > LONGEST:
             raise ValueError
-        tree = ast.parse(formula.strip(), mode="eval").body
+        tree = parsed(formula)
         read = _read(tree)
     except (ValueError, SyntaxError, RecursionError, MemoryError):
         raise ValueError(f"time input {formula!r:.120}: {_EXPECTED}") from None
@@ -80,7 +81,7 @@ def time_input(formula: str) -> TimeInput:
 
 def counts_steps(formula: str) -> bool:
     """Whether whole numbers can hold what a formula gives: it counts steps (`N*t-1`, `1000*t`), many of them."""
-    tree = ast.parse(formula.strip(), mode="eval")
+    tree = parsed(formula)
     return any(
         (isinstance(node, ast.Name) and node.id == "N")
         or (isinstance(node, ast.Constant) and isinstance(node.value, int | float) and node.value >= LARGE)
