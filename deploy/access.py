@@ -1,19 +1,18 @@
 """From settings to what guards fronts and replicas."""
 
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TypeVar
 
-from deploy.settings import KEYRING, Settings, SettingsError
+from deploy.settings import KEYRING, Server, Settings, SettingsError
 from serving.access import tokens
 from serving.access.certificates import Certificates
 from serving.access.guards import FrontGuards, Inside, ReplicaGuards
-from serving.access.watched import AccessError, Watched, content
+from serving.access.service import Service, secret
+from serving.access.watched import AccessError, Watched
 from serving.front import unix
 
 Made = TypeVar("Made")
-_LEAST = 16
-"""Characters of a token that somebody else made, at least."""
 
 
 def check_guards(settings: Settings) -> None:
@@ -23,6 +22,10 @@ def check_guards(settings: Settings) -> None:
         SettingsError: one cannot be used.
     """
     guards = front_guards(settings, "")
+    for flag, found in (("reward", settings.rewards), ("network", settings.networks)):
+        for each in services(found).values():
+            if isinstance(each, Service):
+                _checked(partial(getattr, each, "headers"), flag)
     if (path := settings.socket) is not None:
         _checked(lambda: unix.check(path), "socket")
     anonymous = guards.tokens is not None and guards.tokens.get().anonymous is not None
@@ -40,7 +43,7 @@ def front_guards(settings: Settings, internal: str) -> FrontGuards:
         certificates=_public(settings),
         tokens=_tokens(settings),
         inside=_inside(settings, internal),
-        metrics_token=None if metrics is None else _checked(lambda: _secret(metrics), "metrics-token-file"),
+        metrics_token=None if metrics is None else _checked(lambda: secret(metrics), "metrics-token-file"),
     )
 
 
@@ -49,6 +52,16 @@ def replica_guards(settings: Settings, internal: str) -> ReplicaGuards:
     for something else, or listens where only this user comes, nobody may."""
     closed = settings.tls_client_ca is not None or (settings.socket is not None and settings.tokens is None)
     return ReplicaGuards(_tokens(settings), _inside(settings, internal), closed)
+
+
+def services(found: Mapping[str, str | Server]) -> dict[str, str | Service]:
+    """Servers of others by name, as settings give them."""
+    return {
+        name: each
+        if isinstance(each, str)
+        else Service(each.address, each.encrypted, each.ca, each.cert, each.key, each.token_file)
+        for name, each in found.items()
+    }
 
 
 def _public(settings: Settings) -> Certificates | None:
@@ -69,16 +82,6 @@ def _inside(settings: Settings, internal: str) -> Inside:
         return Inside(internal)
     chain, key, authority = (folder / name for name in KEYRING)
     return Inside(internal, _checked(lambda: Certificates(chain, key, authority), "internal-tls"))
-
-
-def _secret(path: Path) -> Watched[bytes]:
-    def read() -> bytes:
-        found = content(path, "a token").strip()
-        if len(found) < _LEAST or not found.isascii() or len(found.split()) != 1:
-            raise AccessError(f"{path}: expected a token of at least {_LEAST} characters without spaces, got another")
-        return found
-
-    return Watched([path], read)
 
 
 def _checked(make: Callable[[], Made], flag: str) -> Made:

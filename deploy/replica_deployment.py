@@ -2,7 +2,7 @@
 
 import logging
 
-from deploy.access import replica_guards
+from deploy.access import replica_guards, services
 from deploy.private_port import keep_to
 from deploy.settings import Settings
 from serving.backends.opening import Opener
@@ -33,7 +33,7 @@ class ReplicaDeployment:
             max_queue_bytes=settings.max_queue_memory,
             model_memory=settings.model_memory,
             drain_s=settings.drain_seconds,
-            rewards=settings.rewards,
+            rewards=services(settings.rewards),
             reward_s=settings.reward_seconds,
             remembered_s=settings.reward_memory_seconds,
             answer_s=settings.answer_seconds,
@@ -60,6 +60,6 @@ def opener(settings: Settings) -> Opener:
         most=settings.max_bucket,
         cache=settings.tensorrt_cache,
         half=settings.tensorrt_fp16,
-        remote=settings.networks,
+        remote=services(settings.networks),
         remote_s=settings.network_seconds,
     )

@@ -90,9 +90,12 @@ def _range(value: Any) -> Any:
 
 
 def _addresses(value: Any) -> Any:
-    """`NAME=HOST:PORT` from flags, or several with commas from the environment; a file may also write a mapping."""
+    """`NAME=HOST:PORT` from flags, or several with commas from the environment; a file may also write a mapping, whose
+    values may be mappings that say more of a server."""
     if isinstance(value, str):
         value = [each for each in value.split(",") if each.strip()]
+    if isinstance(value, dict):
+        return {name: _server(name, each) for name, each in value.items()}
     if not isinstance(value, list):
         return value
     pairs = {}
@@ -106,17 +109,31 @@ def _addresses(value: Any) -> Any:
     return pairs
 
 
-def _reachable(addresses: dict[str, str]) -> dict[str, str]:
+def _server(name: str, value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    try:
+        return Server.model_validate(value)
+    except ValidationError as error:
+        raise ValueError(f"{name}: {complaint(error, Server)}") from None
+
+
+def _address(server: "str | Server") -> str:
+    return server if isinstance(server, str) else server.address
+
+
+def _reachable(addresses: dict[str, "str | Server"]) -> dict[str, "str | Server"]:
     for name, address in addresses.items():
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) or name == "client":
             raise ValueError(f"expected a name of letters, digits and _, and not client, got {name!r}")
-        if not _is_address(address):
-            raise ValueError(f"{name}: expected HOST:PORT, got {address!r}")
+        if not _is_address(_address(address)):
+            raise ValueError(f"{name}: expected HOST:PORT, got {_address(address)!r}")
     return addresses
 
 
-def _elsewhere(networks: dict[str, str]) -> dict[str, str]:
-    for name, network in networks.items():
+def _elsewhere(networks: dict[str, "str | Server"]) -> dict[str, "str | Server"]:
+    for name, server in networks.items():
+        network = _address(server)
         address, slash, model = network.partition("/")
         if not _is_address(address) or bool(slash) != bool(re.fullmatch(r"[^\s/]+", model)):
             raise ValueError(f"{name}: expected HOST:PORT or HOST:PORT/MODEL, got {network!r}")
@@ -160,8 +177,46 @@ KEYRING = ("tls.crt", "tls.key", "ca.crt")
 """Files of a folder of certificates, as Kubernetes' secrets and cert-manager name them."""
 Port = Annotated[int, Field(ge=0, le=65535)]
 PathOfFile = Annotated[Path, AfterValidator(_file)]
-Addresses = Annotated[dict[str, str], BeforeValidator(_addresses), AfterValidator(_reachable)]
-Networks = Annotated[dict[str, str], BeforeValidator(_addresses), AfterValidator(_elsewhere)]
+
+
+class Server(BaseModel):
+    """A server of somebody else, where its address does not say enough.
+
+    Attributes:
+        address: HOST:PORT, of a network's server HOST:PORT/MODEL too.
+        tls: whether it shows a certificate; also where `ca` is given.
+        ca: of the authority that signed it; None for those that the world trusts.
+        cert, key: what it is shown; None for nothing.
+        token_file: holds a token for it; None for none.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    address: str
+    tls: bool = False
+    ca: PathOfFile | None = None
+    cert: PathOfFile | None = None
+    key: PathOfFile | None = None
+    token_file: PathOfFile | None = None
+
+    @property
+    def encrypted(self) -> bool:
+        return self.tls or self.ca is not None
+
+    @model_validator(mode="after")
+    def _shown(self) -> Self:
+        if (self.cert is None) != (self.key is None):
+            raise ValueError("expected cert and key together, got one of them")
+        if not self.encrypted and (self.cert is not None or not self._near_or_without()):
+            raise ValueError(f"expected tls: true or ca, got none: {self.address} would be shown secrets in plain text")
+        return self
+
+    def _near_or_without(self) -> bool:
+        return self.token_file is None or _near(self.address.partition("/")[0].rpartition(":")[0].strip("[]"))
+
+
+Addresses = Annotated[dict[str, str | Server], BeforeValidator(_addresses), AfterValidator(_reachable)]
+Networks = Annotated[dict[str, str | Server], BeforeValidator(_addresses), AfterValidator(_elsewhere)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
 PortRange = Annotated[tuple[Port, Port], BeforeValidator(_range), AfterValidator(_ordered)]
 
@@ -220,8 +275,8 @@ class Settings(BaseModel):
     tensorrt_fp16: bool = False
     """Whether TensorRT may compute in float16."""
     networks: Networks = Field(default_factory=dict)
-    """HOST:PORT or HOST:PORT/MODEL by name of models whose network runs on another KServe v2 server; MODEL is its name
-    there, if it is another one. The model's folder holds its card, and may hold its graph."""
+    """HOST:PORT or HOST:PORT/MODEL, or a `Server`, by name of models whose network runs on another KServe v2 server;
+    MODEL is its name there, if it is another one. The model's folder holds its card, and may hold its graph."""
     network_seconds: float = Field(default=30.0, gt=0)
     """How long one call to such a server may take, and how long loading waits for it."""
     drain_seconds: float = Field(default=30.0, ge=0)
@@ -234,7 +289,8 @@ class Settings(BaseModel):
     replica_ports: PortRange = (0, 0)
     """Ports of the replicas' own servers, both ends included."""
     rewards: Addresses = Field(default_factory=dict)
-    """host:port by name of rewards that their owners serve (tiltserve.v1.Reward): requests name no addresses."""
+    """host:port, or a `Server`, by name of rewards that their owners serve (tiltserve.v1.Reward): requests name no
+    addresses."""
     reward_seconds: float = Field(default=30.0, gt=0)
     """How long one call to such a reward may take, retries included."""
     reward_memory_seconds: float = Field(default=600.0, ge=0)

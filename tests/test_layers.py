@@ -66,12 +66,12 @@ ARROWS: dict[str, set[str]] = {
     "serving.wire": {"protos"},
     "serving.access": {"serving.wire", "protos"},
     "serving.fleet": {"serving.wire", "protos"},
-    "serving.backends": {"serving.wire", "protos"},
+    "serving.backends": {"serving.access", "serving.wire", "protos"},
     "serving.engine": {"serving.backends", "steering", "protos"},
     "serving.models": {"serving.engine", "serving.backends", "serving.fleet", "serving.wire", "steering", "protos"},
     "serving.rewards": {
-        "serving.models", "serving.engine", "serving.backends", "serving.wire", "serving.supervised", "steering",
-        "protos",
+        "serving.models", "serving.engine", "serving.backends", "serving.access", "serving.wire", "serving.supervised",
+        "steering", "protos",
     },
     "serving.requests": {
         "serving.rewards", "serving.models", "serving.engine", "serving.backends", "serving.wire", "steering", "protos",

@@ -1,10 +1,11 @@
 """Chooses the backend of a graph: by the server it runs on, its file, and the configured provider."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from serving.access.service import Service, service
 from serving.backends import Backend, LoadError
 from serving.backends.cuda import open_cuda
 from serving.backends.ort import OrtNetwork
@@ -24,8 +25,8 @@ class Opener:
         most: the most rows of a call, for backends that prepare sizes.
         cache: the folder of TensorRT's engines.
         half: whether TensorRT may compute in float16.
-        remote: HOST:PORT or HOST:PORT/MODEL by name of models whose network runs on another server (MODEL: the same
-            name).
+        remote: HOST:PORT or HOST:PORT/MODEL, or more of the server, by name of models whose network runs on another
+            one (MODEL: the same name).
         remote_s: how long a call to such a server may take.
     """
 
@@ -34,15 +35,16 @@ class Opener:
     most: int = 256
     cache: Path = CACHE
     half: bool = False
-    remote: Mapping[str, str] = field(default_factory=dict)
+    remote: Mapping[str, str | Service] = field(default_factory=dict)
     remote_s: float = 30.0
 
     def __call__(self, file: Path) -> Backend:
         """The backend of a graph; raises `LoadError`."""
         name = file.parents[1].name
         if name in self.remote:  # its file, if there is one, is not opened
-            address, _, model = self.remote[name].partition("/")
-            return TritonNetwork(name, address, model or name, seconds=self.remote_s)
+            where = service(self.remote[name])
+            address, _, model = where.address.partition("/")
+            return TritonNetwork(name, replace(where, address=address), model or name, seconds=self.remote_s)
         if not file.is_file():
             came = "a folder" if file.is_dir() else "a link that leads nowhere" if file.is_symlink() else "no such file"
             raise LoadError(f"{file}: expected an ONNX graph, got {came}")

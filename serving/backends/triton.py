@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -11,6 +12,7 @@ import tritonclient.grpc as triton
 from tritonclient.grpc import service_pb2
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype, triton_to_np_dtype
 
+from serving.access.service import Service, service
 from serving.backends import Array, GraphTensor, InputError, LoadError, UnavailableError, shared_input
 from serving.backends.sizes import dense
 from serving.wire import channels
@@ -34,7 +36,7 @@ class TritonNetwork:
 
     Args:
         name: used in errors, which name no address because clients read them.
-        address: host:port of its server.
+        where: host:port of its server, or more of it.
         model: its name there.
         seconds: how long one call may take, and how long loading waits for the server and the model.
 
@@ -44,9 +46,17 @@ class TritonNetwork:
 
     invariant = False  # whatever runs there
 
-    def __init__(self, name: str, address: str, model: str, *, seconds: float = 30.0) -> None:
+    def __init__(self, name: str, where: str | Service, model: str, *, seconds: float = 30.0) -> None:
         self._name, self._model, self._seconds = name, model, seconds
-        self._client = triton.InferenceServerClient(address, channel_args=_CHANNEL)
+        self._where = where = service(where)
+        self._client = triton.InferenceServerClient(
+            where.address,
+            ssl=where.tls,
+            root_certificates=_path(where.ca),
+            private_key=_path(where.key),
+            certificate_chain=_path(where.cert),
+            channel_args=_CHANNEL,
+        )
         try:
             server, metadata, config = self._wait(time.monotonic() + seconds)
             # where the network takes another shape of a row than the wire: such as [] for [1]
@@ -56,7 +66,7 @@ class TritonNetwork:
             self.inputs = tuple(self._tensor("input", each, may_be_shared=rowed) for each in metadata.inputs)
             self.outputs = tuple(self._tensor("output", each) for each in metadata.outputs)
         except BaseException as error:
-            _log.warning("network %r at %s: %s", name, address, error)
+            _log.warning("network %r at %s: %s", name, where.address, error)
             self._client.close()
             raise
         self._most: int | None = None if config is None else int(config.max_batch_size) or None
@@ -77,7 +87,12 @@ class TritonNetwork:
         wanted = [triton.InferRequestedOutput(name) for name in outputs]
         try:
             result = self._client.infer(
-                self._model, tensors, model_version=self._version, outputs=wanted, client_timeout=self._seconds
+                self._model,
+                tensors,
+                model_version=self._version,
+                outputs=wanted,
+                client_timeout=self._seconds,
+                headers=self._where.headers,
             )
         except InferenceServerException as error:
             raise self._told(error) from None
@@ -93,10 +108,11 @@ class TritonNetwork:
         expected = f"network {self._name!r}: expected model {self._model!r} on its server"
         while True:
             left = max(POLL_S, end - time.monotonic())
+            call = {"headers": self._where.headers, "client_timeout": left}
             try:
-                if self._client.is_model_ready(self._model, client_timeout=left):
-                    server = self._client.get_server_metadata(client_timeout=left)
-                    return server, self._client.get_model_metadata(self._model, client_timeout=left), self._config(left)
+                if self._client.is_model_ready(self._model, **call):
+                    server = self._client.get_server_metadata(**call)
+                    return server, self._client.get_model_metadata(self._model, **call), self._config(call)
                 state = "it is not ready"
             except InferenceServerException as error:
                 if _code(error) not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
@@ -106,10 +122,10 @@ class TritonNetwork:
                 raise LoadError(f"{expected} within {self._seconds:g} s, {state}")
             time.sleep(POLL_S)
 
-    def _config(self, seconds: float) -> Any:
+    def _config(self, call: Mapping[str, Any]) -> Any:
         """Triton's configuration of the model, None for none: not every server has one to show."""
         try:
-            return self._client.get_model_config(self._model, client_timeout=seconds).config
+            return self._client.get_model_config(self._model, **call).config
         except InferenceServerException as error:
             if _code(error) is grpc.StatusCode.UNIMPLEMENTED:
                 return None
@@ -169,6 +185,10 @@ def _reshaped(config: Any) -> list[Any]:
         each for each in inputs if each.HasField("reshape") and min((*each.dims, *each.reshape.shape), default=1) > 0
     )
     return list(fixed)
+
+
+def _path(file: Path | None) -> str | None:
+    return None if file is None else str(file)
 
 
 def _number(version: str) -> int:

@@ -14,6 +14,7 @@ import torch
 
 from serving.access.gate import Gate
 from serving.access.guards import OPEN_REPLICA, ReplicaGuards
+from serving.access.service import Service
 from serving.backends.opening import Opener
 from serving.engine.engine import Engine
 from serving.engine.metrics import ReplicaMetrics
@@ -43,7 +44,7 @@ class Replica:
 
     Args:
         model_memory: most bytes of models in memory, see `LoadedModels`; None for no bound.
-        rewards: host:port by name of rewards that their owners serve.
+        rewards: host:port, or more of the server, by name of rewards that their owners serve.
         reward_s: seconds that a call to such a reward may take. remembered_s: seconds for which its scores of a bank
         are used again.
         answer_s: how long a client that scores candidates itself may take for one batch.
@@ -69,7 +70,7 @@ class Replica:
         max_queue_bytes: int = 2**32,
         model_memory: int | None = None,
         drain_s: float = 30.0,
-        rewards: Mapping[str, str] | None = None,
+        rewards: Mapping[str, str | Service] | None = None,
         reward_s: float = 30.0,
         remembered_s: float = 600.0,
         answer_s: float = 60.0,

@@ -17,6 +17,7 @@ import grpc
 import numpy as np
 
 from protos.tiltserve.v1 import reward_pb2, reward_pb2_grpc, tensor_pb2
+from serving.access.service import Service, service
 from serving.backends import Array
 from serving.backends.costs import Costs
 from serving.engine.scheduler import Queue, Slice, Work
@@ -49,14 +50,16 @@ class RemoteRewards:
     """The configured rewards by name. Make it and use it on one event loop.
 
     Args:
-        addresses: host:port by name; requests can name rewards, never addresses.
+        addresses: host:port, or more of the server, by name; requests can name rewards, never addresses.
         seconds: how long one call may take, retries included.
         remembered_s: how long scores of a bank are used again; 0 for never.
     """
 
-    def __init__(self, addresses: Mapping[str, str], *, seconds: float = 30.0, remembered_s: float = 600.0) -> None:
+    def __init__(
+        self, addresses: Mapping[str, str | Service], *, seconds: float = 30.0, remembered_s: float = 600.0
+    ) -> None:
         self.definitions = {
-            name: RemoteDefinition(name, address, seconds, remembered_s) for name, address in addresses.items()
+            name: RemoteDefinition(name, service(where), seconds, remembered_s) for name, where in addresses.items()
         }
 
     async def close(self) -> None:
@@ -68,10 +71,10 @@ class RemoteRewards:
 class RemoteDefinition:
     """One reward at its owner's address; it takes any arguments, and its owner judges them."""
 
-    def __init__(self, name: str, address: str, seconds: float, remembered_s: float) -> None:
+    def __init__(self, name: str, where: Service, seconds: float, remembered_s: float) -> None:
         self.name, self._seconds, self._remembered_s = name, seconds, remembered_s
         self._loop = asyncio.get_running_loop()
-        self._channel = grpc.aio.insecure_channel(address, options=_CHANNEL)
+        self._where, self._channel = where, where.channel(_CHANNEL)
         self._score = reward_pb2_grpc.RewardStub(self._channel).Score
         self._lines = weakref.WeakValueDictionary[tuple[object, ...], Line]()
 
@@ -116,7 +119,7 @@ class RemoteDefinition:
         request = reward_pb2.ScoreRequest.FromString(exact)
         request.candidates.CopyFrom(tensor(x))
         try:
-            reply = await self._score(request, timeout=self._seconds)
+            reply = await self._score(request, timeout=self._seconds, metadata=tuple(self._where.headers.items()))
         except grpc.aio.AioRpcError as error:
             _log.warning("reward %r: %s: %s", self.name, error.code().name, error.details())
             raise self._told(error, len(x)) from None

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from deploy.settings import Settings, SettingsError, load_settings
+from deploy.settings import Server, Settings, SettingsError, load_settings
 
 
 def file(folder: Path, text: str) -> Path:
@@ -293,3 +293,43 @@ def guards(folder: Path, given: dict[str, Any]) -> dict[str, Any]:
         given["tokens"] = "a"
     plain = ("host", "metrics_host", "replica_host")
     return {key: value if key in plain else folder / value for key, value in given.items()}
+
+
+def test_more_of_a_server_than_its_address(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    text = f"models: {tmp_path}\nrewards: {{taste: {{address: 'food.svc:9001', ca: {tmp_path}/file}}, b: 'c:1'}}\n"
+    found = load_settings(file(tmp_path, text), environment={})
+    taste = found.rewards["taste"]
+    assert isinstance(taste, Server)
+    assert (taste.address, taste.encrypted, taste.ca, found.rewards["b"]) == (
+        "food.svc:9001",
+        True,
+        tmp_path / "file",
+        "c:1",
+    )
+    assert pickle.loads(pickle.dumps(found)) == found
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({}, "taste: address: expected a value, got none"),
+        ({"address": "far"}, "taste: expected HOST:PORT, got 'far'"),
+        ({"address": "far:1", "tokens": "a"}, "taste: unknown key 'tokens', did you mean 'token_file'?"),
+        ({"address": "far:1", "ca": "none"}, "taste: ca: expected a file, got "),
+        ({"address": "far:1", "tls": True, "cert": "file"}, "expected cert and key together, got one of them"),
+        (
+            {"address": "far:1", "token_file": "file"},
+            "expected tls: true or ca, got none: far:1 would be shown secrets",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_server(tmp_path: Path, given: dict[str, Any], text: str) -> None:
+    """A token goes in plain text to this machine only."""
+    (tmp_path / "file").write_text("")
+    files = {key: tmp_path / value if key in ("ca", "cert", "token_file") else value for key, value in given.items()}
+    with pytest.raises(SettingsError) as caught:
+        load_settings(models=tmp_path, environment={}, rewards={"taste": files})
+    assert text in str(caught.value)
+    if "would be shown" in text:
+        load_settings(models=tmp_path, environment={}, rewards={"taste": {**files, "address": "127.0.0.1:1"}})
