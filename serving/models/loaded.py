@@ -5,40 +5,29 @@ import contextlib
 import itertools
 import logging
 import re
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from serving.backends import Backend, LoadError
-from serving.backends.costs import Costs
-from serving.backends.examination import Findings
-from serving.backends.made_up import MadeUp
 from serving.backends.opening import Opener
-from serving.backends.profiling import measured
 from serving.engine.engine import Engine
-from serving.engine.task import Task
 from serving.fleet.directory import ModelState
-from serving.models.described import plain_state, sampler_state
 from serving.models.folders import Folder, readable, scan, survey
+from serving.models.loader import Loader
 from serving.models.memory import Memory, TooLargeError
-from serving.models.model import RAW, Model, PlainModel, Sampler
-from serving.models.preparing import lacks, learn, prepared
-from serving.models.repository import load
-from serving.models.trial import Trials
-from serving.models.unloaded import Kept, identity, unloaded
-from serving.models.versions import Content, Version, Versions, anything
+from serving.models.model import Model, Sampler
+from serving.models.preparing import Preparing
+from serving.models.unloaded import Kept, unloaded
+from serving.models.versions import Content, Version, Versions, anything, raw, states
 from serving.wire import errors
 from serving.wire.kserve import InferRequest
 
 _log = logging.getLogger(__name__)
-_AGAIN_S = 1.0
 UNLOADED = "unloaded"
 """Why a model that was unloaded is not there."""
-_REMEMBERED = 256
-"""Graphs whose costs and trials are kept, at least."""
 
 
 @dataclass(frozen=True)
@@ -85,20 +74,20 @@ class LoadedModels:
         release: Callable[[Backend], None] = Backend.close,
         trust: Collection[str] = (),
     ) -> None:
-        self._root, self._release, self._trust = root, release, frozenset(trust)
-        self._open, self._bounded = opener or Opener(threads), most_bytes is not None
-        self._costs: dict[str, Costs] = {}
-        self._findings: dict[str, Findings] = {}
+        self._root, self._release, self._bounded = root, release, most_bytes is not None
+        self._loader = Loader(opener or Opener(threads), trust, keeps=self._bounded)
         self._counter = itertools.count(1)
         self._keyed: dict[str, Version] = {}  # those that are loaded or were begun to, until nobody uses them
         self._locks: dict[str, asyncio.Lock] = {}  # one load at a time of each model
         self._leaving: dict[Version, asyncio.Task[None]] = {}
-        self._lacking: deque[Version] = deque()
-        self._wanted = asyncio.Event()
-        self._making: tuple[Version, asyncio.Task[None]] | None = None
         self._memory = Memory(
-            most_bytes, expected=self._file_bytes, load=self._load, unload=self._unload, short=self._make_way
+            most_bytes,
+            expected=self._file_bytes,
+            load=self._load,
+            unload=self._unload,
+            short=lambda: self._preparing.give_way(),
         )
+        self._preparing = Preparing(self._memory, self._learned)
         registry = registry or CollectorRegistry()
         self._bytes = Gauge(
             "tiltserve_model_bytes", "Bytes of a model in memory: files and bank", ["model"], registry=registry
@@ -234,34 +223,15 @@ class LoadedModels:
 
     def states(self) -> tuple[ModelState, ...]:
         """Every version for the directory, raw networks of samplers included."""
-        return tuple(state for version in self._versions for state in _states(version))
+        return tuple(state for version in self._versions for state in states(version))
 
     async def prepare(self, engine: Engine) -> None:
         """Make missing banks and calibrations, one model after another, while requests leave memory for it."""
-        while self._lacking:
-            version = self._lacking.popleft()
-            if not version.ready:  # it was unloaded or replaced
-                continue
-            making = asyncio.create_task(self._make(version, engine))
-            self._making = version, making
-            try:
-                await making
-            except asyncio.CancelledError:
-                if (me := asyncio.current_task()) is None or me.cancelling():
-                    raise
-                self._lacking.append(version)  # requests need the memory
-                await asyncio.sleep(_AGAIN_S)
-            except Exception as error:
-                _log.error("model %s: its bank and calibration could not be made: %s", version.folder.name, error)
-            finally:
-                self._making = None
+        await self._preparing.all(engine)
 
     async def keep_prepared(self, engine: Engine) -> None:
         """As `prepare`, also of models that are loaded later; for ever."""
-        while True:
-            self._wanted.clear()
-            await self.prepare(engine)
-            await self._wanted.wait()
+        await self._preparing.keep(engine)
 
     def close(self) -> None:
         """Close every backend in memory, once nothing runs on them."""
@@ -322,8 +292,7 @@ class LoadedModels:
             version.state = "UNAVAILABLE"
             self._discard_soon(version)
         elif version.lacking:
-            self._lacking.append(version)
-            self._wanted.set()
+            self._preparing.want(version)
         return version.reason
 
     async def _renewed(self, before: Version, folder: Folder, now: dict[str, Version]) -> str:
@@ -355,8 +324,7 @@ class LoadedModels:
             _log.info("model %s leaves; %d requests that use it run on", version.key, running)
             version.state, version.reason = "UNLOADING", "its last requests are running"
             self._versions.changed()
-            if self._making is not None and self._making[0] is version:
-                self._making[1].cancel()
+            self._preparing.give_way(version)
             self._discard_soon(version)
 
     def _discard_soon(self, version: Version) -> None:
@@ -374,27 +342,13 @@ class LoadedModels:
             listed = self._versions.of(name)
             if version in listed and any(each.ready for each in listed):  # another version took its place
                 self._versions.put(name, [each for each in listed if each is not version])
-        for known in (self._costs, self._findings):
-            while len(known) > max(_REMEMBERED, 4 * len(self._keyed)):
-                known.pop(next(iter(known)))
+        self._loader.forget(len(self._keyed))
 
-    async def _make(self, version: Version, engine: Engine) -> None:
-        async with self._memory.holding([version.key]):
-            assert version.content is not None
-            model = version.content.model
-            assert isinstance(model, Sampler)
-            task = Task(model=model.name, program=prepared(model), network_rows=0, background=True, deterministic=True)
-            made = await asyncio.wrap_future(engine.submit(task))
-            await asyncio.to_thread(learn, model, *made)  # choosing a local posterior takes time
-            version.lacking = False
-            if self._bounded:
-                version.kept = await asyncio.to_thread(Kept, model)
-            self._memory.resize(version.key, self._measured(version, model))
-
-    def _make_way(self) -> None:
-        """A request waits for memory: cancel the bank that is made in the background, which frees its model."""
-        if self._making is not None:
-            self._making[1].cancel()
+    async def _learned(self, version: Version, model: Sampler) -> None:
+        """A version in memory has a bank and a calibration that were made here."""
+        if self._bounded:
+            version.kept = await asyncio.to_thread(Kept, model)
+        self._memory.resize(version.key, self._measured(version, model))
 
     def _touched(self, request: InferRequest, seen: Callable[[str], bool]) -> set[Version]:
         """The versions a request can touch: of its own model the one it asks for, and the newest of every model named
@@ -409,52 +363,23 @@ class LoadedModels:
         return {self._versions.choose(request.model, request.version, seen), *named}
 
     def _load(self, key: str) -> int:
-        """Bring a version into memory, as it was if it was there before; its bytes. Runs on a thread."""
+        """Bring a version into memory; its bytes. Runs on a thread."""
         version = self._keyed.get(key)
         if version is None:
             raise LoadError(f"{key} was unloaded")
-        folder, came = version.folder, version.stamp
-        stamp = folder.stamp if version.content is None else came
-        trials = Trials(self._open.most, trusted=folder.name in self._trust, known=self._findings)
-        model = load(folder, self._open, self._measure, trials)
-        try:
-            if version.content is None and folder.stamp != stamp:
-                raise LoadError(f"{folder.root}: expected files that nobody writes to while they are loaded, try again")
-            if version.content is not None and version.kept is not None:
-                if not version.kept.fits(model):
-                    raise LoadError(f"{folder.root}: expected the files it was loaded from, got others")
-                version.kept.restore(model)
-            else:
-                if isinstance(model, Sampler) and model.known.cloud is not None:
-                    learn(model, model.known.cloud.samples, model.known.calibration)
-                version.lacking = lacks(model)
-                bank = (folder.bank_digest,) if isinstance(model, Sampler) else ()
-                version.identity = (identity(model), *bank)
-                if self._bounded:
-                    version.kept = Kept(model)
-        except BaseException:
-            model.network.backend.close()
-            raise
-        version.stamp, version.sampler = stamp, isinstance(model, Sampler)
-        version.content = Content(model, _raw(model))
+        model = self._loader.open(version)
         self._versions.changed()
-        self._loads.labels(folder.name).inc()
+        self._loads.labels(version.folder.name).inc()
         return self._measured(version, model)
-
-    def _measure(self, backend: Backend, graph: str, made_up: MadeUp | None) -> Costs:
-        """Costs of calls, measured when a graph is first loaded."""
-        if graph not in self._costs:
-            self._costs[graph] = measured(backend, self._open.most, made_up)
-        return self._costs[graph]
 
     def _unload(self, key: str) -> None:
         """Drop a version; its memory is free when the last call that ran on it is over."""
         version = self._keyed[key]
         assert version.content is not None
         gone = unloaded(version.content.model)
-        shown = tuple(_states(version))
+        shown = tuple(states(version))
         self._release(version.content.model.network.backend)
-        version.content = Content(gone, _raw(gone), shown)
+        version.content = Content(gone, raw(gone), shown)
         self._versions.changed()
         self._count(version, 0)
         self._unloads.labels(version.folder.name).inc()
@@ -488,32 +413,3 @@ def _why(folder: Folder, error: Exception) -> str:
         return readable(f"{error.filename or folder.root}: expected to read it, got: {error.strerror}")
     _log.error("loading %s", folder.name, exc_info=error)
     return readable(f"{folder.root}: {type(error).__name__}: {error}")
-
-
-def _raw(model: Model) -> PlainModel | None:
-    """A sampler's network as a model of its own."""
-    if not isinstance(model, Sampler):
-        return None
-    name = model.name + RAW
-    return PlainModel(name, model.version, replace(model.network, name=name), model.digest[:16], model.ranges)
-
-
-def _states(version: Version) -> Iterator[ModelState]:
-    """What the directory is told of a version."""
-    name, number, content = version.folder.name, version.folder.version, version.content
-    if not version.ready or content is None:
-        yield ModelState(name, number, "sampler" if version.sampler else "network", version.state, version.reason)
-        if version.sampler:
-            yield ModelState(name + RAW, number, "network", version.state, version.reason)
-        return
-    for state in content.shown or _shown(content):
-        yield replace(state, reason=version.reason)
-
-
-def _shown(content: Content) -> Iterator[ModelState]:
-    if isinstance(content.model, Sampler):
-        yield sampler_state(content.model)
-        assert content.raw is not None
-        yield plain_state(content.raw)
-    else:
-        yield plain_state(content.model)

@@ -1,16 +1,89 @@
-"""Banks and calibrations that a model came without: whether they can be made, and how."""
+"""Banks and calibrations that a model came without: whether they can be made, how, and when."""
 
+import asyncio
 import logging
+from collections import deque
+from collections.abc import Awaitable, Callable
 
 from torch import Tensor
 
 import steering
-from serving.engine.task import Routine
+from serving.engine.engine import Engine
+from serving.engine.task import Routine, Task
 from serving.models.described import reverts
 from serving.models.evaluations import evaluations
+from serving.models.memory import Memory
 from serving.models.model import Model, Sampler
+from serving.models.versions import Version
 
 _log = logging.getLogger(__name__)
+_AGAIN_S = 1.0
+
+
+class Preparing:
+    """Makes what versions lack in the background, one after another, while requests leave memory for it.
+
+    Args:
+        memory: holds the versions meanwhile.
+        learned: told of a version that has it now, while it is held.
+
+    Attributes:
+        making: what is being made.
+    """
+
+    def __init__(self, memory: Memory, learned: Callable[[Version, Sampler], Awaitable[None]]) -> None:
+        self._memory, self._learned = memory, learned
+        self._lacking: deque[Version] = deque()
+        self._wanted = asyncio.Event()
+        self.making: tuple[Version, asyncio.Task[None]] | None = None
+
+    def want(self, version: Version) -> None:
+        """A version that is ready lacks something."""
+        self._lacking.append(version)
+        self._wanted.set()
+
+    def give_way(self, version: Version | None = None) -> None:
+        """Stop making what is being made, or only what a version lacks; it is begun again later, if it is ready."""
+        if self.making is not None and version in (None, self.making[0]):
+            self.making[1].cancel()
+
+    async def all(self, engine: Engine) -> None:
+        """Make what is lacking now."""
+        while self._lacking:
+            version = self._lacking.popleft()
+            if not version.ready:  # it was unloaded or replaced
+                continue
+            making = asyncio.create_task(self._make(version, engine))
+            self.making = version, making
+            try:
+                await making
+            except asyncio.CancelledError:
+                if (me := asyncio.current_task()) is None or me.cancelling():
+                    raise
+                self._lacking.append(version)  # requests need the memory
+                await asyncio.sleep(_AGAIN_S)
+            except Exception as error:
+                _log.error("model %s: its bank and calibration could not be made: %s", version.folder.name, error)
+            finally:
+                self.making = None
+
+    async def keep(self, engine: Engine) -> None:
+        """As `all`, for ever."""
+        while True:
+            self._wanted.clear()
+            await self.all(engine)
+            await self._wanted.wait()
+
+    async def _make(self, version: Version, engine: Engine) -> None:
+        async with self._memory.holding([version.key]):
+            assert version.content is not None
+            model = version.content.model
+            assert isinstance(model, Sampler)
+            task = Task(model=model.name, program=prepared(model), network_rows=0, background=True, deterministic=True)
+            made = await asyncio.wrap_future(engine.submit(task))
+            await asyncio.to_thread(learn, model, *made)  # choosing a local posterior takes time
+            version.lacking = False
+            await self._learned(version, model)
 
 
 def lacks(model: Model) -> bool:

@@ -1,11 +1,12 @@
 """Which versions of which models a replica has, and the state of each."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from serving.fleet.directory import ModelState, State
+from serving.models.described import plain_state, sampler_state
 from serving.models.folders import Folder, Stamp
-from serving.models.model import RAW, Model, PlainModel
+from serving.models.model import RAW, Model, PlainModel, Sampler
 from serving.models.policy import order
 from serving.models.unloaded import Kept
 from serving.wire import errors
@@ -145,3 +146,32 @@ class Versions:
         assert version.content is not None
         raw = version.content.raw
         return raw if raw is not None and name == raw.name else version.content.model
+
+
+def raw(model: Model) -> PlainModel | None:
+    """A sampler's network as a model of its own."""
+    if not isinstance(model, Sampler):
+        return None
+    name = model.name + RAW
+    return PlainModel(name, model.version, replace(model.network, name=name), model.digest[:16], model.ranges)
+
+
+def states(version: Version) -> Iterator[ModelState]:
+    """What the directory is told of a version."""
+    name, number, content = version.folder.name, version.folder.version, version.content
+    if not version.ready or content is None:
+        yield ModelState(name, number, "sampler" if version.sampler else "network", version.state, version.reason)
+        if version.sampler:
+            yield ModelState(name + RAW, number, "network", version.state, version.reason)
+        return
+    for state in content.shown or _shown(content):
+        yield replace(state, reason=version.reason)
+
+
+def _shown(content: Content) -> Iterator[ModelState]:
+    if isinstance(content.model, Sampler):
+        yield sampler_state(content.model)
+        assert content.raw is not None
+        yield plain_state(content.raw)
+    else:
+        yield plain_state(content.model)

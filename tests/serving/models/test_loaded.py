@@ -178,7 +178,7 @@ def test_a_bank_made_here_comes_back_with_its_model(root: Path):
         await shelf.load_all()
         preparing = asyncio.create_task(shelf.prepare(engine))
         async with asyncio.timeout(60):
-            while shelf._making is None:  # noqa: ASYNC110 - what is waited for has no event
+            while shelf._preparing.making is None:  # noqa: ASYNC110 - what is waited for has no event
                 await asyncio.sleep(0.001)
             first = next(key for key, held in shelf._memory._held.items() if held).removesuffix("/1")
             async with shelf.holding(InferRequest("stripes")):

@@ -1,0 +1,99 @@
+"""Opens a version of a model, as it was if it was in memory before."""
+
+from collections.abc import Collection
+
+from serving.backends import Backend, LoadError
+from serving.backends.costs import Costs
+from serving.backends.examination import Findings
+from serving.backends.made_up import MadeUp
+from serving.backends.opening import Opener
+from serving.backends.profiling import measured
+from serving.models.folders import Folder
+from serving.models.model import Model, Sampler
+from serving.models.preparing import lacks, learn
+from serving.models.repository import load
+from serving.models.trial import Trials
+from serving.models.unloaded import Kept, identity
+from serving.models.versions import Content, Version, raw
+
+REMEMBERED = 256
+"""Graphs whose costs and trials are remembered, at least."""
+
+
+class Loader:
+    """Opens versions; what was found out about a graph is remembered.
+
+    Args:
+        opener: chooses the backend of a graph.
+        trust: names of models that are served even if their rows are not independent.
+        keeps: whether versions leave the memory and come back.
+    """
+
+    def __init__(self, opener: Opener, trust: Collection[str], *, keeps: bool) -> None:
+        self._open, self._trust, self._keeps = opener, frozenset(trust), keeps
+        self._costs: dict[str, Costs] = {}
+        self._findings: dict[str, Findings] = {}
+
+    def open(self, version: Version) -> Model:
+        """Give a version its content. Takes seconds, for a thread.
+
+        Raises:
+            LoadError, OSError: what is wrong with its files.
+        """
+        model = self._first(version) if version.content is None else self._again(version)
+        version.sampler = isinstance(model, Sampler)
+        version.content = Content(model, raw(model))
+        return model
+
+    def forget(self, held: int) -> None:
+        """Forget the graphs that were opened first; so many are held now."""
+        for known in (self._costs, self._findings):
+            while len(known) > max(REMEMBERED, 4 * held):
+                known.pop(next(iter(known)))
+
+    def _first(self, version: Version) -> Model:
+        folder = version.folder
+        stamp = folder.stamp
+        try:
+            model = self._opened(folder)
+        except Exception as error:
+            if folder.stamp != stamp:
+                raise _written(folder) from error
+            raise
+        try:
+            if isinstance(model, Sampler) and model.known.cloud is not None:
+                learn(model, model.known.cloud.samples, model.known.calibration)
+            bank = (folder.bank_digest,) if isinstance(model, Sampler) else ()
+            version.identity, version.lacking = (identity(model), *bank), lacks(model)
+            if self._keeps:
+                version.kept = Kept(model)
+            if folder.stamp != stamp:
+                raise _written(folder)
+        except BaseException:
+            model.network.backend.close()
+            raise
+        version.stamp = stamp
+        return model
+
+    def _again(self, version: Version) -> Model:
+        model = self._opened(version.folder)
+        assert version.kept is not None  # else it would not have left
+        if not version.kept.fits(model):
+            model.network.backend.close()
+            raise LoadError(f"{version.folder.root}: expected the files it was loaded from, got others")
+        version.kept.restore(model)
+        return model
+
+    def _opened(self, folder: Folder) -> Model:
+        trials = Trials(self._open.most, trusted=folder.name in self._trust, known=self._findings)
+        return load(folder, self._open, self._measure, trials)
+
+    def _measure(self, backend: Backend, graph: str, made_up: MadeUp | None) -> Costs:
+        """Costs of calls, measured when a graph is first loaded."""
+        if graph not in self._costs:
+            self._costs[graph] = measured(backend, self._open.most, made_up)
+        return self._costs[graph]
+
+
+def _written(folder: Folder) -> LoadError:
+    return LoadError(f"{folder.root}: expected files that nobody writes to while they are loaded: load it again")
