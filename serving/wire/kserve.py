@@ -14,6 +14,8 @@ from serving.wire.tensors import BFLOAT16, DATATYPES, TEXTS, Array, Parameter, T
 
 PLATFORM = "tiltserve"
 """What every model is run by, as clients are told."""
+OF_HTTP = ("binary_data_size", "binary_data")
+"""Parameters of tensors that mean nothing in gRPC; KServe's own client sends them."""
 _ALIGNED = 16
 """Bytes at whose multiples arrays begin, as kernels like it; a view into a message may begin anywhere."""
 _A_BYTE_OF_TEXT = 16
@@ -46,7 +48,7 @@ def decode_request(request: Received) -> InferRequest:
             raise errors.invalid(f"input {sent.name!r}: expected once, got it twice")
         inputs[sent.name] = _decode_tensor(sent, budget)
     for name, extras in request.extras.items():
-        raise errors.invalid(f"output {name!r}: parameters are not served, got {', '.join(extras)}")
+        _check_extras(f"output {name!r}", extras)
     return InferRequest(
         model=request.model,
         version=request.version,
@@ -141,8 +143,7 @@ def model_metadata(
 
 def _decode_tensor(sent: Sent, budget: contents.Budget) -> Array:
     where = f"input {sent.name!r}"
-    if sent.extras:
-        raise errors.invalid(f"{where}: parameters are not served, got {', '.join(sent.extras)}")
+    _check_extras(where, sent.extras)
     if sent.datatype not in DATATYPES:
         raise errors.invalid(f"{where}: expected a datatype among {', '.join(DATATYPES)}, got {sent.datatype!r}")
     if any(length < 0 for length in sent.shape):
@@ -155,6 +156,12 @@ def _decode_tensor(sent: Sent, budget: contents.Budget) -> Array:
     except ValueError:  # a larger product than numpy can hold
         raise errors.invalid(f"{where}: shape {list(sent.shape)} is too large") from None
     return whole if whole.ctypes.data % _ALIGNED == 0 else whole.copy()
+
+
+def _check_extras(where: str, extras: Iterable[str]) -> None:
+    """Refuse parameters of a tensor, but for those that clients of HTTP and gRPC alike send for HTTP's sake."""
+    if refused := [each for each in extras if each not in OF_HTTP]:
+        raise errors.invalid(f"{where}: parameters are not served, got {', '.join(refused)}")
 
 
 def _from_raw(sent: Sent, data: memoryview) -> Array:

@@ -11,6 +11,7 @@ from tritonclient.grpc import service_pb2 as pb
 
 from serving.wire import errors
 from serving.wire.fields import BYTES, Field, fields, tagged
+from serving.wire.kserve import OF_HTTP
 from serving.wire.received import REGION, Received
 from serving.wire.tensors import Parameter
 
@@ -64,7 +65,7 @@ def places(request: Received) -> Places:
 
 def _place(where: str, extras: Mapping[str, Parameter | None]) -> Place:
     for name in extras:
-        if name not in (REGION, OFFSET, SIZE):
+        if name not in (REGION, OFFSET, SIZE, *OF_HTTP):
             raise errors.invalid(f"{where}: expected parameters {REGION}, {OFFSET} and {SIZE}, got {name!r}")
     region, offset, size = extras[REGION], extras.get(OFFSET, 0), extras.get(SIZE)
     if not isinstance(region, str):
