@@ -35,6 +35,7 @@ from serving.engine.task import Task
 from serving.wire.streamed import AS_STATUS
 from tests.serving.certificates import Authority, Pair
 from tests.serving.live import Live, running
+from tiltserve import TLS, Client
 
 ALICE, BOB, EVE, LIMITED = (tokens.new_token() for _ in range(4))
 METRICS, INNER = tokens.new_token(), tokens.new_token()
@@ -202,6 +203,12 @@ def test_an_unmodified_client_over_tls_with_a_token_draws(guarded: Guarded) -> N
         assert client.get_server_metadata(headers=bearer(ALICE)).name == "tiltserve"
 
 
+def test_our_own_client_over_tls_with_a_token(guarded: Guarded) -> None:
+    with Client(guarded.address, token=ALICE, tls=TLS(ca=guarded.authority.file)) as client:
+        assert client.sample("rings", n=2, seed=1).samples.shape == (2, 2)
+        assert {each.name for each in client.fleet().models} >= {"rings", "stripes"}
+
+
 @pytest.mark.parametrize(
     ("headers", "text"),
     [
@@ -277,6 +284,20 @@ def test_statistics_are_of_models_that_a_caller_sees(guarded: Guarded) -> None:
             assert {each.name for each in found} == {"stripes", "stripes.network", "nearness"}
     finally:
         rewritten(guarded, FILE)
+
+
+@pytest.mark.parametrize("name", ["../rings", "rings/../nearness", "/etc/passwd", "rings/1", ".", "..", "rings\x00"])
+def test_names_of_requests_are_no_paths(guarded: Guarded, name: str) -> None:
+    """As a model to infer, describe or load, a version, and a reward: names are compared, never opened."""
+    with guarded.client() as client:
+        asks = [
+            partial(infer, client, ALICE, name),
+            partial(client.get_model_metadata, name, headers=bearer(ALICE)),
+            partial(client.load_model, name, headers=bearer(ALICE)),
+            partial(client.get_model_metadata, "rings", name, headers=bearer(ALICE)),
+        ]
+        assert {refusal(ask)[0] for ask in asks} == {"NOT_FOUND"}
+        assert refusal(lambda: infer(client, ALICE, reward=name))[0] == "INVALID_ARGUMENT"
 
 
 def test_a_large_message_without_a_token_is_not_read(guarded: Guarded) -> None:
