@@ -1,6 +1,7 @@
 """What tests of several parts share."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # as the server has it, see serving/__init__.py
@@ -15,6 +16,7 @@ from tests.shapes import ROOMS
 
 install_import_hook(ROOMS, "tests.shapes.checked")  # before anything imports them
 
+from deploy.process import Running, running_server  # noqa: E402
 from tests import networks  # noqa: E402
 
 # an example that takes long says only that the machine is busy
@@ -31,3 +33,11 @@ def small_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     networks.write_nearness(root)
     networks.write_nan(root)
     return root
+
+
+@pytest.fixture(scope="session")
+def demo_server() -> Iterator[Running]:
+    """A server of the demo's models, for what readers run: the documents' Python and the examples."""
+    models = Path(__file__).resolve().parents[1] / "deploy" / "models"
+    with running_server(models, options=["--threads-per-replica", "1"]) as server:
+        yield server

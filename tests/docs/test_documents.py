@@ -17,12 +17,12 @@ import typer
 import steering
 from deploy.cli import app
 from deploy.commands.sample import split_rewards
-from deploy.process import running_server
+from deploy.process import Running
 from protos.card import Card, Condition, DynamicThreshold, Inputs, Range, Sample, load_card
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-FOLDERS = "benchmarks|deploy|docs|examples|exporters|protos|serving|steering|tests"
+FOLDERS = "benchmarks|client|deploy|docs|examples|exporters|protos|serving|steering|tests|tiltserve"
 # a document may name a file of a part that it is about without the part's own name
 PARTS = [ROOT, ROOT / "serving", ROOT / "steering", ROOT / "deploy"]
 PATH = re.compile(rf"(?:(?:{FOLDERS})/[\w.*/-]*|[\w.*-]+(?:/[\w.*-]+)*/(?:[\w.*-]+\.(?:py|yaml|md|json|proto))?)")
@@ -128,7 +128,7 @@ def check_options(command: Any, arguments: list[str]) -> None:
     context = command.context_class(command, info_name=command.name)
     values, _, given = command.make_parser(context).parse_args(list(arguments))
     for parameter in set(given):
-        if parameter.param_type_name != "option" or parameter.name == "help":  # help would be printed
+        if parameter.param_type_name != "option" or not parameter.expose_value:  # such as help, which would be printed
             continue
         assert parameter.multiple or given.count(parameter) == 1, f"{parameter.opts[-1]} is taken once, came twice"
         parameter.process_value(context, values[parameter.name])
@@ -277,19 +277,12 @@ def test_python_of_a_notebook_runs(file: Path) -> None:
         torch.set_num_threads(threads)
 
 
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    """A server of the demo's models."""
-    with running_server(ROOT / "deploy" / "models", options=["--threads-per-replica", "1"]) as server:
-        yield server.grpc
-
-
 @pytest.mark.e2e
 @pytest.mark.parametrize("file", CLIENT, ids=lambda file: str(file.relative_to(ROOT)))
-def test_python_of_a_client_runs(file: Path, address: str) -> None:
+def test_python_of_a_client_runs(file: Path, demo_server: Running) -> None:
     triton = pytest.importorskip("tritonclient.grpc")
-    with triton.InferenceServerClient(address) as client:
-        sources = [block.replace(ADDRESS, address) for block in fenced(file, "python") if of_client(block)]
+    with triton.InferenceServerClient(demo_server.grpc) as client:
+        sources = [block.replace(ADDRESS, demo_server.grpc) for block in fenced(file, "python") if of_client(block)]
         run(file, sources, {"triton": triton, "client": client})
 
 

@@ -1,13 +1,16 @@
 """Draw steered samples with an unmodified Triton client.
 
-make serve                          # in one shell
-.venv/bin/python examples/client.py # in another
+make serve                                  # in one shell
+.venv/bin/python examples/triton_client.py  # in another
 """
+
+import sys
 
 import numpy as np
 import tritonclient.grpc as triton
 
-with triton.InferenceServerClient("127.0.0.1:8001") as client:
+address = sys.argv[1] if len(sys.argv) > 1 else "127.0.0.1:8001"
+with triton.InferenceServerClient(address) as client:
     result = client.infer(
         "digits",
         inputs=[],

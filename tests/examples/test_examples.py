@@ -1,0 +1,69 @@
+"""Every example runs as its reader would run it, against a server of the demo's models."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from deploy.process import Running
+from tests.serving.live import running
+
+pytestmark = pytest.mark.e2e
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES = ROOT / "examples"
+ELSEWHERE = {"reward_service.py", "interactive.py", "black_box.py", "export_checkpoint.py"}
+"""Scripts of tests of their own: of rewards outside of the server, and below."""
+CLIENTS = {"sample.py", "stream.py", "score.py", "many_requests.py", "triton_client.py"}
+
+
+def run(*command: str, **environment: str) -> str:
+    """What a command prints; it must end well."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": path, "OMP_NUM_THREADS": "1", **environment}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_every_example_is_run() -> None:
+    scripts = {file.name for file in EXAMPLES.glob("*.py")}
+    assert scripts == CLIENTS | ELSEWHERE | {"notebook.py"}
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("sample.py", "a mistake: unknown parameter 'stpes', did you mean 'steps'?"),
+        ("stream.py", "its rows are off the server"),
+        ("score.py", "of a steered one"),
+        ("many_requests.py", "10 samples of 6 requests in"),
+        ("triton_client.py", "samples (4, 1, 28, 28) rewards"),
+    ],
+)
+def test_client_developers(demo_server: Running, name: str, expected: str) -> None:
+    assert expected in run(sys.executable, str(EXAMPLES / name), demo_server.grpc)
+
+
+def test_operators(demo_server: Running) -> None:
+    shown = run(str(EXAMPLES / "operate.sh"), demo_server.metrics, TILTSERVE_ADDRESS=demo_server.grpc)
+    for text in ("replicas", "corrections", "mean", '"network_rows": 10', "answered", "requests/s"):
+        assert text in shown
+
+
+def test_researchers(tmp_path: Path) -> None:
+    """The checkpoint is exported, served, and steered by a black box."""
+    assert "wrote" in run(sys.executable, str(EXAMPLES / "export_checkpoint.py"), str(tmp_path / "models"))
+    (tmp_path / "models" / "spiral.pt").unlink()
+    with running(tmp_path / "models", answer_s=30.0) as server:
+        said = run(sys.executable, str(EXAMPLES / "black_box.py"), server.address)
+    plain, steered, exact = map(float, re.findall(r"[01]\.\d+", said))
+    assert plain + 0.2 < steered
+    assert abs(steered - exact) < 0.12
+
+
+def test_the_notebook_without_a_server() -> None:
+    assert "energy distance to the exact tilted law" in run(sys.executable, str(EXAMPLES / "notebook.py"))
