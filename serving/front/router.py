@@ -23,6 +23,10 @@ class Route:
     model: ModelState
     load: int = 0
 
+    @property
+    def takes_requests(self) -> bool:
+        return self.model.state == "READY" and not self.replica.draining
+
 
 @dataclass(frozen=True)
 class Listed:
@@ -135,11 +139,7 @@ def versions(models: Iterable[ModelState]) -> list[str]:
 
 def _listed(routes: Sequence[Route]) -> Listed:
     routes = sorted(routes, key=lambda each: version_order(each.model.version))
-    return Listed(routes, _newest([each for each in routes if _takes_requests(each)]))
-
-
-def _takes_requests(route: Route) -> bool:
-    return route.model.state == "READY" and not route.replica.draining
+    return Listed(routes, _newest([each for each in routes if each.takes_requests]))
 
 
 def _newest(routes: Sequence[Route]) -> Sequence[Route]:
@@ -155,7 +155,7 @@ def _usable(routes: Sequence[Route], name: str, fingerprint: str | None, exclude
     usable = [
         each
         for each in routes
-        if _takes_requests(each) and each.replica.id not in exclude and fingerprint in (None, each.model.fingerprint)
+        if each.takes_requests and each.replica.id not in exclude and fingerprint in (None, each.model.fingerprint)
     ]
     if not usable:
         raise errors.not_begun(f"model {name!r}: every replica that holds it is draining, lost or of another kind")

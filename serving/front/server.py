@@ -242,7 +242,7 @@ class Front:
         await self._roster.refresh()
         await self._links.keep({replica.id for replica in self._roster.index.replicas})
         await self._log_settings.catch_up()
-        self._health.set_serving(self._roster.index.any_ready)
+        self._health.follow(self._roster.index)
         # Repeated, because the directory forgets what it is not told; while it is down the roster says so.
         with contextlib.suppress(Exception):
             await self._directory.announce_front(self.grpc_address, self.metrics_address)

@@ -627,6 +627,56 @@ def test_health_follows_the_replicas():
     asyncio.run(body())
 
 
+def test_each_model_and_version_has_a_health_of_its_own():
+    async def body():
+        states = health_pb2.HealthCheckResponse
+        old, new = Replica("a", sampler()), Replica("b", sampler(state="LOADING"))
+        async with system() as live:
+            stub = health_pb2_grpc.HealthStub(live.channel)
+
+            async def check(service: str) -> int:
+                return (await stub.Check(health_pb2.HealthCheckRequest(service=service))).status
+
+            watch = stub.Watch(health_pb2.HealthCheckRequest(service="adder"))
+            assert (await watch.read()).status == states.SERVICE_UNKNOWN
+            await live.join(new)
+            assert (await watch.read()).status == states.NOT_SERVING
+            assert await check("adder") == states.NOT_SERVING
+            await live.join(old)
+            assert (await watch.read()).status == states.SERVING
+            assert [await check(each) for each in ("adder", "adder/1", "")] == [states.SERVING] * 3
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await check("adder/7")
+            assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+            assert caught.value.details().startswith("unknown service 'adder/7', expected a model or one of ")
+            await live.kill(old)
+            await live.kill(new)
+            assert (await watch.read()).status in (states.NOT_SERVING, states.SERVICE_UNKNOWN)
+            stopping = asyncio.create_task(live.front.stop())
+            while (reply := await watch.read()) is not grpc.aio.EOF:
+                assert reply.status in (states.NOT_SERVING, states.SERVICE_UNKNOWN)
+            await stopping
+
+    asyncio.run(body())
+
+
+def test_watches_are_bounded(monkeypatch: pytest.MonkeyPatch):
+    async def body():
+        async with system() as live:
+            live.front._health._most_watches = 3
+            stub = health_pb2_grpc.HealthStub(live.channel)
+            watches = [stub.Watch(health_pb2.HealthCheckRequest(service=str(i))) for i in range(3)]
+            for each in watches:
+                await each.read()
+            with pytest.raises(grpc.aio.AioRpcError, match="expected at most 3 watches at a time, got one more"):
+                await stub.Watch(health_pb2.HealthCheckRequest()).read()
+            watches[0].cancel()
+            await until(lambda: live.front._health._watches < 3)
+            assert await stub.Watch(health_pb2.HealthCheckRequest()).read()
+
+    asyncio.run(body())
+
+
 def test_a_stopping_front_finishes_its_requests():
     async def body():
         replica = Replica("a")
