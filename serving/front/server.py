@@ -158,6 +158,7 @@ class Front:
         if self._page is not None:
             await asyncio.to_thread(self._page.close)  # a page that is being made waits for this event loop
         await self._links.close()
+        self._shared_memory.close()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
         self._servers, self._following, self._myself, self._page, self._folder = [], None, None, None, None

@@ -19,6 +19,7 @@ import grpc
 from google.protobuf.message import Message
 from tritonclient.grpc import service_pb2 as pb
 
+from serving.access.caller import Right, caller
 from serving.front.part import Answer
 from serving.wire import errors, places
 from serving.wire.aside import aside
@@ -30,6 +31,7 @@ FOLDER = "/dev/shm"
 MOST_REGIONS = 256
 """Most regions at a time: each is an open file."""
 _SETTING = "--allow-shared-memory"
+RIGHT: Right = "shared_memory"
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +76,7 @@ class Region:
 
 
 class SharedMemory:
-    """The regions of one front, and the RPCs for them.
+    """The regions of one front, and the RPCs for them. An identity has regions of its own, and knows of no others.
 
     Args:
         allowed: whether clients may use shared memory.
@@ -82,7 +84,7 @@ class SharedMemory:
 
     def __init__(self, *, allowed: bool) -> None:
         self._allowed = allowed
-        self._regions: dict[str, Region] = {}
+        self._regions: dict[tuple[str, str], Region] = {}  # by whoever registered it, and its name
         self.extensions = ("system_shared_memory",) if allowed else ()
         self.answers: Mapping[str, Answer] = {
             "SystemSharedMemoryStatus": self._status,
@@ -135,7 +137,7 @@ class SharedMemory:
 
     async def _status(self, request: pb.SystemSharedMemoryStatusRequest) -> Message:
         self._permit()
-        regions = [self._region(request.name)] if request.name else self._regions.values()
+        regions = [self._region(request.name)] if request.name else self._mine()
         told = {
             each.name: pb.SystemSharedMemoryStatusResponse.RegionStatus(
                 name=each.name, key=each.key, offset=each.offset, byte_size=each.size
@@ -148,20 +150,18 @@ class SharedMemory:
         self._permit()
         if not 0 < len(request.name) <= LONGEST_NAME:
             raise errors.invalid(f"name: expected 1..{LONGEST_NAME} characters, got {len(request.name)}")
-        if request.name in self._regions:
+        if (key := (caller().name, request.name)) in self._regions:
             told = f"shared memory region {request.name!r} is registered already"
             raise errors.RequestError(grpc.StatusCode.ALREADY_EXISTS, told)
         if len(self._regions) >= MOST_REGIONS:
             raise errors.exhausted(f"expected at most {MOST_REGIONS} shared memory regions, got one more")
-        self._regions[request.name] = _opened(request)
+        self._regions[key] = _opened(request)
         return pb.SystemSharedMemoryRegisterResponse()
 
     async def _unregister(self, request: pb.SystemSharedMemoryUnregisterRequest) -> Message:
         self._permit()
-        if request.name:
-            self._regions.pop(request.name, None)  # as Triton, which does not mind
-        else:
-            self._regions.clear()
+        for name in [request.name] if request.name else [each.name for each in self._mine()]:
+            self._regions.pop((caller().name, name), None)  # as Triton, which does not mind one that is not there
         return pb.SystemSharedMemoryUnregisterResponse()
 
     async def _cuda_status(self, request: pb.CudaSharedMemoryStatusRequest) -> Message:
@@ -179,9 +179,13 @@ class SharedMemory:
         return pb.CudaSharedMemoryUnregisterResponse()  # there is none, and Triton does not mind
 
     def _region(self, name: str) -> Region:
-        if name not in self._regions:
+        if (key := (caller().name, name)) not in self._regions:
             raise errors.not_found(f"unknown shared memory region {name!r}")
-        return self._regions[name]
+        return self._regions[key]
+
+    def _mine(self) -> list[Region]:
+        """The regions of whoever calls."""
+        return [each for (owner, _), each in self._regions.items() if owner == caller().name]
 
     def _permit(self) -> None:
         if not self._allowed:
@@ -189,6 +193,11 @@ class SharedMemory:
                 grpc.StatusCode.PERMISSION_DENIED,
                 f"shared memory is not used unless the server is started with {_SETTING} and listens on loopback or a "
                 "Unix socket",
+            )
+        if RIGHT not in caller().rights:  # a request for inference needs it too
+            raise errors.RequestError(
+                grpc.StatusCode.PERMISSION_DENIED,
+                f"shared memory: expected the right {RIGHT!r}, {caller().name!r} has it not",
             )
 
 

@@ -1,5 +1,6 @@
 """Tensors in POSIX shared memory, as NVIDIA's client leaves them there, and what must not be done with it."""
 
+import asyncio
 import contextlib
 import os
 import threading
@@ -12,10 +13,14 @@ import pytest
 import tritonclient.grpc as triton
 import tritonclient.utils.shared_memory as shm
 from numpy.typing import NDArray
+from tritonclient.grpc import service_pb2 as pb
 
+from serving.access.caller import Caller, answering
 from serving.front import shared_memory
-from serving.front.shared_memory import MOST_REGIONS, local
+from serving.front.shared_memory import MOST_REGIONS, SharedMemory, local
+from serving.wire import received
 from serving.wire.channels import LONGEST_MESSAGE
+from serving.wire.errors import RequestError
 from tests.serving.front.protocol.conftest import Refusal
 from tests.serving.live import Live, running
 
@@ -266,6 +271,32 @@ def test_off_unless_it_is_allowed(tmp_path: Path, refusal: Refusal):
             code, line = refusal(call)
             assert (code, "--allow-shared-memory" in line) == ("PERMISSION_DENIED", True)
         assert not {"system_shared_memory", "model_repository"} & {*client.get_server_metadata().extensions}
+
+
+def test_regions_are_of_who_registered_them(region: Any):
+    """Nobody else uses them, nor takes their names; and who may not use shared memory does not by way of inference."""
+    shared = SharedMemory(allowed=True)
+    register, status = (shared.answers[f"SystemSharedMemory{what}"] for what in ("Register", "Status"))
+    message = pb.ModelInferRequest(model_name="rings.network")
+    message.inputs.add(name="x", datatype="FP32", shape=[1]).parameters["shared_memory_region"].string_param = "r"
+    message.inputs[0].parameters["shared_memory_byte_size"].int64_param = 4
+    data = message.SerializeToString()
+
+    async def body() -> None:
+        for name in ("alice", "bob"):
+            answering(Caller(name))
+            assert await status(pb.SystemSharedMemoryStatusRequest()) == pb.SystemSharedMemoryStatusResponse()
+            with pytest.raises(RequestError, match="unknown shared memory region 'r'"):
+                await shared.filled(data, received.infer(data))
+            await register(pb.SystemSharedMemoryRegisterRequest(name="r", key=KEY, byte_size=64))
+            filled, _ = await shared.filled(data, received.infer(data))
+            assert bytes(received.infer(filled).inputs[0].raw or b"") == bytes(4)
+        answering(Caller("eve", frozenset({"inference"})))
+        with pytest.raises(RequestError, match="expected the right 'shared_memory'"):
+            await shared.filled(data, received.infer(data))
+
+    asyncio.run(body())
+    shared.close()
 
 
 def test_who_can_reach_a_listener():
