@@ -32,6 +32,7 @@ GROUPS: Mapping[str, Group] = {
     "/tiltserve.v1.Sampling/SampleInteractive": "inference",
     "/tiltserve.v1.ReplicaInternal/Metrics": "internal",
     "/tiltserve.v1.ReplicaInternal/Log": "internal",
+    "/tiltserve.v1.ReplicaRepository/ListFolders": "internal",
     "/tiltserve.v1.ReplicaRepository/LoadModel": "internal",
     "/tiltserve.v1.ReplicaRepository/UnloadModel": "internal",
 }

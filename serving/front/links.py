@@ -131,6 +131,14 @@ class Link:
         reply: fleet_pb2.MetricsReply = await self._metrics(asked, timeout=timeout, metadata=told_too)
         return reply.text
 
+    async def folders(self, timeout: float) -> list[tuple[str, str]]:
+        """Name and version of what lies in the replica's model repository; raises AioRpcError."""
+        asked, told_too = repository_pb2.ListFoldersRequest(), self._metadata()
+        reply: repository_pb2.ListFoldersReply = await self._repository.ListFolders(
+            asked, timeout=timeout, metadata=told_too
+        )
+        return [(each.name, each.version) for each in reply.folders]
+
     async def change_model(self, name: str, revision: int, *, loaded: bool) -> int:
         """Have the replica load or unload a model; for how many running requests an unload waited. Raises
         AioRpcError."""

@@ -1,7 +1,9 @@
 """The model repository over the wire: what there is, and which of it is loaded."""
 
 import asyncio
+import contextlib
 import logging
+import random
 import time
 from collections.abc import Mapping, Sequence
 
@@ -14,15 +16,20 @@ from serving.fleet.directory import ReplicaState
 from serving.front.links import Links
 from serving.front.part import Answer
 from serving.front.roster import Roster
-from serving.front.summary import summaries
+from serving.front.router import version_order
+from serving.front.summary import Summary, summaries
 from serving.wire import errors
 
 _log = logging.getLogger(__name__)
+NOT_LOADED = "not loaded"
+"""Why a version is not there that was written since models were loaded last."""
+FOLDERS_S = 5.0
+"""Seconds in which a replica says what lies in the repository."""
 
 
 class Repository:
-    """RepositoryIndex from the front's copy of the directory; RepositoryModelLoad and RepositoryModelUnload by telling
-    all replicas.
+    """RepositoryIndex from the front's copy of the directory, and what else lies in the repository; RepositoryModelLoad
+    and RepositoryModelUnload by telling all replicas.
 
     A change that was begun is finished, also if the client leaves: replicas must not end in different states.
 
@@ -48,7 +55,15 @@ class Repository:
     async def _index(self, request: pb.RepositoryIndexRequest) -> Message:
         _one_repository(request.repository_name)
         index = self._roster.index
-        found = (each for name in index.models for each in summaries(index, name))
+        found = [each for name in index.models for each in summaries(index, name)]
+        if not request.ready:
+            known = {(each.name, each.version) for each in found}
+            found += [
+                Summary(name, version, "network", "UNAVAILABLE", NOT_LOADED, 0)
+                for name, version in await self._folders(index.replicas)
+                if (name, version) not in known and caller().sees(name)
+            ]
+            found.sort(key=lambda each: (each.name, version_order(each.version)))
         return pb.RepositoryIndexResponse(
             models=[
                 pb.RepositoryIndexResponse.ModelIndex(
@@ -58,6 +73,13 @@ class Repository:
                 if each.state == "READY" or not request.ready
             ]
         )
+
+    async def _folders(self, replicas: Sequence[ReplicaState]) -> list[tuple[str, str]]:
+        """What lies in the repository, as some replica sees it; nothing where none tells in time."""
+        up = [each for each in replicas if not each.draining]
+        with contextlib.suppress(grpc.aio.AioRpcError):
+            return await self._links.to(random.choice(up)).folders(FOLDERS_S) if up else []
+        return []
 
     async def _load(self, request: pb.RepositoryModelLoadRequest) -> Message:
         self._permit("RepositoryModelLoad", request.repository_name, request.model_name)

@@ -4,8 +4,10 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import math
 import re
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
+import time
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +28,7 @@ from serving.wire import errors
 from serving.wire.kserve import InferRequest
 
 _log = logging.getLogger(__name__)
+LOOK_S = 1.0
 UNLOADED = "unloaded"
 """Why a model that was unloaded is not there."""
 
@@ -97,6 +100,7 @@ class LoadedModels:
             "tiltserve_model_unloads", "Times a model left the memory, for another or for good", ["model"],
             registry=registry,
         )  # fmt: skip
+        self._looking, self._looked, self._there = asyncio.Lock(), -math.inf, list[Folder]()
         self._first = [Version(folder, "") for folder in scan(root)]  # what there is at the start
         self._versions = Versions(self._first)
 
@@ -105,7 +109,7 @@ class LoadedModels:
         """The newest ready version of each model and raw network by name."""
         return {**self._versions.newest()}
 
-    def model(self, name: str, version: str = "", seen: Callable[[str], bool] = lambda name: True) -> Model:
+    def model(self, name: str, version: str = "", seen: Callable[[str], bool] = anything) -> Model:
         """A version of a model, the newest ready one for "".
 
         Args:
@@ -137,6 +141,21 @@ class LoadedModels:
                 for fault in await self._bring_up(name, folders):
                     _log.error("model %s: %s", name, fault)
 
+    async def there(self) -> Sequence[Folder]:
+        """What lies in the repository and would be loaded, as it was a second ago at most.
+
+        Raises:
+            RequestError: FAILED_PRECONDITION where it cannot be read.
+        """
+        async with self._looking:  # anybody may ask, and a disk may be slow
+            if time.monotonic() > self._looked + LOOK_S:
+                try:
+                    self._there = await asyncio.to_thread(scan, self._root)
+                except OSError as error:
+                    raise _unreadable(error) from None
+                self._looked = time.monotonic()
+            return self._there
+
     async def find(self, name: str) -> list[Folder]:
         """The versions to serve of a model, as they lie in the repository now, the oldest first.
 
@@ -148,7 +167,7 @@ class LoadedModels:
             # names are compared, never joined to a path: none leads out of the repository
             found, passed = await asyncio.to_thread(survey, self._root)
         except OSError as error:
-            raise errors.failed_precondition(f"expected a readable model repository, got: {error.strerror}") from None
+            raise _unreadable(error) from None
         if folders := [folder for folder in found if folder.name == name]:
             return folders
         why = next((f": {each}" for each in passed if each.path.relative_to(self._root).parts[0] == name), "")
@@ -403,6 +422,10 @@ class LoadedModels:
         version.size, name = size, version.folder.name
         same = (each for each in list(self._keyed.values()) if each.folder.name == name)
         self._bytes.labels(name).set(sum(each.size for each in same))
+
+
+def _unreadable(error: OSError) -> errors.RequestError:
+    return errors.failed_precondition(f"expected a readable model repository, got: {error.strerror}")
 
 
 def _why(folder: Folder, error: Exception) -> str:

@@ -170,7 +170,7 @@ class Replica:
     def _listen(self) -> tuple[grpc.aio.Server, str]:
         """A server on the first port that is free."""
         low, high = self._ports
-        repository = Repository(self._control, allowed=self._allow_model_control)
+        repository = Repository(self._models, self._control, allowed=self._allow_model_control)
         guards = self._guards
         gate = Gate(guards.tokens, internal=guards.inside.token, closed=guards.closed, direct=True)
         for port in range(low, high + 1):

@@ -1,9 +1,10 @@
-"""tiltserve.v1.ReplicaRepository: a front tells a replica to load or unload a model."""
+"""tiltserve.v1.ReplicaRepository: what lies in the repository, and which of it a front wants loaded or unloaded."""
 
 from grpc.aio import ServicerContext
 
 from protos.tiltserve.v1 import repository_pb2
 from serving.fleet.directory import Wish
+from serving.models.loaded import LoadedModels
 from serving.replica.control import Control
 from serving.replica.statuses import Statuses
 from serving.wire import errors
@@ -18,8 +19,17 @@ class Repository:
         allowed: whether the server lets clients load and unload models.
     """
 
-    def __init__(self, control: Control, *, allowed: bool) -> None:
-        self._control, self._allowed = control, allowed
+    def __init__(self, models: LoadedModels, control: Control, *, allowed: bool) -> None:
+        self._models, self._control, self._allowed = models, control, allowed
+
+    async def ListFolders(
+        self, request: repository_pb2.ListFoldersRequest, context: ServicerContext
+    ) -> repository_pb2.ListFoldersReply:
+        async with Statuses("ListFolders", context):
+            there = await self._models.there()
+            folders = [repository_pb2.ModelFolder(name=each.name, version=each.version) for each in there]
+            return repository_pb2.ListFoldersReply(folders=folders)
+        raise AssertionError("unreachable: an error was raised")
 
     async def LoadModel(
         self, request: repository_pb2.ChangeModelRequest, context: ServicerContext

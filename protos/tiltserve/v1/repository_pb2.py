@@ -24,17 +24,23 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$protos/tiltserve/v1/repository.proto\x12\x0ctiltserve.v1\"4\n\x12\x43hangeModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x03\"&\n\x10\x43hangeModelReply\x12\x12\n\nwaited_for\x18\x01 \x01(\x03\x32\xb3\x01\n\x11ReplicaRepository\x12M\n\tLoadModel\x12 .tiltserve.v1.ChangeModelRequest\x1a\x1e.tiltserve.v1.ChangeModelReply\x12O\n\x0bUnloadModel\x12 .tiltserve.v1.ChangeModelRequest\x1a\x1e.tiltserve.v1.ChangeModelReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$protos/tiltserve/v1/repository.proto\x12\x0ctiltserve.v1\"\x14\n\x12ListFoldersRequest\">\n\x10ListFoldersReply\x12*\n\x07\x66olders\x18\x01 \x03(\x0b\x32\x19.tiltserve.v1.ModelFolder\",\n\x0bModelFolder\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"4\n\x12\x43hangeModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x03\"&\n\x10\x43hangeModelReply\x12\x12\n\nwaited_for\x18\x01 \x01(\x03\x32\x84\x02\n\x11ReplicaRepository\x12O\n\x0bListFolders\x12 .tiltserve.v1.ListFoldersRequest\x1a\x1e.tiltserve.v1.ListFoldersReply\x12M\n\tLoadModel\x12 .tiltserve.v1.ChangeModelRequest\x1a\x1e.tiltserve.v1.ChangeModelReply\x12O\n\x0bUnloadModel\x12 .tiltserve.v1.ChangeModelRequest\x1a\x1e.tiltserve.v1.ChangeModelReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protos.tiltserve.v1.repository_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CHANGEMODELREQUEST']._serialized_start=54
-  _globals['_CHANGEMODELREQUEST']._serialized_end=106
-  _globals['_CHANGEMODELREPLY']._serialized_start=108
-  _globals['_CHANGEMODELREPLY']._serialized_end=146
-  _globals['_REPLICAREPOSITORY']._serialized_start=149
-  _globals['_REPLICAREPOSITORY']._serialized_end=328
+  _globals['_LISTFOLDERSREQUEST']._serialized_start=54
+  _globals['_LISTFOLDERSREQUEST']._serialized_end=74
+  _globals['_LISTFOLDERSREPLY']._serialized_start=76
+  _globals['_LISTFOLDERSREPLY']._serialized_end=138
+  _globals['_MODELFOLDER']._serialized_start=140
+  _globals['_MODELFOLDER']._serialized_end=184
+  _globals['_CHANGEMODELREQUEST']._serialized_start=186
+  _globals['_CHANGEMODELREQUEST']._serialized_end=238
+  _globals['_CHANGEMODELREPLY']._serialized_start=240
+  _globals['_CHANGEMODELREPLY']._serialized_end=278
+  _globals['_REPLICAREPOSITORY']._serialized_start=281
+  _globals['_REPLICAREPOSITORY']._serialized_end=541
 # @@protoc_insertion_point(module_scope)

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class ReplicaRepositoryStub:
-    """Internal, on each replica. Allowed only if the server was started so.
+    """Internal, on each replica.
     """
 
     def __init__(self, channel):
@@ -35,6 +35,11 @@ class ReplicaRepositoryStub:
         Args:
             channel: A grpc.Channel.
         """
+        self.ListFolders = channel.unary_unary(
+                '/tiltserve.v1.ReplicaRepository/ListFolders',
+                request_serializer=protos_dot_tiltserve_dot_v1_dot_repository__pb2.ListFoldersRequest.SerializeToString,
+                response_deserializer=protos_dot_tiltserve_dot_v1_dot_repository__pb2.ListFoldersReply.FromString,
+                _registered_method=True)
         self.LoadModel = channel.unary_unary(
                 '/tiltserve.v1.ReplicaRepository/LoadModel',
                 request_serializer=protos_dot_tiltserve_dot_v1_dot_repository__pb2.ChangeModelRequest.SerializeToString,
@@ -48,11 +53,20 @@ class ReplicaRepositoryStub:
 
 
 class ReplicaRepositoryServicer:
-    """Internal, on each replica. Allowed only if the server was started so.
+    """Internal, on each replica.
     """
 
+    def ListFolders(self, request, context):
+        """What lies in the repository, as far as it would be loaded, as it was a second ago at most.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def LoadModel(self, request, context):
-        """The versions that its folder has now, beside those that serve, which then make way. Answers when the new ones serve.
+        """Both of these only if the server was started so.
+
+        The versions that its folder has now, beside those that serve, which then make way. Answers when the new ones serve.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -68,6 +82,11 @@ class ReplicaRepositoryServicer:
 
 def add_ReplicaRepositoryServicer_to_server(servicer, server):
     rpc_method_handlers = {
+            'ListFolders': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListFolders,
+                    request_deserializer=protos_dot_tiltserve_dot_v1_dot_repository__pb2.ListFoldersRequest.FromString,
+                    response_serializer=protos_dot_tiltserve_dot_v1_dot_repository__pb2.ListFoldersReply.SerializeToString,
+            ),
             'LoadModel': grpc.unary_unary_rpc_method_handler(
                     servicer.LoadModel,
                     request_deserializer=protos_dot_tiltserve_dot_v1_dot_repository__pb2.ChangeModelRequest.FromString,
@@ -87,8 +106,35 @@ def add_ReplicaRepositoryServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ReplicaRepository:
-    """Internal, on each replica. Allowed only if the server was started so.
+    """Internal, on each replica.
     """
+
+    @staticmethod
+    def ListFolders(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tiltserve.v1.ReplicaRepository/ListFolders',
+            protos_dot_tiltserve_dot_v1_dot_repository__pb2.ListFoldersRequest.SerializeToString,
+            protos_dot_tiltserve_dot_v1_dot_repository__pb2.ListFoldersReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
 
     @staticmethod
     def LoadModel(request,

@@ -435,6 +435,11 @@ def test_changes_that_meet_end_alike_everywhere(live: Live, client: Client, root
 def test_a_new_model_and_one_that_is_gone(live: Live, client: Client, root: Path):
     shutil.copytree(root / "nearness", root / "again")
     assert refusal(client.infer, "again", [])[0] == "NOT_FOUND"
+    write_version(root, "7", 0.25)
+    until(lambda: ("again", "1") in index(client) and ("gains", "7") in index(client))
+    assert index(client)["again", "1"] == index(client)["gains", "7"] == ("UNAVAILABLE", "not loaded")
+    ready = client._client_stub.RepositoryIndex(pb.RepositoryIndexRequest(ready=True)).models
+    assert [each.name for each in ready] == ["gains", "gains.network", "nearness"]
     client.load_model("again")
     assert client.is_model_ready("again")
     shutil.rmtree(root / "again")
