@@ -1,4 +1,4 @@
-"""What TLS and tokens cost: requests per second of one row of `digits.network` through the front.
+"""What TLS and tokens cost: one row of `digits.network` through the front, and what the front answers by itself.
 
     make bench ARGS="security_cost"
 
@@ -7,10 +7,11 @@ turns, so that what else the machine does falls on each, and the table has the m
 """
 
 import contextlib
+import itertools
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,7 @@ from tests.unmodified import tensors
 
 ROW = {"x": np.zeros((1, 1, 28, 28), np.float32), "t": np.full(1, 0.5, np.float32)}
 WARM_S = 1.0
+Ask = Callable[[triton.InferenceServerClient, dict[str, str]], None]
 
 
 @dataclass(frozen=True)
@@ -74,17 +76,29 @@ def targets(threads: int) -> Iterator[dict[str, Target]]:
         yield found
 
 
-def seconds_of(target: Target, clients: int, seconds: float) -> list[float]:
+def row(client: triton.InferenceServerClient, headers: dict[str, str]) -> None:
+    """One row: to a replica, and through its network."""
+    client.infer("digits.network", tensors(ROW), headers=headers)
+
+
+def metadata(client: triton.InferenceServerClient, headers: dict[str, str]) -> None:
+    """ServerMetadata, which the front answers by itself: what is left is the call."""
+    client.get_server_metadata(headers=headers)
+
+
+ASKS = {"one row": row, "ServerMetadata": metadata}
+
+
+def seconds_of(target: Target, ask: Ask, clients: int, seconds: float) -> list[float]:
     """Latencies of requests of so many clients, one after another each, in seconds; a client has a connection."""
 
     def one(_: int) -> list[float]:
         found = []
         with target.client() as client:
-            row = tensors(ROW)
-            client.infer("digits.network", row, headers=target.headers)
+            ask(client, target.headers)
             end = time.perf_counter() + seconds
             while (begin := time.perf_counter()) < end:
-                client.infer("digits.network", row, headers=target.headers)
+                ask(client, target.headers)
                 found.append(time.perf_counter() - begin)
         return found
 
@@ -100,19 +114,19 @@ def main(
 ) -> None:
     """Print medians of the rounds; latencies are in milliseconds."""
     print(machine())
-    print(f"{'server':20} {'clients':>8} {'requests/s':>11} {'p50':>8} {'p99':>8}")
+    print(f"{'request':16}{'server':20} {'clients':>8} {'requests/s':>11} {'p50':>8} {'p99':>8}")
     with targets(threads) as servers:
         for target in servers.values():
-            seconds_of(target, 2, WARM_S)
-        for n in clients or [1, 8]:
+            seconds_of(target, row, 2, WARM_S)
+        for (what, ask), n in itertools.product(ASKS.items(), clients or [1, 8]):
             seen: dict[str, list[tuple[float, float, float]]] = {name: [] for name in servers}
             for _ in range(rounds):
                 for name, target in servers.items():
-                    latency = [1000 * each for each in seconds_of(target, n, seconds)]
+                    latency = [1000 * each for each in seconds_of(target, ask, n, seconds)]
                     seen[name].append((len(latency) / seconds, percentile(latency, 50), percentile(latency, 99)))
             for name, lines in seen.items():
                 rate, middle, tail = (statistics.median(column) for column in zip(*lines, strict=True))
-                print(f"{name:20} {n:8d} {rate:11.0f} {middle:8.2f} {tail:8.2f}", flush=True)
+                print(f"{what:16}{name:20} {n:8d} {rate:11.0f} {middle:8.2f} {tail:8.2f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -33,8 +33,9 @@ from serving.access.methods import GROUPS
 from serving.access.watched import Watched
 from serving.engine.task import Task
 from serving.wire.streamed import AS_STATUS
+from tests.serving.access.test_jwts import claims, keys, signed
 from tests.serving.certificates import Authority, Pair
-from tests.serving.live import Live, running
+from tests.serving.live import Live, running, until
 from tiltserve import TLS, Client
 
 ALICE, BOB, EVE, LIMITED = (tokens.new_token() for _ in range(4))
@@ -57,8 +58,8 @@ EVERY_S = 0.05
 class Guarded:
     """A server with TLS outside and inside, tokens, and a token for its metrics."""
 
-    def __init__(self, live: Live, authority: Authority, files: Path, public: Pair) -> None:
-        self.live, self.authority, self.files, self.public = live, authority, files, public
+    def __init__(self, live: Live, authority: Authority, files: Path, public: Pair, *inner: Any) -> None:
+        self.live, self.authority, self.files, self.public, self.inner = live, authority, files, public, inner
         self.address = live.address
         self.direct = live.replicas[0].state().address
 
@@ -83,7 +84,7 @@ def guarded(small_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
     )
     control = {"front": {"allow_model_control": True}, "allow_model_control": True}
     with running(small_models, guards=(front, ReplicaGuards(table, inside)), **control) as live:
-        yield Guarded(live, authority, files, public)
+        yield Guarded(live, authority, files, public, inner, within)
 
 
 @pytest.fixture(scope="module")
@@ -424,6 +425,46 @@ def test_certificates_are_exchanged_without_a_restart(guarded: Guarded, caplog: 
     time.sleep(2 * EVERY_S)
     with guarded.client() as client:
         infer(client, ALICE)
+
+
+def test_certificates_between_front_and_replicas_are_exchanged_too(guarded: Guarded) -> None:
+    """The front opens a channel with the new ones; requests on the old one end there."""
+    authority, pair = guarded.inner
+    replica, links = guarded.live.replicas[0].state(), guarded.live.front._links
+    with guarded.client() as client:
+        infer(client, ALICE)
+        before = links.to(replica)
+        authority.sign("replica", pair)
+        time.sleep(2 * EVERY_S)
+        infer(client, ALICE)
+        assert links.to(replica) is not before
+        until(lambda: before not in links._old)
+
+
+def test_who_has_no_token_may_do_what_is_granted_to_anonymous(guarded: Guarded) -> None:
+    try:
+        rewritten(guarded, {"anonymous": {"rights": ["metadata"], "models": "stripes"}})
+        with guarded.client() as client:
+            assert client.get_model_metadata("stripes").name == "stripes"
+            assert refusal(lambda: client.get_model_metadata("rings"))[0] == "NOT_FOUND"
+            assert refusal(lambda: infer(client, None, "stripes"))[0] == "UNAUTHENTICATED"
+            assert refusal(lambda: infer(client, "wrong"))[0] == "UNAUTHENTICATED"
+    finally:
+        rewritten(guarded, FILE)
+
+
+def test_a_jwt_of_the_issuer(guarded: Guarded) -> None:
+    (guarded.files.parent / "jwks.json").write_text(json.dumps(keys()))
+    issuer = {"jwks": "jwks.json", "issuer": "https://us", "audience": "tiltserve", "models": ["rings"]}
+    try:
+        rewritten(guarded, {"jwt": issuer})
+        with guarded.client() as client:
+            infer(client, signed(claims()))
+            assert refusal(lambda: infer(client, signed(claims()), "stripes"))[0] == "NOT_FOUND"
+            expired = refusal(lambda: infer(client, signed(claims(exp=time.time() - 60))))
+            assert expired == ("UNAUTHENTICATED", "expected a JWT that is valid now, got one that has expired")
+    finally:
+        rewritten(guarded, FILE)
 
 
 def page(guarded: Guarded, token: str | None) -> tuple[int, str]:
