@@ -18,6 +18,7 @@ install_import_hook(ROOMS, "tests.shapes.checked")  # before anything imports th
 
 from deploy.process import Running, running_server  # noqa: E402
 from tests import networks  # noqa: E402
+from tests.serving.live import Live, running  # noqa: E402
 
 # an example that takes long says only that the machine is busy
 settings.register_profile("unhurried", deadline=None)
@@ -33,6 +34,13 @@ def small_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     networks.write_nearness(root)
     networks.write_nan(root)
     return root
+
+
+@pytest.fixture(scope="session")
+def served(small_models: Path) -> Iterator[Live]:
+    """A front and a replica with `small_models`, in this process, for the client and the commands."""
+    with running(small_models, answer_s=2.0, max_queue_rows=200_000) as live:
+        yield live
 
 
 @pytest.fixture(scope="session")

@@ -30,11 +30,11 @@ def stats(
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=None, pad_edge=False)
-    for column in ("model", "version", "answered", "failed", "inferences", "executions", "mean ms"):
+    table = Table(box=None, pad_edge=False, title="times: mean milliseconds of a request", title_justify="left")
+    for column in ("model", "version", "ok", "failed", "rows", "calls", "time"):
         table.add_column(column)
     for name in SHOWN:
-        table.add_column(name.removeprefix("compute_") + " ms")
+        table.add_column(name.removeprefix("compute_"))
     for each in counted:
         done, failed = each.times["success"], each.times["fail"]
         counts = (done.count, failed.count, each.inferences, each.executions)

@@ -1,19 +1,11 @@
-"""One real server for the client's tests, and a client of it."""
+"""A client of the server that several tests share."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.serving.live import Live, running
+from tests.serving.live import Live
 from tiltserve import Client
-
-
-@pytest.fixture(scope="session")
-def served(small_models: Path) -> Iterator[Live]:
-    """The samplers `rings` and `stripes` (with a label), the rewards `nearness` (with a mode) and `nan`."""
-    with running(small_models, answer_s=2.0, max_queue_rows=200_000) as live:
-        yield live
 
 
 @pytest.fixture

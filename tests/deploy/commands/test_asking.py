@@ -6,7 +6,6 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +14,14 @@ from typer.testing import CliRunner, Result
 
 from deploy.cli import app
 from deploy.pages import Growth, Labels, Page
-from tests.serving.live import MODE, Live, nearness, running
+from tests.serving.live import MODE, Live, nearness
 
 STEERED = ("--reward", "nearness", "--reward-mode", str(MODE))
 
 
-@pytest.fixture(scope="module")
-def live(small_models: Path) -> Iterator[Live]:
-    with running(small_models) as live:
-        yield live
+@pytest.fixture
+def live(served: Live) -> Live:
+    return served
 
 
 def run(live: Live, *arguments: str, code: int = 0, **environment: str) -> Result:
