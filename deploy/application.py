@@ -21,6 +21,7 @@ from deploy.access import check_guards
 from deploy.cluster import GONE_S, OBJECT_STORE_BYTES, StartError, cluster, delete, deploy, heads_alive, kill, marked
 from deploy.cores import cores
 from deploy.deployments import FRONT, REPLICAS, applications
+from deploy.log_lines import log_lines
 from deploy.private_port import check_ray
 from deploy.scratch import Scratch, scratch
 from deploy.settings import Settings, SettingsError
@@ -28,6 +29,7 @@ from protos.tiltserve.v1 import fleet_pb2, fleet_pb2_grpc
 from serving.access.gate import INTERNAL
 from serving.front import unix
 from serving.models.folders import survey
+from serving.watching.logs import Format, said
 from serving.wire import channels
 from serving.wire.channels import address
 
@@ -49,7 +51,7 @@ def serve(settings: Settings) -> int:
     """
     check_ray()
     check_guards(settings)
-    _look(settings.models)
+    _look(settings.models, settings.log_format)
     with contextlib.ExitStack() as held:
         wanted = {"metrics_port": settings.metrics_host or settings.host}
         if settings.socket is None:
@@ -67,7 +69,7 @@ def serve(settings: Settings) -> int:
     return 0
 
 
-def _look(models: Path) -> None:
+def _look(models: Path, form: Format) -> None:
     """Name what is not served of the repository; SettingsError if that is all."""
     try:
         folders, passed = survey(models)
@@ -79,7 +81,7 @@ def _look(models: Path) -> None:
             f"--models: expected folders NAME/VERSION/model.onnx in {models}, got none" + (f": {why}" if why else "")
         )
     for each in passed:
-        print(f"warning: {each}", file=sys.stderr)
+        print(said(form, str(each)), file=sys.stderr)
 
 
 @contextlib.contextmanager
@@ -163,14 +165,15 @@ class _Server:
         # Ray reports processes that it lost on standard output; of a start that fails one line is enough
         with (
             contextlib.redirect_stdout(sys.stderr if verbose else io.StringIO()),
+            log_lines(self._place.sessions) as sink,
             cluster(self._mark, self._place, host=settings.inner_host, cpus=cpus, verbose=verbose),
         ):
             self._up = True
             try:
-                for name, application in applications(settings, self._internal, self._private).items():
+                for name, application in applications(settings, self._internal, self._private, sink).items():
                     deploy(name, application)
                 private = unix.address(self._private)
-                names = _wait_for_models(private, self._internal, settings.replicas, self._stop)
+                names = _wait_for_models(private, self._internal, settings, self._stop)
             finally:
                 self._up = False
             self._ready.set()
@@ -205,9 +208,10 @@ def _drain() -> None:
         delete(name)
 
 
-def _wait_for_models(private: str, internal: str, replicas: int, stop: threading.Event) -> list[str]:
+def _wait_for_models(private: str, internal: str, settings: Settings, stop: threading.Event) -> list[str]:
     """The names of the models that answer, once all replicas have loaded what they can. Asked at the front's socket for
     its own processes: at the public port we have no token and no certificate."""
+    replicas, form = settings.replicas, settings.log_format
     deadline = time.monotonic() + START_S
     with grpc.insecure_channel(private, options=channels.CHANNEL) as channel:
         stub = fleet_pb2_grpc.FleetStub(channel)
@@ -217,7 +221,7 @@ def _wait_for_models(private: str, internal: str, replicas: int, stop: threading
                 if len(reply.replicas) >= replicas and all(model.state != "LOADING" for model in reply.models):
                     for model in reply.models:
                         if model.state != "READY":
-                            print(f"warning: model {model.name!r} is not served: {model.reason}", file=sys.stderr)
+                            print(said(form, f"model {model.name!r} is not served: {model.reason}"), file=sys.stderr)
                     return [model.name for model in reply.models if model.state == "READY"]
             if time.monotonic() > deadline:
                 raise StartError(f"expected {replicas} replicas within {START_S:g} s, got fewer: see Ray's logs")

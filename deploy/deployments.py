@@ -18,12 +18,13 @@ FRONT, REPLICAS = "front", "replicas"
 HEALTH_S = 1.0
 
 
-def applications(settings: Settings, internal: str, private: Path) -> dict[str, Application]:
+def applications(settings: Settings, internal: str, private: Path, sink: Path | None = None) -> dict[str, Application]:
     """The applications by name, in the order to start them.
 
     Args:
         internal: the token that the processes of this server share; Ray carries it, and no log.
         private: path of the front's Unix socket for these processes.
+        sink: takes their log lines, see `log_lines`.
     """
     common: dict[str, Any] = {
         "health_check_period_s": HEALTH_S,
@@ -41,4 +42,4 @@ def applications(settings: Settings, internal: str, private: Path) -> dict[str, 
         ReplicaDeployment
     )
     front = serve.deployment(name="front", num_replicas=1, ray_actor_options={"num_cpus": 0}, **common)(FrontDeployment)
-    return {REPLICAS: replicas.bind(settings, internal), FRONT: front.bind(settings, internal, private)}
+    return {REPLICAS: replicas.bind(settings, internal, sink), FRONT: front.bind(settings, internal, private, sink)}

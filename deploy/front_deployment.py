@@ -1,13 +1,14 @@
 """The front as a Ray Serve deployment. Its process imports this module, and with it neither torch nor steering."""
 
-import logging
 from pathlib import Path
 
 from deploy.access import front_guards
 from deploy.private_port import keep_to
 from deploy.settings import Settings
+from deploy.wiring import connections, watching
 from serving.fleet.actor import RayDirectory
 from serving.front.server import Front
+from serving.watching import logs
 
 STILL_S = 30.0
 """A front whose view of the fleet is older than this is replaced."""
@@ -17,10 +18,10 @@ class FrontDeployment:
     """The public endpoint."""
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
-        self, settings: Settings, internal: str, private: Path
+        self, settings: Settings, internal: str, private: Path, sink: Path | None = None
     ) -> None:
-        """See `Front`; `internal` is the token that the processes of this server share."""
-        logging.basicConfig(level=settings.log_level.upper())
+        """See `Front`; `internal` is the token that the processes of this server share, `sink` takes log lines."""
+        logs.configure(settings.log_level, settings.log_format, sink)
         keep_to(settings.inner_host)
         self._front = Front(
             RayDirectory(),
@@ -34,6 +35,8 @@ class FrontDeployment:
             drain_s=settings.drain_seconds,
             allow_model_control=settings.allow_model_control,
             allow_shared_memory=settings.allow_shared_memory,
+            watching=watching(settings, "front"),
+            connections=connections(settings),
         )
         await self._front.start()
 

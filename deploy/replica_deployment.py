@@ -1,13 +1,15 @@
 """A replica as a Ray Serve deployment."""
 
-import logging
+from pathlib import Path
 
 from deploy.access import replica_guards, services
 from deploy.private_port import keep_to
 from deploy.settings import Settings
+from deploy.wiring import connections, watching
 from serving.backends.opening import Opener
 from serving.fleet.actor import RayDirectory
 from serving.replica import Replica
+from serving.watching import logs
 
 HUNG_S = 300.0
 """A network call that takes longer than this is taken for hung, and its replica is replaced."""
@@ -18,9 +20,11 @@ STILL_S = 30.0
 class ReplicaDeployment:
     """One process that holds the models."""
 
-    async def __init__(self, settings: Settings, internal: str) -> None:  # type: ignore[misc]  # Serve awaits it
-        """See `Replica`; `internal` is the token that the processes of this server share."""
-        logging.basicConfig(level=settings.log_level.upper())
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
+        self, settings: Settings, internal: str, sink: Path | None = None
+    ) -> None:
+        """See `Replica`; `internal` is the token that the processes of this server share, `sink` takes log lines."""
+        logs.configure(settings.log_level, settings.log_format, sink)
         keep_to(settings.inner_host)
         self._replica = Replica(
             settings.models,
@@ -41,6 +45,8 @@ class ReplicaDeployment:
             trust=settings.trust,
             allow_model_control=settings.allow_model_control,
             guards=replica_guards(settings, internal),
+            watching=watching(settings, "replica"),
+            connections=connections(settings),
         )
         await self._replica.start()
 

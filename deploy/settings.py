@@ -1,5 +1,6 @@
 """The server's settings: flags win over the environment (`TILTSERVE_*`), that over a YAML file, that over defaults."""
 
+import importlib.util
 import ipaddress
 import os
 import re
@@ -129,6 +130,18 @@ def _reachable(addresses: dict[str, "str | Server"]) -> dict[str, "str | Server"
         if not _is_address(_address(address)):
             raise ValueError(f"{name}: expected HOST:PORT, got {_address(address)!r}")
     return addresses
+
+
+def _collector(address: str) -> str:
+    if not _is_address(re.sub(r"^https?://", "", address)):
+        raise ValueError(f"expected HOST:PORT, http://HOST:PORT or https://HOST:PORT, got {address!r}")
+    try:
+        found = importlib.util.find_spec("opentelemetry.exporter.otlp.proto.grpc")
+    except ModuleNotFoundError:  # not even what would hold it
+        found = None
+    if found is None:
+        raise ValueError("expected the package opentelemetry-exporter-otlp-proto-grpc (pip install 'tiltserve[otlp]')")
+    return address
 
 
 def _elsewhere(networks: dict[str, "str | Server"]) -> dict[str, "str | Server"]:
@@ -298,6 +311,27 @@ class Settings(BaseModel):
     answer_seconds: float = Field(default=60.0, gt=0)
     """How long a client that scores candidates itself may take for one batch."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["text", "json"] = "text"
+    """Log lines for people, or one JSON object each."""
+    max_message: Annotated[int, BeforeValidator(_bytes), Field(ge=2**22, lt=2**31)] = 2**28
+    """The most bytes of one message, in either direction, counted once it is decompressed."""
+    compression: Literal["none", "gzip", "deflate"] = "none"
+    """How the front compresses answers, where the client takes it. Requests may come compressed in any case."""
+    keepalive_seconds: float = Field(default=10.0, ge=1, le=7200)
+    """How often a peer that has calls is pinged."""
+    keepalive_timeout_seconds: float = Field(default=10.0, gt=0, le=3600)
+    """A peer that does not answer a ping for so long is gone."""
+    max_connection_age_seconds: float | None = Field(default=None, ge=1, le=30 * 86400)
+    """How long a client's connection to the front lasts, so that clients find new fronts. None: as long as it likes."""
+    max_streams: int = Field(default=1000, ge=1, lt=2**31)
+    """The most calls under way on one connection to the front; more of them wait in the client."""
+    access_log: bool = False
+    """Whether the front logs a line for each call."""
+    otlp: Annotated[str, AfterValidator(_collector)] | None = None
+    """HOST:PORT of an OpenTelemetry collector that takes OTLP over gRPC, with https:// before it for TLS. None: traces
+    are not made, and nothing is sent."""
+    trace_ratio: float = Field(default=1.0, ge=0, le=1)
+    """The share of requests that is traced, of those whose caller has not decided it."""
 
     @property
     def threads(self) -> int:

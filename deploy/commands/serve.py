@@ -133,7 +133,33 @@ def serve(
             help="Let clients of this machine leave tensors in its shared memory. [no]",
         ),
     ] = None,
+    max_message: Annotated[
+        str | None, typer.Option(metavar="BYTES", help="Most bytes of a message, decompressed. [256MiB]")
+    ] = None,
+    compression: Annotated[str | None, typer.Option(help="Of answers: none, gzip or deflate. [none]")] = None,
+    keepalive_seconds: Annotated[
+        float | None, typer.Option(metavar="S", help="How often a peer that has calls is pinged. [10]")
+    ] = None,
+    keepalive_timeout_seconds: Annotated[
+        float | None, typer.Option(metavar="S", help="How long its answer may take. [10]")
+    ] = None,
+    max_connection_age_seconds: Annotated[
+        float | None, typer.Option(metavar="S", help="When a client's connection is to be made anew. [never]")
+    ] = None,
+    max_streams: Annotated[
+        int | None, typer.Option(metavar="N", help="Most calls under way on one client's connection. [1000]")
+    ] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error. [info]")] = None,
+    log_format: Annotated[str | None, typer.Option(help="Log lines as text or as json. [text]")] = None,
+    access_log: Annotated[
+        bool | None, typer.Option("--access-log/--no-access-log", help="Log a line for each call. [no]")
+    ] = None,
+    otlp: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Send traces to this OpenTelemetry collector, over gRPC.")
+    ] = None,
+    trace_ratio: Annotated[
+        float | None, typer.Option(metavar="SHARE", help="Requests traced, if callers have not decided it. [1]")
+    ] = None,
     config: Annotated[Path | None, typer.Option(metavar="FILE", help="YAML settings; also TILTSERVE_CONFIG.")] = None,
 ) -> None:
     """Serve a model repository over gRPC until interrupted.

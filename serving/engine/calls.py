@@ -22,14 +22,16 @@ class Calls:
     """Runs calls, one at a time, of at most `max_bucket` rows.
 
     Attributes:
-        last: when the last one ended, however it did, on time.monotonic()'s clock.
+        began, last: when the last one began, and when it ended, however it did, on time.monotonic()'s clock.
+        rows: that were asked for in it.
     """
 
     def __init__(self, metrics: ReplicaMetrics, max_bucket: int) -> None:
         self._metrics, self._max_bucket = metrics, max_bucket
         self._most: dict[Network, int] = {}  # rows of a call, where memory ran out
         self._fine: dict[Network, int] = {}  # calls since then
-        self.last = time.monotonic()
+        self.began = self.last = time.monotonic()
+        self.rows = 0
 
     def largest(self, key: Key) -> int:
         """Rows of a call at most; memory does not change those of one size."""
@@ -40,7 +42,8 @@ class Calls:
         start = time.monotonic()
         rows = sum(each.rows for each in slices)
         feeds = _feeds(slices, size - rows)
-        packed = time.monotonic()
+        packed = self.began = time.monotonic()
+        self.rows = rows
         self._metrics.spent("pack", packed - start)
         try:
             results = key.network.backend.run(feeds, key.outputs)

@@ -308,13 +308,16 @@ class Engine:
 
     def _reject(self, key: Key, task: Task, error: Exception) -> None:
         name = key.network.name
-        _log.warning("network %s failed on rows of a request for %s: %s", name, task.model, error)
+        told = {"request_id": task.request_id}
+        _log.warning("network %s failed on rows of a request for %s: %s", name, task.model, error, extra=told)
         known = isinstance(error, InputError | OutOfMemoryError | UnavailableError)
         self._fail(task, error if known else NetworkFailedError(f"network {name!r} failed: {error}"))
 
     def _deliver(self, part: Slice[Task], outputs: list[Array], aside: bool = False) -> None:
         task, evaluation = part.owner, current(part.owner)
-        self._metrics.evaluated(evaluation.network.name, evaluation.kind, part.rows)
+        name, calls = evaluation.network.name, self._calls
+        self._metrics.evaluated(name, evaluation.kind, part.rows)
+        task.spent.took_part(name, evaluation.kind, part.rows, calls.rows, calls.began, calls.last)
         if part.rows == evaluation.rows:
             task.replies = outputs
         else:
@@ -322,7 +325,7 @@ class Engine:
                 task.replies = [np.empty((evaluation.rows, *output.shape[1:]), output.dtype) for output in outputs]
             for whole, output in zip(task.replies, outputs, strict=True):
                 if output.shape[1:] != whole.shape[1:]:
-                    name, shapes = evaluation.network.name, [list(each.shape[1:]) for each in (whole, output)]
+                    shapes = [list(each.shape[1:]) for each in (whole, output)]
                     text = f"expected rows of one shape, got {shapes[0]} in one call and {shapes[1]} in another"
                     self._fail(task, NetworkFailedError(f"network {name!r} failed: {text}"))
                     return
@@ -393,6 +396,7 @@ class Engine:
     def _wake(self, task: Task, external: External, reply: "Future[list[Array]]") -> None:
         """Resume a parked task with its reply, or fail it with the reason why there is none."""
         parked, task.external = task.become(State.READY), None
+        task.spent.asked(external.name, external.kind, external.rows, task.since - parked, task.since)
         try:
             outputs = reply.result()
         except CancelledError:

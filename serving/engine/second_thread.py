@@ -154,13 +154,16 @@ class SecondThread:
         mine = (each for each, tasks in self._products.items() if any(task.identity == whose for task in tasks))
         matrix = next(mine)
         waiting = self._products.pop(matrix)
+        start = time.monotonic()
         try:
             whole = matrix.times(torch.cat(list(waiting.values())))
         except Exception as error:  # memory
             for task in waiting:
                 self._leave(task, _raiser(error))
             return
+        each_s = (time.monotonic() - start) / len(waiting)
         for task, part in zip(waiting, whole.split([len(x) for x in waiting.values()]), strict=True):
+            task.spent.computed(start, start + each_s)
             self._step(task, [part.numpy()])
 
 

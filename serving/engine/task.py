@@ -15,6 +15,7 @@ from torch import Tensor
 from serving.backends import Array, Backend
 from serving.backends.costs import Costs
 from serving.engine.scheduler import BACKGROUND, DEFAULT, Work
+from serving.engine.spent import Spent
 from steering.numerics.tiles import Matrix
 
 _log = logging.getLogger(__name__)
@@ -128,6 +129,8 @@ class Task:
         since: when it came into its state, on time.monotonic()'s clock.
         begun: when its first network call began, on that clock; 0 before.
         external: what it waits for while it is PARKED.
+        request_id: how logs call the request that it is for.
+        spent: what it has taken so far.
         reward_s: seconds of reward calls between two evaluations of the network, as far as they were seen.
     """
 
@@ -155,6 +158,8 @@ class Task:
     started: bool = False
     begun: float = 0.0
     reward_s: float = 0.0
+    request_id: str = ""
+    spent: Spent = field(default_factory=Spent)
 
     def become(self, state: State) -> float:
         """Change the state; the seconds that the last one lasted.
@@ -182,14 +187,18 @@ class Task:
 
     def advance(self, reply: list[Array] | None) -> Step:
         """The program's next step, after the reply to the last one; None starts it. Raises what the program raises."""
-        return next(self.program) if reply is None else self.program.send(reply)
+        start = time.monotonic()
+        try:
+            return next(self.program) if reply is None else self.program.send(reply)
+        finally:
+            self.spent.computed(start, time.monotonic())
 
     def close(self) -> None:
         """Close the program; what it raises is logged, since it must not end a thread that all tasks need."""
         try:
             self.program.close()
         except Exception:
-            _log.exception("closing a request for %s", self.model)
+            _log.exception("closing a request for %s", self.model, extra={"request_id": self.request_id})
 
     @property
     def backlog(self) -> int:

@@ -20,6 +20,7 @@ from serving.front.metrics import FrontMetrics
 from serving.front.roster import Roster
 from serving.front.router import Route
 from serving.front.statistics import ModelStatistics
+from serving.watching.record import current, note_times, phase
 from serving.wire import errors, kserve
 from serving.wire.streamed import NOTHING, Place
 
@@ -147,7 +148,8 @@ class Forwarder:
     def _admit(self, asked: Asked) -> Route:
         if self._stopping:
             raise errors.not_begun("the server is stopping and takes no new requests")
-        return self._choose(asked.model, asked.version)
+        with phase("route"):
+            return self._choose(asked.model, asked.version)
 
     async def _send(
         self,
@@ -172,13 +174,13 @@ class Forwarder:
             sent = time.monotonic()
             try:
                 try:
-                    return await send(self._links.to(target.replica))
+                    return await self._try(target, send)
                 except grpc.aio.AioRpcError as error:
                     other = None if refused or not _refused(error) else self._less_loaded(target)
                     if other is None:
                         raise
                     target, refused = other, True
-                    return await send(self._links.to(target.replica))
+                    return await self._try(target, send)
             except grpc.aio.AioRpcError as error:
                 if errors.answered(error) or error.code() not in _BROKEN:
                     raise _as_answered(error, name) from None
@@ -194,6 +196,19 @@ class Forwarder:
             if not repeatable():
                 raise errors.unavailable(f"model {name!r}: its replica was lost between two batches of candidates")
         raise errors.unavailable(f"model {name!r}: lost {REPLAYS + 1} replicas under it: {cause.details()}")
+
+    async def _try(self, target: Route, send: Callable[[Link], Awaitable[Reply]]) -> Reply:
+        """The result of `send` to one replica, noted in the request's record."""
+        link = self._links.to(target.replica)
+        if (record := current()) is None:
+            return await send(link)
+        record.version, record.tries = target.model.version, record.tries + 1
+        with record.asking("forward", replica=target.replica.id, attempt=record.tries) as record.outgoing:
+            try:
+                return await send(link)
+            except grpc.aio.AioRpcError as error:
+                note_times(error.trailing_metadata())
+                raise
 
     async def _another(self, model: ModelState, tried: set[str], deadline: Deadline) -> Route:
         """A replica with the same fingerprint: one that was not tried if there is any, else one that came back."""

@@ -65,8 +65,12 @@ class Inference:
         return grpc.method_handlers_generic_handler(INFERENCE.full_name, methods)
 
     async def _model_infer(self, call: Rpc) -> bytes:
-        came = await aside(len(call.data), lambda: received.infer(call.data))
+        record = call.outcome.record
+        with record.phase("receive"):
+            came = await aside(len(call.data), lambda: received.infer(call.data))
+        record.calls_itself(came.id)
         call.outcome.model = came.model
+        record.tells(came.parameters)
         with self._forwarder.statistics.failures(came.model, came.version):
             request = asked.of(came)
             deadline = Deadline(call.context.time_remaining(), request.timeout_s)
@@ -82,7 +86,10 @@ class Inference:
             """Answers one call, turning errors into statuses and counting how it ended."""
             self._under_way.add(context)
             async with Outcome(method.name, context, self._roster, self._metrics) as outcome:
-                return await answer(Rpc(data, context, outcome))
+                outcome.record.bytes_in = len(data)
+                reply = await answer(Rpc(data, context, outcome))
+                outcome.record.bytes_out = len(reply)
+                return reply
 
         return grpc.unary_unary_rpc_method_handler(unary)
 

@@ -38,7 +38,10 @@ class Sampling:
             first = await self._streams.first(requests)
             self._under_way.add(context)
             came = await aside(len(first), lambda: received.sample(first))
+            call.record.bytes_in = len(first)
+            call.record.calls_itself(came.id)
             call.model = came.model
+            call.record.tells(came.parameters)
             request = asked.of(came, interactive.CLIENT)
             deadline = Deadline(context.time_remaining(), request.timeout_s)
             if not request.seeded:

@@ -14,7 +14,9 @@ from serving.access.caller import ANYBODY, HEADER, caller, told
 from serving.access.gate import INTERNAL
 from serving.access.guards import NAME, OPEN_INSIDE, Inside
 from serving.fleet.directory import ReplicaState
-from serving.wire import channels, streamed
+from serving.watching.record import end_matters, note_times, outgoing
+from serving.wire import streamed
+from serving.wire.channels import Connections
 from serving.wire.errors import RequestError, internal
 from serving.wire.streamed import Place
 
@@ -25,13 +27,14 @@ SAMPLING: ServiceDescriptor = sampling_pb2.DESCRIPTOR.services_by_name["Sampling
 class Link:
     """A channel to one replica that knows its requests in flight, with their rows and when they were sent."""
 
-    def __init__(self, address: str, inside: Inside = OPEN_INSIDE) -> None:
+    def __init__(self, address: str, inside: Inside = OPEN_INSIDE, connections: Connections | None = None) -> None:
         self._token, certificates = inside.token, inside.certificates
         self.pems = None if certificates is None else certificates.current()
+        options = (connections or Connections()).channel()
         if certificates is None:
-            self.channel = grpc.aio.insecure_channel(address, options=channels.CHANNEL)
+            self.channel = grpc.aio.insecure_channel(address, options=options)
         else:
-            named = (*channels.CHANNEL, ("grpc.ssl_target_name_override", NAME))
+            named = (*options, ("grpc.ssl_target_name_override", NAME))
             self.channel = grpc.aio.secure_channel(address, certificates.client(), options=named)
         self._sent: dict[object, tuple[float, int]] = {}
         # Without serialisers gRPC passes bytes through: the front never rebuilds a message.
@@ -71,7 +74,10 @@ class Link:
     async def infer(self, request: bytes, rows: int, timeout: float | None) -> bytes:
         """A serialised ModelInferResponse; raises AioRpcError. Cancelling it cancels the call on the replica."""
         with self._under_way(rows):
-            return await self._infer(request, timeout=timeout, metadata=self._metadata())
+            call = self._infer(request, timeout=timeout, metadata=(*outgoing(), *self._metadata()))
+            reply: bytes = await call
+            note_times(await call.trailing_metadata())
+            return reply
 
     async def stream(
         self, request: bytes, rows: int, deliver: Callable[[bytes, Place], Awaitable[None]], timeout: float | None
@@ -80,12 +86,15 @@ class Link:
         go to `deliver` as they come. Raises AioRpcError, also for the replica's own errors. Cancelling it cancels the
         request on the replica.
         """
-        call = self._stream([request], timeout=timeout, metadata=(streamed.AS_STATUS, *self._metadata()))
+        metadata = (streamed.AS_STATUS, *outgoing(), *self._metadata())
+        call = self._stream([request], timeout=timeout, metadata=metadata)
         with self._under_way(rows):
             try:
                 async for reply in call:
                     place = streamed.place(reply)
                     if place.final:
+                        if end_matters():
+                            note_times(await call.trailing_metadata())
                         return reply
                     await deliver(reply, place)
             finally:
@@ -106,7 +115,7 @@ class Link:
         `requests` is read once for each reply that was delivered. So the first is read only when the stream can no
         longer be started again on another replica, and nobody waits for a client while the replica computes.
         """
-        call = self._interact(timeout=timeout, metadata=self._metadata())
+        call = self._interact(timeout=timeout, metadata=(*outgoing(), *self._metadata()))
         turns = asyncio.Semaphore(0)
         passing: asyncio.Task[None] | None = None
         with self._under_way(rows):
@@ -116,6 +125,7 @@ class Link:
                     await deliver(reply)
                     turns.release()
                     passing = passing or asyncio.create_task(_pass_on(requests, call, turns))
+                note_times(await call.trailing_metadata())
             except asyncio.CancelledError:
                 if passing is not None and passing.done():
                     await passing  # it ended the call: for this reason, if there is one
@@ -175,10 +185,10 @@ async def _pass_on(requests: AsyncIterator[bytes], call: grpc.aio.StreamStreamCa
 
 
 class Links:
-    """The links by replica id."""
+    """The links by replica id, made as `connections` says."""
 
-    def __init__(self, inside: Inside = OPEN_INSIDE) -> None:
-        self._inside = inside
+    def __init__(self, inside: Inside = OPEN_INSIDE, connections: Connections | None = None) -> None:
+        self._inside, self._connections = inside, connections
         self._links: dict[str, Link] = {}
         self._old: list[Link] = []  # with certificates that were exchanged; closed when idle
 
@@ -189,7 +199,7 @@ class Links:
             self._old.append(link)
             link = None
         if link is None:
-            link = self._links[replica.id] = Link(replica.address, self._inside)
+            link = self._links[replica.id] = Link(replica.address, self._inside, self._connections)
         return link
 
     def in_flight(self) -> dict[str, int]:

@@ -14,6 +14,8 @@ from prometheus_client import (
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
+from serving.watching.watching import Watching
+
 # Creation times of counters and histograms would double the page, and no dashboard uses them.
 disable_created_metrics()
 
@@ -21,9 +23,15 @@ _REQUEST_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 
 
 
 class FrontMetrics:
-    """What a front counts. `replica_pages` gives the metrics text of each live replica by its id."""
+    """What a front counts.
 
-    def __init__(self, replica_pages: Callable[[], Mapping[str, str]] = dict) -> None:
+    Args:
+        replica_pages: gives the metrics text of each live replica by its id.
+        watching: who else is told of each call.
+    """
+
+    def __init__(self, replica_pages: Callable[[], Mapping[str, str]] = dict, watching: Watching | None = None) -> None:
+        self.watching = watching or Watching()
         # a replica's metrics have no names before they are fetched: without the option `?name[]=` would leave them out
         self.registry = registry = CollectorRegistry(support_collectors_without_names=True)
         self.requests = Counter(

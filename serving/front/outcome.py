@@ -1,6 +1,7 @@
-"""How a call to the front ends: errors become statuses, and every end is counted."""
+"""How a call to the front ends: errors become statuses, and every end is counted and told to who watches."""
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -10,8 +11,11 @@ from typing import NoReturn, Self
 import grpc
 from grpc.aio import ServicerContext
 
+from serving.access.caller import caller
 from serving.front.metrics import FrontMetrics
 from serving.front.roster import Roster
+from serving.watching import times
+from serving.watching.record import working_on
 from serving.wire import errors
 
 _log = logging.getLogger(__name__)
@@ -24,6 +28,9 @@ class Outcome:
     Args:
         end: ends the call with an error, once it is counted; None for the status of `context`. A stream of many
             requests, each with an outcome of its own, ends none of the others.
+
+    Attributes:
+        record: what else is known of the call.
     """
 
     def __init__(
@@ -34,17 +41,34 @@ class Outcome:
         metrics: FrontMetrics,
         end: Callable[[errors.RequestError], Awaitable[NoReturn]] | None = None,
     ) -> None:
-        self.model = ""
+        self._watching = metrics.watching
+        self.record = self._watching.begin(method, context)
+        self.record.identity = caller().name
+        self._here = contextlib.ExitStack()
         self._method, self._context, self._roster, self._metrics = method, context, roster, metrics
         self._end = end or (lambda error: errors.abort(context, error))
         self._began, self._given_s = time.perf_counter(), context.time_remaining()
 
+    @property
+    def model(self) -> str:
+        return self.record.model
+
+    @model.setter
+    def model(self, name: str) -> None:
+        self.record.model = name
+        self._watching.open(self.record)
+
     async def __aenter__(self) -> Self:
+        self._here.enter_context(working_on(self.record))
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        with self._here:
+            await self._close(error)
+
+    async def _close(self, error: BaseException | None) -> None:
         # counted before the status is sent: a client that has the status finds it counted
         if error is None:
             self._count(grpc.StatusCode.OK)
@@ -54,8 +78,8 @@ class Outcome:
         elif isinstance(error, asyncio.CancelledError):
             self._count(grpc.StatusCode.DEADLINE_EXCEEDED if self._late else grpc.StatusCode.CANCELLED)
         elif isinstance(error, Exception):
-            self._count(grpc.StatusCode.INTERNAL)
             _log.error("%s failed", self._method, exc_info=error)
+            self._count(grpc.StatusCode.INTERNAL)
             await self._end(errors.internal(f"{self._method} failed inside the front; its log says why"))
 
     @property
@@ -70,3 +94,7 @@ class Outcome:
     def _count(self, code: grpc.StatusCode) -> None:
         known = self.model if self.model in self._roster.index.models else ""
         self._metrics.finished(known, self._method, code, time.perf_counter() - self._began)
+        self._watching.end(self.record, code)
+        self.record.times = times.with_total(self.record.times, self.record.seconds)
+        if code is not grpc.StatusCode.CANCELLED:
+            self._context.set_trailing_metadata(self.record.trailing())

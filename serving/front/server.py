@@ -35,7 +35,9 @@ from serving.front.statistics import ModelStatistics
 from serving.front.trace_settings import TraceSettingRpc, TraceSettings
 from serving.front.unix import PortError
 from serving.supervised import Supervised
+from serving.watching.watching import Watching
 from serving.wire import channels, small
+from serving.wire.channels import Connections
 from serving.wire.streams import CLOSE_S, Streams, UnderWay
 
 _FLEET = fleet_pb2.DESCRIPTOR.services_by_name["Fleet"]
@@ -67,6 +69,8 @@ class Front:
         allow_model_control: whether clients may load and unload models.
         allow_shared_memory: whether clients of this machine may leave tensors in shared memory, if no others reach the
             server.
+        watching: who is told of each call.
+        connections: how connections to clients and replicas are made.
     """
 
     def __init__(
@@ -85,13 +89,16 @@ class Front:
         poll_s: float = 0.5,
         allow_model_control: bool = False,
         allow_shared_memory: bool = False,
+        watching: Watching | None = None,
+        connections: Connections | None = None,
     ) -> None:
         self._directory, self._host, self._metrics_host = directory, host, metrics_host or host
         self._socket, self._private, self._guards = socket, private, guards
         self._grpc_port, self._metrics_port, self._drain_s = grpc_port, metrics_port, drain_s
-        self.metrics = FrontMetrics(self._replica_pages)
+        self.metrics = FrontMetrics(self._replica_pages, watching)
         self._roster = Roster(directory, poll_s)
-        self._links = Links(guards.inside)
+        self._connections = connections or Connections()
+        self._links = Links(guards.inside, self._connections)
         self._health = Health([INFERENCE.full_name, SAMPLING.full_name, _FLEET.full_name])
         statistics = ModelStatistics(self._roster, self._links)
         self._forwarder = Forwarder(self._roster, self._links, self.metrics, replay_wait_s, statistics)
@@ -99,6 +106,8 @@ class Front:
         self._shared_memory = SharedMemory(allowed=allow_shared_memory and (socket is not None or local(host)))
         self._streams, self._under_way = Streams(), UnderWay()
         self.trace_settings = TraceSettings()
+        if self.metrics.watching.spans is not None:
+            self.metrics.watching.spans.asked = self.trace_settings.sampled
         self._log_settings = LogSettings(self._roster, self._links)
         self._servers: list[grpc.aio.Server] = []
         self._folder: Path | None = None
@@ -135,7 +144,7 @@ class Front:
         self._following = Supervised("following the fleet", self._follow)
         encrypted = self._guards.certificates is not None and self._socket is None
         myself = unix.address(self._private) if self._private and encrypted else self.grpc_address
-        self._myself = grpc.aio.insecure_channel(myself, options=channels.CHANNEL)
+        self._myself = grpc.aio.insecure_channel(myself, options=self._connections.channel())
 
     async def stop(self) -> None:
         """Reports NOT_SERVING, lets requests finish for up to `drain_s` seconds, and closes everything.
@@ -159,6 +168,7 @@ class Front:
             await asyncio.to_thread(self._page.close)  # a page that is being made waits for this event loop
         await self._links.close()
         self._shared_memory.close()
+        await self.metrics.watching.close()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
         self._servers, self._following, self._myself, self._page, self._folder = [], None, None, None, None
@@ -174,7 +184,7 @@ class Front:
             raise RuntimeError(f"the front's gRPC server does not answer: {error.code().name}") from None
 
     def _listen_grpc(self, services: Services) -> grpc.aio.Server:
-        server = _server(Gate(self._guards.tokens, refused=self.metrics.refused), services)
+        server = self._made(Gate(self._guards.tokens, refused=self.metrics.refused), services)
         if self._socket is not None:
             unix.listen(server, self._socket)
             return server
@@ -195,9 +205,16 @@ class Front:
                 return []
             self._folder = Path(tempfile.mkdtemp(prefix="tiltserve-"))
             self._private = self._folder / "front"
-        server = _server(Gate(internal=self._guards.inside.token, closed=True), services)
+        server = self._made(Gate(internal=self._guards.inside.token, closed=True), services)
         unix.listen(server, self._private)
         return [server]
+
+    def _made(self, gate: Gate, services: Services) -> grpc.aio.Server:
+        """A server of these services, behind a gate."""
+        connections = self._connections
+        server = grpc.aio.server(options=connections.front(), compression=connections.answers, interceptors=[gate])
+        server.add_generic_rpc_handlers(services)
+        return server
 
     def _services(self) -> Services:
         """What all servers of the front serve."""
@@ -263,10 +280,3 @@ class Front:
             *(self._links.to(replica).metrics(_SCRAPE_S) for replica in replicas), return_exceptions=True
         )
         return {replica.id: page for replica, page in zip(replicas, pages, strict=True) if isinstance(page, str)}
-
-
-def _server(gate: Gate, services: Services) -> grpc.aio.Server:
-    """A server of these services, behind a gate."""
-    server = grpc.aio.server(options=channels.SERVER, interceptors=[gate])
-    server.add_generic_rpc_handlers(services)
-    return server

@@ -52,8 +52,13 @@ class Streaming:
             model = request_id = ""
             try:
                 async with Outcome(METHOD, context, self._roster, self._metrics, _raised) as outcome:
-                    came = await aside(len(data), lambda: received.infer(data))
+                    record = outcome.record
+                    with record.phase("receive"):
+                        came = await aside(len(data), lambda: received.infer(data))
+                    record.bytes_in = len(data)
+                    record.calls_itself(came.id, of_many=True)
                     outcome.model = model = came.model
+                    record.tells(came.parameters)
                     request_id = came.id
                     with self._forwarder.statistics.failures(came.model, came.version):
                         request = asked.of(came)
@@ -62,6 +67,7 @@ class Streaming:
                         if places.outputs:  # of several responses the last would be left there
                             raise errors.invalid("outputs: expected shared memory in ModelInfer alone, got some")
                         last = await self._last(request, data, deadline, sender)
+                    record.bytes_out = len(last)
             except errors.RequestError as error:
                 if as_status:
                     raise

@@ -21,9 +21,12 @@ from serving.requests import job
 from serving.requests.previews import Preview
 from serving.rewards import Definition
 from serving.rewards.remote import RemoteRewards
+from serving.watching.record import current
+from serving.watching.watching import Watching
 from serving.wire import errors, kserve
 from serving.wire.answer import Answer
 from serving.wire.aside import aside
+from serving.wire.channels import Connections
 from serving.wire.kserve import InferRequest
 from serving.wire.parameters import timeout_s
 from serving.wire.streams import Streams, UnderWay
@@ -35,12 +38,24 @@ class Answering:
     Attributes:
         streams, under_way: the calls of the replica's server.
         draining: it takes no new requests.
+        watching: who is told of each call.
+        connections: how long a message may be.
     """
 
-    def __init__(self, models: LoadedModels, rewards: RemoteRewards, engine: Engine, metrics: ReplicaMetrics) -> None:
+    def __init__(
+        self,
+        models: LoadedModels,
+        rewards: RemoteRewards,
+        engine: Engine,
+        metrics: ReplicaMetrics,
+        watching: Watching | None = None,
+        connections: Connections | None = None,
+    ) -> None:
         self._models, self._rewards, self._engine, self._metrics = models, rewards, engine, metrics
         self.streams, self.under_way = Streams(), UnderWay()
         self.draining = False
+        self.watching = watching or Watching()
+        self.connections = connections or Connections()
 
     @property
     def ready(self) -> bool:
@@ -98,15 +113,24 @@ class Answering:
             seen = {name: each for name, each in self._rewards.definitions.items() if caller().sees(name)}
             remotes = {**seen, **rewards}
             before = None if deliver is None else partial(deliver, model)
-            task = await aside(size, lambda: job.task_for(request, model, held.models, remotes, deadline, before))
+            longest = self.connections.longest_answer
+            task = await aside(
+                size, lambda: job.task_for(request, model, held.models, remotes, deadline, before, longest)
+            )
             if counting is not None:
                 counting.submitted(model, task)
             task.identity = caller().name
+            if (record := current()) is not None:
+                record.model, record.version, record.rows = model.name, model.version, task.network_rows
+                record.task, task.request_id = task, record.id
+                record.tells(request.parameters)
             try:
                 answer: Answer = await asyncio.wrap_future(self._engine.submit(task))
             except Exception as error:
                 raise job.request_error(error) from error
         if counting is not None:
             counting.answered(answer)
+        if record is not None:
+            record.tells(answer.parameters)
         self._metrics.answered(model.name, answer.steering, answer.parameters.get("ess"))
         return model, answer

@@ -8,11 +8,13 @@ from grpc.aio import ServicerContext
 from tritonclient.grpc import service_pb2 as pb
 
 from serving.engine.metrics import ReplicaMetrics
+from serving.replica import account
 from serving.replica.answering import Answering
 from serving.replica.counting import Counting
 from serving.replica.statistics import statistics
 from serving.replica.statuses import Begun, Statuses
-from serving.wire import channels, errors, kserve, received, small
+from serving.watching.record import ONE, Record
+from serving.wire import errors, kserve, received, small
 from serving.wire.answer import Answer
 from serving.wire.aside import aside
 
@@ -46,7 +48,7 @@ class Inference:
     async def ModelMetadata(
         self, request: pb.ModelMetadataRequest, context: ServicerContext
     ) -> pb.ModelMetadataResponse:
-        async with Statuses("ModelMetadata", context):
+        async with Statuses("ModelMetadata", context, self._answering.watching):
             state = self._answering.listed(request.name, request.version)
             if state is None:
                 raise errors.not_found(f"unknown model {request.name!r} of version {request.version or 'any'!r}")
@@ -65,32 +67,37 @@ class Inference:
     async def _infer(self, data: bytes, context: ServicerContext) -> bytes:
         """ModelInfer: decode, run, encode. If the caller leaves, its rows leave the engine."""
         self._answering.under_way.add(context)
-        async with Statuses("ModelInfer", context):
+        async with Statuses("ModelInfer", context, self._answering.watching) as record:
             with self._answering.counting() as counting:
-                return await self._answer(data, context, counting)
+                return await self._answer(data, context, counting, record)
 
-    async def _answer(self, data: bytes, context: ServicerContext, counting: Counting) -> bytes:
-        came = await aside(len(data), lambda: received.infer(data))
-        counting.asks(came.model, came.version)
-        request = await aside(kserve.effort(came), lambda: kserve.decode_request(came))
+    async def _answer(self, data: bytes, context: ServicerContext, counting: Counting, record: Record) -> bytes:
+        with record.phase("decode"):
+            came = await aside(len(data), lambda: received.infer(data))
+            counting.asks(came.model, came.version)
+            record.calls_itself(came.id)
+            request = await aside(kserve.effort(came), lambda: kserve.decode_request(came))
         async with Begun(context):
             model, answer = await self._answering.answer(request, len(data), context, counting=counting)
             requested = [name for name in request.outputs if name in answer.outputs]
-            return await encoded(
-                answer,
-                lambda: kserve.encode_response(
-                    model.name, model.version, request.id, answer.outputs, answer.parameters, requested
-                ),
-            )
+            with record.phase("encode"):
+                reply = await encoded(
+                    answer,
+                    lambda: kserve.encode_response(
+                        model.name, model.version, request.id, answer.outputs, answer.parameters, requested
+                    ),
+                    self._answering.connections.max_message,
+                )
+            return kserve.with_times(reply, account.line(record)) if record.asked == ONE else reply
 
 
-async def encoded(answer: Answer, reply: Callable[[], Message]) -> bytes:
+async def encoded(answer: Answer, reply: Callable[[], Message], longest: int) -> bytes:
     """The serialised reply that holds an answer, made aside where it is large; raises as `fitting`."""
-    return await aside(answer.nbytes, lambda: fitting(reply().SerializeToString()))
+    return await aside(answer.nbytes, lambda: fitting(reply().SerializeToString(), longest))
 
 
-def fitting(reply: bytes) -> bytes:
+def fitting(reply: bytes, longest: int) -> bytes:
     """A serialised reply; RESOURCE_EXHAUSTED if it is longer than a message may be, which was not known beforehand."""
-    if len(reply) > channels.LONGEST_MESSAGE:
-        raise errors.exhausted(f"expected an answer of at most {channels.LONGEST_MESSAGE} bytes, got {len(reply)}")
+    if len(reply) > longest:
+        raise errors.exhausted(f"expected an answer of at most {longest} bytes, got {len(reply)}")
     return reply

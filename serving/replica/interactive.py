@@ -36,18 +36,20 @@ class Sampling:
 
     async def _interact(self, messages: AsyncIterator[bytes], context: ServicerContext) -> None:
         """SampleInteractive: as ModelInfer, with the client as one more reward."""
-        streams = self._answering.streams
-        async with Statuses("SampleInteractive", context):
+        streams, longest = self._answering.streams, self._answering.connections.max_message
+        async with Statuses("SampleInteractive", context, self._answering.watching) as record:
             first = await streams.first(messages)
             self._answering.under_way.add(context)
             with self._answering.counting() as counting:
-                came = await aside(len(first), lambda: received.sample(first))
-                counting.asks(came.model, came.version)
-                request = await aside(len(first), lambda: interactive.decoded(came))
+                with record.phase("decode"):
+                    came = await aside(len(first), lambda: received.sample(first))
+                    counting.asks(came.model, came.version)
+                    record.calls_itself(came.id)
+                    request = await aside(len(first), lambda: interactive.decoded(came))
                 await context.send_initial_metadata((errors.BEGUN,))
 
                 async def write(reply: sampling_pb2.InteractiveReply) -> None:
-                    await context.write(fitting(reply.SerializeToString()))
+                    await context.write(fitting(reply.SerializeToString(), longest))
 
                 async def read() -> sampling_pb2.InteractiveRequest:
                     return interactive.answered(await streams.answered(messages, "the client's scores"))
@@ -57,4 +59,6 @@ class Sampling:
                     raise errors.invalid(f"model {request.model!r}: expected a sampler, got a plain network")
                 model, answer = await self._answering.answer(request, len(first), context, {CLIENT: client}, counting)
                 served = model.name, model.version
-                await context.write(await encoded(answer, lambda: interactive.last_reply(*served, request.id, answer)))
+                with record.phase("encode"):
+                    last = await encoded(answer, lambda: interactive.last_reply(*served, request.id, answer), longest)
+                await context.write(last)

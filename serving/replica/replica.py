@@ -32,7 +32,9 @@ from serving.replica.repository import Repository
 from serving.replica.streaming import Streaming
 from serving.rewards.remote import RemoteRewards
 from serving.supervised import Supervised
+from serving.watching.watching import Watching
 from serving.wire import channels, small
+from serving.wire.channels import Connections
 from serving.wire.streams import CLOSE_S
 from steering.targets.rewards import BUILT_IN
 
@@ -52,6 +54,8 @@ class Replica:
         trust: names of models that are served even if their rows are not independent.
         allow_model_control: whether fronts may have models loaded and unloaded.
         guards: what callers must show.
+        watching: who is told of each call.
+        connections: how connections of fronts are made.
 
     Ray Serve sees none of the requests, so the replica drains by itself: `stop` leaves the directory, refuses new
     requests (fronts then send them to other replicas), and finishes the running ones.
@@ -78,6 +82,8 @@ class Replica:
         trust: Collection[str] = (),
         allow_model_control: bool = False,
         guards: ReplicaGuards = OPEN_REPLICA,
+        watching: Watching | None = None,
+        connections: Connections | None = None,
     ) -> None:
         self._guards = guards
         self.id = uuid.uuid4().hex[:12]
@@ -91,7 +97,10 @@ class Replica:
             models, threads, model_memory, self._metrics.registry, opener, self._engine.release, trust
         )
         self._rewards = RemoteRewards(rewards or {}, seconds=reward_s, remembered_s=remembered_s)
-        self._answering = Answering(self._models, self._rewards, self._engine, self._metrics)
+        self._connections = connections or Connections()
+        self._answering = Answering(
+            self._models, self._rewards, self._engine, self._metrics, watching, self._connections
+        )
         self._control, self._allow_model_control = Control(self._models, self._tell), allow_model_control
         self._answer_s = answer_s
         self._address = ""
@@ -134,6 +143,7 @@ class Replica:
         await asyncio.to_thread(self._engine.stop)
         self._models.close()
         await self._rewards.close()
+        await self._answering.watching.close()
 
     def check_health(self, hung_s: float, still_s: float = math.inf) -> None:
         """Raises RuntimeError for a replica that is to be replaced.
@@ -174,7 +184,7 @@ class Replica:
         guards = self._guards
         gate = Gate(guards.tokens, internal=guards.inside.token, closed=guards.closed, direct=True)
         for port in range(low, high + 1):
-            server = grpc.aio.server(options=channels.REPLICA, interceptors=[gate])
+            server = grpc.aio.server(options=self._connections.replica(), interceptors=[gate])
             server.add_generic_rpc_handlers(
                 [
                     *Inference(self._answering, self._metrics).handlers(),

@@ -2,18 +2,20 @@
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import AsyncIterator
+from contextlib import nullcontext
 
 import grpc
 from grpc.aio import ServicerContext
 
 from serving.models.model import Model
+from serving.replica import account
 from serving.replica.answering import Answering
 from serving.replica.counting import Counting
 from serving.replica.inference import SERVICE, encoded
-from serving.replica.statuses import UNEXPECTED, Statuses
+from serving.replica.statuses import UNEXPECTED, Recorded, Statuses
 from serving.requests.previews import Preview
+from serving.watching.record import ONE, current, phase
 from serving.wire import errors, kserve, received, streamed
 from serving.wire.answer import Answer
 from serving.wire.aside import aside
@@ -21,7 +23,6 @@ from serving.wire.inflight import InFlight, Sender
 from serving.wire.kserve import InferRequest
 from serving.wire.waiting import Waiting
 
-_log = logging.getLogger(__name__)
 METHOD = "ModelStreamInfer"
 
 
@@ -40,19 +41,20 @@ class Streaming:
     async def _stream(self, messages: AsyncIterator[bytes], context: ServicerContext) -> None:
         self._answering.under_way.add(context)
         sender, in_flight, as_status = Sender(context), InFlight(), streamed.as_status(context)
+        watching = self._answering.watching  # a front asks one request a stream, others may ask many
 
         async def answer(data: bytes) -> None:
             came = received.Received("")
             try:
-                with self._answering.counting() as counting:
-                    came = await aside(len(data), lambda: received.infer(data))
-                    counting.asks(came.model, came.version)
-                    last = await self._answer(came, len(data), context, sender, counting)
+                async with nullcontext() if as_status else Recorded(METHOD, context, watching):
+                    with self._answering.counting() as counting:
+                        came = await aside(len(data), lambda: received.infer(data))
+                        counting.asks(came.model, came.version)
+                        last = await self._answer(came, len(data), context, sender, counting)
             except Exception as error:
                 if as_status:
                     raise
                 if not isinstance(error, errors.RequestError):
-                    _log.exception(METHOD)
                     error = errors.internal(UNEXPECTED)
                 last = streamed.failed(error, came.model, came.id)
             let_go = in_flight.hold(len(last))
@@ -61,14 +63,17 @@ class Streaming:
             finally:
                 let_go()
 
-        async with Statuses(METHOD, context):
+        async with Statuses(METHOD, context, watching if as_status else None):
             await in_flight.run(messages, self._answering.streams, answer)
 
     async def _answer(
         self, came: received.Received, size: int, context: ServicerContext, sender: Sender, counting: Counting
     ) -> bytes:
         """The last response to a request of so many bytes, once those before it are sent."""
-        request = await aside(kserve.effort(came), lambda: kserve.decode_request(came))
+        if (record := current()) is not None:
+            record.calls_itself(came.id)
+        with phase("decode"):
+            request = await aside(kserve.effort(came), lambda: kserve.decode_request(came))
         streamed.check(request.parameters)
         with contextlib.suppress(Exception):  # said before, or the caller has left
             await context.send_initial_metadata((errors.BEGUN,))
@@ -80,21 +85,30 @@ class Streaming:
         async def before(taken: tuple[Model, Preview | Answer]) -> bytes:
             model, part = taken
             answer = await aside(part.nbytes, part.answer) if isinstance(part, Preview) else part
-            return await _response(request, model, answer, final=False)
+            return streamed.wrapped(await self._response(request, model, answer, final=False))
 
         answering = self._answering.answer(request, size, context, counting=counting, deliver=deliver)
         if streamed.at_once(request.parameters):
-            return await _response(request, *await answering, final=True)
+            return await self._last(request, *await answering)
         answered = await waiting.send(asyncio.ensure_future(answering), before)
-        return await _response(request, *answered, final=True)
+        return await self._last(request, *answered)
 
+    async def _last(self, request: InferRequest, model: Model, answer: Answer) -> bytes:
+        """The last response, which has the request's times if they were asked for."""
+        with phase("encode"):
+            response = await self._response(request, model, answer, final=True)
+        if (record := current()) is not None and record.asked == ONE:
+            response = kserve.with_times(response, account.line(record))
+        return streamed.wrapped(response)
 
-async def _response(request: InferRequest, model: Model, answer: Answer, *, final: bool) -> bytes:
-    """A serialised ModelStreamInferResponse."""
-    parameters = {**answer.parameters, streamed.FINAL: final}
-    requested = [name for name in request.outputs if name in answer.outputs]
-    response = await encoded(
-        answer,
-        lambda: kserve.encode_response(model.name, model.version, request.id, answer.outputs, parameters, requested),
-    )
-    return streamed.wrapped(response)
+    async def _response(self, request: InferRequest, model: Model, answer: Answer, *, final: bool) -> bytes:
+        """A serialised ModelInferResponse."""
+        parameters = {**answer.parameters, streamed.FINAL: final}
+        requested = [name for name in request.outputs if name in answer.outputs]
+        return await encoded(
+            answer,
+            lambda: kserve.encode_response(
+                model.name, model.version, request.id, answer.outputs, parameters, requested
+            ),
+            self._answering.connections.max_message,
+        )

@@ -54,6 +54,7 @@ def task_for(
     remotes: Mapping[str, Definition] | None = None,
     deadline: float = math.inf,
     deliver: previews.Deliver | None = None,
+    longest: int = LONGEST_ANSWER,
 ) -> Task:
     """The task that answers a request; its future gives an `Answer`.
 
@@ -62,16 +63,17 @@ def task_for(
         models: every model of the replica by name; rewards are found there.
         remotes: rewards that are scored elsewhere, by name.
         deadline: after which no answer is wanted, on the clock of `time.monotonic`.
+        longest: most bytes of the answer's tensors.
 
     Raises:
         RequestError: INVALID_ARGUMENT with what was expected and what came.
     """
     terms = terms_of(request)
     if isinstance(model, PlainModel):
-        task = plain_task(request, model)
+        task = plain_task(request, model, longest)
         task.program = _cautioned(task.program, model.network.caution)
     else:
-        task = _sampling_task(request, model, models, remotes, deliver)
+        task = _sampling_task(request, model, models, remotes, deliver, longest)
     task.priority, task.deterministic, task.deadline = terms.priority, terms.deterministic, deadline
     return task
 
@@ -82,6 +84,7 @@ def _sampling_task(
     models: Mapping[str, Model],
     remotes: Mapping[str, Definition] | None,
     deliver: previews.Deliver | None,
+    longest: int,
 ) -> Task:
     if {*SAMPLED, *LIKELIHOODS} <= {*request.outputs}:  # so do tools that know no model: they want what there is
         request = replace(request, outputs=[])
@@ -132,7 +135,7 @@ def _sampling_task(
             rows_at_once=at_once,
             bytes=_bytes(n, card.event_shape) + together * told,
         )
-    _check_answer(request, n, card.event_shape)
+    _check_answer(request, n, card.event_shape, longest)
     if absent := [name for name in request.outputs if name in LIKELIHOODS]:
         raise errors.invalid(f"output {absent[0]!r}: expected a parameter likelihood beside it, got none")
     if PREVIEWED in request.outputs and parameters.preview_every is None:
@@ -228,12 +231,12 @@ def _bytes(states: int, event: tuple[int, ...]) -> int:
     return states * math.prod(event) * STATE_BYTES
 
 
-def _check_answer(request: InferRequest, n: int, event: tuple[int, ...]) -> None:
+def _check_answer(request: InferRequest, n: int, event: tuple[int, ...], longest: int) -> None:
     """Refuse samples that do not fit into a message, before they are drawn."""
-    most = LONGEST_ANSWER // (math.prod(event) * np.dtype(np.float32).itemsize)
+    most = longest // (math.prod(event) * np.dtype(np.float32).itemsize)
     if n > most and (not request.outputs or "samples" in request.outputs):
         raise errors.invalid(
-            f"samples: expected at most {most} of shape {list(event)} in an answer of {LONGEST_ANSWER} bytes, got {n}"
+            f"samples: expected at most {most} of shape {list(event)} in an answer of {longest} bytes, got {n}"
         )
 
 

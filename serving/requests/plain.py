@@ -18,8 +18,8 @@ from serving.wire.parameters import EVERYWHERE
 from serving.wire.tensors import BFLOAT16, TEXTS, held, named
 
 
-def plain_task(request: InferRequest, model: PlainModel) -> Task:
-    """Plain inference: the graph's own inputs, all of them, with one batch size."""
+def plain_task(request: InferRequest, model: PlainModel, longest: int = LONGEST_ANSWER) -> Task:
+    """Plain inference: all of the graph's own inputs, with one batch size. The answer has `longest` bytes at most."""
     for name in request.parameters:
         if name not in EVERYWHERE and not name.startswith("triton_"):
             raise errors.invalid(f"model {model.name!r} is a plain network and takes no parameters, got {name!r}")
@@ -42,7 +42,7 @@ def plain_task(request: InferRequest, model: PlainModel) -> Task:
     rows = next(iter(sizes.values()), 1)
     outputs = {each.name: each for each in model.network.backend.outputs}
     names = tuple(request.outputs) or tuple(outputs)
-    _check_answer([outputs[name] for name in names], rows)
+    _check_answer([outputs[name] for name in names], rows, longest)
     for name, value in given.items():
         if why := model.out_of_range(name, value):
             raise errors.invalid(f"input {name!r}: {why}")
@@ -59,13 +59,13 @@ def plain_task(request: InferRequest, model: PlainModel) -> Task:
     )
 
 
-def _check_answer(outputs: Sequence[GraphTensor], rows: int) -> None:
+def _check_answer(outputs: Sequence[GraphTensor], rows: int, longest: int) -> None:
     """Refuse outputs that do not fit into a message, as far as their shapes say: an axis that varies counts as 1."""
     row = sum(math.prod(axis or 1 for axis in each.row) * each.dtype.itemsize for each in outputs)
-    if rows * row > LONGEST_ANSWER:
+    if rows * row > longest:
         raise errors.invalid(
-            f"inputs: expected at most {LONGEST_ANSWER // row} rows, whose outputs fit into an answer of "
-            f"{LONGEST_ANSWER} bytes, got {rows}"
+            f"inputs: expected at most {longest // row} rows, whose outputs fit into an answer of "
+            f"{longest} bytes, got {rows}"
         )
 
 

@@ -25,6 +25,7 @@ from serving.rewards import PREFIX
 from serving.rewards.external import ExternalReward, Once, check_scores, most_rows
 from serving.rewards.reward import came
 from serving.supervised import Supervised
+from serving.watching.record import Record, asking_for, current
 from serving.wire import channels, errors
 from serving.wire.errors import RequestError
 from serving.wire.tensors import Given, tensor, value
@@ -44,6 +45,10 @@ AGAIN_S = 0.1
 """Seconds after a fault in a line before its next call."""
 LINGER_S, LINGER_SHARE = 0.02, 0.25
 """How long a call waits for requests that shared the last call: in seconds, and as a share of the last call's time."""
+
+
+Ask = Callable[[Array, Sequence[Record]], Coroutine[Any, Any, Array]]
+"""The scores [rows] of candidates [rows, *event] of these requests."""
 
 
 class RemoteRewards:
@@ -110,16 +115,19 @@ class RemoteDefinition:
         """The queue of candidates of one shape for one set of arguments; it exists while a request holds it."""
         line = self._lines.get((exact, event))
         if line is None:
-            line = Line(self.name, lambda x: self._ask(exact, x), most_rows(event))
+            line = Line(self.name, lambda x, records: self._ask(exact, x, records), most_rows(event))
             self._lines[exact, event] = line
         return line
 
-    async def _ask(self, exact: bytes, x: Array) -> Array:
-        """One call: the scores [rows] of candidates [rows, *event]."""
+    async def _ask(self, exact: bytes, x: Array, records: Sequence[Record]) -> Array:
+        """One call: the scores [rows] of candidates [rows, *event], of these requests."""
         request = reward_pb2.ScoreRequest.FromString(exact)
         request.candidates.CopyFrom(tensor(x))
         try:
-            reply = await self._score(request, timeout=self._seconds, metadata=tuple(self._where.headers.items()))
+            with asking_for(records, "Score", reward=self.name, rows=len(x)) as metadata:
+                reply = await self._score(
+                    request, timeout=self._seconds, metadata=(*metadata, *self._where.headers.items())
+                )
         except grpc.aio.AioRpcError as error:
             _log.warning("reward %r: %s: %s", self.name, error.code().name, error.details())
             raise self._told(error, len(x)) from None
@@ -142,6 +150,7 @@ class Rider:
 
     def __init__(self, line: "Callable[[tuple[int, ...]], Line]") -> None:
         self._find, self._line = line, dict[tuple[int, ...], Line]()
+        self.record = current()
 
     async def ask(self, x: Array) -> Array:
         """The scores of candidates [rows, *event]."""
@@ -169,7 +178,7 @@ class Line:
     computed while the other is scored, and never share a call.
     """
 
-    def __init__(self, reward: str, ask: Callable[[Array], Coroutine[Any, Any, Array]], most: int) -> None:
+    def __init__(self, reward: str, ask: Ask, most: int) -> None:
         self._reward, self._ask = reward, ask
         self._queue = Queue[Asked]()
         self._costs = Costs({most: 1.0})  # the cost of rows is unknown there
@@ -235,7 +244,10 @@ class Line:
                 self._fail(each.owner, error)
 
     async def _scores(self, slices: Sequence[Slice[Asked]]) -> Array:
-        return await self._ask(np.concatenate([each.owner.x[each.first : each.stop] for each in slices]))
+        records = dict.fromkeys(each.owner.rider.record for each in slices)
+        return await self._ask(
+            np.concatenate([each.owner.x[each.first : each.stop] for each in slices]), [*filter(None, records)]
+        )
 
     def _deliver(self, slices: Sequence[Slice[Asked]], scores: Array) -> None:
         row = 0

@@ -105,7 +105,8 @@ def internal(detail: str) -> RequestError:
 
 async def abort(context: ServicerContext, error: RequestError) -> NoReturn:
     """Ends the call of `context` with the error's status."""
-    await context.abort(error.code, error.detail, (ELSEWHERE if error.elsewhere else ANSWERED,))
+    beside = context.trailing_metadata() or ()  # what was to go with the answer goes with the error
+    await context.abort(error.code, error.detail, (*beside, ELSEWHERE if error.elsewhere else ANSWERED))
     raise AssertionError("unreachable: abort raises")
 
 

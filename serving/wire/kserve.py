@@ -128,6 +128,12 @@ def with_seed(data: bytes, seed: int) -> bytes:
     return data + pb.ModelInferRequest(parameters={"seed": pb.InferParameter(int64_param=seed)}).SerializeToString()
 
 
+def with_times(reply: bytes, times: str) -> bytes:
+    """The serialised ModelInferResponse with a parameter `server_timing`, as `with_seed`."""
+    parameters = {"server_timing": pb.InferParameter(string_param=times)}
+    return reply + pb.ModelInferResponse(parameters=parameters).SerializeToString()
+
+
 def model_metadata(
     name: str, versions: Sequence[str], inputs: Iterable[TensorSpec], outputs: Iterable[TensorSpec]
 ) -> pb.ModelMetadataResponse:

@@ -5,7 +5,16 @@ import sys
 
 import pytest
 
-HEAVY = ("torch", "steering", "onnxruntime", "onnx", "serving.replica", "serving.requests", "serving.engine")
+HEAVY = (
+    "torch",
+    "steering",
+    "onnxruntime",
+    "onnx",
+    "serving.replica",
+    "serving.requests",
+    "serving.engine",
+    "opentelemetry",
+)
 
 
 @pytest.mark.parametrize("module", ["serving.front.server", "deploy.front_deployment", "deploy.settings"])

@@ -333,3 +333,19 @@ def test_what_is_wrong_with_a_server(tmp_path: Path, given: dict[str, Any], text
     assert text in str(caught.value)
     if "would be shown" in text:
         load_settings(models=tmp_path, environment={}, rewards={"taste": {**files, "address": "127.0.0.1:1"}})
+
+
+def test_traces_go_to_a_collector_only_if_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_settings(models=tmp_path, environment={}).otlp is None
+    elsewhere = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://10.0.0.1:4317"}
+    assert load_settings(models=tmp_path, environment=elsewhere).otlp is None
+    for address in ("10.0.0.1:4317", "https://collector.svc:4317", "[::1]:4317"):
+        assert load_settings(models=tmp_path, environment={}, otlp=address).otlp == address
+    for address in ("collector", "ftp://a:1", "http://a:b", ""):
+        with pytest.raises(SettingsError, match="--otlp: expected HOST:PORT"):
+            load_settings(models=tmp_path, environment={}, otlp=address)
+    with pytest.raises(SettingsError, match="--trace-ratio: expected less than or equal to 1"):
+        load_settings(models=tmp_path, environment={}, trace_ratio=2)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(SettingsError, match="--otlp: expected the package opentelemetry-exporter-otlp-proto-grpc"):
+        load_settings(models=tmp_path, environment={}, otlp="10.0.0.1:4317")

@@ -21,6 +21,7 @@ import pytest
 import tritonclient.grpc as triton
 
 from tests import networks
+from tests.serving.collector import Collector
 
 TILTSERVE = str(Path(sys.executable).with_name("tiltserve"))
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("TILTSERVE_")}
@@ -57,6 +58,8 @@ class Server:
     reward: str = ""
     """Where it looks for the reward `brightness`, which nobody serves but the tests that want to."""
     models: list[str] = field(default_factory=list)
+    collector: Collector | None = None
+    """Where its traces go, of requests whose client wants one."""
 
     def listen(self) -> None:
         """Waits for the ready line and reads on in the background."""
@@ -123,16 +126,18 @@ def server(small_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         reward = f"127.0.0.1:{probe.getsockname()[1]}"
+    collector = Collector()
     command = [
         TILTSERVE, "serve", "--models", str(folder / "models"), "--grpc-port", "0", "--metrics-port", "0",
         "--replicas", str(REPLICAS), "--threads-per-replica", "1", "--max-queue-rows", str(QUEUE_ROWS),
         "--reward", f"brightness={reward}", "--trust", "trusted", "--allow-model-control",
+        "--access-log", "--otlp", collector.address, "--trace-ratio", "0",
     ]  # fmt: skip
     with (folder / "stderr").open("w") as errors:
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=errors, text=True, env=ENVIRONMENT, start_new_session=True
         )
-    server = Server(process, folder / "models", folder / "stderr", reward=reward)
+    server = Server(process, folder / "models", folder / "stderr", reward=reward, collector=collector)
     try:
         server.listen()
         yield server
@@ -142,6 +147,7 @@ def server(small_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     finally:
         if process.poll() is None:
             server.kill()
+        collector.stop()
 
 
 @pytest.fixture(scope="session")

@@ -110,6 +110,27 @@ def near(samples: Array, mode: int) -> float:
     return float(np.mean(np.linalg.norm(samples - networks.modes().numpy()[mode], axis=1) < 1))
 
 
+def test_a_request_is_watched_from_the_front_to_the_replica(server: Server, client: Client):
+    trace_id, parent = os.urandom(16).hex(), os.urandom(8).hex()
+    headers = {"traceparent": f"00-{trace_id}-{parent}-01", "x-request-id": f"watched-{parent}"}
+    client.infer("rings", [], parameters={"samples": 2, "steps": 5}, headers=headers, client_timeout=120)
+    client.infer("rings", [], parameters={"samples": 2, "steps": 5}, client_timeout=120)
+    assert server.collector is not None
+    collector = server.collector
+    until(lambda: len(collector.of(trace_id)) == 10, 30, "the spans")  # sent every five seconds
+    spans = {(service, span.name): span for service, span in collector.of(trace_id)}
+    front, replica = spans["tiltserve-front", "ModelInfer"], spans["tiltserve-replica", "ModelInfer"]
+    assert front.parent_span_id.hex() == parent
+    assert spans["tiltserve-front", "forward"].parent_span_id == front.span_id
+    assert replica.parent_span_id == spans["tiltserve-front", "forward"].span_id
+    assert spans["tiltserve-replica", "network rings"].parent_span_id == replica.span_id
+    assert {span.trace_id.hex() for _, span in collector.spans} == {trace_id}  # and none of the other request
+    until(lambda: f"request=watched-{parent}" in server.errors.read_text(), 10, "the line of the call")
+    (line,) = [each for each in server.errors.read_text().splitlines() if f"request=watched-{parent}" in each]
+    assert f" trace={trace_id} " in line
+    assert " method=ModelInfer model=rings version=1 status=OK rows=10 " in line
+
+
 def lasting(client: Client, seconds: float, **parameters: Any) -> dict[str, Any]:
     """The parameters with so many samples and steps that a request takes about `seconds` here and now."""
 

@@ -48,7 +48,7 @@ class Replica(service_pb2_grpc.GRPCInferenceServiceServicer, fleet_pb2_grpc.Repl
         self.draining, self.backlog, self.beat, self.begins = False, 0, 0, True
 
     async def start(self) -> None:
-        self.server = grpc.aio.server(options=channels.SERVER)
+        self.server = grpc.aio.server(options=channels.Connections().replica())
         service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self, self.server)
         fleet_pb2_grpc.add_ReplicaInternalServicer_to_server(self, self.server)
         self.address = f"127.0.0.1:{self.server.add_insecure_port('127.0.0.1:0')}"

@@ -21,7 +21,7 @@ from serving.engine.task import Task
 from serving.models.folders import scan
 from serving.models.model import Model, Sampler
 from serving.models.repository import load
-from serving.requests import job, plain
+from serving.requests import job
 from serving.wire import kserve, received
 from serving.wire.errors import RequestError
 from serving.wire.kserve import InferRequest
@@ -414,19 +414,23 @@ def test_parameters_are_finite_as_float32(models: dict[str, Model], value: float
         assert re.match(rf"parameter {name}: expected a number of at most 3.40282e\+38, got ", said), said
 
 
-def test_an_answer_must_fit_into_a_message(models: dict[str, Model], monkeypatch: pytest.MonkeyPatch):
+def test_an_answer_must_fit_into_a_message(models: dict[str, Model]):
     """Else it would be drawn and then not be sent."""
-    monkeypatch.setattr(job, "LONGEST_ANSWER", 8 * 100)
-    monkeypatch.setattr(plain, "LONGEST_ANSWER", 4 * 100)
-    assert refusal(models, "rings", samples=101) == (
+
+    def refused(request: InferRequest, longest: int) -> str:
+        with pytest.raises(RequestError) as caught:
+            job.task_for(request, models[request.model], models, longest=longest)
+        return caught.value.detail
+
+    assert refused(InferRequest("rings", parameters={"samples": 101}), 8 * 100) == (
         "samples: expected at most 100 of shape [2] in an answer of 800 bytes, got 101"
     )
-    feeds = {"x": np.zeros((101, 2), F), "mode": np.zeros(101, np.int64)}
-    assert refusal(models, "nearness", feeds) == (
+    feeds: dict[str, Any] = {"x": np.zeros((101, 2), F), "mode": np.zeros(101, np.int64)}
+    assert refused(InferRequest("nearness", inputs=feeds), 4 * 100) == (
         "inputs: expected at most 100 rows, whose outputs fit into an answer of 400 bytes, got 101"
     )
     request = InferRequest("rings", parameters={"samples": 100})
-    job.task_for(request, models["rings"], models).program.close()
+    job.task_for(request, models["rings"], models, longest=8 * 100).program.close()
 
 
 def test_sizes_come_before_ranges(models: dict[str, Model]):

@@ -399,7 +399,7 @@ def test_a_failure_outside_fails_its_task_alone(make_engine):
 
 def test_a_line_whose_loop_raised_serves_the_requests_that_come_after(monkeypatch: pytest.MonkeyPatch):
     async def body() -> None:
-        async def ask(x: Any) -> Any:
+        async def ask(x: Any, records: object) -> Any:
             return nearness(x)
 
         line, x = Line("mine", ask, 64), np.zeros((3, 2), np.float32)

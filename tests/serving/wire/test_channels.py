@@ -10,6 +10,7 @@ import grpc
 import pytest
 
 from serving.wire import channels
+from serving.wire.channels import Connections
 from tiltserve.address import Address
 
 PINGS = (
@@ -44,7 +45,9 @@ def test_a_replica_bears_any_number_of_pings_and_a_public_server_does_not():
     """A replica that was busy answers a burst of them late; the front must not lose it for that."""
 
     async def both() -> tuple[bytes | BaseException, bytes | BaseException]:
-        return await asyncio.gather(asked(channels.REPLICA), asked(channels.SERVER), return_exceptions=True)
+        return await asyncio.gather(
+            asked(Connections().replica()), asked(Connections().front()), return_exceptions=True
+        )
 
     replica, public = asyncio.run(both())
     assert replica == b"y"
