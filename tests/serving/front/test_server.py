@@ -7,6 +7,7 @@ import time
 import urllib.parse
 import urllib.request
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import grpc
 import numpy as np
@@ -15,6 +16,9 @@ import tritonclient.grpc as triton
 import tritonclient.grpc.aio as triton_aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind
 from prometheus_client.parser import text_string_to_metric_families
 from tritonclient.grpc import service_pb2_grpc
 from tritonclient.utils import InferenceServerException
@@ -26,6 +30,8 @@ from serving.front import roster
 from serving.front.links import INFERENCE, SAMPLING
 from serving.front.server import Front
 from serving.front.unix import PortError
+from serving.watching.spans import Spans
+from serving.watching.watching import Watching
 from serving.wire import channels, errors, kserve, received
 from serving.wire.tensors import TensorSpec
 
@@ -218,6 +224,33 @@ def test_a_lost_replica_is_replaced_with_the_same_seed():
                 await live.kill(replica)
 
     asyncio.run(body())
+
+
+def test_a_replayed_request_shows_both_tries():
+    exporter = InMemorySpanExporter()
+    watching = Watching(access_log=True, spans=Spans(SimpleSpanProcessor(exporter)))
+
+    async def body():
+        first, equal = Replica("a"), Replica("b")
+        first.gate.clear()
+        async with system(first, watching=watching) as live:
+            asked = asyncio.create_task(live.infer())
+            await first.arrived.wait()
+            await live.join(equal)
+            await live.kill(first)
+            await asked
+            await live.kill(equal)
+
+    asyncio.run(body())
+    spans: list[Any] = sorted(exporter.get_finished_spans(), key=lambda each: each.start_time)
+    request = next(each for each in spans if each.kind is SpanKind.SERVER)
+    tries = [each for each in spans if each.name == "forward"]
+    assert [each.attributes["tiltserve.replica"] for each in tries] == ["a", "b"]
+    assert [each.attributes["tiltserve.attempt"] for each in tries] == [1, 2]
+    assert [each.status.description for each in tries] == ["UNAVAILABLE", None]
+    assert all(each.parent.span_id == request.context.span_id for each in tries)
+    assert request.attributes["tiltserve.tries"] == 2
+    assert request.attributes["tiltserve.status"] == "OK"
 
 
 def test_a_request_that_kills_replicas_stops_after_two_replays():
