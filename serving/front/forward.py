@@ -184,6 +184,8 @@ class Forwarder:
             except grpc.aio.AioRpcError as error:
                 if errors.answered(error) or error.code() not in _BROKEN:
                     raise _as_answered(error, name) from None
+                if deadline.past:  # a call without time ends in any of these ways, which says nothing of its replica
+                    raise _late(name) from None
                 cause = error
             silent = self._roster.silent(target.replica.id) or time.monotonic() - sent > UNBEGUN_S
             self._roster.lose(target.replica.id)
@@ -263,14 +265,19 @@ def _refused(error: grpc.aio.AioRpcError) -> bool:
     return errors.answered(error) and error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
+def _late(model: str) -> errors.RequestError:
+    """An error of a call whose time is up: its replica, whose call that cancels, counts it."""
+    late = f"model {model!r}: no answer before the deadline"
+    return errors.RequestError(grpc.StatusCode.DEADLINE_EXCEEDED, late, counted=True)
+
+
 def _as_answered(error: grpc.aio.AioRpcError, model: str) -> errors.RequestError:
     if errors.answered(error):
         # what was refused for being too much is not counted there: another replica might have taken it
         counted = error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED
         return errors.RequestError(error.code(), error.details() or "", counted=counted)
     if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
-        late = f"model {model!r}: no answer before the deadline"
-        return errors.RequestError(error.code(), late, counted=True)  # the replica, whose call this cancels, counts it
+        return _late(model)
     if error.code() == grpc.StatusCode.UNKNOWN:
         return errors.internal(f"model {model!r} failed inside its replica: {error.details()}")
     return errors.RequestError(error.code(), f"model {model!r}: {error.details()}")

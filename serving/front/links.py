@@ -86,10 +86,12 @@ class Link:
         go to `deliver` as they come. Raises AioRpcError, also for the replica's own errors. Cancelling it cancels the
         request on the replica.
         """
-        metadata = (streamed.AS_STATUS, *outgoing(), *self._metadata())
-        call = self._stream([request], timeout=timeout, metadata=metadata)
+        call = self._stream(timeout=timeout, metadata=(streamed.AS_STATUS, *outgoing(), *self._metadata()))
         with self._under_way(rows):
             try:
+                with contextlib.suppress(Exception):  # it has ended, and reading says why
+                    await call.write(request)
+                    await call.done_writing()
                 async for reply in call:
                     place = streamed.place(reply)
                     if place.final:

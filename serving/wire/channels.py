@@ -81,6 +81,11 @@ class Connections:
             # Pings here are a front's own keepalive. A replica that computes for long reads many of them at once; it
             # must not take them for an attack and hang up, which the front would take for its loss.
             ("grpc.http2.max_ping_strikes", 0),
+            # Calls that wait to be taken in gRPC cancels in part beyond 1,000, and all after 30 s, which fronts would
+            # take for the replica's loss too. How much may wait, the engine decides; for how long, a call's own deadline.
+            ("grpc.server.max_pending_requests", 2**20),
+            ("grpc.server.max_pending_requests_hard_limit", 2**20),
+            ("grpc.server_max_unrequested_time_in_server", 86_400),
         )
 
     def channel(self) -> Options:

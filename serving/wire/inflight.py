@@ -99,6 +99,8 @@ class Sender:
                 self._since = time.monotonic()
                 try:
                     await self._context.write(data)
+                except Exception:  # the client has gone or the server has closed, and gRPC cancels the call
+                    raise asyncio.CancelledError from None
                 finally:
                     self._since = None
 

@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -53,6 +54,29 @@ def test_a_replica_bears_any_number_of_pings_and_a_public_server_does_not():
     assert replica == b"y"
     assert isinstance(public, grpc.aio.AioRpcError)
     assert "Too many pings" in (public.details() or "")
+
+
+def test_a_replica_takes_in_any_number_of_calls_that_come_at_once():
+    """gRPC would cancel some of those that wait while its event loop is busy."""
+
+    async def burst() -> set[bytes]:
+        async def answer(request: bytes, context: grpc.aio.ServicerContext) -> bytes:
+            time.sleep(0.001)  # noqa: ASYNC251 - the loop is what is busy
+            return request
+
+        server = grpc.aio.server(options=channels.Connections().replica())
+        methods = {"Answer": grpc.unary_unary_rpc_method_handler(answer)}
+        server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("test", methods)])
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        try:
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=channels.CHANNEL) as channel:
+                call = channel.unary_unary("/test/Answer")
+                return set(await asyncio.gather(*(call(b"y", timeout=60) for _ in range(2000))))
+        finally:
+            await server.stop(None)
+
+    assert asyncio.run(burst()) == {b"y"}
 
 
 @pytest.fixture
