@@ -123,7 +123,7 @@ class Doit(Guidance):
         noise: Noise,
     ) -> Generator[Rows, Tensor, Correction]:
         """Implements `Guidance.correct`."""
-        if not 0 < stage.index <= self.t_star:
+        if not 0 < stage.index <= self.t_star or not stage.update.C:  # a step to D draws no noise to probe with
             return torch.zeros_like(denoised), None
         update, n, half = stage.update, len(x), self.probes // 2
         s, t, (carry, gain, scale) = update.at, update.to, (update.A[0][0], update.b[0], update.C[0][0])

@@ -99,7 +99,7 @@ def test_a_stage_in_so_many():
     assert not drawn(replace(problem(), show_every=7))[2]
 
 
-@pytest.mark.parametrize("method", ["none", "doob", "project"])
+@pytest.mark.parametrize("method", ["none", "doob", "project", "doit"])
 def test_the_last_estimate_is_the_sample_where_samples_end_in_it(method: str):
     """So it is the steered estimate that is shown."""
     make, options = METHODS[method]
