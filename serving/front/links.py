@@ -163,7 +163,7 @@ class Link:
 
     async def log(self, levels: fleet_pb2.LogLevels, timeout: float) -> None:
         """Make the replica log lines of these kinds and no others; raises AioRpcError."""
-        await self._log(levels, timeout=timeout)
+        await self._log(levels, timeout=timeout, metadata=self._metadata())
 
     async def statistics(self, timeout: float) -> service_pb2.ModelStatisticsResponse:
         """What the replica has counted of all its models; raises AioRpcError."""

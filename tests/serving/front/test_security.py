@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import socket
 import ssl
 import time
@@ -82,7 +83,7 @@ def guarded(small_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
     front = FrontGuards(
         Certificates(public.cert, public.key, every_s=EVERY_S), table, inside, Watched([], METRICS.encode)
     )
-    control = {"front": {"allow_model_control": True}, "allow_model_control": True}
+    control = {"front": {"allow_model_control": True, "allow_shared_memory": True}, "allow_model_control": True}
     with running(small_models, guards=(front, ReplicaGuards(table, inside)), **control) as live:
         yield Guarded(live, authority, files, public, inner, within)
 
@@ -94,7 +95,8 @@ def plain(small_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     files = folder / "tokens.yaml"
     files.write_text(yaml.safe_dump(FILE))
     table, inside = tokens.watched(files, EVERY_S), Inside(INNER)
-    with running(small_models, guards=(FrontGuards(None, table, inside), ReplicaGuards(table, inside))) as live:
+    guards = FrontGuards(None, table, inside), ReplicaGuards(table, inside)
+    with running(small_models, guards=guards, front={"allow_shared_memory": True}) as live:
         yield Guarded(live, Authority(folder), files, Pair(folder, folder))
 
 
@@ -275,6 +277,15 @@ def test_a_model_is_unloaded_by_those_who_see_it(guarded: Guarded) -> None:
             assert client.is_model_ready("stripes")
     finally:
         rewritten(guarded, FILE)
+
+
+def test_replicas_hear_their_front(guarded: Guarded) -> None:
+    """Each call of a front to a replica shows the inner token: also the one that says what to log."""
+    front, replica = guarded.live.front, guarded.live.replicas[0]
+    with guarded.client() as client:
+        settings = client.get_log_settings(headers=bearer(ALICE)).settings
+        client.update_log_settings({"log_info": settings["log_info"].bool_param}, headers=bearer(ALICE))
+    assert front._log_settings._told == {replica.id}
 
 
 def test_statistics_are_of_models_that_a_caller_sees(guarded: Guarded) -> None:
@@ -533,6 +544,39 @@ def test_the_engine_knows_whose_a_request_is(plain: Guarded, monkeypatch: pytest
         with triton.InferenceServerClient(address) as client:
             client.infer("rings", [], headers=headers)
     assert seen == ["alice", "alice"]
+
+
+def test_a_region_of_shared_memory_is_of_who_registered_it(plain: Guarded) -> None:
+    """Others neither see it nor use it, and have their own under its name; to use one is a right of its own."""
+    file = Path(f"/dev/shm/tiltserve-test-{os.getpid()}")
+    file.write_bytes(bytes(64))
+    x, mode = (
+        triton.InferInput(name, [1, *row], kind) for name, row, kind in (("x", [2], "FP32"), ("mode", [], "INT64"))
+    )
+    x.set_shared_memory("r", 8)
+    mode.set_data_from_numpy(np.zeros(1, np.int64))
+    rights = {"alice": "all", "bob": ["inference", "shared_memory"], "carol": ["inference"]}
+    shown = {name: tokens.new_token() for name in rights}
+    entries = {name: {"sha256": tokens.hashed(shown[name]), "rights": each} for name, each in rights.items()}
+    try:
+        rewritten(plain, {"identities": entries})
+        with triton.InferenceServerClient(plain.address) as client:
+
+            def ask(name: str) -> Any:
+                return client.infer("nearness", [x, mode], headers=bearer(shown[name]))
+
+            client.register_system_shared_memory("r", file.name, 64, headers=bearer(shown["alice"]))
+            assert ask("alice").as_numpy("reward").shape == (1,)
+            assert refusal(lambda: ask("bob")) == ("NOT_FOUND", "unknown shared memory region 'r'")
+            assert refusal(lambda: ask("carol"))[0] == "PERMISSION_DENIED"
+            assert not client.get_system_shared_memory_status(headers=bearer(shown["bob"])).regions
+            client.register_system_shared_memory("r", file.name, 32, headers=bearer(shown["bob"]))
+            client.unregister_system_shared_memory(headers=bearer(shown["bob"]))
+            assert client.get_system_shared_memory_status(headers=bearer(shown["alice"])).regions["r"].byte_size == 64
+            client.unregister_system_shared_memory(headers=bearer(shown["alice"]))
+    finally:
+        rewritten(plain, FILE)
+        file.unlink()
 
 
 def test_nobody_passes_for_a_front(plain: Guarded) -> None:
