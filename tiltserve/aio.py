@@ -85,6 +85,8 @@ class AsyncClient:
         asked, previews = Wanted.of(model, n, reward, conditions, reward_args, parameters, version, request_id, wanted)
         patience = self._patience(timeout)
         if score is not None:
+            if not callable(score):
+                raise InvalidArgument(f"score: expected a function of candidates, got {type(score).__name__}")
             if previews or on_preview is not None:
                 raise InvalidArgument("score: expected no previews beside it, got some")
             return await self._run(operations.interact(self._memory, patience, asked), score)

@@ -114,6 +114,8 @@ class Client:
         """
         asked, previews = Wanted.of(model, n, reward, conditions, reward_args, parameters, version, request_id, wanted)
         if score is not None:
+            if not callable(score):
+                raise InvalidArgument(f"score: expected a function of candidates, got {type(score).__name__}")
             if previews or on_preview is not None:
                 raise InvalidArgument("score: expected no previews beside it, got some")
             return self._run(operations.interact(self._memory, self._patience(timeout), asked), score=score)

@@ -1,6 +1,7 @@
 """Which keyword of `sample` is what: a parameter, an input, a condition of the model, or an argument of the reward."""
 
 from collections.abc import Collection, Mapping
+from difflib import get_close_matches
 
 from tiltserve.errors import InvalidArgument
 from tiltserve.listings import Metadata
@@ -61,3 +62,19 @@ def kind(name: str, model: Metadata | None, reward: str | None, arguments: Colle
             f"expected conditions={{{name!r}: ...}} or reward_args={{{name!r}: ...}}"
         )
     return "condition" if condition else "argument" if argument else "parameter"
+
+
+def unknown(name: str, model: Metadata | None, reward: str | None, arguments: Collection[str] | None) -> str:
+    """What to say of a keyword that the server does not know as a parameter either: what there is, and the nearest."""
+    own = {*TENSORS, "grid"}
+    inputs = [] if model is None else [each.name for each in model.inputs]
+    conditions = sorted(each for each in inputs if each not in own and not each.startswith((PREFIX, "null_")))
+    there = [*conditions, *sorted(arguments or ())]
+    near = get_close_matches(name, [*there, *PARAMETERS, *own], 1)
+    takes = ", ".join(sorted(arguments or ()))
+    of_model = f"a condition ({', '.join(conditions) or 'the model has none'})"
+    if reward is None:
+        said = f"expected a parameter or {of_model}; a reward's arguments need reward="
+    else:
+        said = f"expected a parameter, {of_model} or an argument of reward {reward!r} ({takes})"
+    return f"unknown keyword {name!r}" + (f", did you mean {near[0]!r}?" if near else f": {said}")

@@ -86,6 +86,15 @@ class Request:
     id: str
     parameters: dict[str, Parameter]
     inputs: dict[str, Array]
+    unknown: Mapping[str, str] = field(default_factory=dict)
+    """Of keywords that went out as parameters for want of better: what to say if the server knows no such parameter."""
+
+    def explained(self, error: InvalidArgument) -> InvalidArgument:
+        """The server's error, or a better one of a keyword that is nothing."""
+        for name, said in self.unknown.items():
+            if error.message.startswith(f"unknown parameter {name!r}") and "did you mean" not in error.message:
+                return InvalidArgument(said)
+        return error
 
     def message(self, **more: Parameter) -> pb.ModelInferRequest:
         return tensors.infer_request(self.model, self.version, self.id, {**self.parameters, **more}, self.inputs)
@@ -94,7 +103,10 @@ class Request:
 def sample(memory: Memory, patience: Patience, wanted: Wanted, *, timing: bool = False) -> Operation[Samples]:
     """Draw samples by ModelInfer, with `timing` also asking where the time goes."""
     request = yield from _request(memory, patience, wanted)
-    answer, trailing = yield from _told(memory, patience, request.message(), [TIMING] if timing else [])
+    try:
+        answer, trailing = yield from _told(memory, patience, request.message(), [TIMING] if timing else [])
+    except InvalidArgument as error:
+        raise request.explained(error) from None
     return samples_of(answer, times=str(dict(trailing).get(TIMES, "")))
 
 
@@ -136,6 +148,8 @@ def stream(
                 else:
                     yield Emit(_preview(answer))
             raise errors.Internal("the stream ended before the samples came")
+        except InvalidArgument as error:
+            raise request.explained(error) from None
         except Unavailable as error:
             pause = patience.pause(error)
         yield Sleep(pause)
@@ -283,7 +297,10 @@ def _request(memory: Memory, patience: Patience, wanted: Wanted) -> Operation[Re
     parameters: dict[str, Parameter] = {}
     inputs: dict[str, Array] = {}
     arguments = {PREFIX + name: each for name, each in wanted.reward_args.items()}
-    conditions, open_names = dict(wanted.conditions), dict[str, Any]()
+    conditions, open_names, unknown = dict(wanted.conditions), dict[str, Any](), dict[str, str]()
+    reward = wanted.reward
+    if reward is None and isinstance(given := wanted.parameters.get("reward"), str):
+        reward = given
     for name, each in wanted.keywords.items():
         if each is None:
             continue
@@ -301,9 +318,9 @@ def _request(memory: Memory, patience: Patience, wanted: Wanted) -> Operation[Re
     if conditions or open_names:
         model = yield from _described(memory, patience, wanted.model, wanted.version)
     if open_names:
-        takes = yield from _takes(memory, patience, wanted.reward)
+        takes = yield from _takes(memory, patience, reward)
         for name, each in open_names.items():
-            kind = names.kind(name, model, wanted.reward, takes)
+            kind = names.kind(name, model, reward, takes)
             if kind == "condition":
                 conditions[name] = each
             elif kind == "argument":
@@ -312,10 +329,11 @@ def _request(memory: Memory, patience: Patience, wanted: Wanted) -> Operation[Re
                 inputs[name] = tensors.array(name, each)
             else:
                 parameters[name] = tensors.scalar(name, each)
+                unknown[name] = names.unknown(name, model, reward, takes)
     inputs |= {name: _condition(model, name, each) for name, each in conditions.items()}
     for name, each in arguments.items():
         if np.ndim(each):
-            inputs[name] = _argument(name, each, wanted.reward)
+            inputs[name] = _argument(name, each, reward)
         else:
             parameters[name] = tensors.scalar(name, each)
     parameters |= {name: tensors.scalar(name, each) for name, each in wanted.parameters.items()}
@@ -326,7 +344,7 @@ def _request(memory: Memory, patience: Patience, wanted: Wanted) -> Operation[Re
             raise InvalidArgument(f"samples: expected n or samples, got {wanted.n} and {parameters['samples']}")
         parameters["samples"] = tensors.scalar("n", wanted.n)
     parameters.setdefault("seed", secrets.randbelow(2**63))
-    return Request(wanted.model, wanted.version, wanted.id, parameters, inputs)
+    return Request(wanted.model, wanted.version, wanted.id, parameters, inputs, unknown)
 
 
 def _described(memory: Memory, patience: Patience, model: str, version: str = "") -> Operation[Metadata | None]:

@@ -1,6 +1,7 @@
 """`tiltserve sample`: draw samples from a running server, plain or steered."""
 
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -138,6 +139,7 @@ def sample(
         reward=reward,
         reward_args=arguments(ctx.meta["rewards"]),
         parameters={name: value for name, value in chosen.items() if value is not None},
+        progress=sys.stderr.isatty(),  # a bar for whoever waits
     )
     if out is not None:
         _write(drawn, out)

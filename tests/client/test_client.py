@@ -104,6 +104,14 @@ def test_a_condition_beside_a_reward(client: Client):
     [
         ({"stpes": 3}, "unknown parameter 'stpes', did you mean 'steps'?"),
         ({"stpes": 3, "reward": "nearness", "mode": 1}, "unknown parameter 'stpes', did you mean 'steps'?"),
+        ({"reward": "nearness", "mod": 1}, "unknown keyword 'mod', did you mean 'mode'?"),
+        ({"qq": 1}, "unknown keyword 'qq': expected a parameter or a condition (the model has none); a reward's"),
+        (
+            {"qq": 1, "reward": "nearness", "mode": 1},
+            "unknown keyword 'qq': expected a parameter, a condition (the model has none) or an argument of reward "
+            "'nearness' (",
+        ),
+        ({"score": "nearness"}, "score: expected a function of candidates, got str"),
         ({"steps": 0}, "parameter steps: expected greater than or equal to 1, got 0"),
         ({"samples": 3, "n": 3}, "samples: expected n or samples, got 3 and 3"),
         ({"steps": [3]}, "steps: expected a number, a truth value or a text, got list"),
@@ -121,6 +129,11 @@ def test_bad_arguments(client: Client, keywords: dict[str, Any], expected: str):
         client.sample("rings", **keywords)
     assert caught.value.message.startswith(expected)
     assert isinstance(caught.value, ValueError)
+
+
+def test_a_reward_among_the_parameters_takes_arguments_too(client: Client):
+    drawn = client.sample("rings", 2, steps=2, parameters={"reward": "linear"}, direction=[1, 0])
+    np.testing.assert_allclose(drawn.rewards, drawn.samples[:, 0], rtol=1e-5)  # type: ignore[arg-type]
 
 
 def test_what_a_type_cannot_hold_is_refused(client: Client):

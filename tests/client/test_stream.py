@@ -38,6 +38,27 @@ def test_a_stream_has_a_result(client: Client):
     assert drawn.report is not None
 
 
+def test_groups_of_finished_samples(client: Client):
+    expected = client.sample("rings", 40, steps=4, seed=1)
+    *seen, last = client.stream("rings", 40, preview_every=2, stream_samples=True, steps=4, seed=1)
+    assert isinstance(last, Samples)
+    assert last.samples.tobytes() == expected.samples.tobytes()
+    assert last.network_rows == expected.network_rows
+    groups = [each for each in seen if isinstance(each, Group)]
+    assert groups
+    for group in groups:
+        rows = slice(group.first, group.first + len(group.samples))
+        assert group.samples.tobytes() == expected.samples[rows].tobytes()
+        assert (group.stage, group.stages) == (4, 4)
+    firsts = [each.first for each in seen if not isinstance(each, Samples)]
+    assert firsts == sorted(firsts)
+    steered = client.sample("rings", 40, **STEERED)
+    streamed = client.stream("rings", 40, stream_samples=True, **STEERED).result()
+    assert streamed.rewards is not None
+    assert steered.rewards is not None
+    assert streamed.rewards.tobytes() == steered.rewards.tobytes()
+
+
 def test_small_previews_of_images(client: Client):
     how: dict[str, Any] = {"preview_dtype": "uint8", "preview_size": 2, "steps": 4}
     preview = next(client.stream("stripes", 3, label=1, **how))
