@@ -1,6 +1,7 @@
 """What becomes of a call when the server refuses, restarts or asks who is there: a server that does as it is told."""
 
 import asyncio
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,10 +12,12 @@ import grpc
 import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2 as pb
+from typer.testing import CliRunner
 
 import tiltserve
+from deploy.cli import app
 from protos.tiltserve.v1 import sampling_pb2, tensor_pb2
-from tiltserve import AsyncClient, Client, TiltserveError, Unavailable
+from tiltserve import AsyncClient, Client, TiltserveError, Time, Unavailable
 
 MARKED, BEGUN_NOTHING = (("tiltserve-error", "1"),), (("tiltserve-error", "elsewhere"),)
 Answer = Callable[[Any, grpc.ServicerContext], Any]
@@ -66,6 +69,8 @@ class Told:
     def _infer(self, request: pb.ModelInferRequest, context: grpc.ServicerContext) -> pb.ModelInferResponse:
         self.seeds.append(request.parameters["seed"].int64_param)
         self._refuse(context)
+        if dict(context.invocation_metadata()).get("tiltserve-timing"):
+            context.set_trailing_metadata((("server-timing", "queue;dur=0.250, network;dur=1.5;rows=20, total;dur=2"),))
         response = pb.ModelInferResponse(model_name=request.model_name)
         response.parameters["seed"].int64_param = self.seeds[-1]
         response.outputs.add(name="samples", datatype="FP32", shape=[1, 1])
@@ -180,6 +185,24 @@ def test_a_token_goes_with_every_call_and_into_no_message(told: Told):
         assert "secret" not in str(caught.value) + repr(client) + repr(caught.value)
         client.sample("m", score=lambda x: np.zeros(len(x)))
     assert [each["authorization"] for each in told.headers] == 2 * ["Bearer secret"]
+
+
+def test_times_are_told_where_they_are_asked_for(told: Told):
+    with Client(told.address) as client:
+        assert client.sample("m").times == {}
+        expected = {"queue": Time(0.25), "network": Time(1.5, 20), "total": Time(2.0)}
+        assert client.sample("m", timing=True).times == expected
+
+    async def ask() -> None:
+        async with AsyncClient(told.address) as client:
+            assert (await client.sample("m", timing=True)).times == expected
+
+    asyncio.run(ask())
+    result = CliRunner().invoke(app, ["trace", "m", "--address", told.address, "--json"])
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["times"]["network"] == {"ms": 1.5, "rows": 20}
+    shown = CliRunner().invoke(app, ["trace", "m", "--address", told.address]).stdout
+    assert [line.split()[0] for line in shown.splitlines()] == ["part", "queue", "network", "total", "client"]
 
 
 def test_a_slow_answer_is_late(told: Told, monkeypatch: pytest.MonkeyPatch):
