@@ -56,5 +56,5 @@ lock: $(STAMP) ## write requirements.lock from what .venv has
 	@mv requirements.lock.new requirements.lock
 
 clean: ## remove .venv, caches and outputs
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist demo ./*.egg-info
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build client/build dist demo ./*.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

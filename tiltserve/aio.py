@@ -1,6 +1,7 @@
 """The client for asyncio: the operations of `Client`, awaited."""
 
 import asyncio
+import contextlib
 import inspect
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from types import TracebackType
@@ -271,7 +272,8 @@ class AsyncStream(AsyncIterator[Preview | Group | Samples]):
         self.close()
 
     def __del__(self) -> None:
-        self.close()
+        with contextlib.suppress(RuntimeError):  # the event loop may be closed, and the call with it
+            self.close()
 
     async def __anext__(self) -> Preview | Group | Samples:
         if self._result is not None:

@@ -138,6 +138,16 @@ def test_top(live: Live):
     assert text.startswith(f"--metrics: expected a metrics page at http://{where}/metrics, got: ")
 
 
+def test_trace(live: Live):
+    said = json.loads(run(live, "trace", "rings", "-n", "4", *STEERED, "--parameter", "steps=8", "--json").stdout)
+    assert {"queue", "network", "reward", "total"} <= {*said["times"]}
+    assert said["times"]["network"]["rows"] > 0
+    assert said["times"]["total"]["ms"] <= 1e3 * said["seconds"]
+    shown = run(live, "trace", "rings").stdout
+    assert [line.split()[0] for line in shown.splitlines()][-1] == "client"
+    assert refusal(live, "trace", "rings", "--parameter", "steps=0").startswith("INVALID_ARGUMENT: parameter steps")
+
+
 def test_quantiles_of_a_histogram():
     def page(at: float, *counts: float) -> Page:
         bounds = ("0.1", "1.0", "+Inf")
