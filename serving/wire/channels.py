@@ -82,7 +82,7 @@ class Connections:
             # must not take them for an attack and hang up, which the front would take for its loss.
             ("grpc.http2.max_ping_strikes", 0),
             # Calls that wait to be taken in gRPC cancels in part beyond 1,000, and all after 30 s, which fronts would
-            # take for the replica's loss too. How much may wait, the engine decides; for how long, a call's own deadline.
+            # take for the replica's loss too. How much may wait, the engine decides; how long, a call's own deadline.
             ("grpc.server.max_pending_requests", 2**20),
             ("grpc.server.max_pending_requests_hard_limit", 2**20),
             ("grpc.server_max_unrequested_time_in_server", 86_400),
