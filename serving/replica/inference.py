@@ -3,7 +3,6 @@
 from collections.abc import Callable
 
 import grpc
-from google.protobuf.message import Message
 from grpc.aio import ServicerContext
 from tritonclient.grpc import service_pb2 as pb
 
@@ -91,9 +90,9 @@ class Inference:
             return kserve.with_times(reply, account.line(record)) if record.asked == ONE else reply
 
 
-async def encoded(answer: Answer, reply: Callable[[], Message], longest: int) -> bytes:
+async def encoded(answer: Answer, reply: Callable[[], bytes], longest: int) -> bytes:
     """The serialised reply that holds an answer, made aside where it is large; raises as `fitting`."""
-    return await aside(answer.nbytes, lambda: fitting(reply().SerializeToString(), longest))
+    return await aside(answer.nbytes, lambda: fitting(reply(), longest))
 
 
 def fitting(reply: bytes, longest: int) -> bytes:

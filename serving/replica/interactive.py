@@ -1,6 +1,7 @@
 """tiltserve.v1.Sampling as a replica answers it: the client scores candidates while its samples are drawn."""
 
 from collections.abc import AsyncIterator
+from functools import partial
 
 import grpc
 from grpc.aio import ServicerContext
@@ -60,5 +61,6 @@ class Sampling:
                 model, answer = await self._answering.answer(request, len(first), context, {CLIENT: client}, counting)
                 served = model.name, model.version
                 with record.phase("encode"):
-                    last = await encoded(answer, lambda: interactive.last_reply(*served, request.id, answer), longest)
+                    reply = partial(interactive.last_reply, *served, request.id, answer)
+                    last = await encoded(answer, lambda: reply().SerializeToString(), longest)
                 await context.write(last)

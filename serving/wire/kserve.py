@@ -9,11 +9,13 @@ from google.protobuf.message import DecodeError
 from tritonclient.grpc import service_pb2 as pb
 
 from serving.wire import contents, errors, texts
+from serving.wire.fields import tagged
 from serving.wire.received import Received, Sent
-from serving.wire.tensors import BFLOAT16, DATATYPES, TEXTS, Array, Parameter, TensorSpec, datatype, raw
+from serving.wire.tensors import BFLOAT16, DATATYPES, TEXTS, Array, Parameter, TensorSpec, datatype, viewed
 
 PLATFORM = "tiltserve"
 """What every model is run by, as clients are told."""
+_RAW_OUTPUTS = pb.ModelInferResponse.RAW_OUTPUT_CONTENTS_FIELD_NUMBER
 OF_HTTP = ("binary_data_size", "binary_data")
 """Parameters of tensors that mean nothing in gRPC; KServe's own client sends them."""
 _ALIGNED = 16
@@ -97,15 +99,16 @@ def encode_response(
     outputs: Mapping[str, Array],
     parameters: Mapping[str, Parameter],
     requested: Sequence[str] = (),
-) -> pb.ModelInferResponse:
-    """A response with the requested outputs (all by default) as raw bytes, in the order they were asked for.
+) -> bytes:
+    """A serialised ModelInferResponse with the requested outputs (all by default) as raw bytes, in the order they were
+    asked for. Their numbers are copied once.
 
     Raises:
         RequestError: INVALID_ARGUMENT for an unknown requested output.
         KeyError: an output's dtype has no KServe name.
     """
     names = check_outputs(requested, outputs)
-    return pb.ModelInferResponse(
+    response = pb.ModelInferResponse(
         model_name=model,
         model_version=version,
         id=request_id,
@@ -116,8 +119,11 @@ def encode_response(
             )
             for name in names
         ],
-        raw_output_contents=[raw(outputs[name]) for name in names],
     )
+    pieces: list[bytes | memoryview] = [response.SerializeToString()]
+    for name in names:
+        pieces += tagged(_RAW_OUTPUTS, viewed(outputs[name]))
+    return b"".join(pieces)
 
 
 def with_seed(data: bytes, seed: int) -> bytes:

@@ -1,5 +1,6 @@
 """Tensors between processes: a model's inputs and outputs, and arrays and parameters as tiltserve.v1 messages."""
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -71,6 +72,12 @@ def raw(array: Array) -> bytes:
     if array.dtype == TEXTS:
         return texts.joined(array)
     return array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
+
+
+def viewed(array: Array) -> bytes | memoryview:
+    """What `raw` gives, without a copy where the array's own bytes are that."""
+    plain = array.flags.c_contiguous and array.dtype.isnative and sys.byteorder == "little"
+    return array.reshape(-1).view(np.uint8).data if plain and array.size and array.dtype != TEXTS else raw(array)
 
 
 def held(array: Array) -> int:

@@ -20,6 +20,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind
 from prometheus_client.parser import text_string_to_metric_families
+from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
@@ -84,7 +85,8 @@ class Replica(service_pb2_grpc.GRPCInferenceServiceServicer, fleet_pb2_grpc.Repl
         seed = decoded.parameters.get("seed", 0)
         y = 2 * decoded.inputs["x"] + np.float32(seed % 1000)
         self.metrics.rows_total.labels(decoded.model, "network").inc(len(y))
-        return kserve.encode_response(decoded.model, "1", decoded.id, {"y": y}, {"seed": seed}, decoded.outputs)
+        reply = kserve.encode_response(decoded.model, "1", decoded.id, {"y": y}, {"seed": seed}, decoded.outputs)
+        return pb.ModelInferResponse.FromString(reply)
 
     async def Metrics(self, request, context):
         return fleet_pb2.MetricsReply(text=self.metrics.text())

@@ -13,7 +13,7 @@ from tritonclient.grpc._utils import _get_inference_request
 
 from serving.wire import kserve, received
 from serving.wire.errors import RequestError
-from serving.wire.tensors import Parameter, TensorSpec, datatype
+from serving.wire.tensors import DATATYPES, Parameter, TensorSpec, datatype, raw
 
 DTYPES = ["bool", "u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8", "f2", "f4", "f8"]
 
@@ -73,7 +73,7 @@ def test_arrays_survive_the_trip(dtype, shape, seed):
     came = decoded(client_request({"x": array}))
     assert (came.model, came.version, came.id) == ("digits", "1", "r1")
     np.testing.assert_array_equal(came.inputs["x"], array, strict=True)
-    response = kserve.encode_response("digits", "1", "r1", {"y": array}, {})
+    response = pb.ModelInferResponse.FromString(kserve.encode_response("digits", "1", "r1", {"y": array}, {}))
     np.testing.assert_array_equal(triton.InferResult(response).as_numpy("y"), array, strict=True)
 
 
@@ -82,7 +82,7 @@ def test_parameters_survive_the_trip():
     came = decoded(client_request({}, sent)).parameters
     assert came == sent
     assert {name: type(came[name]) for name in sent} == {name: type(value) for name, value in sent.items()}
-    response = kserve.encode_response("m", "1", "", {}, sent)
+    response = pb.ModelInferResponse.FromString(kserve.encode_response("m", "1", "", {}, sent))
     assert {
         name: getattr(each, each.WhichOneof("parameter_choice")) for name, each in response.parameters.items()
     } == sent
@@ -95,7 +95,7 @@ def test_typed_contents_are_read():
 
 def test_only_the_requested_outputs_are_sent():
     outputs = {"a": np.zeros(1, np.float32), "b": np.ones(2, np.float32)}
-    response = kserve.encode_response("m", "1", "", outputs, {}, ["b"])
+    response = pb.ModelInferResponse.FromString(kserve.encode_response("m", "1", "", outputs, {}, ["b"]))
     assert [output.name for output in response.outputs] == ["b"]
     assert len(response.raw_output_contents) == 1
     with pytest.raises(RequestError, match="unknown output 'c', expected one of a, b"):
@@ -189,3 +189,15 @@ def test_parameters_must_have_finite_values():
 def test_random_bytes_give_a_message_or_a_refusal(data):
     with contextlib.suppress(RequestError):
         decoded(data)
+
+
+@pytest.mark.parametrize("name", DATATYPES)
+def test_outputs_of_every_type_also_where_their_numbers_do_not_lie_one_after_the_other(name: str):
+    dtype, _ = DATATYPES[name]
+    plain = np.arange(4).reshape(2, 2)
+    whole = np.array([[b"a", b""], [b"b", b"c"]], object) if name == "BYTES" else plain.astype(dtype)
+    outputs = {"y": whole, "turned": whole.T, "none": whole[:0]}
+    response = pb.ModelInferResponse.FromString(kserve.encode_response("m", "1", "", outputs, {}))
+    assert {each.datatype for each in response.outputs} == {name}
+    assert list(response.raw_output_contents) == [raw(each) for each in outputs.values()]
+    np.testing.assert_array_equal(triton.InferResult(response).as_numpy("turned"), whole.T)
