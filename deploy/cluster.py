@@ -11,6 +11,7 @@ from collections.abc import Iterator
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # the name notwithstanding: listen on loopback only
 os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's default of 15 would let any shell job slow the replicas
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # else every handshake that fails is a line: strangers fill the log
 if not os.environ.get("RAY_AUTH_TOKEN"):  # Ray would write one into HOME, which may be read-only or missing
     os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 

@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import socket
 import ssl
 import subprocess
 import urllib.request
@@ -53,6 +54,10 @@ def test_a_server_on_a_network_keeps_its_secrets(small_models: Path, tmp_path: P
                     client.infer("rings", [], headers=wrong)
                 assert caught.value.status() == "StatusCode.UNAUTHENTICATED"
                 errors.append(str(caught.value))
+        host, _, port = grpc_at.rpartition(":")
+        with socket.create_connection((host, int(port))) as stranger:
+            stranger.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            assert not stranger.recv(1024).startswith(b"HTTP")
         context = ssl.create_default_context(cafile=str(authority.file))
         asked = urllib.request.Request(f"https://{metrics_at}/metrics", headers={"authorization": f"Bearer {metrics}"})
         with urllib.request.urlopen(asked, timeout=20, context=context) as answer:
@@ -68,6 +73,7 @@ def test_a_server_on_a_network_keeps_its_secrets(small_models: Path, tmp_path: P
         told = [server.told(), page, *errors, *arguments, *logs]
     assert "DEBUG" in told[0]
     assert len(logs) > 5
+    assert not any("Handshake failed" in text for text in told)  # strangers write no lines
     for secret in (token, metrics, public.key.read_text().splitlines()[1]):
         assert not any(secret in text for text in told)
 
