@@ -53,6 +53,8 @@ def places(request: Received) -> Places:
         sent.name: _place(f"input {sent.name!r}", sent.extras) for sent in request.inputs if REGION in sent.extras
     }
     outputs = {name: _place(f"output {name!r}", extras) for name, extras in request.extras.items() if REGION in extras}
+    if inputs and len({sent.name for sent in request.inputs}) < len(request.inputs):  # each would be read anew
+        raise errors.invalid(f"inputs: expected each name once beside {REGION}, got one twice")
     for sent in request.inputs if inputs else ():
         if sent.name in inputs and (sent.contents or sent.raw is not None):
             raise errors.invalid(f"input {sent.name!r}: expected no contents beside {REGION}, got some")

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeAlias
 
 import pytest
@@ -56,6 +57,12 @@ def test_settings_are_shown_and_changed(client: Client, live: Live, caplog: pyte
     assert "info" not in {level for level, _ in logged(caplog)}
     assert client.get_log_settings().settings == changed
     assert live.front._log_settings._told == {each.id for each in live.replicas}
+
+
+def test_changes_at_a_time_are_all_answered(client: Client, live: Live):
+    with ThreadPoolExecutor(16) as pool:
+        changed = list(pool.map(lambda _: client.update_log_settings({"log_info": True}), range(48)))
+    assert all(each.settings["log_info"].bool_param for each in changed)
 
 
 @pytest.mark.parametrize(

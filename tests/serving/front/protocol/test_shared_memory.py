@@ -219,15 +219,19 @@ def test_not_more_regions_than_there_may_be(client: Client, region: Any, refusal
     assert len([*Path("/proc/self/fd").iterdir()]) <= before
 
 
-def test_one_region_named_often_is_no_flood(client: Client, region: Any, refusal: Refusal):
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("i{}", "inputs: expected at most"), ("x", "inputs: expected each name once beside shared_memory_region")],
+)
+def test_one_region_named_often_is_no_flood(client: Client, region: Any, refusal: Refusal, name: str, text: str):
     """A small message must not make a large one."""
     os.truncate(Path(shared_memory.FOLDER, KEY), LONGEST_MESSAGE // 2)  # tmpfs gives no memory for it
     client.register_system_shared_memory("large", KEY, LONGEST_MESSAGE // 2)
-    inputs = [triton.InferInput(f"i{k}", [LONGEST_MESSAGE // 8], "FP32") for k in range(100)]
+    inputs = [triton.InferInput(name.format(k), [LONGEST_MESSAGE // 8], "FP32") for k in range(100)]
     for each in inputs:
         each.set_shared_memory("large", LONGEST_MESSAGE // 2)
     code, line = refusal(lambda: client.infer("rings.network", inputs))
-    assert (code, line.startswith("inputs: expected at most")) == ("INVALID_ARGUMENT", True)
+    assert (code, line.startswith(text)) == ("INVALID_ARGUMENT", True), line
 
 
 def test_unregistered_while_it_is_used(client: Client, live: Live, region: Any):
