@@ -1,5 +1,6 @@
 """The error of a failed request: one gRPC status and one line of text."""
 
+import asyncio
 from typing import NoReturn
 
 import grpc
@@ -106,7 +107,12 @@ def internal(detail: str) -> RequestError:
 async def abort(context: ServicerContext, error: RequestError) -> NoReturn:
     """Ends the call of `context` with the error's status."""
     beside = context.trailing_metadata() or ()  # what was to go with the answer goes with the error
-    await context.abort(error.code, error.detail, (*beside, ELSEWHERE if error.elsewhere else ANSWERED))
+    try:
+        await context.abort(error.code, error.detail, (*beside, ELSEWHERE if error.elsewhere else ANSWERED))
+    except grpc.aio.AbortError:
+        raise
+    except Exception:  # the call has ended already, and nobody waits for a status
+        raise asyncio.CancelledError from None
     raise AssertionError("unreachable: abort raises")
 
 
