@@ -81,6 +81,15 @@ def answering(who: Caller) -> None:
 
 HEADER = "tiltserve-caller-bin"
 """Metadata in which a front says whose call it passes on; believed only beside the internal token."""
+LONGEST_MODELS = 4096
+"""Most bytes of a caller's models there: gRPC refuses calls whose metadata are more than 8 KiB in all."""
+
+
+def told_of(models: tuple[str, ...]) -> tuple[str, ...]:
+    """The patterns of a caller's models; ValueError where they are too many to be passed on."""
+    if (size := len(json.dumps(models))) > LONGEST_MODELS:
+        raise ValueError(f"expected patterns of models of at most {LONGEST_MODELS} bytes in all, got {size}")
+    return models
 
 
 @lru_cache(maxsize=4096)

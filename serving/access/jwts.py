@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal
 
 import jwt
 from cachetools import LRUCache
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from serving.access.caller import NO_LIMITS, RIGHTS, Caller, Limits, Right
+from serving.access.caller import NO_LIMITS, RIGHTS, Caller, Limits, Right, told_of
 from serving.access.watched import AccessError, content
 
 Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
@@ -42,7 +42,7 @@ class Issuer(BaseModel):
     rights_claim: str | None = None
     models_claim: str | None = None
     rights: tuple[Right, ...] = ("metadata", "inference")
-    models: Annotated[tuple[str, ...], BeforeValidator(_texts)] = ("*",)
+    models: Annotated[tuple[str, ...], BeforeValidator(_texts), AfterValidator(told_of)] = ("*",)
     limits: Limits = NO_LIMITS
 
 
@@ -101,6 +101,10 @@ class Jwts:
             said = _list(claims.get(issuer.rights_claim))
             rights = frozenset(each for each in RIGHTS if each in said)
         models = issuer.models if issuer.models_claim is None else tuple(_list(claims.get(issuer.models_claim)))
+        try:
+            told_of(models)
+        except ValueError as error:
+            raise AccessError(f"{issuer.models_claim}: {error}") from None
         return Caller(f"jwt:{subject}", rights, models, issuer.limits)  # never the name of an identity of the file
 
 

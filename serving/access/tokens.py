@@ -15,12 +15,14 @@ import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from protos.complaint import complaint
-from serving.access.caller import NO_LIMITS, RIGHTS, Caller, Limits, Right
+from serving.access.caller import NO_LIMITS, RIGHTS, Caller, Limits, Right, told_of
 from serving.access.jwts import Issuer, Jwts
 from serving.access.watched import LOOK_S, AccessError, Watched, content
 
 PREFIX = "tilt_"
 """Of every token, so that scanners of repositories can find one that was left in the open."""
+ANONYMOUS = "anonymous"
+"""The name of who calls without a token: nobody else's, since limits and regions of shared memory go by names."""
 _NAME = re.compile(r"[A-Za-z0-9._@-]{1,64}")
 
 
@@ -42,6 +44,8 @@ def _names(value: Mapping[str, Any]) -> Mapping[str, Any]:
     for name in value:
         if not _NAME.fullmatch(name):
             raise ValueError(f"expected names of 1 to 64 letters, digits and . _ @ -, got {name[:80]!r}")
+        if name == ANONYMOUS:
+            raise ValueError(f"expected another name than {ANONYMOUS!r}, which is that of calls without a token")
     return value
 
 
@@ -59,7 +63,7 @@ class Grant(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     rights: Rights = ("metadata", "inference")
-    models: Annotated[tuple[str, ...], BeforeValidator(_one_or_more)] = ("*",)
+    models: Annotated[tuple[str, ...], BeforeValidator(_one_or_more), AfterValidator(told_of)] = ("*",)
     limits: Limits = NO_LIMITS
 
     def caller(self, name: str) -> Caller:
@@ -102,7 +106,7 @@ class Table:
         self._callers = {
             each: (each, item.caller(name)) for name, item in file.identities.items() for each in item.sha256
         }
-        self.anonymous = None if file.anonymous is None else file.anonymous.caller("anonymous")
+        self.anonymous = None if file.anonymous is None else file.anonymous.caller(ANONYMOUS)
         self._jwts = jwts
 
     def caller(self, token: str) -> Caller:
@@ -147,6 +151,8 @@ def _file(path: Path) -> File:
         mark = getattr(error, "problem_mark", None)
         where = f" in line {mark.line + 1}" if mark is not None else ""
         raise AccessError(f"{path}: expected YAML, got something else{where}") from None
+    except Exception as error:  # PyYAML's own, for dates and numbers that are none, and for depths
+        raise AccessError(f"{path}: expected YAML, got what cannot be read ({type(error).__name__})") from None
     if not isinstance(found, dict):
         raise AccessError(f"{path}: expected keys and values, got {type(found).__name__}")
     try:

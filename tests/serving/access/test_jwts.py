@@ -63,6 +63,8 @@ def test_rights_and_models_of_claims(tmp_path: Path) -> None:
     assert (who.rights, who.models) == (frozenset({"inference"}), ("a*", "b"))
     nothing = checker.caller(signed(claims(scope=7)))
     assert (nothing.rights, nothing.models) == (frozenset(), ())
+    with pytest.raises(AccessError, match="models: expected patterns of models of at most 4096 bytes in all, got 4700"):
+        checker.caller(signed(claims(models=["m" * 90] * 50)))
 
 
 def none_signed() -> str:
