@@ -8,7 +8,7 @@ import logging
 from dataclasses import dataclass
 from typing import Self
 
-OURS = ("serving", "deploy", "steering", "protos", "exporters")
+OURS = ("serving", "deploy", "steering", "protos", "exporters", "tiltserve")
 """Loggers whose debugging is logged, with those below them."""
 _NONE = logging.CRITICAL + 1
 

@@ -18,7 +18,11 @@ INTERNAL = "tiltserve-internal"
 _SCHEME = "bearer "
 
 
-def _ignored(method: str, code: grpc.StatusCode) -> None: ...
+Refused = Callable[[str, ServicerContext, grpc.StatusCode], None]
+"""Told of a call that is refused: the name of its method, "" for one that there is not."""
+
+
+def _ignored(method: str, context: ServicerContext, code: grpc.StatusCode) -> None: ...
 
 
 class Gate(grpc.aio.ServerInterceptor):
@@ -29,7 +33,7 @@ class Gate(grpc.aio.ServerInterceptor):
         internal: the token of this server's processes, which may do everything; "" for none.
         closed: only these processes may call.
         direct: callers come past the front, which would keep their limits: those who have some are refused.
-        refused: told of each refusal, by the name of the method.
+        refused: told of each refusal, in the name of the caller where one is known.
     """
 
     def __init__(
@@ -39,7 +43,7 @@ class Gate(grpc.aio.ServerInterceptor):
         internal: str = "",
         closed: bool = False,
         direct: bool = False,
-        refused: Callable[[str, grpc.StatusCode], None] = _ignored,
+        refused: Refused = _ignored,
     ) -> None:
         self._tokens, self._internal, self._closed, self._direct = tokens, internal, closed, direct
         self._refused = refused
@@ -54,15 +58,15 @@ class Gate(grpc.aio.ServerInterceptor):
         group = GROUPS.get(path)
         try:
             who = self._caller(group, handler_call_details.invocation_metadata)
+            answering(who)  # gRPC runs handlers in the task that asks interceptors
             if group not in ("health", "internal"):
                 self._check(path, group, who)
         except RequestError as error:
-            self._refused(path.rpartition("/")[2] if path in GROUPS else "", error.code)
-            return _refusing(error)
-        answering(who)  # gRPC runs handlers in the task that asks interceptors
+            return self._refusing(path, error)
         handler = await continuation(handler_call_details)
         if group is None and handler is not None:
-            return _refusing(errors.RequestError(grpc.StatusCode.PERMISSION_DENIED, f"{path} belongs to no group"))
+            none = errors.RequestError(grpc.StatusCode.PERMISSION_DENIED, f"{path} belongs to no group")
+            return self._refusing(path, none)
         return handler
 
     def _caller(self, group: Group | None, sent: Sequence[tuple[str, str | bytes]]) -> Caller:
@@ -95,6 +99,15 @@ class Gate(grpc.aio.ServerInterceptor):
                 f"{name}: expected {who.name!r}, who has limits, at a front, which keeps them, got it at a replica",
             )
 
+    def _refusing(self, path: str, error: RequestError) -> grpc.RpcMethodHandler:
+        """Ends a call of any kind; as a stream of which nothing is read, however long its messages are."""
+
+        async def refuse(messages: AsyncIterator[bytes], context: ServicerContext) -> None:
+            self._refused(path.rpartition("/")[2] if path in GROUPS else "", context, error.code)
+            await errors.abort(context, error)
+
+        return grpc.stream_stream_rpc_method_handler(refuse)
+
 
 def _bearer(table: Table, sent: str | bytes | None, group: Group | None) -> Caller:
     """The caller with this token, or without one."""
@@ -113,12 +126,3 @@ def _bearer(table: Table, sent: str | bytes | None, group: Group | None) -> Call
 
 def _unknown(text: str) -> RequestError:
     return errors.RequestError(grpc.StatusCode.UNAUTHENTICATED, text)
-
-
-def _refusing(error: RequestError) -> grpc.RpcMethodHandler:
-    """Ends a call of any kind; as a stream of which nothing is read, however long its messages are."""
-
-    async def refuse(messages: AsyncIterator[bytes], context: ServicerContext) -> None:
-        await errors.abort(context, error)
-
-    return grpc.stream_stream_rpc_method_handler(refuse)

@@ -6,6 +6,8 @@ from grpc.aio import ServicerContext
 
 from protos.tiltserve.v1 import fleet_pb2, fleet_pb2_grpc
 from serving.fleet.directory import ReplicaState
+from serving.front.metrics import FrontMetrics
+from serving.front.outcome import Outcome
 from serving.front.roster import Roster
 from serving.front.router import version_order
 from serving.front.summary import BEST_FIRST, Summary, summaries
@@ -14,17 +16,18 @@ from serving.front.summary import BEST_FIRST, Summary, summaries
 class Fleet(fleet_pb2_grpc.FleetServicer):
     """Answers from the front's copy of the directory."""
 
-    def __init__(self, roster: Roster) -> None:
-        self._roster = roster
+    def __init__(self, roster: Roster, metrics: FrontMetrics) -> None:
+        self._roster, self._metrics = roster, metrics
 
     async def ListModels(
         self, request: fleet_pb2.ListModelsRequest, context: ServicerContext
     ) -> fleet_pb2.ListModelsReply:
-        index = self._roster.index
-        return fleet_pb2.ListModelsReply(
-            models=[_model(summaries(index, name)) for name in index.models],
-            replicas=[_replica(replica) for replica in index.replicas],
-        )
+        async with Outcome("ListModels", context, self._roster, self._metrics):
+            index = self._roster.index
+            return fleet_pb2.ListModelsReply(
+                models=[_model(summaries(index, name)) for name in index.models],
+                replicas=[_replica(replica) for replica in index.replicas],
+            )
 
 
 def _model(versions: Sequence[Summary]) -> fleet_pb2.Model:

@@ -98,10 +98,12 @@ class Inference:
         if method.name == "ModelInfer":
             return self._model_infer
         answer, parse = self._answers[method.name], GetMessageClass(method.input_type).FromString
+        named = "model_name" if "model_name" in method.input_type.fields_by_name else "name"
+        of_model = method.name not in self._shared_memory.answers  # whose names are those of regions
 
         async def body(call: Rpc) -> bytes:
             request = parsed(call.data, parse)
-            call.outcome.model = getattr(request, "name", "")
+            call.outcome.model = getattr(request, named, "") if of_model else ""
             return (await answer(request)).SerializeToString()
 
         return body

@@ -8,11 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import grpc
+from grpc.aio import ServicerContext
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha.reflection import aio as reflection
 
 from protos.tiltserve.v1 import fleet_pb2
+from serving.access.caller import caller
 from serving.access.gate import Gate
 from serving.access.guards import OPEN_FRONT, FrontGuards
 from serving.fleet.directory import DirectoryClient
@@ -184,7 +186,7 @@ class Front:
             raise RuntimeError(f"the front's gRPC server does not answer: {error.code().name}") from None
 
     def _listen_grpc(self, services: Services) -> grpc.aio.Server:
-        server = self._made(Gate(self._guards.tokens, refused=self.metrics.refused), services)
+        server = self._made(Gate(self._guards.tokens, refused=self._refused), services)
         if self._socket is not None:
             unix.listen(server, self._socket)
             return server
@@ -196,6 +198,10 @@ class Front:
         except RuntimeError:
             raise PortError(f"gRPC: expected a free port, {self.grpc_address} cannot be listened on") from None
         return server
+
+    def _refused(self, method: str, context: ServicerContext, code: grpc.StatusCode) -> None:
+        self.metrics.refused(method, code)
+        self.metrics.watching.refused(method, context, code, caller().name)
 
     def _listen_private(self, services: Services) -> list[grpc.aio.Server]:
         """A server for this server's own processes, which have neither a client's certificate nor a token of the file;
@@ -224,7 +230,7 @@ class Front:
         return [
             Inference(*parts, self._shared_memory, self._kserve_parts()).handler(),
             Sampling(*parts).handler(),
-            small.handler(_FLEET, Fleet(self._roster), self._streams),
+            small.handler(_FLEET, Fleet(self._roster, self.metrics), self._streams),
             small.handler(_HEALTH, self._health, self._streams),
             small.handler(_REFLECTION, described, self._streams),
         ]

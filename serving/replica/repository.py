@@ -29,7 +29,6 @@ class Repository:
             there = await self._models.there()
             folders = [repository_pb2.ModelFolder(name=each.name, version=each.version) for each in there]
             return repository_pb2.ListFoldersReply(folders=folders)
-        raise AssertionError("unreachable: an error was raised")
 
     async def LoadModel(
         self, request: repository_pb2.ChangeModelRequest, context: ServicerContext
@@ -46,4 +45,3 @@ class Repository:
             if not self._allowed:
                 raise errors.model_control(method)
             return repository_pb2.ChangeModelReply(waited_for=await self._control.change(wish))
-        raise AssertionError("unreachable: an error was raised")

@@ -50,6 +50,13 @@ class Watching:
             if record.trace is not None:
                 record.trace.end(record)
 
+    def refused(self, method: str, context: ServicerContext, code: grpc.StatusCode, identity: str) -> None:
+        """A call was refused before it was read: it has a line, and no span, which anybody could have made then."""
+        if self.access_log:
+            record = self.begin(method, context)
+            record.identity, record.ended, record.code = identity, time.monotonic(), code
+            access.write(record)
+
     async def close(self) -> None:
         """Send what is left to be told."""
         if self.spans is not None:

@@ -235,6 +235,30 @@ def test_a_missing_right_is_named(guarded: Guarded) -> None:
         )
 
 
+def test_who_is_refused_has_a_line_in_the_access_log(
+    guarded: Guarded, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(guarded.live.front.metrics.watching, "access_log", True)
+    with caplog.at_level("INFO", "tiltserve.access"), guarded.client() as client, guarded.channel() as channel:
+        assert refusal(lambda: infer(client, EVE))[0] == "PERMISSION_DENIED"
+        assert refusal(lambda: infer(client, "tilt_nobody's"))[0] == "UNAUTHENTICATED"
+        fleet_pb2_grpc.FleetStub(channel).ListModels(
+            fleet_pb2.ListModelsRequest(), metadata=[*bearer(ALICE).items()], timeout=20
+        )
+        region = client.get_system_shared_memory_status
+        assert refusal(lambda: region("rings", headers=bearer(ALICE)))[0] == "NOT_FOUND"  # a region's name, no model's
+    records: list[Any] = [each for each in caplog.records if each.name == "tiltserve.access"]
+    lines = [each.fields for each in records]
+    assert [(each["identity"], each["method"], each["model"], each["status"]) for each in lines] == [
+        ("eve", "ModelInfer", "", "PERMISSION_DENIED"),
+        ("", "ModelInfer", "", "UNAUTHENTICATED"),
+        ("alice", "ListModels", "", "OK"),
+        ("alice", "SystemSharedMemoryStatus", "", "NOT_FOUND"),
+    ]
+    assert all(each["peer"].startswith("ipv4:127.0.0.1:") for each in lines)
+    assert "tilt_nobody" not in caplog.text
+
+
 def test_health_is_open_to_all_who_reach_the_port(guarded: Guarded) -> None:
     with guarded.client() as client, guarded.channel() as channel:
         assert client.is_server_live()

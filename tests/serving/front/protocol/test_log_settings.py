@@ -41,6 +41,8 @@ def test_each_kind_is_on_or_off_by_itself(caplog: pytest.LogCaptureFixture):
     assert LogLevels.current() == LogLevels(True, False, True)
     LogLevels(info=False, warning=False, error=False, verbose=3).choose()
     assert logged(caplog) == [("debug", "serving.front")]
+    logging.getLogger("tiltserve.access").debug("a probe")
+    assert caplog.records[-1].message == "a probe"
     assert LogLevels.current().verbose == 3
     LogLevels(info=False, warning=False, error=False).choose()
     assert logged(caplog) == []
