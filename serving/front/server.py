@@ -105,7 +105,8 @@ class Front:
         statistics = ModelStatistics(self._roster, self._links)
         self._forwarder = Forwarder(self._roster, self._links, self.metrics, replay_wait_s, statistics)
         self._repository = Repository(self._roster, self._links, allowed=allow_model_control)
-        self._shared_memory = SharedMemory(allowed=allow_shared_memory and (socket is not None or local(host)))
+        here = socket is not None or local(host)
+        self._shared_memory = SharedMemory(allowed=allow_shared_memory and here, longest=self._connections.max_message)
         self._streams, self._under_way = Streams(), UnderWay()
         self.trace_settings = TraceSettings()
         if self.metrics.watching.spans is not None:

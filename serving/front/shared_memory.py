@@ -80,10 +80,11 @@ class SharedMemory:
 
     Args:
         allowed: whether clients may use shared memory.
+        longest: most bytes of a request once its inputs are in it.
     """
 
-    def __init__(self, *, allowed: bool) -> None:
-        self._allowed = allowed
+    def __init__(self, *, allowed: bool, longest: int = LONGEST_MESSAGE) -> None:
+        self._allowed, self._longest = allowed, longest
         self._regions: dict[tuple[str, str], Region] = {}  # by whoever registered it, and its name
         self.extensions = ("system_shared_memory",) if allowed else ()
         self.answers: Mapping[str, Answer] = {
@@ -111,8 +112,8 @@ class SharedMemory:
             place.region: self._region(place.region) for place in (*found.inputs.values(), *found.outputs.values())
         }
         size = len(data) + sum(place.size for place in found.inputs.values())
-        if size > LONGEST_MESSAGE:
-            raise errors.invalid(f"inputs: expected at most {LONGEST_MESSAGE} bytes in all, got {size}")
+        if size > self._longest:
+            raise errors.invalid(f"inputs: expected at most {self._longest} bytes in all, got {size}")
 
         def read(where: str, place: Place) -> bytes:
             return regions[place.region].read(where, place)

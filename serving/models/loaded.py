@@ -26,6 +26,7 @@ from serving.models.unloaded import Kept, unloaded
 from serving.models.versions import Content, Version, Versions, anything, raw, states
 from serving.wire import errors
 from serving.wire.kserve import InferRequest
+from serving.wire.parameters import LONGEST_REWARD
 
 _log = logging.getLogger(__name__)
 LOOK_S = 1.0
@@ -371,13 +372,14 @@ class LoadedModels:
 
     def _touched(self, request: InferRequest, seen: Callable[[str], bool]) -> set[Version]:
         """The versions a request can touch: of its own model the one it asks for, and the newest of every model named
-        in its reward."""
+        in its reward, which is no longer than `LONGEST_REWARD`, as are the names in its arguments."""
         said = [each for key, each in request.parameters.items() if key.startswith("reward") and isinstance(each, str)]
-        words = {word for text in said for pattern in (r"[\w.-]+", r"\w+") for word in re.findall(pattern, text)}
+        texts = [each for each in said if len(each) <= LONGEST_REWARD]
+        words = {word for text in texts for pattern in (r"[\w.-]+", r"\w+") for word in re.findall(pattern, text)}
         named = {
             ready[-1]
-            for word in filter(seen, words)
-            if (ready := [each for each in self._versions.of(word) if each.ready])
+            for word in words
+            if (ready := [each for each in self._versions.of(word) if each.ready]) and seen(word)
         }
         return {self._versions.choose(request.model, request.version, seen), *named}
 

@@ -9,10 +9,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from serving.wire.parameters import LONGEST_REWARD
 from serving.wire.tensors import SINGLE
 from steering.formulas import parsed
 
-LONGEST, DEEPEST, MOST_TERMS = 500, 20, 16
+DEEPEST, MOST_TERMS = 20, 16
 
 
 class ExpressionError(ValueError):
@@ -89,8 +90,8 @@ def parse(text: str) -> Expression:
     Raises:
         ExpressionError: what was expected and what came.
     """
-    if len(text) > LONGEST:
-        raise ExpressionError(f"expected at most {LONGEST} characters, got {len(text)}")
+    if len(text) > LONGEST_REWARD:
+        raise ExpressionError(f"expected at most {LONGEST_REWARD} characters, got {len(text)}")
     try:
         tree = parsed(text)
     except SyntaxError as error:

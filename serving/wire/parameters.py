@@ -18,6 +18,9 @@ STEERING = (
 )  # fmt: skip
 """Parameters of how samples are steered, and toward what."""
 
+LONGEST_REWARD = 500
+"""Most characters of a reward: a name, or an expression of names."""
+
 Unit = Literal["t", "sigma", "rho", "logsnr"]
 """What nodes of a grid and ends of an interval are given in; see `steering.units`."""
 

@@ -54,6 +54,24 @@ def ask(live: Live, model: str, **parameters: Any) -> tuple[bytes, str]:
     return result.as_numpy("samples").tobytes(), result.get_response().parameters["fingerprint"].string_param
 
 
+def test_a_long_text_is_no_reward_that_names_models(small_models: Path):
+    """Only what can be a reward or the name of one is searched for models, on the event loop."""
+
+    async def holders(text: str) -> int:
+        request = InferRequest("rings", parameters={"reward": "mine", "reward_text": text})
+        async with shelf.holding(request):
+            return shelf._memory.holders("nearness/1")
+
+    async def held() -> list[int]:
+        nonlocal shelf
+        shelf = LoadedModels(small_models, 1)
+        await shelf.load_all()
+        return [await holders(text) for text in ("nearness", "nearness " * 60)]
+
+    shelf: LoadedModels
+    assert asyncio.run(held()) == [1, 0]
+
+
 @pytest.mark.parametrize("room", [True, False])
 def test_what_is_kept_of_a_model_needs_no_room_for_files(
     models: dict[str, Model], room: bool, monkeypatch: pytest.MonkeyPatch

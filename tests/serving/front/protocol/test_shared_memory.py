@@ -303,6 +303,23 @@ def test_regions_are_of_who_registered_them(region: Any):
     shared.close()
 
 
+def test_inputs_are_bounded_by_what_this_servers_messages_may_be(region: Any):
+    shared = SharedMemory(allowed=True, longest=SIZE)
+    message = pb.ModelInferRequest(model_name="rings.network")
+    message.inputs.add(name="x", datatype="FP32", shape=[1]).parameters["shared_memory_region"].string_param = "r"
+    message.inputs[0].parameters["shared_memory_byte_size"].int64_param = SIZE
+
+    async def body() -> None:
+        await shared.answers["SystemSharedMemoryRegister"](
+            pb.SystemSharedMemoryRegisterRequest(name="r", key=KEY, byte_size=SIZE)
+        )
+        data = message.SerializeToString()
+        with pytest.raises(RequestError, match=f"expected at most {SIZE} bytes in all, got {SIZE + len(data)}"):
+            await shared.filled(data, received.infer(data))
+
+    asyncio.run(body())
+
+
 def test_who_can_reach_a_listener():
     here = ("127.0.0.1", "127.8.8.8", "::1", "localhost", "unix:/run/tiltserve")
     assert [host for host in (*here, "0.0.0.0", "::", "10.0.0.1", "a.example") if local(host)] == list(here)
