@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from contextlib import nullcontext
 
 import grpc
 from grpc.aio import ServicerContext
@@ -13,7 +12,7 @@ from serving.replica import account
 from serving.replica.answering import Answering
 from serving.replica.counting import Counting
 from serving.replica.inference import SERVICE, encoded
-from serving.replica.statuses import UNEXPECTED, Recorded, Statuses
+from serving.replica.statuses import UNEXPECTED, Recorded
 from serving.requests.previews import Preview
 from serving.watching.record import ONE, current, phase
 from serving.wire import errors, kserve, received, streamed
@@ -41,37 +40,36 @@ class Streaming:
     async def _stream(self, messages: AsyncIterator[bytes], context: ServicerContext) -> None:
         self._answering.under_way.add(context)
         sender, in_flight, as_status = Sender(context), InFlight(), streamed.as_status(context)
-        watching = self._answering.watching  # a front asks one request a stream, others may ask many
 
         async def answer(data: bytes) -> None:
             came = received.Received("")
             try:
-                async with nullcontext() if as_status else Recorded(METHOD, context, watching):
+                async with Recorded(METHOD, context, self._answering.watching) as record:
                     with self._answering.counting() as counting:
                         came = await aside(len(data), lambda: received.infer(data))
                         counting.asks(came.model, came.version)
+                        record.calls_itself(came.id, of_many=not as_status)  # a front asks one request a stream
                         last = await self._answer(came, len(data), context, sender, counting)
             except Exception as error:
+                known = error if isinstance(error, errors.RequestError) else errors.internal(UNEXPECTED)
                 if as_status:
-                    raise
-                if not isinstance(error, errors.RequestError):
-                    error = errors.internal(UNEXPECTED)
-                last = streamed.failed(error, came.model, came.id)
+                    raise known from None
+                last = streamed.failed(known, came.model, came.id)
             let_go = in_flight.hold(len(last))
             try:
                 await sender.write(last)
             finally:
                 let_go()
 
-        async with Statuses(METHOD, context, watching if as_status else None):
+        try:
             await in_flight.run(messages, self._answering.streams, answer)
+        except errors.RequestError as error:
+            await errors.abort(context, error)
 
     async def _answer(
         self, came: received.Received, size: int, context: ServicerContext, sender: Sender, counting: Counting
     ) -> bytes:
         """The last response to a request of so many bytes, once those before it are sent."""
-        if (record := current()) is not None:
-            record.calls_itself(came.id)
         with phase("decode"):
             request = await aside(kserve.effort(came), lambda: kserve.decode_request(came))
         streamed.check(request.parameters)

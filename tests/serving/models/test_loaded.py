@@ -57,19 +57,14 @@ def ask(live: Live, model: str, **parameters: Any) -> tuple[bytes, str]:
 def test_a_long_text_is_no_reward_that_names_models(small_models: Path):
     """Only what can be a reward or the name of one is searched for models, on the event loop."""
 
-    async def holders(text: str) -> int:
-        request = InferRequest("rings", parameters={"reward": "mine", "reward_text": text})
-        async with shelf.holding(request):
-            return shelf._memory.holders("nearness/1")
-
-    async def held() -> list[int]:
-        nonlocal shelf
+    async def body() -> None:
         shelf = LoadedModels(small_models, 1)
         await shelf.load_all()
-        return [await holders(text) for text in ("nearness", "nearness " * 60)]
+        for text, held in (("nearness", 1), ("nearness " * 60, 0)):
+            async with shelf.holding(InferRequest("rings", parameters={"reward": "mine", "reward_text": text})):
+                assert shelf._memory.holders("nearness/1") == held
 
-    shelf: LoadedModels
-    assert asyncio.run(held()) == [1, 0]
+    asyncio.run(body())
 
 
 @pytest.mark.parametrize("room", [True, False])

@@ -17,6 +17,7 @@ from tritonclient.grpc import service_pb2_grpc
 from serving.watching import times
 from serving.watching.spans import Spans
 from serving.watching.watching import Watching
+from serving.wire.streamed import AS_STATUS
 from tests.serving.live import Live, Service, until
 
 LONG: dict[str, Any] = {"samples": 1000, "steps": 1000}
@@ -216,6 +217,19 @@ def test_requests_of_a_stream_have_traces_and_ids_of_their_own(watched: Watched,
         ("s/x", 10, "OK"),
         ("s/y", 10, "OK"),
     }
+
+
+def test_requests_of_a_stream_whose_errors_are_its_status_have_records_of_their_own(watched: Watched):
+    """At a replica too, where whoever comes without a front may ask any number: one record would keep them all."""
+    requests = [asked("rings", name, samples=1, steps=2) for name in "xyz"]
+    with grpc.insecure_channel(watched.live.replicas[0].state().address) as channel:
+        call = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelStreamInfer(
+            iter(requests), timeout=60, metadata=[AS_STATUS, ("tiltserve-timing", "trailing")]
+        )
+        assert len(list(call)) == 3
+        assert "server-timing" in dict(call.trailing_metadata())
+    servers = [each for each in watched.exporter.get_finished_spans() if each.kind is SpanKind.SERVER]
+    assert sorted(str(of(each, "request_id")) for each in servers) == ["x", "y", "z"]
 
 
 def test_trace_settings_choose_requests_of_a_model(watched: Watched):
