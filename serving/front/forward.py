@@ -72,11 +72,10 @@ class Forwarder:
             RequestError: the replica's own; NOT_FOUND or UNAVAILABLE if no replica can answer; DEADLINE_EXCEEDED;
                 RESOURCE_EXHAUSTED beyond a limit of the caller's.
         """
-        with self.statistics.failures(asked.model, asked.version):
-            target = self._admit(asked)
-            data, rows = _settled(target, asked, data)
-            with self._counted(target, asked, rows, len(data)):
-                return await self._send(target, deadline, lambda link: link.infer(data, rows, deadline.left()))
+        target = self._admit(asked)
+        data, rows = _settled(target, asked, data)
+        with self._counted(target, asked, rows, len(data)):
+            return await self._send(target, deadline, lambda link: link.infer(data, rows, deadline.left()))
 
     async def stream(
         self, asked: Asked, data: bytes, write: Callable[[bytes, Place], Awaitable[None]], deadline: Deadline
@@ -95,13 +94,10 @@ class Forwarder:
                 delivered = place
                 await write(reply, place)
 
-        with self.statistics.failures(asked.model, asked.version):
-            target = self._admit(asked)
-            data, rows = _settled(target, asked, data)
-            with self._counted(target, asked, rows, len(data)):
-                return await self._send(
-                    target, deadline, lambda link: link.stream(data, rows, deliver, deadline.left())
-                )
+        target = self._admit(asked)
+        data, rows = _settled(target, asked, data)
+        with self._counted(target, asked, rows, len(data)):
+            return await self._send(target, deadline, lambda link: link.stream(data, rows, deliver, deadline.left()))
 
     async def interact(
         self,
@@ -125,16 +121,15 @@ class Forwarder:
             written = True
             await write(reply)
 
-        with self.statistics.failures(asked.model, asked.version):
-            target = self._admit(asked)
-            rows = asked.rows(sampler=True)
-            with self._counted(target, asked, rows, len(first)):
-                await self._send(
-                    target,
-                    deadline,
-                    lambda link: link.interact(first, rows, requests, note, deadline.left()),
-                    lambda: not written,
-                )
+        target = self._admit(asked)
+        rows = asked.rows(sampler=True)
+        with self._counted(target, asked, rows, len(first)):
+            await self._send(
+                target,
+                deadline,
+                lambda link: link.interact(first, rows, requests, note, deadline.left()),
+                lambda: not written,
+            )
 
     @contextlib.contextmanager
     def _counted(self, target: Route, asked: Asked, rows: int, size: int) -> Iterator[None]:

@@ -42,11 +42,12 @@ class Sampling:
             call.record.calls_itself(came.id)
             call.model = came.model
             call.record.tells(came.parameters)
-            request = asked.of(came, interactive.CLIENT)
-            deadline = Deadline(context.time_remaining(), request.timeout_s)
-            if not request.seeded:
-                first = interactive.with_seed(first, secrets.randbelow(2**63))
-            await self._forwarder.interact(request, first, self._scores(requests), context.write, deadline)
+            with self._forwarder.statistics.failures(came.model, came.version):
+                request = asked.of(came, interactive.CLIENT)
+                deadline = Deadline(context.time_remaining(), request.timeout_s)
+                if not request.seeded:
+                    first = interactive.with_seed(first, secrets.randbelow(2**63))
+                await self._forwarder.interact(request, first, self._scores(requests), context.write, deadline)
 
     async def _scores(self, requests: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         """The messages after the first."""

@@ -4,9 +4,11 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
+from typing import Any
 
 import grpc
 from google.protobuf.descriptor import ServiceDescriptor
+from google.protobuf.message import Message
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from protos.tiltserve.v1 import fleet_pb2, fleet_pb2_grpc, repository_pb2, repository_pb2_grpc, sampling_pb2
@@ -25,7 +27,7 @@ SAMPLING: ServiceDescriptor = sampling_pb2.DESCRIPTOR.services_by_name["Sampling
 
 
 class Link:
-    """A channel to one replica that knows its requests in flight, with their rows and when they were sent."""
+    """A channel to one replica that knows its calls in flight, with their rows and when they were sent."""
 
     def __init__(self, address: str, inside: Inside = OPEN_INSIDE, connections: Connections | None = None) -> None:
         self._token, certificates = inside.token, inside.certificates
@@ -48,7 +50,7 @@ class Link:
 
     @property
     def in_flight(self) -> int:
-        """Requests under way."""
+        """Calls under way."""
         return len(self._sent)
 
     def rows_since(self, since: float) -> int:
@@ -139,36 +141,39 @@ class Link:
 
     async def metrics(self, timeout: float) -> str:
         """The replica's metrics as Prometheus text; raises AioRpcError."""
-        asked, told_too = fleet_pb2.MetricsRequest(), self._metadata()
-        reply: fleet_pb2.MetricsReply = await self._metrics(asked, timeout=timeout, metadata=told_too)
+        reply: fleet_pb2.MetricsReply = await self._asked(self._metrics, fleet_pb2.MetricsRequest(), timeout)
         return reply.text
 
     async def folders(self, timeout: float) -> list[tuple[str, str]]:
         """Name and version of what lies in the replica's model repository; raises AioRpcError."""
-        asked, told_too = repository_pb2.ListFoldersRequest(), self._metadata()
-        reply: repository_pb2.ListFoldersReply = await self._repository.ListFolders(
-            asked, timeout=timeout, metadata=told_too
-        )
+        asked = repository_pb2.ListFoldersRequest()
+        reply: repository_pb2.ListFoldersReply = await self._asked(self._repository.ListFolders, asked, timeout)
         return [(each.name, each.version) for each in reply.folders]
 
     async def change_model(self, name: str, revision: int, *, loaded: bool) -> int:
         """Have the replica load or unload a model; for how many running requests an unload waited. Raises
         AioRpcError."""
         call = self._repository.LoadModel if loaded else self._repository.UnloadModel
-        with self._under_way(0):
-            reply: repository_pb2.ChangeModelReply = await call(
-                repository_pb2.ChangeModelRequest(name=name, revision=revision), metadata=self._metadata()
-            )
+        asked = repository_pb2.ChangeModelRequest(name=name, revision=revision)
+        reply: repository_pb2.ChangeModelReply = await self._asked(call, asked, None)
         return reply.waited_for
 
     async def log(self, levels: fleet_pb2.LogLevels, timeout: float) -> None:
         """Make the replica log lines of these kinds and no others; raises AioRpcError."""
-        await self._log(levels, timeout=timeout, metadata=self._metadata())
+        await self._asked(self._log, levels, timeout)
 
     async def statistics(self, timeout: float) -> service_pb2.ModelStatisticsResponse:
         """What the replica has counted of all its models; raises AioRpcError."""
-        asked = service_pb2.ModelStatisticsRequest()
-        return await self._statistics(asked, timeout=timeout, metadata=self._metadata())
+        reply: service_pb2.ModelStatisticsResponse = await self._asked(
+            self._statistics, service_pb2.ModelStatisticsRequest(), timeout
+        )
+        return reply
+
+    async def _asked(self, call: Callable[..., Awaitable[Any]], request: Message, timeout: float | None) -> Any:
+        """The reply to a request without rows. It is under way, so that the channel is not closed before it ends,
+        which would cancel whoever waits for it."""
+        with self._under_way(0):
+            return await call(request, timeout=timeout, metadata=self._metadata())
 
 
 async def _pass_on(requests: AsyncIterator[bytes], call: grpc.aio.StreamStreamCall, turns: asyncio.Semaphore) -> None:
@@ -205,7 +210,7 @@ class Links:
         return link
 
     def in_flight(self) -> dict[str, int]:
-        """Requests under way by replica id."""
+        """Calls under way by replica id."""
         return {replica_id: link.in_flight for replica_id, link in self._links.items()}
 
     def unreported(self, replica_id: str, covered: Mapping[str, float]) -> int:

@@ -63,3 +63,7 @@ def test_errors_travel_between_processes():
     assert (type(error), error.status, error.message, str(error)) == (
         Unavailable, "UNAVAILABLE", "gone", "UNAVAILABLE: gone",
     )  # fmt: skip
+
+
+def test_a_key_is_in_no_text():
+    assert "secret" not in repr(Address.of("server:1", TLS(cert=b"public", key=b"secret")))

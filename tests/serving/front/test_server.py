@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import itertools
+import socket
 import time
 import urllib.parse
 import urllib.request
@@ -28,7 +29,7 @@ from protos.tiltserve.v1 import fleet_pb2, fleet_pb2_grpc
 from serving.engine.metrics import ReplicaMetrics
 from serving.fleet.directory import Directory, LocalDirectory, ModelState, ReplicaState
 from serving.front import roster
-from serving.front.links import INFERENCE, SAMPLING
+from serving.front.links import INFERENCE, SAMPLING, Links
 from serving.front.server import Front
 from serving.front.unix import PortError
 from serving.watching.spans import Spans
@@ -539,6 +540,24 @@ def test_rows_under_way_count_until_a_report_has_them():
             await asyncio.gather(*asked, late)
             assert unreported() == 0
             assert links.in_flight() == {"a": 0}
+
+    asyncio.run(body())
+
+
+def test_a_channel_is_not_closed_while_a_replica_is_asked_something():
+    """It would cancel whoever waits, who has no error to tell then."""
+
+    async def body():
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            links = Links()
+            link = links.to(ReplicaState("a", f"127.0.0.1:{silent.getsockname()[1]}", 1))
+            asked = asyncio.create_task(link.folders(0.5))
+            await until(lambda: links.in_flight() == {"a": 1})
+            await links.keep(())
+            with pytest.raises(grpc.aio.AioRpcError):
+                await asked
+            await links.keep(())
+            assert links.in_flight() == {}
 
     asyncio.run(body())
 
