@@ -16,9 +16,9 @@ _OPTIONS: tuple[tuple[str, int | str], ...] = (
     ("grpc.max_receive_message_length", LONGEST_MESSAGE),
     ("grpc.max_send_message_length", LONGEST_MESSAGE),
     ("grpc.primary_user_agent", "tiltserve-client"),
-    # a server that was restarted is found again within the pauses between retries
+    # a server that was restarted is found again within the pauses between retries; min_reconnect_backoff_ms is left
+    # alone, since it is how long a handshake may take
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2_000),
 )
 

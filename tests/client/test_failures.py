@@ -1,7 +1,9 @@
 """What becomes of a call when the server refuses, restarts or asks who is there: a server that does as it is told."""
 
 import asyncio
+import contextlib
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -136,6 +138,39 @@ def test_what_was_not_begun_is_tried_again_with_the_same_seed(told: Told, traili
     with Client(told.address, retries=100, timeout=0.1) as client, pytest.raises(Unavailable, match="stopping"):
         client.sample("m")
     assert time.monotonic() - start < 1
+
+
+@contextlib.contextmanager
+def far(address: str, seconds: float) -> Iterator[str]:
+    """An address whose connections reach the server after so many seconds, as over a long line."""
+    host, _, port = address.rpartition(":")
+
+    def carry(source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                sink.sendall(data)
+        with contextlib.suppress(OSError):
+            sink.shutdown(socket.SHUT_RDWR)
+
+    def connect() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = listener.accept()
+                time.sleep(seconds)
+                away = socket.create_connection((host, int(port)))
+                for pair in ((near, away), (away, near)):
+                    threading.Thread(target=carry, args=pair, daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=connect, daemon=True).start()
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+def test_a_server_that_is_far_away_is_reached_at_the_first_try(told: Told):
+    """A handshake that takes longer than the pause between two tries is no failure."""
+    with far(told.address, 0.5) as address, Client(address, retries=0, timeout=20) as client:
+        client.sample("any", seed=1)
 
 
 def test_a_server_that_is_restarted_is_found_again(told: Told):
