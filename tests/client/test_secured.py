@@ -28,10 +28,11 @@ from tiltserve import (
     Unavailable,
 )
 
-ALL, FEW, METRICS = (tokens.new_token() for _ in range(3))
+ALL, FEW, CHANGE, METRICS = (tokens.new_token() for _ in range(4))
 IDENTITIES: dict[str, Any] = {
     "all": {"sha256": tokens.hashed(ALL), "rights": "all"},
     "few": {"sha256": tokens.hashed(FEW), "models": ["rings"], "limits": {"samples": 2}},
+    "change": {"sha256": tokens.hashed(CHANGE), "rights": ["repository"]},
 }
 
 
@@ -40,9 +41,9 @@ class Secured:
 
     def __init__(self, live: Live, folder: Path, ca: Path) -> None:
         self.live, self.ca = live, ca
-        self.files = {name: folder / name for name in ("all", "few", "metrics")}
-        for name, token in (("all", ALL), ("few", FEW), ("metrics", METRICS)):
-            self.files[name].write_text(token + "\n")
+        self.files = {name: folder / name for name in ("all", "few", "change", "metrics")}
+        for file, token in zip(self.files.values(), (ALL, FEW, CHANGE, METRICS), strict=True):
+            file.write_text(token + "\n")
 
     def client(self, token: str | None, **how: Any) -> Client:
         return Client(f"grpcs://{self.live.address}", token=token, tls=TLS(ca=self.ca), timeout=60, **how)
@@ -131,3 +132,8 @@ def test_commands(secured: Secured):
     with secured.client(ALL) as client:
         assert client.score("nearness", [[0.0, 0.0]], mode=1).shape == (1,)
     assert "error: NOT_FOUND" in secured.run("load", "rnigs", code=2)
+    assert "error: NOT_FOUND: unknown model 'nearnes', did you mean 'nearness'?" in secured.run(
+        "unload", "nearnes", code=2
+    )
+    assert secured.run("unload", "nearness", token="change") == "nearness is unloaded\n"  # who may not list models
+    assert secured.run("load", "nearness", token="change") == "nearness is ready\n"
