@@ -22,7 +22,7 @@ from serving.access.watched import LOOK_S, AccessError, Watched, content
 PREFIX = "tilt_"
 """Of every token, so that scanners of repositories can find one that was left in the open."""
 ANONYMOUS = "anonymous"
-"""The name of who calls without a token: nobody else's, since limits and regions of shared memory go by names."""
+"""The name of whoever calls without a token."""
 _NAME = re.compile(r"[A-Za-z0-9._@-]{1,64}")
 
 
@@ -44,17 +44,18 @@ def _names(value: Mapping[str, Any]) -> Mapping[str, Any]:
     for name in value:
         if not _NAME.fullmatch(name):
             raise ValueError(f"expected names of 1 to 64 letters, digits and . _ @ -, got {name[:80]!r}")
-        if name == ANONYMOUS:
-            raise ValueError(f"expected another name than {ANONYMOUS!r}, which is that of calls without a token")
+        if name == ANONYMOUS:  # its limits and regions of shared memory would be those of calls without a token
+            raise ValueError(f"expected another name than {name!r}, which calls without a token have")
     return value
 
 
-def _all_rights(value: Any) -> Any:
-    return list(RIGHTS) if value == "all" else value
+def _rights(value: Any) -> Any:
+    rights = _one_or_more(value)
+    return list(RIGHTS) if rights == ["all"] else rights
 
 
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Rights = Annotated[tuple[Right, ...], BeforeValidator(_all_rights)]
+Rights = Annotated[tuple[Right, ...], BeforeValidator(_rights)]
 
 
 class Grant(BaseModel):

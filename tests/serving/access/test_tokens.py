@@ -38,6 +38,12 @@ def test_an_identity_with_all_that_it_may_have(tmp_path: Path) -> None:
         table.caller("another")
 
 
+@pytest.mark.parametrize(("rights", "many"), [(["all"], len(RIGHTS)), ("all", len(RIGHTS)), ("inference", 1)])
+def test_ways_to_write_rights(tmp_path: Path, rights: Any, many: int) -> None:
+    table = tokens.load(written(tmp_path, {"identities": {"alice": {"sha256": HASH, "rights": rights}}}))
+    assert len(table.caller("secret").rights) == many
+
+
 def test_what_is_left_out(tmp_path: Path) -> None:
     table = tokens.load(written(tmp_path, {"identities": {"alice": {"sha256": HASH}}}))
     assert table.caller("secret") == Caller("alice", frozenset({"metadata", "inference"}), ("*",), NO_LIMITS)
@@ -63,6 +69,7 @@ def test_what_is_left_out(tmp_path: Path) -> None:
         ({"identities": {"a": {"sha256": HASH, "limits": {"samples": 0}}}}, "identities.a.limits.samples: expected"),
         ({"identities": {"a": {"sha256": HASH, "limits": {"sample": 1}}}}, "unknown key 'sample', did you mean"),
         ({"identities": {"a": {"sha256": HASH}, "b": {"sha256": HASH}}}, "expected a token of one identity, a and b"),
+        ({"identities": {"anonymous": {"sha256": HASH}}}, "expected another name than 'anonymous'"),
         ({"jwt": {"jwks": "none.json", "issuer": "i", "audience": "a"}}, "none.json: expected a JWKS file"),
         ({"jwt": {"jwks": "k", "issuer": "i", "audience": "a", "algorithms": ["HS256"]}}, "expected 'RS256'"),
         ({"jwt": {"jwks": "k", "issuer": "i", "audience": "a", "algorithms": ["none"]}}, "expected 'RS256'"),
