@@ -88,4 +88,4 @@ def _checked(make: Callable[[], Made], flag: str) -> Made:
     try:
         return make()
     except (AccessError, unix.PortError) as error:
-        raise SettingsError(f"--{flag}: {error}") from None
+        raise SettingsError(f"--{flag}: {str(error).removeprefix(f'{flag}: ')}") from None

@@ -1,6 +1,7 @@
 """A server on one machine, from start to drained: the applications on a Ray cluster of their own."""
 
 import contextlib
+import errno
 import io
 import os
 import secrets
@@ -53,13 +54,10 @@ def serve(settings: Settings) -> int:
     check_guards(settings)
     _look(settings.models, settings.log_format)
     with contextlib.ExitStack() as held:
-        wanted = {"metrics_port": settings.metrics_host or settings.host}
+        wanted = {"metrics_port": "host" if settings.metrics_host is None else "metrics_host"}
         if settings.socket is None:
-            wanted = {"grpc_port": settings.host, **wanted}
-        ports = {
-            key: held.enter_context(held_port(host, getattr(settings, key), key.replace("_", "-")))
-            for key, host in wanted.items()
-        }
+            wanted = {"grpc_port": "host", **wanted}
+        ports = {port: held.enter_context(held_port(settings, host, port)) for port, host in wanted.items()}
         place = held.enter_context(scratch(OBJECT_STORE_BYTES))
         orderly = _Server(settings.model_copy(update=ports), place).run()
     if not orderly:  # Ray would look for its head for a minute when Python exits
@@ -85,22 +83,30 @@ def _look(models: Path, form: Format) -> None:
 
 
 @contextlib.contextmanager
-def held_port(host: str, port: int, flag: str) -> Iterator[int]:
-    """`port`, or any free one for 0, kept from others within the context.
+def held_port(settings: Settings, host_key: str, port_key: str) -> Iterator[int]:
+    """The port that two settings name, or any free one for 0, kept from others within the context.
 
     It is bound, not listened on: who sets SO_REUSEADDR, as the front's servers do, can still listen on it, and it is
     given to nobody who asks for any port.
 
     Raises:
-        SettingsError: it cannot be listened on.
+        SettingsError: it cannot be listened on; the text names the setting at fault.
     """
+    host, port = getattr(settings, host_key), getattr(settings, port_key)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as holder:
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             holder.bind((host, port))
         except OSError as error:
-            raise SettingsError(f"--{flag}: expected a free port on {host}, got {port}: {error.strerror}") from None
+            elsewhere = isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL
+            key, expected = (
+                (host_key, f"an address of this machine, got {host}")
+                if elsewhere
+                else (port_key, f"a free port on {host}, got {port}")
+            )
+            flag = key.replace("_", "-")
+            raise SettingsError(f"--{flag}: expected {expected}: {error.strerror}") from None
         yield int(holder.getsockname()[1])
 
 

@@ -298,7 +298,7 @@ class Settings(BaseModel):
     """Whether clients may load and unload models."""
     allow_shared_memory: bool = False
     """Whether clients may leave tensors in POSIX shared memory of the server's user. Only processes of this machine may
-    be able to reach the server: on another address than loopback it stays off."""
+    be able to reach the server: another address than loopback is refused."""
     replica_ports: PortRange = (0, 0)
     """Ports of the replicas' own servers, both ends included."""
     rewards: Addresses = Field(default_factory=dict)
@@ -358,6 +358,11 @@ class Settings(BaseModel):
             raise ValueError("tls_client_ca: expected --tls-cert and --tls-key with it, got none")
         if self.socket is not None and self.tls_client_ca is not None:
             raise ValueError("socket: expected no --tls-client-ca with it, a Unix socket has no TLS")
+        if self.allow_shared_memory and self.far:  # nothing makes it safe, so --insecure does not either
+            raise ValueError(
+                f"allow_shared_memory: expected a loopback address or --socket with it, got {self.host}: who uses it "
+                "is on this machine"
+            )
         if self.insecure:
             return self
         metrics = self.metrics_host or self.host

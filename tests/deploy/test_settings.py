@@ -256,6 +256,10 @@ FAR = "10.0.0.1"
         ({"tokens": "none"}, "--tokens: expected a file, got "),
         ({"internal_tls": "."}, "--internal-tls: expected a folder with tls.crt, tls.key, ca.crt, got "),
         ({"socket": "s", "tls": True, "tls_client_ca": "a"}, "--socket: expected no --tls-client-ca with it"),
+        (
+            {"host": FAR, "insecure": True, "allow_shared_memory": True},
+            "--allow-shared-memory: expected a loopback address or --socket with it, got 10.0.0.1",
+        ),
     ],
 )
 def test_what_is_open_to_others_is_refused(tmp_path: Path, given: dict[str, Any], text: str) -> None:
@@ -272,7 +276,7 @@ def test_what_is_open_to_others_is_refused(tmp_path: Path, given: dict[str, Any]
     [
         {"host": "::1"},
         {"host": "localhost", "metrics_host": "127.0.0.2"},
-        {"host": FAR, "socket": "s", "metrics_host": "127.0.0.1"},
+        {"host": FAR, "socket": "s", "metrics_host": "127.0.0.1", "allow_shared_memory": True},
         {"host": FAR, "tls": True, "tokens": True, "metrics_token_file": "a"},
         {"host": FAR, "tls": True, "tokens": True, "metrics_host": "127.0.0.1"},
         {"host": FAR, "tls": True, "tls_client_ca": "a"},
@@ -292,7 +296,7 @@ def guards(folder: Path, given: dict[str, Any]) -> dict[str, Any]:
     if given.get("tokens") is True:
         given["tokens"] = "a"
     plain = ("host", "metrics_host", "replica_host")
-    return {key: value if key in plain else folder / value for key, value in given.items()}
+    return {key: value if key in plain or isinstance(value, bool) else folder / value for key, value in given.items()}
 
 
 def test_more_of_a_server_than_its_address(tmp_path: Path) -> None:

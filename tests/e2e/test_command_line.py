@@ -35,6 +35,13 @@ def test_a_taken_port(small_models: Path, taken: int, flag: str):
     assert text == f"error: {flag}: expected a free port on 127.0.0.1, got {taken}: Address already in use"
 
 
+@pytest.mark.parametrize(("flag", "host"), [("--host", "192.0.2.7"), ("--metrics-host", "no-such-host.invalid")])
+def test_a_host_that_is_not_this_machine(small_models: Path, flag: str, host: str):
+    """The text names the host: no port of it would do."""
+    text = refusal(tiltserve("serve", "--models", str(small_models), "--insecure", flag, host))
+    assert text.startswith(f"error: {flag}: expected an address of this machine, got {host}: ")
+
+
 def test_a_missing_models_folder(tmp_path: Path):
     text = refusal(tiltserve("serve", "--models", str(tmp_path / "none")))
     assert text == f"error: --models: expected a folder of models, got '{tmp_path}/none', which does not exist"
