@@ -1,5 +1,6 @@
 """`tiltserve top`: what a running server does right now."""
 
+import sys
 import time
 import urllib.error
 from functools import partial
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
     from tiltserve.address import Address
 
 REQUESTS, SECONDS, ROWS = "tiltserve_requests_total", "tiltserve_request_seconds", "tiltserve_rows_total"
-COLUMNS = ("asked/s", "failed/s", "p50 ms", "p99 ms", "rows/s", "scored/s", "fill", "ESS")
-"""Of a model, beside its name and state."""
+WORK = ("pack", "network", "reward", "update")
+"""What the engine's thread does when it is not idle."""
 INFERENCE = ("ModelInfer", "ModelStreamInfer", "SampleInteractive")
 """Methods that are asked for work; the others only look."""
 
@@ -55,6 +56,11 @@ def top(
         console.print(frame(client.fleet(), Growth(before, after)))
         return
     try:
+        while not console.is_terminal:  # a pipe or a file gets each frame below the one before
+            console.print(frame(client.fleet(), Growth(before, after)))
+            sys.stdout.flush()
+            time.sleep(every)
+            before, after = after, look()
         with Live(frame(client.fleet(), Growth(before, after)), console=console, auto_refresh=False) as live:
             while True:
                 live.refresh()
@@ -93,13 +99,14 @@ def frame(fleet: "Fleet", growth: "Growth") -> "RenderableType":
     for column in ("replica", "pid", "rows/s", "backlog rows", "busy", ""):
         replicas.add_column(column, justify="left" if column in ("replica", "") else "right")
     for replica in fleet.replicas:
-        idle = growth.rate("tiltserve_engine_seconds_total", phase="idle", replica=replica.id)
+        # not 1 - idle: that is counted once a second, and looks may be nearer
+        busy = sum(growth.rate("tiltserve_engine_seconds_total", phase=phase, replica=replica.id) for phase in WORK)
         replicas.add_row(
             replica.id[:12],
             str(replica.pid),
             f"{growth.rate(ROWS, kind='network', replica=replica.id):.0f}",
             str(replica.backlog_rows),
-            f"{max(0.0, 1 - idle):.0%}",
+            f"{min(1.0, busy):.0%}",
             "draining" if replica.draining else "",
         )
     backlog = growth.after.total("tiltserve_backlog_rows")

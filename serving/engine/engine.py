@@ -32,6 +32,8 @@ from serving.engine.task import External, Product, State, Task
 from serving.engine.turns import Key, Turns
 
 _log = logging.getLogger(__name__)
+_IDLE_S = 1.0
+"""How often an idle engine counts its idle time, so that whoever looks at the metrics sees it grow."""
 
 
 class QueueFullError(Exception):
@@ -212,8 +214,10 @@ class Engine:
         with self._condition:
             while not (self._news() or self._stopping or self._turns):
                 deadline = min((task.deadline for task in self._tasks), default=np.inf)
-                self._condition.wait(max(0.0, min(deadline - time.monotonic(), 60.0)))
-                if deadline <= time.monotonic():
+                self._condition.wait(max(0.0, min(deadline - time.monotonic(), _IDLE_S)))
+                start, before = time.monotonic(), start
+                self._metrics.spent("idle", start - before)
+                if deadline <= start:
                     break
             arrived, self._inbox = list(self._inbox), deque()
             cancelled, self._cancelled = self._cancelled, set()

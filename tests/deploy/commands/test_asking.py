@@ -130,12 +130,35 @@ def test_top(live: Live):
     assert float(rings[6]) >= 0
     idle = run(live, "top", "--once", "--every", "0.1", *metrics).stdout
     assert "0.0 requests/s, 0.0 failed/s, 0 rows to do" in idle
-    assert live.replicas[0].id[:12] in idle
+    row = next(line.split() for line in idle.splitlines() if line.startswith(live.replicas[0].id[:12]))
+    assert row[-1] == "0%"  # busy
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         where = f"127.0.0.1:{nobody.getsockname()[1]}"
         text = refusal(live, "top", "--once", "--metrics", where, code=1)
     assert text.startswith(f"--metrics: expected a metrics page at http://{where}/metrics, got: ")
+
+
+def test_top_in_a_pipe(live: Live):
+    """Frames come one by one, and a reader that leaves ends it without a traceback."""
+    asked = [sys.executable, "-m", "deploy", "top", "--every", "0.1"]
+    asked += ["--address", live.address, "--metrics", live.front.metrics_address]
+    with subprocess.Popen(asked, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        assert running.stderr is not None
+        heads = 0
+        while heads < 2:
+            heads += "requests/s" in running.stdout.readline()
+        running.stdout.close()
+        assert running.wait(30) == 1
+        assert running.stderr.read() == ""
+
+
+def test_a_disk_that_is_full(live: Live):
+    asked = [sys.executable, "-m", "deploy", "models", "--json", "--address", live.address]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(asked, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "error: [Errno 28] No space left on device\n")
 
 
 def test_trace(live: Live):

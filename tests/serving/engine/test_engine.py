@@ -771,6 +771,17 @@ def test_engine_time_is_counted_by_phase(make_engine, models):
     assert sum(spent.values()) - spent["host"] <= time.monotonic() - began
 
 
+def test_idle_time_is_counted_while_it_lasts(make_engine):
+    """Not only when it ends: a server that has nothing to do for an hour looked busy."""
+    made = make_engine()
+    began = time.monotonic()
+    idle = 0.0
+    while not idle and time.monotonic() < began + 20:
+        time.sleep(0.05)
+        idle = made.metrics.registry.get_sample_value("tiltserve_engine_seconds_total", {"phase": "idle"}) or 0.0
+    assert 0.5 < idle <= time.monotonic() - began + 1
+
+
 def test_a_task_changes_its_state_only_as_the_table_says():
     """`become` is the one place; each change notes when it was."""
     network = Network("net", cast("Any", object()), Costs({1: 1.0}))
