@@ -48,7 +48,8 @@ class Counting:
     def answered(self, answer: Answer) -> None:
         """Its program has ended."""
         self._answered = time.monotonic()
-        self._inferences = len(next(iter(answer.outputs.values()), ()))
+        before = int(answer.parameters.get("first", 0))  # samples that were sent in groups
+        self._inferences = before + len(next(iter(answer.outputs.values()), ()))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

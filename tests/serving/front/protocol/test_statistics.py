@@ -1,5 +1,6 @@
 """ModelStatistics and Triton's metrics, against what was sent."""
 
+import queue
 import threading
 import time
 from functools import partial
@@ -96,6 +97,17 @@ def test_counts_are_those_of_what_was_sent(client: Client, refusal: Refusal):
         assert (infer.cache_hit.count, infer.cache_miss.count) == (0, 0)
     assert 0 < sampler.inference_stats.fail.ns < 1e9 * passed
     assert sum(each.byte_size for each in sampler.memory_usage) > 0
+
+
+def test_samples_that_come_in_groups_count_all(client: Client):
+    earlier = of(client, "rings")
+    came: queue.Queue[Any] = queue.Queue()
+    client.start_stream(lambda result, error: came.put(error or result))
+    client.async_stream_infer("rings", [], parameters={"samples": 40, "steps": 2, "stream_samples": True})
+    groups = [came.get(timeout=60).as_numpy("samples") for _ in range(2)]
+    client.stop_stream()
+    assert [len(each) for each in groups] == [16, 24]
+    assert since(earlier, of(client, "rings")).inference_count == 40
 
 
 def test_metrics_have_tritons_names_and_the_same_numbers(live: Live, client: Client):
