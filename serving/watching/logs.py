@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import grpc
+
 from serving.watching.record import current
 
 Format = Literal["text", "json"]
@@ -30,6 +32,15 @@ class OfRequests(logging.Filter):
         if record is not None and not hasattr(line, "request_id"):
             line.request_id, line.trace_id = record.id, record.trace_id
         return True
+
+
+class WithoutTheGone(logging.Filter):
+    """Drops what gRPC says, with a trace of calls, of each call whose client went while it was answered: it is no fault
+    of the server, and a client that resets its calls would fill the log."""
+
+    def filter(self, line: logging.LogRecord) -> bool:
+        error = line.exc_info[1] if line.exc_info else None
+        return not (line.name.startswith("grpc.") and isinstance(error, grpc.aio.InternalError))
 
 
 class Text(logging.Formatter):
@@ -107,6 +118,7 @@ def configure(level: str, form: Format, sink: Path | None = None) -> None:
         with contextlib.suppress(OSError):  # on another machine
             handler = ToSocket(sink)
     handler.setFormatter(formatter(form))
+    handler.addFilter(WithoutTheGone())
     handler.addFilter(OfRequests())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
 
