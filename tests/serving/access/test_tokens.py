@@ -69,7 +69,6 @@ def test_what_is_left_out(tmp_path: Path) -> None:
         ({"identities": {"a": {"sha256": HASH, "limits": {"samples": 0}}}}, "identities.a.limits.samples: expected"),
         ({"identities": {"a": {"sha256": HASH, "limits": {"sample": 1}}}}, "unknown key 'sample', did you mean"),
         ({"identities": {"a": {"sha256": HASH}, "b": {"sha256": HASH}}}, "expected a token of one identity, a and b"),
-        ({"identities": {"anonymous": {"sha256": HASH}}}, "expected another name than 'anonymous'"),
         ({"jwt": {"jwks": "none.json", "issuer": "i", "audience": "a"}}, "none.json: expected a JWKS file"),
         ({"jwt": {"jwks": "k", "issuer": "i", "audience": "a", "algorithms": ["HS256"]}}, "expected 'RS256'"),
         ({"jwt": {"jwks": "k", "issuer": "i", "audience": "a", "algorithms": ["none"]}}, "expected 'RS256'"),
