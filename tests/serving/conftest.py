@@ -1,5 +1,6 @@
 """Real models on ONNX Runtime, and an engine to run them."""
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -80,3 +81,14 @@ def make_engine() -> Iterator[MakeEngine]:
     yield make
     for engine in engines:
         engine.stop()
+
+
+@pytest.fixture
+def log_levels() -> Iterator[None]:
+    """The log settings of this process are as before afterwards: servers of tests run in it, and change them."""
+    root = logging.getLogger()
+    level, before = root.level, {handler: list(handler.filters) for handler in root.handlers}
+    yield
+    root.setLevel(level)
+    for handler, filters in before.items():
+        handler.filters = filters

@@ -30,8 +30,8 @@ class Faulty:
         if self.left:
             self.left -= 1
             raise ZeroDivisionError("a bug")
+        self.worked += 1  # first: it may go on for ever
         await self.method()
-        self.worked += 1
 
 
 def test_a_task_that_raises_is_run_again_and_its_failures_counted(caplog: pytest.LogCaptureFixture):
@@ -99,7 +99,7 @@ def test_a_replicas_loops_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     async def body() -> None:
         directory = Directory()
         replica = Replica(tmp_path, LocalDirectory(directory), drain_s=0.1)
-        prepare = replica._models.prepare
+        prepare = replica._models.keep_prepared
         making, state, faults = Faulty(lambda: prepare(replica._engine)), replica.state, [ZeroDivisionError("a bug")]
 
         async def preparing(engine: Engine) -> None:
@@ -111,7 +111,7 @@ def test_a_replicas_loops_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             return state()
 
         monkeypatch.setattr(replica, "state", faulty)
-        monkeypatch.setattr(replica._models, "prepare", preparing)
+        monkeypatch.setattr(replica._models, "keep_prepared", preparing)
         await replica.start()
         faults.append(ZeroDivisionError("another"))
         await until(lambda: not faults and making.worked)

@@ -39,6 +39,8 @@ from tests.serving.certificates import Authority, Pair
 from tests.serving.live import Live, running, until
 from tiltserve import TLS, Client
 
+pytestmark = pytest.mark.usefixtures("log_levels")  # every method of a replica is called, one of which changes them
+
 ALICE, BOB, EVE, LIMITED = (tokens.new_token() for _ in range(4))
 METRICS, INNER = tokens.new_token(), tokens.new_token()
 FILE: dict[str, Any] = {

@@ -27,6 +27,11 @@ def folder() -> Iterator[Path]:
         yield Path(name)
 
 
+def listening(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as caller:
+        return caller.connect_ex(str(path)) == 0
+
+
 LEFT = "import socket, sys, time; s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); s.listen(); time.sleep(60)"
 
 
@@ -34,7 +39,7 @@ def test_a_front_on_a_socket(small_models: Path, folder: Path) -> None:
     """Only this user may connect; what a killed server left is replaced; nothing is left in the end."""
     path = folder / "front"
     killed = subprocess.Popen([sys.executable, "-c", LEFT, str(path)])
-    until(path.exists, 20)
+    until(lambda: listening(path), 20)
     with pytest.raises(PortError, match=r"expected a free one, got .*, which a server listens on"):
         unix.check(path)
     killed.send_signal(signal.SIGKILL)

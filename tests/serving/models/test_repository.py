@@ -360,19 +360,6 @@ def test_a_graph_with_a_fixed_batch(root: Path):
     assert refusal(root, "extra") == "1/model.onnx: x: expected a free first axis for the batch, got length 4"
 
 
-def test_a_graph_on_strings(root: Path):
-    graph = helper.make_graph(
-        [helper.make_node("Identity", ["x"], ["y"])],
-        "strings",
-        [helper.make_tensor_value_info("x", TensorProto.STRING, ["n"])],
-        [helper.make_tensor_value_info("y", TensorProto.STRING, ["n"])],
-    )
-    networks.write_graph(root / "extra", graph)
-    reason = refusal(root, "extra")
-    assert reason.startswith("1/model.onnx: x: expected one of tensor(float), ")
-    assert reason.endswith("got tensor(string)")
-
-
 def test_the_newest_version_is_loaded_and_other_folders_are_passed_over(root: Path):
     shutil.copytree(root / "nearness" / "1", root / "nearness" / "10")
     shutil.copytree(root / "nearness" / "1", root / "nearness" / "9")

@@ -1,7 +1,6 @@
 """Which lines a server logs, changed while it runs."""
 
 import logging
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeAlias
 
@@ -11,18 +10,9 @@ from serving.log_levels import LogLevels
 from tests.serving.front.protocol.conftest import Refusal
 from tests.serving.live import Live
 
+pytestmark = pytest.mark.usefixtures("log_levels")
+
 Client: TypeAlias = Any  # tritonclient has no types
-
-
-@pytest.fixture(autouse=True)
-def as_before() -> Iterator[None]:
-    """The server runs in this process, whose loggers it changes."""
-    root = logging.getLogger()
-    level, before = root.level, {handler: list(handler.filters) for handler in root.handlers}
-    yield
-    root.setLevel(level)
-    for handler, filters in before.items():
-        handler.filters = filters
 
 
 def logged(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
