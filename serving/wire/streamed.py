@@ -11,7 +11,7 @@ from grpc.aio import ServicerContext
 from tritonclient.grpc import service_pb2 as pb
 
 from serving.wire import errors
-from serving.wire.fields import BYTES, fields
+from serving.wire.fields import BYTES, fields, tagged
 from serving.wire.parameters import STREAMED
 from serving.wire.tensors import Parameter
 
@@ -19,6 +19,7 @@ AS_STATUS = ("triton_grpc_error", "true")
 """Metadata of a stream whose first error is to be its status, as Triton reads it."""
 FINAL = "triton_final_response"
 EMPTY_FINAL = "triton_enable_empty_final_response"
+_RESPONSE = 2  # of a ModelStreamInferResponse
 
 
 class Place(NamedTuple):
@@ -56,7 +57,7 @@ def place(response: bytes) -> Place:
     found: dict[str, Parameter] = {}
     try:
         for outer in fields(memoryview(response)):
-            for each in fields(outer.value) if (outer.number, outer.kind) == (2, BYTES) else ():
+            for each in fields(outer.value) if (outer.number, outer.kind) == (_RESPONSE, BYTES) else ():
                 if (each.number, each.kind) == (4, BYTES) and len(each.value) < 64:  # the names below are shorter
                     entry = pb.ModelInferResponse.FromString(each.whole).parameters
                     found |= {name: value.bool_param or value.int64_param for name, value in entry.items()}
@@ -67,7 +68,7 @@ def place(response: bytes) -> Place:
 
 def wrapped(response: bytes) -> bytes:
     """A serialised ModelInferResponse as a serialised ModelStreamInferResponse."""
-    return b"".join([b"\x12", _varint(len(response)), response])
+    return b"".join(tagged(_RESPONSE, response))
 
 
 def failed(error: errors.RequestError, model: str, request_id: str) -> bytes:
@@ -98,12 +99,3 @@ def check(parameters: Mapping[str, Parameter]) -> None:
     value = parameters.get(EMPTY_FINAL, False)
     if not isinstance(value, bool):
         raise errors.invalid(f"parameter {EMPTY_FINAL!r}: expected a boolean, got {value!r}")
-
-
-def _varint(number: int) -> bytes:
-    pieces = bytearray()
-    while number > 0x7F:
-        pieces.append(number & 0x7F | 0x80)
-        number >>= 7
-    pieces.append(number)
-    return bytes(pieces)
