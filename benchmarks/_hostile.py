@@ -1,4 +1,4 @@
-"""Requests for the soak: good ones whose answers are compared by bytes, and bad ones with the status they deserve."""
+"""Requests of soak and fuzzer: good ones that are compared by bytes, and bad ones with the status they deserve."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -55,58 +55,72 @@ def good(count: int, seed: int) -> list[bytes]:
     return bodies
 
 
-def bad(queue_rows: int) -> list[Bad]:
+@dataclass(frozen=True)
+class Served:
+    """What bad requests are about: a sampler, and a reward of its samples with an integer argument."""
+
+    sampler: str = "digits"
+    event: tuple[int, ...] = EVENT
+    reward: str = "classifier"
+    argument: str = "label"
+
+
+DIGITS = Served()
+
+
+def bad(queue_rows: int, served: Served = DIGITS) -> list[Bad]:
     """Wrong names, shapes, types, values and bytes; `queue_rows` is what a replica takes on at most."""
-    nan, ones = np.full((1, *EVENT), np.nan, F), np.ones((1, *EVENT), F)
-    label = np.array([10**9])
+    sampler, reward, network = served.sampler, served.reward, f"{served.sampler}.network"
+    nan, ones = np.full((1, *served.event), np.nan, F), np.ones((1, *served.event), F)
+    number, argument = np.array([10**9]), f"reward_{served.argument}"
     too_much: dict[str, Parameter] = {"samples": 4096, "steps": min(1000, 1 + queue_rows // 4096)}
+
+    def wrong(
+        name: str,
+        parameters: Mapping[str, Parameter],
+        inputs: Mapping[str, NDArray[np.generic]] | None = None,
+        cut: int = 0,
+    ) -> Bad:
+        """A request to the sampler that is INVALID_ARGUMENT; `cut`: bytes missing at the end of its tensor."""
+        body = infer_body(sampler, parameters, inputs)
+        if cut:
+            request = pb.ModelInferRequest.FromString(body)
+            request.raw_input_contents[0] = request.raw_input_contents[0][:-cut]
+            body = request.SerializeToString()
+        return Bad(name, body, (INVALID,))
+
     return [
         Bad("no message", b"\xff" * 40, (INVALID,)),
         Bad("empty", b"", ("NOT_FOUND",)),
         Bad("unknown method", b"", ("UNIMPLEMENTED",), NOWHERE),
         Bad("unknown model", infer_body("no-such-model", {}), ("NOT_FOUND",)),
-        Bad("unknown version", _versioned("digits", "9"), ("NOT_FOUND",)),
-        _bad("unknown solver", {"solver": "made-up"}),
-        _bad("unknown parameter", {"stpes": 3}),
-        _bad("unknown reward", {"reward": "made_up"}),
-        _bad("unknown input", {}, {"y": ones}),
-        _bad("no steps", {"steps": 0}),
-        _bad("steps in words", {"steps": "many"}),
-        _bad("a billion samples", {"samples": 10**9}),
-        _bad("negative seed", {"seed": -(2**63)}),
-        _bad("beta of NaN", {"reward": "classifier", "reward_label": 1, "beta": float("nan")}),
-        _bad("shape", {}, {"x_init": np.ones((1, 3, 28, 28), F)}),
-        _bad("no axes", {}, {"x_init": np.ones((), F)}),
-        _bad("empty axes", {}, {"x_init": np.ones((0, *EVENT), F)}),
-        _bad("type", {}, {"x_init": ones.astype(np.float64)}),
-        _bad("NaN", {}, {"x_init": nan}),
-        _bad("infinite", {}, {"x_init": ones * np.inf}),
-        _bad("torn tensor", {}, {"x_init": ones}, cut=8),
-        _bad("label out of bounds", {"steps": 2, "reward": "classifier", "reward_label": 10**9}),
-        Bad("class out of bounds", infer_body("classifier", {}, {"x": ones, "label": label}), (INVALID,)),
-        Bad("raw NaN", infer_body("digits.network", {}, {"x": nan, "t": np.ones(1, F)}), (INVALID,)),
-        Bad("more than the queue holds", infer_body("digits", too_much), ("RESOURCE_EXHAUSTED",)),
+        Bad("unknown version", _versioned(sampler, "9"), ("NOT_FOUND",)),
+        wrong("unknown solver", {"solver": "made-up"}),
+        wrong("unknown parameter", {"stpes": 3}),
+        wrong("unknown reward", {"reward": "made_up"}),
+        wrong("unknown input", {}, {"y": ones}),
+        wrong("no steps", {"steps": 0}),
+        wrong("steps in words", {"steps": "many"}),
+        wrong("a billion samples", {"samples": 10**9}),
+        wrong("negative seed", {"seed": -(2**63)}),
+        wrong("beta of NaN", {"reward": reward, argument: 1, "beta": float("nan")}),
+        wrong("shape", {}, {"x_init": np.ones((1, 3, 28, 28), F)}),
+        wrong("no axes", {}, {"x_init": np.ones((), F)}),
+        wrong("empty axes", {}, {"x_init": np.ones((0, *served.event), F)}),
+        wrong("type", {}, {"x_init": ones.astype(np.float64)}),
+        wrong("NaN", {}, {"x_init": nan}),
+        wrong("infinite", {}, {"x_init": ones * np.inf}),
+        wrong("torn tensor", {}, {"x_init": ones}, cut=8),
+        wrong("argument out of bounds", {"steps": 2, "reward": reward, argument: 10**9}),
+        Bad("number out of bounds", infer_body(reward, {}, {"x": ones, served.argument: number}), (INVALID,)),
+        Bad("raw NaN", infer_body(network, {}, {"x": nan, "t": np.ones(1, F)}), (INVALID,)),
+        Bad("more than the queue holds", infer_body(sampler, too_much), ("RESOURCE_EXHAUSTED",)),
         # finite at the door, not inside the network
         Bad(
-            "overflowing", infer_body("digits", {"steps": 2}, {"x_init": ones * F(3e38)}),
+            "overflowing", infer_body(sampler, {"steps": 2}, {"x_init": ones * F(3e38)}),
             ("INTERNAL", INVALID, "RESOURCE_EXHAUSTED"),
         ),
     ]  # fmt: skip
-
-
-def _bad(
-    name: str,
-    parameters: Mapping[str, Parameter],
-    inputs: Mapping[str, NDArray[np.generic]] | None = None,
-    cut: int = 0,
-) -> Bad:
-    """A request to the sampler that is INVALID_ARGUMENT; `cut`: bytes missing at the end of its message's tensor."""
-    body = infer_body("digits", parameters, inputs)
-    if cut:
-        request = pb.ModelInferRequest.FromString(body)
-        request.raw_input_contents[0] = request.raw_input_contents[0][:-cut]
-        body = request.SerializeToString()
-    return Bad(name, body, (INVALID,))
 
 
 def _versioned(model: str, version: str) -> bytes:

@@ -20,11 +20,10 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import combinations
 from typing import Annotated
 
-import grpc
 import numpy as np
 import psutil
 import typer
@@ -32,7 +31,7 @@ import typer
 from benchmarks._hostile import Bad, bad, good
 from benchmarks._load import LEFT, Closed, Driver, Open, Record, Request, infer_body, percentile
 from benchmarks._server import MODELS, front, machine, processes, replicas, scrape
-from deploy.pages import Growth, Page
+from benchmarks._verdicts import SLACK, Verdicts, judge_rest, judge_series, judge_wrong, settled
 from deploy.process import Running, running_server
 
 BODIES, REPLICAS, QUEUE_ROWS = 60, 2, 4000
@@ -40,11 +39,8 @@ OVERLOAD = 1.2
 DEADLINES = (1.0, 2.0, 4.0, 8.0)
 STORM_CLIENTS, STORM_S = 64, 3.0
 BACK_S = 60.0
-IDLE_S = 30.0
 FLAT = 0.05
 """Growth of a process's memory over the last two thirds of the run that passes for flat."""
-SLACK = 8
-"""File descriptors, threads and connections that may differ between two looks at an idle process."""
 PATIENCE_S = 120.0
 FINE = {
     "hurried": {"OK", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", LEFT},
@@ -65,18 +61,6 @@ class Sample:
     connections: int
     series: int
     backlog: float
-
-
-@dataclass
-class Verdicts:
-    """Claims, and what speaks for or against them."""
-
-    failed: list[str] = field(default_factory=list)
-
-    def claim(self, text: str, holds: bool, seen: str) -> None:
-        print(f"{'PASS' if holds else 'FAIL'}  {text}: {seen}", flush=True)
-        if not holds:
-            self.failed.append(text)
 
 
 class Watch:
@@ -182,24 +166,6 @@ def slope(samples: Sequence[tuple[float, float]]) -> float:
     return statistics.median((b[1] - a[1]) / (b[0] - a[0]) for a, b in combinations(samples, 2))
 
 
-def settled(server: Running, seconds: float = IDLE_S) -> tuple[float, float]:
-    """Seconds until no row was waiting on any replica (infinite: never), and network rows evaluated after that.
-
-    Calls that were running at that moment, for requests that somebody had just left, may end first.
-    """
-    backlog, rows = "tiltserve_backlog_rows", "tiltserve_rows_total"
-    begin = time.monotonic()
-    while (page := scrape(server)).total(backlog) or len(page.label_values(backlog, "replica")) < REPLICAS:
-        if time.monotonic() > begin + seconds:
-            return math.inf, math.nan
-        time.sleep(0.2)
-    took = time.monotonic() - begin
-    time.sleep(1.0)
-    first = scrape(server)
-    time.sleep(2.0)
-    return took, Growth(first, scrape(server)).of(rows, kind="network")
-
-
 def judge_answers(
     verdicts: Verdicts, records: Sequence[Record], wrong: Sequence[Bad], truth: Mapping[int, str]
 ) -> None:
@@ -217,13 +183,7 @@ def judge_answers(
         "good requests end answered, refused, past a deadline of theirs, or left by their client", not others,
         f"{dict(Counter(record.status for record in mine))} {dict(texts.most_common(3)) or ''}",
     )  # fmt: skip
-    sent = [record for record in records if record.kind == "bad"]
-    strange = [record for record in sent if record.status not in wrong[record.tag].statuses]
-    seen = Counter(f"{wrong[record.tag].name}: {record.status} {record.detail[:80]}" for record in strange)
-    verdicts.claim(
-        f"bad requests of {len(wrong)} kinds get their status", bool(sent) and not strange,
-        f"{len(sent)} sent, {len(strange)} got another {dict(seen.most_common(4)) or ''}",
-    )  # fmt: skip
+    judge_wrong(verdicts, records, wrong)
 
 
 def judge_memory(verdicts: Verdicts, samples: Sequence[Sample]) -> None:
@@ -240,28 +200,9 @@ def judge_memory(verdicts: Verdicts, samples: Sequence[Sample]) -> None:
         )  # fmt: skip
 
 
-def judge_series(verdicts: Verdicts, server: Running, page: Page, first: int, last: int) -> None:
-    """Claims about the metrics page."""
-    fixed = {
-        "model": {*server.models, *(f"{name}.network" for name in server.models), "", "network"},
-        "code": {code.name for code in grpc.StatusCode},
-        "replica": {each.id for each in replicas(server)},
-    }
-    found = {pair for _, labels in page.values for pair in labels}
-    strange = sorted(f"{label}={value}" for label, value in found if value not in fixed.get(label, {value}))
-    verdicts.claim(
-        "metric series come from fixed sets of labels and live replicas", not strange,
-        f"{first} series on the idle server before, {last} after {strange[:4] or ''}",
-    )  # fmt: skip
-
-
 def judge_idle(verdicts: Verdicts, before: Sample, after: Sample, idle: tuple[float, float]) -> None:
     """Claims about the server once everybody is gone."""
-    took, rows = idle
-    verdicts.claim(
-        "no row is left once the clients are gone", took < IDLE_S and rows == 0,
-        f"backlog 0 after {took:.1f} s, then {rows:.0f} rows evaluated in 2 s",
-    )  # fmt: skip
+    judge_rest(verdicts, idle)
     for name in ("descriptors", "threads", "connections"):
         old, new = getattr(before, name), getattr(after, name)
         verdicts.claim(f"the front's {name} are back", new <= old + SLACK, f"{old} before, {new} after")
@@ -288,7 +229,7 @@ def main(
             f"{machine()}; {REPLICAS} replicas, {capacity:.1f} requests/s, {minutes:g} minutes at {OVERLOAD} times that"
         )
         watch = Watch(server)
-        settled(server)
+        settled(server, REPLICAS)
         before = watch.look()
         print("minutes  front MB  replica MB   fds  threads  links  series  backlog")
         arrivals = Open(OVERLOAD * capacity * 20 / 19, seed)  # the bad twentieth comes on top
@@ -307,7 +248,7 @@ def main(
         for each in storms:
             each.result()
         back = [each.result() for each in kills]
-        idle = settled(server)
+        idle = settled(server, REPLICAS)
         watch.note()
         again = driver.once(server.grpc, references, clients=4)
         after, page = watch.look(), scrape(server)
