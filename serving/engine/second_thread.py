@@ -2,6 +2,7 @@
 
 Tasks that ask for products with one matrix share them: a product of a few rows takes as long as reading the matrix, so
 tasks that one network call has brought here advance until each waits for a product, and then all of them are made.
+Those that come later do not put a product off: under load they would come without end.
 
 Tasks are taken as they come; those of several identities in turns, by the seconds that each identity had here.
 """
@@ -37,7 +38,9 @@ class SecondThread:
         self._inboxes: dict[str, deque[tuple[Task, list[Array] | None]]] = {}  # by identity, none of them empty
         self._shares = Shares()  # only this thread touches it
         self._closing: deque[Task] = deque()
-        self._products: dict[Matrix, dict[Task, Tensor]] = {}  # only this thread touches it
+        # only this thread touches these: who waits for a product, the steps until now, and that after which it is made
+        self._products: dict[Matrix, dict[Task, Tensor]] = {}
+        self._steps, self._due = 0, dict[Matrix, int]()
         self._here: set[Task] = set()
         self._stopping = False
         self._thread = threading.Thread(target=self._loop, name="second", daemon=True)
@@ -84,14 +87,16 @@ class SecondThread:
                     return
                 self._take_out(closing)
                 whose = self._next()
-                arrived = self._taken(whose)
+                wanted = self._wanted(whose)
+                arrived = None if wanted is not None and self._due[wanted] <= self._steps else self._taken(whose)
             start = time.monotonic()
             for task in closing:
                 self._close(task)
             if arrived is not None:
+                self._steps += 1
                 self._step(*arrived)
-            elif self._products:
-                self._multiply(whose)
+            elif wanted is not None and wanted in self._products:  # not so if all that waited for it were closed
+                self._multiply(wanted)
             seconds = time.monotonic() - start
             self._shares.charge(whose, seconds)
             self._spent(seconds)
@@ -105,6 +110,11 @@ class SecondThread:
             self._shares.come(name)
         least = self._shares.least(there)
         return next(name for name in there if self._shares[name] <= least)
+
+    def _wanted(self, whose: str) -> Matrix | None:
+        """The matrix of the product that an identity asked for longest ago; None for none."""
+        mine = (each for each, tasks in self._products.items() if any(task.identity == whose for task in tasks))
+        return next(mine, None)
 
     def _taken(self, whose: str) -> tuple[Task, list[Array] | None] | None:
         """The first reply that came for a task of an identity; None where only products wait."""
@@ -126,7 +136,7 @@ class SecondThread:
         for matrix in [matrix for matrix, waiting in self._products.items() if task in waiting]:
             del self._products[matrix][task]
             if not self._products[matrix]:
-                del self._products[matrix]
+                del self._products[matrix], self._due[matrix]
         task.close()
         with self._condition:
             self._here.discard(task)
@@ -139,21 +149,26 @@ class SecondThread:
             self._leave(task, _raiser(error))
         else:
             if isinstance(step, Product):
-                self._products.setdefault(step.matrix, {})[task] = step.x
+                self._wait(task, step)
             else:
                 self._leave(task, lambda: step)
+
+    def _wait(self, task: Task, product: Product) -> None:
+        """For a product, which is made once the tasks that are here now have had their turn, at the latest."""
+        if product.matrix not in self._products:
+            with self._condition:
+                self._due[product.matrix] = self._steps + sum(map(len, self._inboxes.values()))
+        self._products.setdefault(product.matrix, {})[task] = product.x
 
     def _leave(self, task: Task, advance: Advance) -> None:
         with self._condition:
             self._here.discard(task)
         self._ring(task, advance)
 
-    def _multiply(self, whose: str) -> None:
-        """One product for all tasks that wait for one with the same matrix, the one that this identity asked for
-        longest ago."""
-        mine = (each for each, tasks in self._products.items() if any(task.identity == whose for task in tasks))
-        matrix = next(mine)
+    def _multiply(self, matrix: Matrix) -> None:
+        """One product for all tasks that wait for one with this matrix."""
         waiting = self._products.pop(matrix)
+        del self._due[matrix]
         start = time.monotonic()
         try:
             whole = matrix.times(torch.cat(list(waiting.values())))
