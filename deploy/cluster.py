@@ -111,13 +111,18 @@ def heads_alive() -> bool:
 
 
 def marked(mark: str) -> list[psutil.Process]:
-    """The processes that inherited this mark, wherever they hang in the process tree, but not this one."""
-    found = []
+    """The processes that inherited this mark, wherever they hang in the process tree, and those that came of them, but
+    not this one. Those that take a title, as Ray's agents do, overwrite what they inherited."""
+    running, found = {}, set()
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            if process.pid != os.getpid() and process.environ().get(_MARK) == mark:
-                found.append(process)
-    return found
+            running[process.pid] = process, process.ppid()
+            if process.environ().get(_MARK) == mark:
+                found.add(process.pid)
+    found.discard(os.getpid())
+    while more := {pid for pid, (_, parent) in running.items() if parent in found} - found:
+        found |= more
+    return [running[pid][0] for pid in found]
 
 
 def kill(processes: list[psutil.Process]) -> None:

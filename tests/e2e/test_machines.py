@@ -190,12 +190,16 @@ def test_a_signal_while_it_starts_ends_everything_at_once(small_models: Path, tm
     """Whatever it is at: its imports, Ray, the replicas or the front."""
     with started(small_models, tmp_path) as server:
         time.sleep(after)
+        children = psutil.Process(server.process.pid).children(recursive=True)
         begin = time.monotonic()
         assert server.stop(signal.SIGTERM if after != 3.0 else signal.SIGINT) == 0
         assert time.monotonic() - begin < 15
         # a signal in the tenth of a second after Ray has taken them is reported by Ray, and then handled by us
         assert [line for line in server.told().splitlines() if not RAYS_REPORT.match(line)] == []
         assert server.left() == []
+        assert (
+            psutil.wait_procs(children, timeout=5)[1] == []
+        )  # with those that have a title in place of their variables
 
 
 @pytest.mark.parametrize("flag", ["--grpc-port", "--metrics-port"])
