@@ -24,6 +24,7 @@ from deploy.cores import cores
 from deploy.deployments import FRONT, REPLICAS, applications
 from deploy.log_lines import log_lines
 from deploy.private_port import check_ray
+from deploy.rays_lines import RaysLines
 from deploy.scratch import Scratch, scratch
 from deploy.settings import Settings, SettingsError
 from protos.tiltserve.v1 import fleet_pb2, fleet_pb2_grpc
@@ -189,7 +190,7 @@ class _Server:
             metrics = address(settings.metrics_host or settings.host, settings.metrics_port)
             with contextlib.suppress(OSError):  # nobody reads it
                 print(f"ready grpc={grpc_address} metrics={metrics} models={','.join(names)}", file=out, flush=True)
-            with contextlib.redirect_stdout(sys.stderr):
+            with contextlib.redirect_stdout(RaysLines(settings.log_format)):
                 self._stop.wait()
                 draining = threading.Thread(target=_drain, daemon=True)
                 draining.start()

@@ -102,6 +102,7 @@ ARROWS: dict[str, set[str]] = {
     "deploy.access": {"deploy.settings", "serving"},
     "deploy.wiring": {"deploy.settings", "serving"},
     "deploy.log_lines": set(),
+    "deploy.rays_lines": {"serving"},
     "deploy.front_deployment": {
         "deploy.access", "deploy.private_port", "deploy.settings", "deploy.wiring", "serving",
     },
@@ -111,7 +112,7 @@ ARROWS: dict[str, set[str]] = {
     "deploy.deployments": {"deploy.front_deployment", "deploy.replica_deployment", "deploy.settings", "serving"},
     "deploy.application": {
         "deploy.access", "deploy.cluster", "deploy.cores", "deploy.deployments", "deploy.log_lines",
-        "deploy.private_port",
+        "deploy.private_port", "deploy.rays_lines",
         "deploy.scratch", "deploy.settings", "serving", "protos",
     },
     "deploy.commands": {
