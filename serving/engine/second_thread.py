@@ -86,7 +86,7 @@ class SecondThread:
                 if self._stopping and not closing:
                     return
                 self._take_out(closing)
-                whose = self._next()
+                whose, others = self._next()
                 wanted = self._wanted(whose)
                 arrived = None if wanted is not None and self._due[wanted] <= self._steps else self._taken(whose)
             start = time.monotonic()
@@ -98,18 +98,19 @@ class SecondThread:
             elif wanted is not None and wanted in self._products:  # not so if all that waited for it were closed
                 self._multiply(wanted)
             seconds = time.monotonic() - start
-            self._shares.charge(whose, seconds)
+            if others:
+                self._shares.charge(whose, seconds)
             self._spent(seconds)
 
-    def _next(self) -> str:
-        """Whose work is next."""
+    def _next(self) -> tuple[str, bool]:
+        """Whose work is next, and whether others wait: only time that they waited counts against somebody."""
         there = {*self._inboxes, *(task.identity for waiting in self._products.values() for task in waiting)}
         if len(there) < 2:
-            return next(iter(there), "")
+            return next(iter(there), ""), False
         for name in there:
             self._shares.come(name)
         least = self._shares.least(there)
-        return next(name for name in there if self._shares[name] <= least)
+        return next(name for name in there if self._shares[name] <= least), True
 
     def _wanted(self, whose: str) -> Matrix | None:
         """The matrix of the product that an identity asked for longest ago; None for none."""

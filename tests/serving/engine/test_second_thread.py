@@ -1,4 +1,4 @@
-"""What comes first on the second thread."""
+"""What comes first on the second thread, and how identities share it."""
 
 import threading
 import time
@@ -112,3 +112,41 @@ def test_who_leaves_while_his_product_is_next_ends_nobody_else(ringing: Ringing)
     assert all(each.wait(10) for each in left)
     assert ringing.thread.alive
     assert not ringing.left[leaves].is_set()
+
+
+def computing(work: Callable[[], object], identity: str) -> Task:
+    """A task that does some work and ends."""
+
+    def program() -> Routine:
+        work()
+        yield from ()
+
+    return Task(model="m", program=program(), network_rows=0, heavy=True, identity=identity)
+
+
+def test_nobody_pays_for_time_that_no_other_waited_in():
+    """Whoever was alone for an hour does not wait for an hour once somebody else comes."""
+    ended, all_ended, alone, gate = list[str](), threading.Event(), threading.Event(), threading.Event()
+
+    def ring(task: Task, advance: object) -> None:
+        ended.append(task.identity)
+        if len(ended) == 21:
+            all_ended.set()
+
+    def long() -> None:
+        alone.set()
+        time.sleep(0.5)
+        gate.wait()
+
+    second = SecondThread(ring, lambda seconds: None)
+    try:
+        second.advance(computing(long, "alice"), None)
+        assert alone.wait(20)
+        for identity in ("alice", "bob"):
+            for _ in range(10):
+                second.advance(computing(lambda: time.sleep(0.005), identity), None)
+        gate.set()
+        assert all_ended.wait(20)
+    finally:
+        second.stop()
+    assert {*ended[1:7]} == {"alice", "bob"}
