@@ -116,9 +116,12 @@ class Turns:
         """Of the keys those with rows of the identity that had the least, or with deadlines that must be kept."""
         whose = {key: self._queues[key].identities for key in waiting}
         there = set[str]().union(*whose.values())
-        if len(there) < 2:
+        if not there:
             return waiting
+        # also where one identity waits alone: another whose task is parked meanwhile saves up nothing
         least = self._shares.least(there)
+        if len(there) == 1:
+            return waiting
         near = {each for each in urgent if self._shares.ahead(each.identity) <= GRACE_S}
         hurried = [key for key in waiting if any(owner in near for owner in self._queues[key].owners)]
         next_ones = {name for name in there if self._shares[name] <= least}

@@ -57,6 +57,39 @@ def test_nothing_is_left_of_keys_that_nobody_uses():
     assert not any((turns._queues, turns._calls, turns._users, turns._of, turns._spent))
 
 
+def test_who_is_parked_saves_up_no_turns():
+    """A task that waits for its client lets the others' rows run, and has none of that time back later."""
+    turns, costs = Turns(), Costs({1: 1.0})
+    network = Network("net", cast("Any", Even()), costs)
+    asked = evaluation(network, "y")
+
+    def come(identity: str) -> Task:
+        task = Task(model="m", program=program(asked), network_rows=1, network=network, identity=identity)
+        turns.add(task, asked, now=0.0)
+        return task
+
+    def run() -> str:
+        key = turns.next(0.0, ())
+        assert key is not None
+        call: Call[Task] = turns.pack(key, 0.0, costs, ())
+        turns.spent(key, 1.0, call)
+        return call.slices[0].owner.identity
+
+    bob = come("bob")
+    run()
+    for _ in range(50):
+        alice = come("alice")
+        assert run() == "alice"
+        turns.drop(alice)
+    order = []
+    for _ in range(10):
+        turns.add(bob, asked, now=0.0)
+        alice = come("alice")
+        order.append(run())
+        turns.drop(alice)
+    assert 4 <= order.count("bob") <= 6
+
+
 def served(small_left: int, large_left: int, calls: int = 400) -> tuple[float, float]:
     """Seconds of two networks on which requests with `small_left` and `large_left` rows to go keep one row waiting."""
     turns, costs, seconds = Turns(), Costs({1: 1.0}), {}
