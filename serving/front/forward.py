@@ -96,8 +96,14 @@ class Forwarder:
 
         target = self._admit(asked)
         data, rows = _settled(target, asked, data)
+
+        def send(link: Link) -> Awaitable[bytes]:
+            # after a first response no newer version may go on with it; until then the replica chooses, as for `infer`
+            again = data if delivered is NOTHING else kserve.with_version(data, target.model.version)
+            return link.stream(again, rows, deliver, deadline.left())
+
         with self._counted(target, asked, rows, len(data)):
-            return await self._send(target, deadline, lambda link: link.stream(data, rows, deliver, deadline.left()))
+            return await self._send(target, deadline, send)
 
     async def interact(
         self,

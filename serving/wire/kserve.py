@@ -134,6 +134,11 @@ def with_seed(data: bytes, seed: int) -> bytes:
     return data + pb.ModelInferRequest(parameters={"seed": pb.InferParameter(int64_param=seed)}).SerializeToString()
 
 
+def with_version(data: bytes, version: str) -> bytes:
+    """The serialised ModelInferRequest `data` for one version of its model, as `with_seed`."""
+    return data + pb.ModelInferRequest(model_version=version).SerializeToString()
+
+
 def with_times(reply: bytes, times: str) -> bytes:
     """The serialised ModelInferResponse with a parameter `server_timing`, as `with_seed`."""
     parameters = {"server_timing": pb.InferParameter(string_param=times)}

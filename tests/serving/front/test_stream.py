@@ -1,6 +1,7 @@
 """Streaming inference by unmodified Triton clients, through a real front to real replicas."""
 
 import asyncio
+import shutil
 import time
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -288,6 +289,25 @@ def test_a_lost_replica_is_made_up_for_without_saying_anything_twice(root: Path)
         drawn = np.concatenate([each.as_numpy("samples") for each in parts if "stage" not in said(each)])
         others = {k: v for k, v in how.items() if k not in ("preview_every", "stream_samples")}
         assert drawn.tobytes() == live.infer(**others)[0]["samples"].tobytes()
+
+
+def test_a_newer_version_does_not_go_on_with_what_another_began(root: Path, tmp_path: Path):
+    root = shutil.copytree(root, tmp_path / "models")
+    control: dict[str, Any] = {"front": {"allow_model_control": True}, "allow_model_control": True}
+    with running(root, count=2, **control) as live, Stream(live.address) as stream:
+        stream.ask(samples=64, steps=1000, seed=3, preview_every=1)
+        parts = [stream.result()]
+        shutil.copytree(root / "rings" / "1", root / "rings" / "2")
+        (root / "rings" / "config.pbtxt").write_text("version_policy { all {} }")
+        with triton.InferenceServerClient(live.address) as client:
+            client.load_model("rings")
+        for replica in live.replicas:
+            if replica._engine.backlog_rows:
+                assert replica._server is not None
+                live.on_loop(replica._server.stop(None))
+        parts += stream.all()
+        assert live.metric("tiltserve_replays_total", model="rings") == 1
+    assert {each.get_response().model_version for each in parts} == {"1"}
 
 
 def test_many_at_a_time_in_the_order_they_end(address: str):
