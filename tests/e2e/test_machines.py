@@ -50,8 +50,8 @@ class Started:
         return self.process.wait(60)
 
     def told(self) -> str:
-        """Standard error."""
-        return self.errors.read_text()
+        """Standard error, without what is only for information."""
+        return "".join(line for line in self.errors.read_text().splitlines(True) if " INFO " not in line)
 
     def left(self) -> list[str]:
         """What still runs of all that was started."""
