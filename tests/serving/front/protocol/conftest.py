@@ -38,3 +38,8 @@ def refusal() -> Refusal:
         return caught.value.status().removeprefix("StatusCode."), text
 
     return refused
+
+
+@pytest.fixture(autouse=True)
+def _as_before(log_levels: None) -> None:
+    """Any test here may change what the processes of a server log."""

@@ -10,8 +10,6 @@ from serving.log_levels import LogLevels
 from tests.serving.front.protocol.conftest import Refusal
 from tests.serving.live import Live
 
-pytestmark = pytest.mark.usefixtures("log_levels")
-
 Client: TypeAlias = Any  # tritonclient has no types
 
 
