@@ -114,7 +114,7 @@ def test_a_request_is_watched_from_the_front_to_the_replica(server: Server, clie
     trace_id, parent = os.urandom(16).hex(), os.urandom(8).hex()
     headers = {"traceparent": f"00-{trace_id}-{parent}-01", "x-request-id": f"watched-{parent}"}
     client.infer("rings", [], parameters={"samples": 2, "steps": 5}, headers=headers, client_timeout=120)
-    quiet = {"x-request-id": f"quiet-{parent}"}
+    quiet = {"traceparent": f"00-{os.urandom(16).hex()}-{parent}-00", "x-request-id": f"quiet-{parent}"}
     client.infer("rings", [], parameters={"samples": 2, "steps": 5}, headers=quiet, client_timeout=120)
     assert server.collector is not None
     collector = server.collector
@@ -127,7 +127,7 @@ def test_a_request_is_watched_from_the_front_to_the_replica(server: Server, clie
     assert spans["tiltserve-replica", "network rings"].parent_span_id == replica.span_id
     told = {each.value.string_value for _, span in collector.spans for each in span.attributes}
     assert f"watched-{parent}" in told
-    assert f"quiet-{parent}" not in told  # its caller did not ask for a trace
+    assert f"quiet-{parent}" not in told  # its caller wanted no trace
     until(lambda: f"request=watched-{parent}" in server.errors.read_text(), 10, "the line of the call")
     (line,) = [each for each in server.errors.read_text().splitlines() if f"request=watched-{parent}" in each]
     assert f" trace={trace_id} " in line
