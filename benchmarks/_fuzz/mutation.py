@@ -3,7 +3,7 @@
 import random
 from collections.abc import Callable, Sequence
 
-from serving.wire.fields import BYTES, Field, fields, tagged
+from serving.wire.fields import BYTES, Field, fields, tagged, varint
 
 _EDGES = (0, 1, 0x7F, 0x80, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1, 2**63, 2**64 - 1)
 _NOT_UTF8 = (b"\xff", b"\xc0\x80", b"\xed\xa0\x80", b"\xf8\x88\x80\x80\x80", b"ok\xfe")
@@ -48,7 +48,7 @@ def _append(rng: random.Random, body: bytes, others: Sequence[bytes]) -> bytes:
 
 def _insert_number(rng: random.Random, body: bytes, _: Sequence[bytes]) -> bytes:
     at = rng.randrange(len(body) + 1)
-    return body[:at] + _varint(rng.choice(_EDGES)) + body[at:]
+    return body[:at] + varint(rng.choice(_EDGES)) + body[at:]
 
 
 def _endless_number(rng: random.Random, body: bytes, _: Sequence[bytes]) -> bytes:
@@ -58,7 +58,7 @@ def _endless_number(rng: random.Random, body: bytes, _: Sequence[bytes]) -> byte
 
 def _beyond_the_end(rng: random.Random, body: bytes, _: Sequence[bytes]) -> bytes:
     """A field that says that it is longer than what is left."""
-    field = _varint(rng.randint(1, 12) << 3 | BYTES) + _varint(len(body) + rng.choice(_EDGES))
+    field = varint(rng.randint(1, 12) << 3 | BYTES) + varint(len(body) + rng.choice(_EDGES))
     at = rng.choice((0, len(body), rng.randrange(len(body) + 1)))
     return body[:at] + field + body[at:]
 
@@ -74,7 +74,7 @@ def _nested(rng: random.Random, body: bytes, _: Sequence[bytes]) -> bytes:
 def _groups(rng: random.Random, body: bytes, _: Sequence[bytes]) -> bytes:
     """Groups, which protocol buffers once had: begun and not ended, ended and not begun, within one another."""
     depth = rng.randint(1, _DEEP)
-    begin, end = _varint(rng.randint(1, 20) << 3 | 3), _varint(rng.randint(1, 20) << 3 | 4)
+    begin, end = varint(rng.randint(1, 20) << 3 | 3), varint(rng.randint(1, 20) << 3 | 4)
     return body + begin * depth + end * rng.choice((0, depth, depth + 1))
 
 
@@ -85,18 +85,18 @@ def _field_again(rng: random.Random, body: bytes, _: Sequence[bytes]) -> bytes:
 
 def _many_fields(rng: random.Random, body: bytes, _: Sequence[bytes]) -> bytes:
     """More than anybody counts on: empty texts, tensors, parameters or unknown fields."""
-    return body + _varint(rng.randint(1, 20) << 3 | BYTES) + b"\0" + b"\x22\0" * rng.choice((10, 1000, 10000))
+    return body + varint(rng.randint(1, 20) << 3 | BYTES) + b"\0" + b"\x22\0" * rng.choice((10, 1000, 10000))
 
 
 def _other_kind(rng: random.Random, body: bytes, _: Sequence[bytes]) -> bytes:
     """A field of another wire type than its number has."""
     number, kind = rng.randint(1, 12), rng.choice((0, 1, 2, 3, 4, 5, 6, 7))
-    return body + _varint(number << 3 | kind) + rng.randbytes(rng.randint(0, 12))
+    return body + varint(number << 3 | kind) + rng.randbytes(rng.randint(0, 12))
 
 
 def _odd_number(rng: random.Random, body: bytes, _: Sequence[bytes]) -> bytes:
     number = rng.choice((0, 19000, 2**29 - 1, 2**29, 2**32))
-    return body + _varint(number << 3 | BYTES) + b"\x01x"
+    return body + varint(number << 3 | BYTES) + b"\x01x"
 
 
 def _no_text(rng: random.Random, body: bytes, _: Sequence[bytes]) -> bytes:
@@ -131,12 +131,3 @@ def _fields(body: bytes) -> list[Field]:
         return list(fields(memoryview(body)))
     except Exception:  # it is damaged already
         return []
-
-
-def _varint(number: int) -> bytes:
-    written = bytearray()
-    while number > 0x7F:
-        written.append(number & 0x7F | 0x80)
-        number >>= 7
-    written.append(number)
-    return bytes(written)

@@ -58,7 +58,7 @@ class Caller:
 
     def sees(self, model: str) -> bool:
         """Whether a model of that name exists for the caller."""
-        return any(pattern == "*" or fnmatchcase(model, pattern) for pattern in self.models)
+        return self.sees_all or any(fnmatchcase(model, pattern) for pattern in self.models)
 
     @property
     def sees_all(self) -> bool:

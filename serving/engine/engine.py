@@ -269,8 +269,8 @@ class Engine:
             most = min(most, self._pace.hurried(key.network, timed, start))
         call = self._turns.pack(key, start, key.network.costs.up_to(most), urgent)
         for each in call.slices:
-            if not each.owner.started:
-                each.owner.started, each.owner.begun = True, start
+            if not each.owner.begun:
+                each.owner.begun = start
                 self._metrics.queue_seconds.labels(each.owner.model).observe(start - each.owner.submitted)
         try:
             outputs = self._calls.run(key, call.slices, call.size)

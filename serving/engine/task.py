@@ -155,7 +155,6 @@ class Task:
     replies: list[Array] = field(default_factory=list)
     done_rows: int = 0
     missing: int = 0
-    started: bool = False
     begun: float = 0.0
     reward_s: float = 0.0
     request_id: str = ""

@@ -65,12 +65,9 @@ class Inference:
         return grpc.method_handlers_generic_handler(INFERENCE.full_name, methods)
 
     async def _model_infer(self, call: Rpc) -> bytes:
-        record = call.outcome.record
-        with record.phase("receive"):
+        with call.outcome.record.phase("receive"):
             came = await aside(len(call.data), lambda: received.infer(call.data))
-        record.calls_itself(came.id)
-        call.outcome.model = came.model
-        record.tells(came.parameters)
+        call.outcome.reads(came)
         with self._forwarder.statistics.failures(came.model, came.version):
             request = asked.of(came)
             deadline = Deadline(call.context.time_remaining(), request.timeout_s)

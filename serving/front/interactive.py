@@ -39,9 +39,7 @@ class Sampling:
             self._under_way.add(context)
             came = await aside(len(first), lambda: received.sample(first))
             call.record.bytes_in = len(first)
-            call.record.calls_itself(came.id)
-            call.model = came.model
-            call.record.tells(came.parameters)
+            call.reads(came)
             with self._forwarder.statistics.failures(came.model, came.version):
                 request = asked.of(came, interactive.CLIENT)
                 deadline = Deadline(context.time_remaining(), request.timeout_s)

@@ -16,7 +16,7 @@ from serving.access.caller import ANYBODY, HEADER, caller, told
 from serving.access.gate import INTERNAL
 from serving.access.guards import NAME, OPEN_INSIDE, Inside
 from serving.fleet.directory import ReplicaState
-from serving.watching.record import end_matters, note_times, outgoing
+from serving.watching.record import end_matters, note_times, outgoing, times_come
 from serving.wire import streamed
 from serving.wire.channels import Connections
 from serving.wire.errors import RequestError, internal
@@ -78,7 +78,8 @@ class Link:
         with self._under_way(rows):
             call = self._infer(request, timeout=timeout, metadata=(*outgoing(), *self._metadata()))
             reply: bytes = await call
-            note_times(await call.trailing_metadata())
+            if times_come():
+                note_times(await call.trailing_metadata())
             return reply
 
     async def stream(

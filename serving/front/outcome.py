@@ -17,6 +17,7 @@ from serving.front.roster import Roster
 from serving.watching import times
 from serving.watching.record import working_on
 from serving.wire import errors
+from serving.wire.received import Received
 
 _log = logging.getLogger(__name__)
 _ROUNDED, _ON_THE_WAY_S = 0.01, 0.1
@@ -57,6 +58,12 @@ class Outcome:
     def model(self, name: str) -> None:
         self.record.model = name
         self._watching.open(self.record)
+
+    def reads(self, came: Received, *, of_many: bool = False) -> None:
+        """The request of the call was read; `of_many`: one of a stream of them."""
+        self.record.calls_itself(came.id, of_many=of_many)
+        self.model = came.model
+        self.record.tells(came.parameters)
 
     async def __aenter__(self) -> Self:
         self._here.enter_context(working_on(self.record))

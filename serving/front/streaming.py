@@ -56,10 +56,8 @@ class Streaming:
                     with record.phase("receive"):
                         came = await aside(len(data), lambda: received.infer(data))
                     record.bytes_in = len(data)
-                    record.calls_itself(came.id, of_many=True)
-                    outcome.model = model = came.model
-                    record.tells(came.parameters)
-                    request_id = came.id
+                    outcome.reads(came, of_many=True)
+                    model, request_id = came.model, came.id
                     with self._forwarder.statistics.failures(came.model, came.version):
                         request = asked.of(came)
                         deadline = Deadline(context.time_remaining(), request.timeout_s)
@@ -72,16 +70,9 @@ class Streaming:
                 if as_status:
                     raise
                 last = streamed.failed(error, model, request_id)
-            let_go = in_flight.hold(len(last))
-            try:
-                await sender.write(last)
-            finally:
-                let_go()
+            await in_flight.write(sender, last)
 
-        try:
-            await in_flight.run(messages, self._streams, answer)
-        except errors.RequestError as error:
-            await errors.abort(context, error)
+        await in_flight.serve(messages, self._streams, answer, context)
 
     async def _last(self, request: Asked, data: bytes, deadline: Deadline, sender: Sender) -> bytes:
         """The last response to a request, once those before it are sent."""

@@ -16,6 +16,7 @@ from serving.engine.metrics import ReplicaMetrics
 from serving.fleet.directory import ModelState
 from serving.models.loaded import LoadedModels
 from serving.models.model import Model, Sampler
+from serving.models.versions import anything
 from serving.replica.counting import Counting
 from serving.requests import job
 from serving.requests.previews import Preview
@@ -80,7 +81,7 @@ class Answering:
 
     def model(self, name: str, version: str = "") -> Model:
         """The model of that name; NOT_FOUND or UNAVAILABLE where it cannot be used."""
-        return self._models.model(name, version, caller().sees)
+        return self._models.model(name, version, _seen())
 
     async def answer(
         self,
@@ -105,7 +106,7 @@ class Answering:
             raise errors.draining("the replica is stopping")
         limits = context.time_remaining(), timeout_s(request.parameters.get("timeout", 0))
         deadline = time.monotonic() + min((limit for limit in limits if limit is not None), default=math.inf)
-        async with self._models.holding(request, caller().sees) as held:
+        async with self._models.holding(request, _seen()) as held:
             model = held.model
             kserve.check_outputs(request.outputs, job.output_names(model))
             if isinstance(model, Sampler):  # a front has drawn one; a client that comes without a front may have not
@@ -134,3 +135,9 @@ class Answering:
             record.tells(answer.parameters)
         self._metrics.answered(model.name, answer.steering, answer.parameters.get("ess"))
         return model, answer
+
+
+def _seen() -> Callable[[str], bool]:
+    """Which models exist for this caller; for one who sees all of them nothing is looked through."""
+    who = caller()
+    return anything if who.sees_all else who.sees

@@ -7,15 +7,17 @@ from grpc.aio import ServicerContext
 from tritonclient.grpc import service_pb2 as pb
 
 from serving.engine.metrics import ReplicaMetrics
+from serving.models.model import Model
 from serving.replica import account
 from serving.replica.answering import Answering
 from serving.replica.counting import Counting
 from serving.replica.statistics import statistics
 from serving.replica.statuses import Begun, Statuses
-from serving.watching.record import ONE, Record
+from serving.watching.record import ONE, Record, current
 from serving.wire import errors, kserve, received, small
 from serving.wire.answer import Answer
 from serving.wire.aside import aside
+from serving.wire.kserve import InferRequest
 
 SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 
@@ -78,16 +80,27 @@ class Inference:
             request = await aside(kserve.effort(came), lambda: kserve.decode_request(came))
         async with Begun(context):
             model, answer = await self._answering.answer(request, len(data), context, counting=counting)
-            requested = [name for name in request.outputs if name in answer.outputs]
             with record.phase("encode"):
-                reply = await encoded(
-                    answer,
-                    lambda: kserve.encode_response(
-                        model.name, model.version, request.id, answer.outputs, answer.parameters, requested
-                    ),
-                    self._answering.connections.max_message,
-                )
-            return kserve.with_times(reply, account.line(record)) if record.asked == ONE else reply
+                reply = await response_of(request, model, answer, self._answering.connections.max_message)
+            return timed(reply)
+
+
+async def response_of(request: InferRequest, model: Model, answer: Answer, longest: int) -> bytes:
+    """The serialised ModelInferResponse that holds an answer, with the outputs that were asked for; as `encoded`."""
+    requested = [name for name in request.outputs if name in answer.outputs]
+    return await encoded(
+        answer,
+        lambda: kserve.encode_response(
+            model.name, model.version, request.id, answer.outputs, answer.parameters, requested
+        ),
+        longest,
+    )
+
+
+def timed(response: bytes) -> bytes:
+    """A serialised ModelInferResponse with the current request's times, if they were asked for."""
+    record = current()
+    return response if record is None or record.asked != ONE else kserve.with_times(response, account.line(record))
 
 
 async def encoded(answer: Answer, reply: Callable[[], bytes], longest: int) -> bytes:

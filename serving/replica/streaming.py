@@ -3,18 +3,18 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import grpc
 from grpc.aio import ServicerContext
 
 from serving.models.model import Model
-from serving.replica import account
 from serving.replica.answering import Answering
 from serving.replica.counting import Counting
-from serving.replica.inference import SERVICE, encoded
+from serving.replica.inference import SERVICE, response_of, timed
 from serving.replica.statuses import UNEXPECTED, Recorded
 from serving.requests.previews import Preview
-from serving.watching.record import ONE, current, phase
+from serving.watching.record import phase
 from serving.wire import errors, kserve, received, streamed
 from serving.wire.answer import Answer
 from serving.wire.aside import aside
@@ -55,16 +55,9 @@ class Streaming:
                 if as_status:
                     raise known from None
                 last = streamed.failed(known, came.model, came.id)
-            let_go = in_flight.hold(len(last))
-            try:
-                await sender.write(last)
-            finally:
-                let_go()
+            await in_flight.write(sender, last)
 
-        try:
-            await in_flight.run(messages, self._answering.streams, answer)
-        except errors.RequestError as error:
-            await errors.abort(context, error)
+        await in_flight.serve(messages, self._answering.streams, answer, context)
 
     async def _answer(
         self, came: received.Received, size: int, context: ServicerContext, sender: Sender, counting: Counting
@@ -95,18 +88,9 @@ class Streaming:
         """The last response, which has the request's times if they were asked for."""
         with phase("encode"):
             response = await self._response(request, model, answer, final=True)
-        if (record := current()) is not None and record.asked == ONE:
-            response = kserve.with_times(response, account.line(record))
-        return streamed.wrapped(response)
+        return streamed.wrapped(timed(response))
 
     async def _response(self, request: InferRequest, model: Model, answer: Answer, *, final: bool) -> bytes:
         """A serialised ModelInferResponse."""
-        parameters = {**answer.parameters, streamed.FINAL: final}
-        requested = [name for name in request.outputs if name in answer.outputs]
-        return await encoded(
-            answer,
-            lambda: kserve.encode_response(
-                model.name, model.version, request.id, answer.outputs, parameters, requested
-            ),
-            self._answering.connections.max_message,
-        )
+        told = replace(answer, parameters={**answer.parameters, streamed.FINAL: final})
+        return await response_of(request, model, told, self._answering.connections.max_message)

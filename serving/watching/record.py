@@ -241,6 +241,12 @@ def outgoing() -> Metadata:
     return (*record.outgoing, (TIMING, record.asks)) if record.asks else record.outgoing
 
 
+def times_come() -> bool:
+    """Whether the current request's answer from a replica comes with its times."""
+    record = current()
+    return record is not None and bool(record.asks)
+
+
 def end_matters() -> bool:
     """Whether the current request's stream to a replica is to be read to its end: for its times, and since one that is
     left before it would look as if its client had left."""

@@ -29,9 +29,6 @@ def messages(longest: int = LONGEST_MESSAGE) -> Options:
     return (("grpc.max_receive_message_length", longest), ("grpc.max_send_message_length", longest))
 
 
-MESSAGES = messages()
-
-
 @dataclass(frozen=True)
 class Connections:
     """How the servers and channels of front and replicas are made; all processes of a server have the same.

@@ -60,7 +60,7 @@ def fields(data: memoryview) -> Iterator[Field]:
 
 def tagged(number: int, value: bytes | memoryview) -> tuple[bytes, bytes | memoryview]:
     """A field of bytes as it is written: tag and length, and its content."""
-    return _written(number << 3 | BYTES) + _written(len(value)), value
+    return varint(number << 3 | BYTES) + varint(len(value)), value
 
 
 def varints(data: bytes | memoryview) -> npt.NDArray[np.uint64]:
@@ -100,8 +100,8 @@ def _decoded(block: npt.NDArray[np.uint8], ends: npt.NDArray[np.intp]) -> npt.ND
     return found
 
 
-def _written(number: int) -> bytes:
-    """A number of variable length."""
+def varint(number: int) -> bytes:
+    """A number of variable length as it is written."""
     written = bytearray()
     while number > 0x7F:
         written.append(number & 0x7F | 0x80)

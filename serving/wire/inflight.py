@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 from grpc.aio import ServicerContext
 
-from serving.wire.errors import RequestError
+from serving.wire.errors import RequestError, abort
 from serving.wire.streams import Streams
 
 MOST_REQUESTS = 256
@@ -36,6 +36,27 @@ class InFlight:
             self._less.set()
 
         return let_go
+
+    async def write(self, sender: "Sender", last: bytes) -> None:
+        """Writes a request's last response, which counts until it is written."""
+        let_go = self.hold(len(last))
+        try:
+            await sender.write(last)
+        finally:
+            let_go()
+
+    async def serve(
+        self,
+        messages: AsyncIterator[bytes],
+        streams: Streams,
+        answer: Callable[[bytes], Awaitable[None]],
+        context: ServicerContext,
+    ) -> None:
+        """As `run`; an error ends the call with its status."""
+        try:
+            await self.run(messages, streams, answer)
+        except RequestError as error:
+            await abort(context, error)
 
     async def run(
         self, messages: AsyncIterator[bytes], streams: Streams, answer: Callable[[bytes], Awaitable[None]]

@@ -386,6 +386,7 @@ def test_replicas_that_start_later_come_to_the_same_state(live: Live, client: Cl
     live.replicas.append(later)
     expected = {("gains", "1"): "READY", ("gains.network", "1"): "READY", ("nearness", "1"): "UNAVAILABLE"}
     assert everywhere(live) == [expected] * 3
+    until(lambda: len(live.front._roster.index.replicas) == 3)  # a front tells those that it knows
     client.load_model("nearness")
     client.unload_model("gains")
     swapped = {("gains", "1"): "UNAVAILABLE", ("gains.network", "1"): "UNAVAILABLE", ("nearness", "1"): "READY"}

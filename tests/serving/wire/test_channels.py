@@ -35,7 +35,7 @@ async def asked(options: channels.Options) -> bytes:
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=[*channels.MESSAGES, *PINGS]) as channel:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=[*channels.messages(), *PINGS]) as channel:
             answer: bytes = await channel.unary_unary("/test/Slow")(b"y", timeout=10)
             return answer
     finally:
