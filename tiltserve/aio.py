@@ -12,7 +12,7 @@ import grpc
 from tiltserve import errors, operations, progress, steps
 from tiltserve.address import DEFAULT, TLS, Address
 from tiltserve.answers import Floats, Group, Inferred, Likelihood, Preview, Samples
-from tiltserve.errors import InvalidArgument, Unimplemented
+from tiltserve.errors import Unimplemented
 from tiltserve.listings import Fleet, Metadata, Model, Statistics
 from tiltserve.operations import Memory, Wanted
 from tiltserve.steps import Ask, Emit, Open, Operation, Patience, Receive, Rpc, Score, Send, Sleep, Step
@@ -85,17 +85,12 @@ class AsyncClient:
         that the event loop goes on."""
         asked, previews = Wanted.of(model, n, reward, conditions, reward_args, parameters, version, request_id, wanted)
         patience = self._patience(timeout)
-        if score is not None:
-            if not callable(score):
-                raise InvalidArgument(f"score: expected a function of candidates, got {type(score).__name__}")
-            if previews or on_preview is not None:
-                raise InvalidArgument("score: expected no previews beside it, got some")
-            return await self._run(operations.interact(self._memory, patience, asked), score)
-        if not (progress or on_preview):
-            if previews:
-                raise InvalidArgument(f"{min(previews)}: expected on_preview= beside it, or stream, got none")
-            return await self._run(operations.sample(self._memory, patience, asked, timing=timing))
-        return await self._watched(asked, previews, progress, on_preview, patience)
+        drawing = operations.drawing(
+            self._memory, patience, asked, previews, score=score, watched=on_preview, shown=progress, timing=timing
+        )
+        if drawing is None:
+            return await self._watched(asked, previews, progress, on_preview, patience)
+        return await self._run(drawing, score)
 
     def stream(
         self,

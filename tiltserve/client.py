@@ -13,7 +13,7 @@ from google.protobuf.message import Message
 from tiltserve import errors, operations, progress, steps
 from tiltserve.address import DEFAULT, TLS, Address
 from tiltserve.answers import Floats, Group, Inferred, Likelihood, Preview, Samples
-from tiltserve.errors import InvalidArgument, Unimplemented
+from tiltserve.errors import Unimplemented
 from tiltserve.listings import Fleet, Metadata, Model, Statistics
 from tiltserve.operations import Memory, Wanted
 from tiltserve.steps import Ask, Emit, Open, Operation, Patience, Receive, Rpc, Score, Send, Sleep, Step
@@ -113,17 +113,13 @@ class Client:
             TiltserveError: a subclass for each status; `InvalidArgument` also for a keyword that may be two things.
         """
         asked, previews = Wanted.of(model, n, reward, conditions, reward_args, parameters, version, request_id, wanted)
-        if score is not None:
-            if not callable(score):
-                raise InvalidArgument(f"score: expected a function of candidates, got {type(score).__name__}")
-            if previews or on_preview is not None:
-                raise InvalidArgument("score: expected no previews beside it, got some")
-            return self._run(operations.interact(self._memory, self._patience(timeout), asked), score=score)
-        if not (progress or on_preview):
-            if previews:
-                raise InvalidArgument(f"{min(previews)}: expected on_preview= beside it, or stream, got none")
-            return self._run(operations.sample(self._memory, self._patience(timeout), asked, timing=timing))
-        return self._watched(asked, previews, progress, on_preview, timeout)
+        patience = self._patience(timeout)
+        drawing = operations.drawing(
+            self._memory, patience, asked, previews, score=score, watched=on_preview, shown=progress, timing=timing
+        )
+        if drawing is None:
+            return self._watched(asked, previews, progress, on_preview, patience)
+        return self._run(drawing, score)
 
     def stream(
         self,
@@ -249,9 +245,8 @@ class Client:
         previews: Mapping[str, Any],
         shown: bool,
         on_preview: Callable[[Preview | Group], object] | None,
-        timeout: float | None,
+        patience: Patience,
     ) -> Samples:
-        patience = self._patience(timeout)
         operation = operations.stream(
             self._memory, patience, asked, {"preview_every": 1, **previews}, small=on_preview is None
         )

@@ -155,6 +155,39 @@ def stream(
         yield Sleep(pause)
 
 
+def drawing(
+    memory: Memory,
+    patience: Patience,
+    wanted: Wanted,
+    previews: Mapping[str, Any],
+    *,
+    score: object,
+    watched: object,
+    shown: bool,
+    timing: bool,
+) -> Operation[Samples] | None:
+    """How samples that are waited for are drawn: `interact` or `sample`; None where they are to be watched on the way.
+
+    Args:
+        score: the caller's function for candidates, None for none. watched: the one for previews.
+        shown: whether a progress bar is.
+
+    Raises:
+        InvalidArgument: what does not go together.
+    """
+    if score is not None:
+        if not callable(score):
+            raise InvalidArgument(f"score: expected a function of candidates, got {type(score).__name__}")
+        if previews or watched is not None:
+            raise InvalidArgument("score: expected no previews beside it, got some")
+        return interact(memory, patience, wanted)
+    if shown or watched:
+        return None
+    if previews:
+        raise InvalidArgument(f"{min(previews)}: expected on_preview= beside it, or stream, got none")
+    return sample(memory, patience, wanted, timing=timing)
+
+
 def interact(memory: Memory, patience: Patience, wanted: Wanted) -> Operation[Samples]:
     """Draw samples steered by the caller's own function; begun again only while it was not asked."""
     request = yield from _request(memory, patience, wanted)

@@ -139,6 +139,13 @@ class Live:
         self._thread.join(10)
         self._loop.close()
 
+    def lose_busy(self) -> None:
+        """Stop the servers of the replicas that have something to do, as if these were lost."""
+        for replica in self.replicas:
+            if replica._engine.backlog_rows:
+                assert replica._server is not None
+                self.on_loop(replica._server.stop(None))
+
     def infer(
         self,
         inputs: Mapping[str, NDArray[Any]] | None = None,

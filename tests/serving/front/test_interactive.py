@@ -281,10 +281,7 @@ def test_a_lost_replica(root: Path):
         live.replicas[0]._answering.draining = False
 
         def lose(candidates: Candidates) -> InteractiveRequest:
-            for replica in live.replicas:
-                if replica._engine.backlog_rows:
-                    assert replica._server is not None
-                    live.on_loop(replica._server.stop(None))
+            live.lose_busy()
             return scored(candidates)
 
         code, text = refusal(stub, first(STEERED), lose)

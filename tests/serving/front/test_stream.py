@@ -278,10 +278,7 @@ def test_a_lost_replica_is_made_up_for_without_saying_anything_twice(root: Path)
         how: dict[str, Any] = {"samples": 60, "steps": 200, "seed": 3, "preview_every": 1, "stream_samples": True}
         stream.ask(**how)
         parts = [stream.result() for _ in range(5)]
-        for replica in live.replicas:
-            if replica._engine.backlog_rows:
-                assert replica._server is not None
-                live.on_loop(replica._server.stop(None))
+        live.lose_busy()
         parts += stream.all()
         assert live.metric("tiltserve_replays_total", model="rings") == 1
         order = [(said(each)["first"], said(each).get("stage", np.inf)) for each in parts]
@@ -301,10 +298,7 @@ def test_a_newer_version_does_not_go_on_with_what_another_began(root: Path, tmp_
         (root / "rings" / "config.pbtxt").write_text("version_policy { all {} }")
         with triton.InferenceServerClient(live.address) as client:
             client.load_model("rings")
-        for replica in live.replicas:
-            if replica._engine.backlog_rows:
-                assert replica._server is not None
-                live.on_loop(replica._server.stop(None))
+        live.lose_busy()
         parts += stream.all()
         assert live.metric("tiltserve_replays_total", model="rings") == 1
     assert {each.get_response().model_version for each in parts} == {"1"}
