@@ -292,7 +292,7 @@ def test_a_newer_version_does_not_go_on_with_what_another_began(root: Path, tmp_
     root = shutil.copytree(root, tmp_path / "models")
     control: dict[str, Any] = {"front": {"allow_model_control": True}, "allow_model_control": True}
     with running(root, count=2, **control) as live, Stream(live.address) as stream:
-        stream.ask(samples=64, steps=1000, seed=3, preview_every=1)
+        stream.ask(samples=1024, steps=1000, seed=3, preview_every=100)  # it lasts longer than loading takes
         parts = [stream.result()]
         shutil.copytree(root / "rings" / "1", root / "rings" / "2")
         (root / "rings" / "config.pbtxt").write_text("version_policy { all {} }")

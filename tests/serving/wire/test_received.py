@@ -165,9 +165,12 @@ BOUNDS: dict[str, tuple[Callable[[], bytes], str]] = {
 @pytest.mark.parametrize(("make", "text"), BOUNDS.values(), ids=BOUNDS)
 def test_bounds_come_first(make: Callable[[], bytes], text: str):
     data = make()
-    began = time.thread_time()
-    assert text in refusal(data)
-    assert time.thread_time() - began < 1  # milliseconds, on a machine with nothing else to do
+    took = []
+    for _ in range(3):  # a collection of the whole test process's garbage may fall into one of them
+        began = time.thread_time()
+        assert text in refusal(data)
+        took.append(time.thread_time() - began)
+    assert min(took) < 1  # milliseconds, on a machine with nothing else to do
 
 
 def sample(**given: object) -> bytes:
