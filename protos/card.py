@@ -7,9 +7,11 @@ from typing import Any, Literal, Self
 
 import numpy as np
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from protos.complaint import complaint, read_text, shorten
+from protos.pipeline import Pipeline
+from protos.strict import Strict
 
 Prediction = Literal["eps", "x0", "v", "velocity", "score"]
 Preconditioning = Literal["none", "edm"]
@@ -26,11 +28,7 @@ class CardError(ValueError):
     """A card that cannot be used; the text is one line: file, key, what was expected, what came."""
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Inputs(_Strict):
+class Inputs(Strict):
     """Names of the graph's inputs, and what its time input is fed: a formula of the path time t, such as `1000*t`,
     `1-t`, `sigma` or `log(rho)/4` (`steering.paths.time_input` reads it)."""
 
@@ -39,7 +37,7 @@ class Inputs(_Strict):
     time: str = "t"
 
 
-class Range(_Strict):
+class Range(Strict):
     """What an input may be, ends included; None is no bound."""
 
     min: float | None = None
@@ -209,7 +207,7 @@ def _lengths(shape: tuple[int, ...], row: tuple[int, ...], given: tuple[int, ...
     return tuple(length if axis == -1 else axis for axis, length in zip(shape, whole[-len(shape) :], strict=True))
 
 
-class DynamicThreshold(_Strict):
+class DynamicThreshold(Strict):
     """Dynamic thresholding of the denoised estimate, see `steering.limits.DynamicThreshold`."""
 
     quantile: float = Field(default=0.995, gt=0, le=1)
@@ -223,7 +221,7 @@ class DynamicThreshold(_Strict):
         return self
 
 
-class Sample(_Strict):
+class Sample(Strict):
     """How a plain network that scores samples takes one, in this order: numbers of `range` become numbers of `to`, then
     `resize`, then `channels`, then `(x - mean) / std` of each channel, then `layout`, and last the input's own type
     (whole numbers are rounded, and kept within `to`).
@@ -273,7 +271,7 @@ class Sample(_Strict):
         return self
 
 
-class Calibration(_Strict):
+class Calibration(Strict):
     """The denoiser's error: `mse[i]` is the mean over dimensions of E|x_0 - D(x_t)|^2 at time t[i], t ascending."""
 
     t: list[float]
@@ -292,8 +290,19 @@ class Calibration(_Strict):
         return self
 
 
-class Card(_Strict):
-    """A model card. With a `path` the model is a sampler; without one it is a plain network (a classifier, a critic).
+class Defaults(Strict):
+    """What a request for samples gets where it does not say."""
+
+    solver: str | None = None
+    steps: int | None = Field(default=None, ge=1, le=1000)
+    grid: str | None = None
+    guidance: float | None = None
+    guidance_rescale: float | None = Field(default=None, ge=0, le=1)
+
+
+class Card(Strict):
+    """A model card. With a `path` the model is a sampler; with a `pipeline` it names the models that make pictures of
+    prompts together; with neither it is a plain network (a classifier, a critic).
 
     path: the name of a path under `kind`, the other keys are its constructor's arguments.
     t_range: path times that may be asked of the network. event_shape: the shape of one sample, without the batch axis.
@@ -309,6 +318,7 @@ class Card(_Strict):
     dynamic_threshold: instead of `clip`.
     sample: how a plain network takes a sample when it is used as a reward.
     score_output: which output is the reward.
+    defaults: of a sampler or a pipeline; a pipeline's are asked first.
     """
 
     format: Literal[1] = 1
@@ -321,17 +331,19 @@ class Card(_Strict):
     event_shape: tuple[int, ...] = ()
     inputs: Inputs = Inputs()
     output: str = "output"
-    conditions: dict[str, Condition] = {}
+    conditions: dict[str, Condition] = Field(default={})
     calibration: Calibration | None = None
     end: End | None = None
     posterior: LocalPosterior | None = None
-    arguments: dict[str, Range] = {}
+    arguments: dict[str, Range] = Field(default={})
     output_scale: float | None = None
     learned_variance: bool | None = None
     clip: tuple[float, float] | None = None
     dynamic_threshold: DynamicThreshold | None = None
     sample: Sample | None = None
     score_output: str | None = None
+    pipeline: Pipeline | None = None
+    defaults: Defaults | None = None
 
     @property
     def limit(self) -> dict[str, Any]:
@@ -353,6 +365,11 @@ class Card(_Strict):
     def is_sampler(self) -> bool:
         """Whether samples can be drawn from it (it has a path), rather than only its network evaluated."""
         return self.path is not None
+
+    @property
+    def is_pipeline(self) -> bool:
+        """Whether it has no graph of its own, and names the models that it is made of."""
+        return self.pipeline is not None
 
     @field_validator("name")
     @classmethod
@@ -405,6 +422,8 @@ class Card(_Strict):
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
+        if self.is_pipeline and self.is_sampler:
+            raise ValueError("pipeline: expected none beside a path, got one")
         if self.is_sampler:
             if self.prediction is None:
                 raise ValueError("prediction: expected one of eps, x0, v, velocity, score beside a path, got none")
@@ -416,6 +435,8 @@ class Card(_Strict):
             if self.clip is not None and self.dynamic_threshold is not None:
                 raise ValueError("dynamic_threshold: expected none beside clip, got one")
         else:
+            if self.defaults is not None and not self.is_pipeline:
+                raise ValueError("defaults: expected none without a path or a pipeline, got some")
             for key in ("prediction", "t_range", "calibration", *_OF_SAMPLERS):
                 if getattr(self, key) is not None:
                     raise ValueError(f"path: expected one beside {key}, got none")

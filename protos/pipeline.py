@@ -1,0 +1,78 @@
+"""A pipeline's part of the model card: which models make pictures of prompts together."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from protos.strict import Strict
+
+
+class Tokenizer(Strict):
+    """How a prompt becomes the numbers that one input of the text network takes.
+
+    Attributes:
+        file: `tokenizer.json` of Hugging Face's tokenizers, in the version's folder of the pipeline.
+        length: tokens of a row; longer prompts are cut so that the end token stays, shorter ones are filled up.
+        pad: the token that fills up.
+        mask: the network's input [n, length] that is told which tokens are not filled up; None for none.
+    """
+
+    file: str
+    length: int = Field(ge=1)
+    pad: int = Field(default=0, ge=0)
+    mask: str | None = None
+
+
+class Text(Strict):
+    """The network that reads prompts; one graph, also where several encoders work side by side.
+
+    Attributes:
+        model: its folder's name.
+        tokenizers: by input of the network.
+        gives: the sampler's condition -> the network's output.
+        empty: what no negative prompt is: the empty text, encoded, or zeros.
+    """
+
+    model: str
+    tokenizers: dict[str, Tokenizer] = Field(min_length=1)
+    gives: dict[str, str] = Field(min_length=1)
+    empty: Literal["encode", "zeros"] = "encode"
+
+
+class Codec(Strict):
+    """A network between latents [n, *event] and pictures [n, 3, h, w] of -1..1.
+
+    The sampler's latents are z = scale * (encoded - shift); a decoder is given z / scale + shift.
+
+    Attributes:
+        model: its folder's name.
+        input, output: names in its graph; None for the only ones.
+    """
+
+    model: str
+    input: str | None = None
+    output: str | None = None
+    scale: float = 1.0
+    shift: float = 0.0
+
+
+class Pipeline(Strict):
+    """The parts of a pipeline by their folders' names; each is a model of the repository like any other.
+
+    Attributes:
+        sampler: draws latents, or pictures where there is no decoder.
+        text: reads prompts; None for a pipeline without them.
+        decoder: latents to pictures; None for samplers of pictures [3, h, w] of -1..1.
+        encoder: pictures to latents, for image-to-image.
+        preview: a small decoder for previews and for candidates that a reward is to judge.
+        sizes: the sampler's condition that is told height and width as SDXL wants them: [h, w, 0, 0, h, w].
+        guidance_input: the sampler's condition that takes the guidance scale itself, of networks distilled for it.
+    """
+
+    sampler: str
+    text: Text | None = None
+    decoder: Codec | None = None
+    encoder: Codec | None = None
+    preview: Codec | None = None
+    sizes: str | None = None
+    guidance_input: str | None = None
