@@ -1,6 +1,8 @@
-"""Samples as pictures a person can read: one grid, or two grids side by side with a title each."""
+"""Samples as pictures a person can read: one grid, or two grids side by side with a title each; pictures as files."""
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,21 +22,31 @@ def grey_images(samples: NDArray[np.floating]) -> NDArray[np.uint8]:
     return np.rint((np.clip(images, -1, 1) + 1) * 127.5).astype(np.uint8)
 
 
-def grid(samples: NDArray[np.floating], *, columns: int | None = None, scale: int = 3, gap: int = 1) -> Image.Image:
-    """All samples, row by row, in `columns` columns (None: about a square).
+def grid(samples: NDArray[Any], *, columns: int | None = None, scale: int = 3, gap: int = 1) -> Image.Image:
+    """All samples, row by row, in `columns` columns (None: about a square): grey ones of -1..1, or uint8 [n, h, w, 3].
 
     One pixel of a sample becomes scale x scale pixels; `gap` is the space around each image in pixels of a sample.
     """
-    images = grey_images(samples)
-    count, height, width = images.shape
+    images = samples if samples.dtype == np.uint8 else grey_images(samples)
+    count, height, width, *channels = images.shape
     columns = min(columns or int(np.ceil(np.sqrt(count))), count)
     rows = -(-count // columns)
-    sheet = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap), PAPER, dtype=np.uint8)
+    shape = rows * (height + gap) + gap, columns * (width + gap) + gap
+    sheet = np.full((*shape, *channels), PAPER, dtype=np.uint8)
     for index, image in enumerate(images):
         top = gap + index // columns * (height + gap)
         left = gap + index % columns * (width + gap)
         sheet[top : top + height, left : left + width] = image
-    return Image.fromarray(sheet).resize((sheet.shape[1] * scale, sheet.shape[0] * scale), Image.Resampling.NEAREST)
+    return Image.fromarray(sheet).resize((shape[1] * scale, shape[0] * scale), Image.Resampling.NEAREST)
+
+
+def write_files(images: NDArray[np.uint8], folder: Path, name: str) -> list[Path]:
+    """Pictures [n, h, w, 3] as files `name-000.png`, ... of a folder, which is made where it is not there."""
+    folder.mkdir(exist_ok=True)
+    files = [folder / f"{name}-{number:03}.png" for number in range(len(images))]
+    for file, image in zip(files, images, strict=True):
+        Image.fromarray(image).save(file)
+    return files
 
 
 def side_by_side(

@@ -36,10 +36,12 @@ STEERING = (
 CLIENT = (
     {"errors"},
     {"address", "tensors"},
+    {"pictures"},
     {"answers"},
     {"listings", "progress"},
     {"names", "steps"},
     {"operations"},
+    {"pipelines"},
     {"aio", "client"},
 )
 """Floors of `tiltserve`, as those of `steering`. Of ours it has the generated code besides, and nothing else."""
@@ -156,7 +158,12 @@ FOREIGN: dict[str, set[str]] = {
 }
 """Part or room -> third-party packages it may not import."""
 
-ONLY = {"tiltserve": {"google", "grpc", "numpy", "tritonclient"}, "tiltserve.progress": {"rich"}}
+ONLY = {
+    "tiltserve": {"google", "grpc", "numpy", "tritonclient"},
+    "tiltserve.progress": {"rich"},
+    "tiltserve.pictures": {"PIL"},
+    "tiltserve.answers": {"PIL"},
+}
 """Part or room -> the third-party packages that it may import: what a client has to install."""
 
 

@@ -27,11 +27,13 @@ from tiltserve.errors import (
     Unimplemented,
 )
 from tiltserve.listings import Fleet, Metadata, Model, Replica, Statistics, Tensor
+from tiltserve.pipelines import AsyncPipeline, Pipeline, PipelineOutput
 
 __all__ = [
     "TLS",
     "AlreadyExists",
     "AsyncClient",
+    "AsyncPipeline",
     "AsyncStream",
     "Cancelled",
     "Client",
@@ -47,6 +49,8 @@ __all__ = [
     "Model",
     "NotFound",
     "PermissionDenied",
+    "Pipeline",
+    "PipelineOutput",
     "Preview",
     "Replica",
     "Report",

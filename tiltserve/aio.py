@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import inspect
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -15,6 +16,7 @@ from tiltserve.answers import Floats, Group, Inferred, Likelihood, Preview, Samp
 from tiltserve.errors import Unimplemented
 from tiltserve.listings import Fleet, Metadata, Model, Statistics
 from tiltserve.operations import Memory, Wanted
+from tiltserve.pipelines import AsyncPipeline
 from tiltserve.steps import Ask, Emit, Open, Operation, Patience, Receive, Rpc, Score, Send, Sleep, Step
 
 T = TypeVar("T")
@@ -91,6 +93,10 @@ class AsyncClient:
         if drawing is None:
             return await self._watched(asked, previews, progress, on_preview, patience)
         return await self._run(drawing, score)
+
+    def pipeline(self, model: str, **settings: Any) -> AsyncPipeline:
+        """As `Client.pipeline`."""
+        return AsyncPipeline(partial(self.sample, model), settings)
 
     def stream(
         self,

@@ -5,13 +5,18 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tiltserve import pictures
 from tiltserve.errors import InvalidArgument
+from tiltserve.pictures import Pictures
 from tiltserve.tensors import Array, Parameter
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 Floats = NDArray[np.float32]
 _TIME = re.compile(r"(\w+);dur=([0-9.]+)(?:;rows=(\d+))?")
@@ -64,7 +69,7 @@ class Samples:
     """Drawn samples: an array with what is known about it. numpy takes it for its `samples`.
 
     Attributes:
-        samples: [n, *event].
+        samples: [n, *event]; of a pipeline its pictures, uint8 [n, h, w, 3], or files where those were asked for.
         rewards: float32 [n], None without a reward.
         seed: with the same one, the same bytes.
         network_rows, reward_rows: rows spent on these samples.
@@ -78,7 +83,7 @@ class Samples:
         parameters, outputs: all that the response holds.
     """
 
-    samples: Floats
+    samples: Array
     rewards: Floats | None
     seed: int
     network_rows: int
@@ -104,7 +109,24 @@ class Samples:
     """Where the time went (queue, network, reward, ...), where that was asked for and the server says it."""
 
     @property
-    def denoised(self) -> Floats:
+    def images(self) -> Pictures:
+        """Pictures uint8 [n, h, w, 3]: of a pipeline, or of samples [c, h, w] or [h, w] of -1..1; `InvalidArgument` for
+        other samples."""
+        if self.samples.dtype == np.object_:
+            return pictures.decoded(self.samples.tolist())
+        return pictures.shown(self.samples)
+
+    def pil(self) -> "list[Image]":
+        """`images` as Pillow's; `ImportError` where Pillow is not installed."""
+        return pictures.pil(self.images)
+
+    @property
+    def latents(self) -> Floats | None:
+        """What a pipeline decoded, float32 [n, *event]; None unless `latents=True` asked for it."""
+        return self.outputs.get("latents")
+
+    @property
+    def denoised(self) -> Array:
         """The samples: what comes after the last `Preview`."""
         return self.samples
 
@@ -129,7 +151,7 @@ class Samples:
     def __getitem__(self, which: Any) -> Any:
         return self.samples[which]
 
-    def __iter__(self) -> Iterator[Floats]:
+    def __iter__(self) -> Iterator[Any]:
         return iter(self.samples)
 
     def __repr__(self) -> str:
@@ -148,7 +170,8 @@ class Preview:
     one group.
 
     Attributes:
-        denoised: [group, *event], or smaller and of whole numbers where that was asked for.
+        denoised: [group, *event], or smaller and of whole numbers where that was asked for; of a pipeline pictures,
+            uint8 [group, h, w, 3].
         stage, stages: this stage, 1 being the first, and how many there are.
         first: the number of its first sample.
         network_rows: spent so far.
@@ -162,6 +185,15 @@ class Preview:
     network_rows: int
     range: tuple[float, float] | None = None
 
+    @property
+    def images(self) -> Pictures:
+        """As `Samples.images`."""
+        return pictures.shown(self.denoised, *(self.range or pictures.MODEL))
+
+    def pil(self) -> "list[Image]":
+        """As `Samples.pil`."""
+        return pictures.pil(self.images)
+
     def __repr__(self) -> str:
         return (
             f"<Preview: stage {self.stage} of {self.stages}, {len(self.denoised)} of {list(self.denoised.shape[1:])}>"
@@ -173,13 +205,22 @@ class Group:
     """Finished samples [group, *event] with their rewards [group], if there is one, while others are drawn: those from
     number `first`. They are among the `Samples` at the end too."""
 
-    samples: Floats
+    samples: Array
     rewards: Floats | None
     first: int
     stages: int = 0
 
     @property
-    def denoised(self) -> Floats:
+    def images(self) -> Pictures:
+        """As `Samples.images`."""
+        return pictures.shown(self.samples)
+
+    def pil(self) -> "list[Image]":
+        """As `Samples.pil`."""
+        return pictures.pil(self.images)
+
+    @property
+    def denoised(self) -> Array:
         return self.samples
 
     @property
@@ -230,11 +271,12 @@ class Likelihood:
 def samples_of(answer: Inferred, stages: int = 0, times: str = "") -> Samples:
     """The samples in an answer; raises `InvalidArgument` where there are none."""
     said = answer.parameters
-    if "samples" not in answer.outputs:
+    drawn = drawn_of(answer)
+    if drawn is None:
         raise no_sampler(answer.model, answer.outputs)
     report = said.get("report")
     return Samples(
-        samples=answer.outputs["samples"],
+        samples=drawn,
         rewards=answer.outputs.get("rewards"),
         seed=int(said.get("seed", 0)),
         network_rows=int(said.get("network_rows", 0)),
@@ -257,6 +299,11 @@ def samples_of(answer: Inferred, stages: int = 0, times: str = "") -> Samples:
         stages=stages,
         times={name: Time(float(each), int(rows) if rows else None) for name, each, rows in _TIME.findall(times)},
     )
+
+
+def drawn_of(answer: Inferred) -> Array | None:
+    """What was drawn: samples, or a pipeline's pictures; None for neither."""
+    return next((answer.outputs[name] for name in ("samples", "images") if name in answer.outputs), None)
 
 
 def joined(groups: Mapping[int, Inferred], last: Inferred) -> Inferred:

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from functools import partial
 from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -16,6 +17,7 @@ from tiltserve.answers import Floats, Group, Inferred, Likelihood, Preview, Samp
 from tiltserve.errors import Unimplemented
 from tiltserve.listings import Fleet, Metadata, Model, Statistics
 from tiltserve.operations import Memory, Wanted
+from tiltserve.pipelines import Pipeline
 from tiltserve.steps import Ask, Emit, Open, Operation, Patience, Receive, Rpc, Score, Send, Sleep, Step
 
 T = TypeVar("T")
@@ -106,7 +108,8 @@ class Client:
             conditions, reward_args, parameters: by name, where a keyword would be taken for something else.
             wanted: by name: parameters (seed, solver, steps, guidance, beta, threshold, steering, ...), inputs (x_init,
                 known, mask, mean, grid), previews (preview_every, ...), conditions of the model, and arguments of the
-                reward (label=7 for reward_label=7).
+                reward (label=7 for reward_label=7). Of a pipeline also prompt and negative_prompt (texts, one or n),
+                image and mask (Pillow's or arrays, one or n), height and width, and latents=True, which asks for them.
             timeout: seconds for all of it.
 
         Raises:
@@ -120,6 +123,14 @@ class Client:
         if drawing is None:
             return self._watched(asked, previews, progress, on_preview, patience)
         return self._run(drawing, score)
+
+    def pipeline(self, model: str, **settings: Any) -> Pipeline:
+        """A pipeline that is called as diffusers' are: `pipe(prompt, num_inference_steps=20).images`.
+
+        Args:
+            settings: keywords for every call, of `pipelines.call` or of `sample`: reward=, solver=, ...
+        """
+        return Pipeline(partial(self.sample, model), settings)
 
     def stream(
         self,

@@ -13,7 +13,7 @@ class Model:
     """A model as the server lists it.
 
     Attributes:
-        kind: sampler or network.
+        kind: sampler, network or pipeline.
         versions: oldest first.
         state: READY, LOADING or UNAVAILABLE, the best of all replicas.
         reason: why it is not ready.
@@ -84,6 +84,17 @@ class Metadata:
     def draws(self) -> bool:
         """Whether it is a sampler."""
         return any(each.name == "samples" for each in self.outputs)
+
+    @property
+    def pictures(self) -> bool:
+        """Whether it is a pipeline: it draws pictures, of prompts or other pictures."""
+        return any(each.name == "images" for each in self.outputs)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of a pipeline's pictures, -1 for what a request may say."""
+        height, width, _ = next(each for each in self.outputs if each.name == "images").shape[1:]
+        return height, width
 
     @property
     def event_shape(self) -> tuple[int, ...]:

@@ -30,6 +30,15 @@ STREAMED = frozenset({"preview_every", "preview_dtype", "preview_size", "stream_
 TENSORS = {"x_init": "FP32", "known": "FP32", "mean": "FP32", "mask": "BOOL"}
 """Inputs of every sampler, and their datatypes. `grid` may be one."""
 
+TEXTS = frozenset({"prompt", "negative_prompt"})
+"""Inputs of pipelines that are texts: one for all samples, or one for each."""
+IMAGE, MASK = "image", "mask"
+"""Inputs of pipelines that are pictures. Beside a picture, `mask` is one of pictures too."""
+SIZES = ("height", "width")
+"""Parameters of pipelines: of their pictures."""
+LATENTS = "latents"
+"""An output of pipelines, for those who ask for it."""
+
 BUILT_IN: Mapping[str, Collection[str]] = {
     "linear": ("direction", "scale"),
     "quadratic": ("center", "scale"),

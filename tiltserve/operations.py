@@ -10,8 +10,18 @@ import numpy as np
 from tritonclient.grpc import service_pb2 as pb
 
 from protos.tiltserve.v1 import fleet_pb2, sampling_pb2
-from tiltserve import errors, names, steps, tensors
-from tiltserve.answers import Group, Inferred, Likelihood, Preview, Samples, joined, likelihood_of, samples_of
+from tiltserve import errors, names, pictures, steps, tensors
+from tiltserve.answers import (
+    Group,
+    Inferred,
+    Likelihood,
+    Preview,
+    Samples,
+    drawn_of,
+    joined,
+    likelihood_of,
+    samples_of,
+)
 from tiltserve.errors import InvalidArgument, NotFound, Unavailable
 from tiltserve.listings import Fleet, Metadata, Statistics, fleet_of, metadata_of, statistics_of
 from tiltserve.names import CLIENT, PREFIX
@@ -40,6 +50,7 @@ class Wanted:
 
     Attributes:
         keywords: whatever else was given by name; `names` says what each of them is.
+        latents: whether a pipeline is to send its latents too.
     """
 
     model: str
@@ -51,6 +62,7 @@ class Wanted:
     reward_args: Mapping[str, Any]
     parameters: Mapping[str, Any]
     keywords: Mapping[str, Any]
+    latents: bool = False
 
     @classmethod
     def of(
@@ -72,9 +84,14 @@ class Wanted:
             if name in names.STREAMED and each is not None
         }
         others = {name: each for name, each in keywords.items() if name not in names.STREAMED}
+        latents = others.pop(names.LATENTS, None)
+        if not isinstance(latents, bool | None):
+            got = type(latents).__name__
+            raise InvalidArgument(f"latents: expected True or False, got {got}; what sampling begins with is x_init")
         return cls(
-            model, n, version, request_id, reward, conditions or {}, reward_args or {}, parameters or {}, others
-        ), previews
+            model, n, version, request_id, reward, conditions or {}, reward_args or {}, parameters or {}, others,
+            latents or False,
+        ), previews  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -86,6 +103,7 @@ class Request:
     id: str
     parameters: dict[str, Parameter]
     inputs: dict[str, Array]
+    outputs: tuple[str, ...] = ()
     unknown: Mapping[str, str] = field(default_factory=dict)
     """Of keywords that went out as parameters for want of better: what to say if the server knows no such parameter."""
 
@@ -97,7 +115,8 @@ class Request:
         return error
 
     def message(self, **more: Parameter) -> pb.ModelInferRequest:
-        return tensors.infer_request(self.model, self.version, self.id, {**self.parameters, **more}, self.inputs)
+        parameters = {**self.parameters, **more}
+        return tensors.infer_request(self.model, self.version, self.id, parameters, self.inputs, self.outputs)
 
 
 def sample(memory: Memory, patience: Patience, wanted: Wanted, *, timing: bool = False) -> Operation[Samples]:
@@ -124,8 +143,11 @@ def stream(
     request = yield from _request(memory, patience, wanted)
     if small:
         model = yield from _described(memory, patience, wanted.model, wanted.version)
-        image = model is not None and model.draws and len(model.event_shape) in (2, 3)
-        previews = {**previews, "preview_dtype": "uint8", **({"preview_size": 1} if image else {})}
+        if model is not None and model.pictures:
+            previews = {**previews, "preview_dtype": "none"}  # decoding costs more than many a sampler
+        else:
+            image = model is not None and model.draws and len(model.event_shape) in (2, 3)
+            previews = {**previews, "preview_dtype": "uint8", **({"preview_size": 1} if image else {})}
     message, emitted, stages = request.message(**previews), (0, 0.0), 0
     groups: dict[int, Inferred] = {}
     while True:
@@ -142,9 +164,9 @@ def stream(
                 if (first, stage) <= emitted:
                     continue
                 emitted, stages = (first, stage), int(said.get("stages", stages))
-                if "samples" in answer.outputs:
+                if (drawn := drawn_of(answer)) is not None:
                     groups[first] = answer
-                    yield Emit(Group(answer.outputs["samples"], answer.outputs.get("rewards"), first, stages))
+                    yield Emit(Group(drawn, answer.outputs.get("rewards"), first, stages))
                 else:
                     yield Emit(_preview(answer))
             raise errors.Internal("the stream ended before the samples came")
@@ -334,9 +356,19 @@ def _request(memory: Memory, patience: Patience, wanted: Wanted) -> Operation[Re
     reward = wanted.reward
     if reward is None and isinstance(given := wanted.parameters.get("reward"), str):
         reward = given
-    for name, each in wanted.keywords.items():
-        if each is None:
-            continue
+    keywords = {name: each for name, each in wanted.keywords.items() if each is not None}
+    model = None
+    if conditions or keywords.keys() & {*names.TEXTS, names.IMAGE, *names.SIZES}:
+        model = yield from _described(memory, patience, wanted.model, wanted.version)
+    if model is None or model.pictures:
+        try:
+            rows = _of_pipeline(model, keywords, parameters, inputs)
+        except InvalidArgument:
+            memory.models.clear()  # the model may be another one by now
+            raise
+        if wanted.n is None and rows > 1 and "samples" not in {**keywords, **wanted.parameters}:
+            parameters["samples"] = rows
+    for name, each in keywords.items():
         if name in names.TENSORS:
             inputs[name] = tensors.cast(name, each, names.TENSORS[name])
         elif name == "grid" and not isinstance(each, str):
@@ -347,10 +379,8 @@ def _request(memory: Memory, patience: Patience, wanted: Wanted) -> Operation[Re
             arguments[name] = each
         else:
             open_names[name] = each
-    model = None
-    if conditions or open_names:
-        model = yield from _described(memory, patience, wanted.model, wanted.version)
     if open_names:
+        model = yield from _described(memory, patience, wanted.model, wanted.version)
         takes = yield from _takes(memory, patience, reward)
         for name, each in open_names.items():
             kind = names.kind(name, model, reward, takes)
@@ -358,6 +388,8 @@ def _request(memory: Memory, patience: Patience, wanted: Wanted) -> Operation[Re
                 conditions[name] = each
             elif kind == "argument":
                 arguments[PREFIX + name] = each
+            elif name in names.TEXTS or name == names.IMAGE:
+                raise InvalidArgument(f"{name}: expected a pipeline, got {wanted.model!r}, which takes none")
             elif np.ndim(each):
                 inputs[name] = tensors.array(name, each)
             else:
@@ -377,7 +409,37 @@ def _request(memory: Memory, patience: Patience, wanted: Wanted) -> Operation[Re
             raise InvalidArgument(f"samples: expected n or samples, got {wanted.n} and {parameters['samples']}")
         parameters["samples"] = tensors.scalar("n", wanted.n)
     parameters.setdefault("seed", secrets.randbelow(2**63))
-    return Request(wanted.model, wanted.version, wanted.id, parameters, inputs, unknown)
+    outputs = ("images", names.LATENTS, *(["rewards"] if reward is not None else [])) if wanted.latents else ()
+    return Request(wanted.model, wanted.version, wanted.id, parameters, inputs, outputs, unknown)
+
+
+def _of_pipeline(
+    model: Metadata | None, keywords: dict[str, Any], parameters: dict[str, Parameter], inputs: dict[str, Array]
+) -> int:
+    """Take out of the keywords what pipelines alone have, and put it where it goes; the samples that it is for, 1 for
+    any number.
+
+    Args:
+        model: None for one that is not known here; the server then says what there is.
+    """
+    rows = 1
+    if names.IMAGE in keywords:
+        inputs[names.IMAGE] = pictures.pictures(names.IMAGE, keywords.pop(names.IMAGE))
+        if names.MASK in keywords:
+            inputs[names.MASK] = pictures.masks(names.MASK, keywords.pop(names.MASK))
+            rows = len(inputs[names.MASK])
+        rows = max(rows, len(inputs[names.IMAGE]))
+    for name in names.TEXTS & keywords.keys():
+        inputs[name] = tensors.texts(name, keywords.pop(name))
+        rows = max(rows, len(inputs[name]))
+    for name, fixed in zip(names.SIZES, (-1, -1) if model is None else model.size, strict=True):
+        if name in keywords:
+            wanted = tensors.scalar(name, keywords.pop(name))
+            if fixed == -1:
+                parameters[name] = wanted
+            elif wanted != fixed:
+                raise InvalidArgument(f"{name}: expected {fixed}, which pictures of this model have, got {wanted}")
+    return rows
 
 
 def _described(memory: Memory, patience: Patience, model: str, version: str = "") -> Operation[Metadata | None]:

@@ -7,7 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 from tritonclient.grpc import InferResult
 from tritonclient.grpc import service_pb2 as pb
-from tritonclient.utils import np_to_triton_dtype, serialize_byte_tensor, triton_to_np_dtype
+from tritonclient.utils import (
+    deserialize_bytes_tensor,
+    np_to_triton_dtype,
+    serialize_byte_tensor,
+    triton_to_np_dtype,
+)
 
 from protos.tiltserve.v1 import tensor_pb2
 from tiltserve.errors import InvalidArgument
@@ -40,6 +45,20 @@ def array(name: str, value: Any) -> Array:
     return made
 
 
+def texts(name: str, value: Any) -> Array:
+    """A text or a sequence of texts as an array [n] of bytes; raises `InvalidArgument`."""
+    given = [value] if isinstance(value, str | bytes) else value
+    try:
+        made = [each if isinstance(each, bytes) else each.encode() for each in given]
+    except (TypeError, AttributeError):
+        raise InvalidArgument(f"{name}: expected a text or a list of texts, got {type(value).__name__}") from None
+    except UnicodeEncodeError as error:
+        raise InvalidArgument(f"{name}: expected a text, got half of a character at {error.start}") from None
+    if not made:
+        raise InvalidArgument(f"{name}: expected a text or a list of texts, got none")
+    return np.array(made, np.object_)
+
+
 def cast(name: str, value: Any, datatype: str) -> Array:
     """A value as an array of a KServe datatype; raises `InvalidArgument` where numbers would be lost."""
     made, dtype = array(name, value), np.dtype(triton_to_np_dtype(datatype) or np.float32)
@@ -67,12 +86,15 @@ def infer_request(
         fill(request.parameters[name], name, value)
     for name, given in inputs.items():
         request.inputs.add(name=name, datatype=np_to_triton_dtype(given.dtype), shape=given.shape)
-        texts = given.dtype.kind in "OSU"
-        raw = b"".join(serialize_byte_tensor(given).ravel()) if texts else given.tobytes()
-        request.raw_input_contents.append(raw)
+        request.raw_input_contents.append(_raw(given))
     for name in outputs:
         request.outputs.add(name=name)
     return request
+
+
+def _raw(given: Array) -> bytes:
+    """An array's bytes as KServe has them, each text with its length before it."""
+    return b"".join(serialize_byte_tensor(given).ravel()) if given.dtype.kind in "OSU" else given.tobytes()
 
 
 def fill(message: pb.InferParameter, name: str, value: Parameter) -> None:
@@ -99,12 +121,14 @@ def tensor(value: Array) -> tensor_pb2.Tensor:
     return tensor_pb2.Tensor(
         datatype=np_to_triton_dtype(value.dtype),
         shape=value.shape,
-        data=value.astype(value.dtype.newbyteorder("<"), copy=False).tobytes(),
+        data=_raw(value.astype(value.dtype.newbyteorder("<"), copy=False)),
     )
 
 
 def of_tensor(message: tensor_pb2.Tensor) -> Array:
     """The array of a message of tiltserve.v1, read-only."""
+    if message.datatype == "BYTES":
+        return deserialize_bytes_tensor(message.data).reshape(message.shape)
     dtype = np.dtype(triton_to_np_dtype(message.datatype or "FP32")).newbyteorder("<")
     return np.frombuffer(message.data, dtype).reshape(message.shape)
 

@@ -102,14 +102,30 @@ def sample(
     ] = None,
     report: Annotated[bool, typer.Option("--report", help="Say how steering went, stage by stage.")] = False,
     guidance: Annotated[float | None, typer.Option(help="Scale of classifier-free guidance.")] = None,
+    prompt: Annotated[
+        list[str] | None, typer.Option(help="Of a pipeline: what to draw; repeat for a prompt for each sample.")
+    ] = None,
+    negative_prompt: Annotated[str | None, typer.Option(help="Of a pipeline: what guidance leads away from.")] = None,
+    image: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Of a pipeline: a picture to begin with, see --strength.")
+    ] = None,
+    mask: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="White where the picture is to be drawn anew.")
+    ] = None,
+    strength: Annotated[
+        float | None, typer.Option(help="How much of the picture is drawn anew: 1 all, small hardly any.")
+    ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="FILE", help=".png for a grid of images, .npz for arrays.")
+        Path | None,
+        typer.Option(
+            "--out", "-o", metavar="PATH", help=".png for a grid of images, .npz for arrays, or a folder of files."
+        ),
     ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON object instead of a table: all but the samples, which --out takes.")
     ] = False,
 ) -> None:
-    """Draw samples from MODEL, steered toward a reward if one is named.
+    """Draw samples from MODEL, steered toward a reward if one is named; from a pipeline, pictures of a prompt.
 
     Arguments of the reward are given as --reward-NAME VALUE, such as --reward-label 7; numbers with commas between
     them (--reward-direction 1,0) are sent as a vector.
@@ -128,14 +144,24 @@ def sample(
         "eta": eta,
         "path": path,
         "guidance": guidance,
+        "strength": strength,
     } | dict(named("--parameter", text) for text in parameter or [])
-    if out is not None and out.suffix == ".png":
-        shape = client.metadata(model).event_shape
-        if not (len(shape) == 2 or (len(shape) == 3 and shape[0] == 1)):
-            fail(f"--out: expected a .npz file, or samples of shape [h, w] or [1, h, w], got {out} for {list(shape)}")
+    prompts: list[str] | str | None = prompt
+    if prompt and len(prompt) > 1:
+        if samples not in (1, len(prompt)):
+            fail(f"--samples: expected {len(prompt)}, one for each prompt, got {samples}")
+        samples = len(prompt)
+    if out is not None and out.suffix != ".npz":
+        metadata = client.metadata(model)
+        if not (metadata.pictures or _is_picture(shape := metadata.event_shape)):
+            fail(f"--out: expected a .npz file, or samples of shape [h, w] or [c, h, w], got {out} for {list(shape)}")
     drawn = client.sample(
         model,
         samples,
+        prompt=prompts or None,
+        negative_prompt=negative_prompt,
+        image=_picture("--image", image),
+        mask=_picture("--mask", mask),
         reward=reward,
         reward_args=arguments(ctx.meta["rewards"]),
         parameters={name: value for name, value in chosen.items() if value is not None},
@@ -154,19 +180,46 @@ def sample(
 def _check(out: Path | None) -> None:
     """What can be wrong before the server is asked."""
     if out is not None:
-        if out.suffix not in (".png", ".npz"):
-            fail(f"--out: expected a file ending in .png or .npz, got {str(out)!r}")
-        if not out.parent.is_dir():
-            fail(f"--out: expected a file in an existing folder, got {str(out)!r}")
+        if out.suffix not in ("", ".png", ".npz") and not out.is_dir():
+            fail(f"--out: expected a file ending in .png or .npz, or a folder, got {str(out)!r}")
+        if not out.suffix and out.exists() and not out.is_dir():
+            fail(f"--out: expected a folder, got {str(out)!r}, which is a file")
+        if not out.absolute().parent.is_dir():
+            fail(f"--out: expected a file or a folder in an existing folder, got {str(out)!r}")
+
+
+def _is_picture(shape: tuple[int, ...]) -> bool:
+    """Whether samples of this shape are pictures: grey, or red, green and blue."""
+    return len(shape) == 2 or (len(shape) == 3 and shape[0] in (1, 3))
+
+
+def _picture(option: str, file: Path | None) -> Any:
+    """A file's picture."""
+    if file is None:
+        return None
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(file) as opened:
+            return opened.copy()
+    except UnidentifiedImageError:
+        fail(f"{option}: expected a picture, got {str(file)!r}, which is none")
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        fail(f"{option}: expected a picture, got {str(file)!r}: {getattr(error, 'strerror', None) or error}")
 
 
 def _write(drawn: "Samples", out: Path) -> None:
-    if out.suffix == ".png":
-        from deploy.pictures import grid
+    if out.suffix != ".npz":
+        from deploy.pictures import grid, write_files
 
         try:
-            grid(drawn.samples).save(out)
-        except ValueError as error:
+            if out.suffix != ".png":
+                write_files(drawn.images, out, f"{drawn.model}-{drawn.seed}")
+            elif len(drawn.shape) == 3 or drawn.shape[1] == 1:
+                grid(drawn.samples).save(out)
+            else:
+                grid(drawn.images, scale=1, gap=min(1, len(drawn) - 1)).save(out)
+        except (ValueError, OSError) as error:
             fail(f"--out: {error}")
     else:
         import numpy as np
