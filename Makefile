@@ -26,8 +26,16 @@ install: $(STAMP) ## make .venv with every pinned dependency
 demo: $(STAMP) ## serve the digits, draw plain and steered ones: demo/samples.png, demo/summary.json
 	$(BIN)/python -m deploy.demo $(ARGS)
 
+# What computes goes on two cores; what starts servers, and looks at the clock, goes alone.
+COMPUTE := tests/steering tests/exporters tests/protos
+
 test: $(STAMP) ## run the tests (ARGS="-k name" for some)
+ifeq ($(strip $(ARGS)),)
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(COMPUTE)
+	$(BIN)/python -m pytest $(addprefix --ignore=,$(COMPUTE))
+else
 	$(BIN)/python -m pytest $(ARGS)
+endif
 
 serve: $(STAMP) ## keep a server up on 8001 (gRPC) and 8002 (metrics) until interrupted
 	$(BIN)/tiltserve serve --models $(MODELS) $(ARGS)

@@ -8,6 +8,9 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # as the server has it, see
 # clients of tests are not ours: they would ask a proxy for the servers on this machine
 os.environ["no_proxy"] = ",".join(filter(None, [os.environ.get("no_proxy"), "127.0.0.1,localhost"]))
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # one core each
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
