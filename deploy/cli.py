@@ -9,6 +9,7 @@ import typer
 from deploy.commands.bench import bench
 from deploy.commands.diagnose import diagnose
 from deploy.commands.export import export
+from deploy.commands.import_ import import_
 from deploy.commands.models import models
 from deploy.commands.repository import load, unload
 from deploy.commands.sample import RewardOptions, sample
@@ -40,6 +41,7 @@ def tiltserve(
 
 app.command()(serve)
 app.command()(export)
+app.command("import")(import_)
 app.command(cls=RewardOptions)(sample)
 app.command()(score)
 app.command()(models)

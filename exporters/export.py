@@ -1,11 +1,13 @@
 """Any torch module -> a model folder: `<version>/model.onnx`, `config.pbtxt` and, if described, `card.yaml`."""
 
 import contextlib
+import inspect
 import logging
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import onnx
 import torch
@@ -20,7 +22,8 @@ from protos.ranges import index_ranges
 OPSET = 20
 HALF_TOLERANCE = 2e-2
 """Of float16, which torch and ONNX Runtime round at other places."""
-ONE_FILE = 2**31  # protobuf's limit on a message, and so on a graph with its weights inside
+ONE_FILE = 2**31 - 2**24
+"""Bytes of weights that lie in a file of their own: protobuf's limit on a message, less room for the graph itself."""
 
 
 class ExportError(ValueError):
@@ -83,9 +86,6 @@ def _check(network: nn.Module, card: Card | None, examples: Mapping[str, Tensor]
             raise ExportError(f"input {name!r}: expected an example [n, ...] with n >= 2, got {list(example.shape)}")
         if example.dtype == torch.bfloat16:
             raise ExportError(f"input {name!r}: expected float16, float32 or float64 (module.float()), got bfloat16")
-    weights = sum(t.numel() * t.element_size() for t in (*network.parameters(), *network.buffers()))
-    if weights >= ONE_FILE:
-        raise ExportError(f"weights: expected under {ONE_FILE} bytes (one file holds them), got {weights}")
     if card is None or card.path is None:
         return
     masks = [each.mask for each in card.conditions.values() if each.mask is not None]
@@ -119,11 +119,15 @@ def _graph(
     outputs: Sequence[str],
     rows: Mapping[str, tuple[int, ...]],
 ) -> onnx.GraphProto:
-    """Write the graph with its weights inside and return it; `rows` are shapes of inputs, -1 for what is free."""
-    batch = torch.export.Dim("batch")
+    """Write the graph and return it, without its weights where they lie beside it; `rows` are shapes of inputs, -1 for
+    what is free."""
+    batch = torch.export.Dim("n")
     free = {
         name: {1 + i: torch.export.Dim.AUTO for i, axis in enumerate(row) if axis == -1} for name, row in rows.items()
     }
+    shapes: list[Any] = [{0: batch, **free.get(name, {})} for name in examples]
+    shapes = _as_arguments(network, shapes)
+    apart = sum(t.numel() * t.element_size() for t in (*network.parameters(), *network.buffers())) >= ONE_FILE
     try:
         with _quiet():
             program = torch.onnx.export(
@@ -136,17 +140,28 @@ def _graph(
                 opset_version=OPSET,
                 input_names=list(examples),
                 output_names=list(outputs),
-                dynamic_shapes=tuple({0: batch, **free.get(name, {})} for name in examples),
+                dynamic_shapes=tuple(shapes),
             )
     except Exception as error:  # tracing a user's module may raise anything
         raise ExportError(f"{type(network).__name__}: the ONNX exporter refused it: {_gist(error)}") from error
     assert program is not None
-    model = program.model_proto
+    if apart:  # the weights of such a graph never are one message
+        program.save(file, external_data=True)
+        model = onnx.load(file, load_external_data=False)
+    else:
+        model = program.model_proto
     model.ClearField("metadata_props")
     _strip(model.graph)
-    onnx.checker.check_model(model)
     onnx.save(model, file)
+    onnx.checker.check_model(str(file) if apart else model)
     return model.graph
+
+
+def _as_arguments(network: nn.Module, shapes: list[Any]) -> list[Any]:
+    """One entry for each argument of `forward`; those that `*arguments` takes are one tuple."""
+    parameters = list(inspect.signature(network.forward).parameters.values())
+    first = next((i for i, each in enumerate(parameters) if each.kind is each.VAR_POSITIONAL), None)
+    return shapes if first is None or len(shapes) <= first else [*shapes[:first], tuple(shapes[first:])]
 
 
 @contextlib.contextmanager

@@ -50,8 +50,10 @@ ARROWS: dict[str, set[str]] = {
     "protos.complaint": set(),
     "protos.weights": {"protos.complaint"},
     "protos.digest": {"protos.weights"},
-    "protos.card": {"protos.complaint"},
-    "protos.programs": {"protos.complaint"},
+    "protos.strict": set(),
+    "protos.pipeline": {"protos.strict"},
+    "protos.card": {"protos.complaint", "protos.pipeline", "protos.strict"},
+    "protos.programs": {"protos.complaint", "protos.strict"},
     "protos.ranges": set(),
     "protos.tiltserve": set(),
     "exporters.network": {"steering", "protos"},
@@ -60,6 +62,10 @@ ARROWS: dict[str, set[str]] = {
     "exporters.calibrate": {"exporters.network", "steering", "protos"},
     "exporters.parity": {"exporters.network", "steering", "protos"},
     "exporters.export": {"exporters.config", "exporters.network", "exporters.parity", "steering", "protos"},
+    "exporters.diffusers": {
+        "exporters.bank", "exporters.calibrate", "exporters.export", "exporters.network", "exporters.parity",
+        "steering", "protos",
+    },
     "exporters.digits": {
         "exporters.bank", "exporters.calibrate", "exporters.export", "exporters.network", "steering", "protos",
     },

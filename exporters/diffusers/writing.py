@@ -1,0 +1,441 @@
+"""Writes what a folder of diffusers holds into a model repository: every part's graph and card, then the pipeline's
+card and tokenizers; or nothing."""
+
+import inspect
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from exporters import parity
+from exporters.bank import SIZE, draw_bank, write_bank
+from exporters.calibrate import calibrate_model
+from exporters.diffusers.codecs import Autoencoder, read_autoencoder
+from exporters.diffusers.meanwhile import of_scheduler
+from exporters.diffusers.samplers import CLASSES, TOKENS, Asked, Network, build
+from exporters.diffusers.source import FolderError, Part, Source, read_model
+from exporters.diffusers.texts import Texts, read_texts, tokenizer_text
+from exporters.export import export_model
+from exporters.network import OnnxNetwork
+from exporters.parity import Parity
+from protos.card import Card, Defaults, dump_card
+from protos.complaint import complaint
+from protos.pipeline import Codec, Pipeline, Text
+
+VERSION = 1
+LARGE = 50_000_000
+"""Parameters from which on parity is measured on fewer rows: each takes seconds."""
+SIZES, FEW = (1, 2, 3, 8), (1, 3)
+_T5_TOKENS = 256
+_SKIPPED: Mapping[str, str] = {
+    "safety_checker": "pictures are not checked",
+    "feature_extractor": "it belongs to the safety checker",
+    "image_encoder": "prompts are texts alone",
+    "controlnet": "",
+}
+_LORA = "pytorch_lora_weights"
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What is wanted of an import.
+
+    Attributes:
+        size: height and width of pictures, or of samples where there is no decoder; None as the folder says.
+        only: parts to write, by the ends of their names; empty for all, with the pipeline's card.
+        tiny: a folder with a small autoencoder, for previews.
+        tokens: of a prompt, where T5 reads it or nothing says.
+        bank: samples of a bank, 0 for none; `calibrate`: measure the denoiser's error.
+        replace: what is already there under the same names.
+    """
+
+    size: tuple[int, ...] | None = None
+    only: frozenset[str] = frozenset()
+    tiny: Path | None = None
+    tokens: int | None = None
+    allow_pickle: bool = False
+    bank: int = 0
+    calibrate: bool = False
+    replace: bool = False
+
+
+class Watcher(Protocol):
+    """Who is told how it goes on."""
+
+    def begin(self, name: str) -> None:
+        """A folder is begun."""
+
+    def done(self, written: "Written") -> None:
+        """It is finished."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """One folder, or what it would be.
+
+    Attributes:
+        what: its class and shapes in words.
+        parameters: numbers in its weights.
+        error: the worst against torch; None before it is exported.
+    """
+
+    name: str
+    what: str
+    parameters: int
+    error: float | None = None
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Job:
+    """One part that becomes a folder."""
+
+    name: str
+    part: str
+    what: str
+    parts: tuple[Part, ...]
+    run: Callable[[Path], Parity]
+
+    @property
+    def parameters(self) -> int:
+        return sum(each.parameters for each in self.parts)
+
+
+@dataclass
+class Import:
+    """What is to be written, in order, and notes on what is not."""
+
+    source: Source
+    name: str
+    wishes: Wishes
+    jobs: list[Job] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    pipeline: Card | None = None
+    texts: Texts | None = None
+
+    def write(self, repository: Path, watcher: Watcher) -> list[Written]:
+        """Export every part and put all folders in place together.
+
+        Raises:
+            FolderError, ExportError, ParityError: one line; nothing is written then.
+        """
+        names = [job.name for job in self.jobs] + ([self.name] if self.pipeline is not None else [])
+        if not self.wishes.replace:
+            for name in names:
+                if (repository / name).exists():
+                    raise FolderError(
+                        f"{repository / name}: expected nothing there (--replace writes anew), got a folder"
+                    )
+        repository.mkdir(parents=True, exist_ok=True)
+        written = []
+        with tempfile.TemporaryDirectory(prefix=f".{self.name}-", dir=repository) as temporary:
+            staged, old = Path(temporary) / "new", Path(temporary) / "old"
+            staged.mkdir()
+            old.mkdir()
+            for job in self.jobs:
+                watcher.begin(job.name)
+                started = time.monotonic()
+                report = job.run(staged / job.name)
+                took = time.monotonic() - started
+                written.append(Written(job.name, job.what, job.parameters, max(report.error.values()), took))
+                watcher.done(written[-1])
+            if self.pipeline is not None:
+                self._write_pipeline(staged / self.name)
+            for name in names:  # the pipeline last: it names the others
+                if (repository / name).exists():
+                    (repository / name).rename(old / name)
+                (staged / name).rename(repository / name)
+        return written
+
+    def _write_pipeline(self, folder: Path) -> None:
+        assert self.pipeline is not None
+        (folder / str(VERSION)).mkdir(parents=True)
+        if self.texts is not None:
+            lower = self.texts.lower
+            for each in self.texts.encoders:
+                (folder / str(VERSION) / each.file).write_text(tokenizer_text(each, lower), encoding="utf-8")
+        dump_card(self.pipeline, folder / "card.yaml")
+
+
+def prepare(source: Source, name: str, wishes: Wishes) -> Import:
+    """Read configurations and say what is to be written; no weights are read yet.
+
+    Raises:
+        FolderError: what cannot be imported, before anything is exported; one line.
+    """
+    plan = Import(source, name, wishes)
+    parts = dict(source.parts)
+    if source.pipeline is None and next(iter(parts.values())).kind not in CLASSES:
+        return _lone(plan, next(iter(parts.values())))
+    sampler = _sampler(source)
+    defaults = _of_pipeline(source.pipeline)
+    longest = wishes.tokens or defaults.get("max_sequence_length") or _T5_TOKENS
+    texts = read_texts(source, sampler, longest)
+    vae = read_autoencoder(parts["vae"]) if "vae" in parts else None
+    whole = texts is not None or vae is not None
+    tokens = texts.tokens if texts is not None else wishes.tokens or TOKENS
+    asked = Asked(_latent_size(wishes.size, sampler, vae), tokens, 8 if vae is None else vae.pixels)
+    described = _described(source, sampler)
+    network = _network_of(sampler, asked)
+    plan.notes += [f"{sampler.role}: {note}" for note in network.notes]
+    role = "unet" if sampler.role == "model" else sampler.role
+    plan.jobs.append(_sampler_job(plan, f"{name}.{role}" if whole else name, role, sampler, asked, described))
+    pieces: dict[str, Any] = {
+        "sampler": f"{name}.{role}",
+        "sizes": network.sizes,
+        "guidance_input": network.guidance_input,
+    }
+    if texts is not None:
+        pieces["text"] = _text(plan, texts, network)
+    elif whole and "encoder_hidden_states" in network.conditions:
+        plan.notes.append("no text encoder: requests send encoder_hidden_states themselves")
+    latents = network.event[-2:]
+    if vae is not None:
+        if vae.channels != network.event[0]:
+            raise FolderError(f"{vae.part.folder}: expected latents of {network.event[0]} channels, got {vae.channels}")
+        pieces |= _codecs(plan, vae, (latents[0], latents[1]))
+    if wishes.tiny is not None:
+        tiny = read_autoencoder(read_model(wishes.tiny, "tiny"))
+        if tiny.channels != network.event[0] or (vae is not None and tiny.pixels != vae.pixels):
+            raise FolderError(
+                f"{wishes.tiny}: expected latents of {network.event[0]} channels, {asked.pixels} pixels each, got "
+                f"{tiny.channels} channels of {tiny.pixels}"
+            )
+        plan.jobs.append(_decoder_job(plan, "tiny", tiny, (latents[0], latents[1])))
+        pieces["preview"] = _codec(f"{name}.tiny", tiny, "latents", "decoded")
+    for part in parts.values():
+        if _SKIPPED.get(part.role):
+            plan.notes.append(f"{part.role} ({part.kind}) is left out: {_SKIPPED[part.role]}")
+    if whole:
+        plan.pipeline = _card(
+            name=name,
+            pipeline=Pipeline(**pieces),
+            defaults=Defaults(steps=defaults.get("num_inference_steps"), guidance=defaults.get("guidance_scale")),
+        )
+    for part in {part.folder: part for job in plan.jobs for part in job.parts}.values():
+        if half := part.halved:
+            plan.notes.append(f"{part.role}: weights in {half} are written as float32")
+    return _chosen(plan)
+
+
+def _sampler(source: Source) -> Part:
+    """The part that draws."""
+    for file in source.folder.rglob(f"{_LORA}*"):
+        raise FolderError(
+            f"{file}: expected whole weights, got a LoRA: fuse it (pipe.fuse_lora()) and save the pipeline"
+        )
+    for role in ("controlnet", "adapter", "prior", "prior_prior", "movq", "vqvae"):
+        if role in source.parts:
+            raise FolderError(f"{source.folder}: {role}: a pipeline with a {source.parts[role].kind} is not served")
+    for role in ("unet", "transformer", "model"):
+        if role in source.parts:
+            return source.parts[role]
+    raise FolderError(f"{source.folder}: expected a unet or a transformer, got {', '.join(source.parts) or 'no part'}")
+
+
+def _of_pipeline(kind: str | None) -> dict[str, Any]:
+    """Defaults of a pipeline's call, as far as there are some."""
+    import diffusers
+
+    found = getattr(diffusers, kind, None) if kind is not None else None
+    if not isinstance(found, type):
+        return {}
+    parameters = inspect.signature(found.__call__).parameters
+    known = ("num_inference_steps", "guidance_scale", "max_sequence_length")
+    values = {each: parameters[each].default for each in known if each in parameters}
+    return {key: value for key, value in values.items() if isinstance(value, int | float)}
+
+
+def _described(source: Source, sampler: Part) -> Mapping[str, Any]:
+    """What the scheduler says of a card."""
+    if source.scheduler is None:
+        raise FolderError(
+            f"{source.folder}: expected a scheduler's configuration (--scheduler FILE names one), got none"
+        )
+    try:
+        return of_scheduler(source.scheduler)
+    except ValueError as error:
+        raise FolderError(f"{source.folder}: {error}") from None
+
+
+def _network_of(sampler: Part, asked: Asked) -> Network:
+    """The network without its weights: what its inputs are."""
+    return build(sampler, lambda part: nn.Identity(), asked)
+
+
+def _sampler_job(plan: Import, name: str, role: str, part: Part, asked: Asked, described: Mapping[str, Any]) -> Job:
+    bare = _network_of(part, asked)
+    card = _sampler_card(name, bare, described)
+    if (plan.wishes.bank or plan.wishes.calibrate) and card.conditions:
+        raise FolderError(
+            f"--bank, --calibrate: expected a sampler without conditions, got {', '.join(card.conditions)}"
+        )
+
+    def run(folder: Path) -> Parity:
+        network = build(part, lambda each: each.load(plan.wishes.allow_pickle), asked)
+        report = export_model(
+            network.module,
+            folder,
+            card,
+            examples=network.examples,
+            outputs=[card.output],
+            version=VERSION,
+            sizes=_rows(network.module),
+        )
+        _learn(folder, card, plan.wishes)
+        return report
+
+    shape = "x".join(map(str, bare.event))
+    return Job(name, role, f"{part.kind}, samples {shape}", (part,), run)
+
+
+def _learn(folder: Path, card: Card, wishes: Wishes) -> None:
+    """The bank and the calibration that were asked for."""
+    if not (wishes.bank or wishes.calibrate):
+        return
+    file = folder / str(VERSION) / "model.onnx"
+    network = OnnxNetwork(file, card)
+    samples = draw_bank(network, samples=wishes.bank or SIZE)
+    if wishes.bank:
+        write_bank(file, samples)
+    if wishes.calibrate:
+        dump_card(card.model_copy(update={"calibration": calibrate_model(network, samples)}), folder / "card.yaml")
+
+
+def _sampler_card(name: str, network: Network, described: Mapping[str, Any]) -> Card:
+    return _card(
+        name=name,
+        event_shape=network.event,
+        conditions=network.conditions,
+        learned_variance=True if network.learned_variance else None,
+        **described,
+    )
+
+
+def _text(plan: Import, texts: Texts, network: Network) -> Text:
+    for name in texts.gives:
+        if name not in network.conditions:
+            raise FolderError(
+                f"{plan.source.folder}: expected a network that takes {name}, got {', '.join(network.conditions)}"
+            )
+    parts = tuple(each.part for each in texts.encoders)
+    plan.texts = texts
+    name = f"{plan.name}.text"
+
+    def run(folder: Path) -> Parity:
+        module = texts.module(lambda part: part.load(plan.wishes.allow_pickle))
+        for given, condition in ((given, network.conditions[given]) for given in texts.gives):
+            _check_output(module, texts, given, condition.shape)
+        return _plain(module, folder, texts.examples, texts.gives, texts.draw)
+
+    what = " + ".join(part.kind for part in parts)
+    plan.jobs.append(Job(name, "text", f"{what}, {texts.tokens} tokens", parts, run))
+    if texts.lower:
+        plan.notes.append("prompts are made lower case and stripped; the pipeline's cleaning of web texts is left out")
+    return Text(model=name, tokenizers=texts.tokenizers, gives={each: each for each in texts.gives}, empty=texts.empty)
+
+
+def _check_output(module: nn.Module, texts: Texts, name: str, wanted: tuple[int, ...]) -> None:
+    with torch.no_grad():
+        found = module(*texts.draw(1, torch.Generator().manual_seed(0)).values())
+    outputs = [found] if isinstance(found, Tensor) else list(found)
+    shape = tuple(outputs[texts.gives.index(name)].shape[1:])
+    if shape != wanted:
+        raise FolderError(f"text: {name}: expected {list(wanted)} as the network takes, got {list(shape)}")
+
+
+def _codecs(plan: Import, vae: Autoencoder, size: tuple[int, int]) -> dict[str, Codec]:
+    plan.jobs.append(_decoder_job(plan, "decoder", vae, size))
+
+    def run(folder: Path) -> Parity:
+        module, example = vae.encoder(vae.part.load(plan.wishes.allow_pickle), size)
+        return _plain(module, folder, example, ["encoded"])
+
+    name = f"{plan.name}.encoder"
+    pixels = "x".join(str(vae.pixels * side) for side in size)
+    plan.jobs.append(Job(name, "encoder", f"{vae.part.kind}, pictures {pixels}", (vae.part,), run))
+    return {
+        "decoder": _codec(f"{plan.name}.decoder", vae, "latents", "decoded"),
+        "encoder": _codec(name, vae, "pixels", "encoded"),
+    }
+
+
+def _decoder_job(plan: Import, part: str, vae: Autoencoder, size: tuple[int, int]) -> Job:
+    def run(folder: Path) -> Parity:
+        module, example = vae.decoder(vae.part.load(plan.wishes.allow_pickle), size)
+        return _plain(module, folder, example, ["decoded"])
+
+    pixels = "x".join(str(vae.pixels * side) for side in size)
+    return Job(f"{plan.name}.{part}", part, f"{vae.part.kind}, pictures {pixels}", (vae.part,), run)
+
+
+def _codec(model: str, vae: Autoencoder, taken: str, given: str) -> Codec:
+    return Codec(model=model, input=taken, output=given, scale=vae.scale, shift=vae.shift)
+
+
+def _lone(plan: Import, part: Part) -> Import:
+    """An autoencoder by itself: two plain networks."""
+    vae = read_autoencoder(part)
+    size = plan.wishes.size or _both(part.said("sample_size", 512))
+    latents = _divided(size, vae.pixels)
+    _codecs(plan, vae, latents)
+    plan.notes.append(f"z = {vae.scale:g} * (encoded - {vae.shift:g}) are the latents that samplers of its kind draw")
+    return _chosen(plan)
+
+
+def _plain(
+    module: nn.Module,
+    folder: Path,
+    examples: Mapping[str, Tensor],
+    outputs: Sequence[str],
+    probe: parity.Probe | None = None,
+) -> Parity:
+    """A plain network without a card."""
+    return export_model(
+        module, folder, None, examples=examples, outputs=outputs, version=VERSION, probe=probe, sizes=_rows(module)
+    )
+
+
+def _rows(module: nn.Module) -> tuple[int, ...]:
+    return FEW if sum(each.numel() for each in module.parameters()) > LARGE else SIZES
+
+
+def _latent_size(size: tuple[int, ...] | None, sampler: Part, vae: Autoencoder | None) -> tuple[int, int] | None:
+    if size is None:
+        return None
+    return _divided(size, 1 if vae is None else vae.pixels)
+
+
+def _divided(size: tuple[int, ...], pixels: int) -> tuple[int, int]:
+    height, width = _both(size[0]) if len(size) == 1 else (size[0], size[1])
+    if height % pixels or width % pixels:
+        raise FolderError(f"--size: expected multiples of {pixels}, as the decoder's pixels are, got {height}x{width}")
+    return height // pixels, width // pixels
+
+
+def _both(size: Any) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
+def _chosen(plan: Import) -> Import:
+    """With the parts alone that were asked for, if some were."""
+    if only := plan.wishes.only:
+        known = [job.part for job in plan.jobs]
+        if unknown := sorted(only - {*known}):
+            raise FolderError(f"--only: expected one of {', '.join(known)}, got {unknown[0]}")
+        plan.jobs = [job for job in plan.jobs if job.part in only]
+        plan.pipeline = None
+    return plan
+
+
+def _card(**content: Any) -> Card:
+    try:
+        return Card.model_validate(content)
+    except ValidationError as error:
+        raise FolderError(f"the card: {complaint(error, Card)}") from None

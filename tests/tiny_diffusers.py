@@ -1,0 +1,203 @@
+"""Tiny random folders of diffusers: the real classes, written by `save_pretrained`; nothing is downloaded."""
+
+import string
+from typing import Any
+
+import diffusers
+import torch
+import transformers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+CLIP_LENGTH, T5_LENGTH = 16, 12
+_SEED = 0
+BETAS: dict[str, Any] = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+
+
+def clip_tokenizer(length: int = CLIP_LENGTH) -> Any:
+    """Letters are tokens; CLIP's own class, with begin and end."""
+    letters = [*string.ascii_lowercase, *(f"{each}</w>" for each in string.ascii_lowercase)]
+    vocabulary = {each: i for i, each in enumerate([*letters, "<|startoftext|>", "<|endoftext|>"])}
+    return transformers.CLIPTokenizer(vocab=vocabulary, merges=[], unk_token="<|endoftext|>", model_max_length=length)
+
+
+def t5_tokenizer() -> Any:
+    """Words are tokens, with T5's end."""
+    words = ["a", "red", "blue", "heart", "star", "photo", "of", "the", "cat", "dog"]
+    vocabulary = {each: i for i, each in enumerate(["<pad>", "</s>", "<unk>", *words])}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    backend.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=backend, eos_token="</s>", pad_token="<pad>", unk_token="<unk>", model_max_length=T5_LENGTH
+    )
+
+
+def clip_text(width: int, projected: int | None = None, layers: int = 2) -> Any:
+    torch.manual_seed(_SEED + width)
+    config = transformers.CLIPTextConfig(
+        vocab_size=54,
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        max_position_embeddings=CLIP_LENGTH,
+        projection_dim=projected or width,
+        bos_token_id=52,
+        eos_token_id=53,
+        pad_token_id=53,
+    )
+    kind = transformers.CLIPTextModel if projected is None else transformers.CLIPTextModelWithProjection
+    return livelier(kind(config))
+
+
+def t5_text(width: int) -> Any:
+    torch.manual_seed(_SEED + width)
+    return livelier(
+        transformers.T5EncoderModel(
+            transformers.T5Config(
+                vocab_size=16, d_model=width, d_kv=8, d_ff=2 * width, num_layers=1, num_heads=2,
+                feed_forward_proj="gated-gelu",
+            )
+        )
+    )  # fmt: skip
+
+
+def livelier(network: Any) -> Any:
+    """Larger random weights: outputs of fresh networks hardly depend on their inputs, and then all would be equal."""
+    with torch.no_grad():
+        for value in network.parameters():
+            if value.ndim > 1:
+                value.mul_(1.5)
+            elif not value.any():
+                value.normal_(std=0.1)
+    return network.eval()
+
+
+def unet_condition(channels: int = 4, width: int = 16, size: int = 8, **config: Any) -> Any:
+    torch.manual_seed(_SEED)
+    settings: dict[str, Any] = {
+        "sample_size": size, "in_channels": channels, "out_channels": 4, "block_out_channels": (8, 16),
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+        "layers_per_block": 1, "cross_attention_dim": width, "attention_head_dim": 4, "norm_num_groups": 4,
+    }  # fmt: skip
+    return livelier(diffusers.UNet2DConditionModel(**settings | config))
+
+
+def vae(channels: int = 4, **config: Any) -> Any:
+    torch.manual_seed(_SEED)
+    return livelier(
+        diffusers.AutoencoderKL(
+            block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2,
+            up_block_types=("UpDecoderBlock2D",) * 2, latent_channels=channels, layers_per_block=1,
+            norm_num_groups=4, sample_size=16, **config,
+        )
+    )  # fmt: skip
+
+
+def taesd(channels: int = 4) -> Any:
+    torch.manual_seed(_SEED)
+    return diffusers.AutoencoderTiny(
+        latent_channels=channels, encoder_block_out_channels=(8, 8), decoder_block_out_channels=(8, 8),
+        num_encoder_blocks=(1, 1), num_decoder_blocks=(1, 1),
+    )  # fmt: skip
+
+
+def ddim(**config: Any) -> Any:
+    return diffusers.DDIMScheduler(
+        **BETAS | {"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1} | config
+    )
+
+
+def flow(**config: Any) -> Any:
+    return diffusers.FlowMatchEulerDiscreteScheduler(**config)
+
+
+def stable_diffusion(kind: str = "StableDiffusionPipeline", unet: Any = None, **parts: Any) -> Any:
+    return getattr(diffusers, kind)(
+        **{"vae": vae(), "text_encoder": clip_text(16), "tokenizer": clip_tokenizer(), "scheduler": ddim()}
+        | {"unet": unet_condition() if unet is None else unet}
+        | {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+        | parts
+    )
+
+
+def stable_diffusion_xl() -> Any:
+    unet = unet_condition(
+        width=40, addition_embed_type="text_time", addition_time_embed_dim=8, transformer_layers_per_block=(1, 1),
+        projection_class_embeddings_input_dim=6 * 8 + 24, use_linear_projection=True,
+    )  # fmt: skip
+    return diffusers.StableDiffusionXLPipeline(
+        vae=vae(), text_encoder=clip_text(16), text_encoder_2=clip_text(24, 24), tokenizer=clip_tokenizer(),
+        tokenizer_2=clip_tokenizer(), unet=unet, scheduler=diffusers.EulerDiscreteScheduler(**BETAS),
+    )  # fmt: skip
+
+
+def stable_diffusion_3(t5: bool = True) -> Any:
+    torch.manual_seed(_SEED)
+    transformer = diffusers.SD3Transformer2DModel(
+        sample_size=8, patch_size=2, in_channels=4, num_layers=1, attention_head_dim=8, num_attention_heads=2,
+        joint_attention_dim=48, caption_projection_dim=16, pooled_projection_dim=40, out_channels=4,
+        pos_embed_max_size=16,
+    )  # fmt: skip
+    return diffusers.StableDiffusion3Pipeline(
+        transformer=livelier(transformer), scheduler=flow(shift=3.0), vae=vae(shift_factor=0.1),
+        text_encoder=clip_text(16, 16), tokenizer=clip_tokenizer(), text_encoder_2=clip_text(24, 24),
+        tokenizer_2=clip_tokenizer(), text_encoder_3=t5_text(48) if t5 else None,
+        tokenizer_3=t5_tokenizer() if t5 else None,
+    )  # fmt: skip
+
+
+def flux(guided: bool = True) -> Any:
+    torch.manual_seed(_SEED)
+    transformer = diffusers.FluxTransformer2DModel(
+        patch_size=1, in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=32, pooled_projection_dim=16, guidance_embeds=guided, axes_dims_rope=(4, 4, 8),
+    )  # fmt: skip
+    return diffusers.FluxPipeline(
+        transformer=livelier(transformer), scheduler=flow(use_dynamic_shifting=guided), vae=vae(shift_factor=0.1),
+        text_encoder=clip_text(16), tokenizer=clip_tokenizer(), text_encoder_2=t5_text(32), tokenizer_2=t5_tokenizer(),
+    )  # fmt: skip
+
+
+def pixart() -> Any:
+    torch.manual_seed(_SEED)
+    transformer = diffusers.PixArtTransformer2DModel(
+        sample_size=8, num_layers=1, patch_size=2, attention_head_dim=8, num_attention_heads=2, caption_channels=32,
+        in_channels=4, cross_attention_dim=16, out_channels=8, norm_num_groups=4, num_embeds_ada_norm=1000,
+        use_additional_conditions=False,
+    )  # fmt: skip
+    return diffusers.PixArtAlphaPipeline(
+        transformer=livelier(transformer),
+        scheduler=ddim(),
+        vae=vae(),
+        text_encoder=t5_text(32),
+        tokenizer=t5_tokenizer(),
+    )
+
+
+def dit() -> Any:
+    torch.manual_seed(_SEED)
+    transformer = diffusers.DiTTransformer2DModel(
+        sample_size=8, num_layers=1, patch_size=2, attention_head_dim=8, num_attention_heads=2, in_channels=4,
+        out_channels=8, num_embeds_ada_norm=10, norm_num_groups=4,
+    )  # fmt: skip
+    return diffusers.DiTPipeline(transformer=livelier(transformer), vae=vae(), scheduler=ddim())
+
+
+def unet(**config: Any) -> Any:
+    torch.manual_seed(_SEED)
+    settings: dict[str, Any] = {
+        "sample_size": 8, "in_channels": 3, "out_channels": 3, "block_out_channels": (8, 16), "layers_per_block": 1,
+        "down_block_types": ("DownBlock2D", "AttnDownBlock2D"), "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
+        "norm_num_groups": 4, "attention_head_dim": 4,
+    }  # fmt: skip
+    return livelier(diffusers.UNet2DModel(**settings | config))
+
+
+def labelled() -> Any:
+    return ddpm(num_class_embeds=7)
+
+
+def ddpm(**config: Any) -> Any:
+    return diffusers.DDPMPipeline(unet=unet(**config), scheduler=diffusers.DDPMScheduler())
