@@ -1,8 +1,8 @@
 """A pipeline's part of the model card: which models make pictures of prompts together."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from protos.strict import Strict
 
@@ -67,6 +67,8 @@ class Pipeline(Strict):
         preview: a small decoder for previews and for candidates that a reward is to judge.
         sizes: the sampler's condition that is told height and width as SDXL wants them: [h, w, 0, 0, h, w].
         guidance_input: the sampler's condition that takes the guidance scale itself, of networks distilled for it.
+        mask: of samplers that fill in, the condition [1, h, w], in latents' size, that is 1 where is drawn anew.
+        masked: and the one [*event] that takes the latents of the picture, grey where it is drawn anew.
     """
 
     sampler: str
@@ -76,3 +78,22 @@ class Pipeline(Strict):
     preview: Codec | None = None
     sizes: str | None = None
     guidance_input: str | None = None
+    mask: str | None = None
+    masked: str | None = None
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if (self.mask is None) != (self.masked is None):
+            raise ValueError("mask and masked: expected both or neither, got one")
+        if self.masked is not None and self.encoder is None:
+            raise ValueError("masked: expected an encoder beside it, got none")
+        for key in ("encoder", "preview"):
+            if getattr(self, key) is not None and self.decoder is None:
+                raise ValueError(f"{key}: expected a decoder beside it, got none")
+        return self
+
+    @property
+    def parts(self) -> dict[str, str]:
+        """The folder's name of each part, by what it is for."""
+        others = {key: getattr(self, key) for key in ("text", "decoder", "encoder", "preview")}
+        return {"sampler": self.sampler, **{key: part.model for key, part in others.items() if part is not None}}

@@ -20,7 +20,7 @@ from tests.shapes import ROOMS
 install_import_hook(ROOMS, "tests.shapes.checked")  # before anything imports them
 
 from deploy.process import Running, running_server  # noqa: E402
-from tests import networks  # noqa: E402
+from tests import networks, pipelines  # noqa: E402
 from tests.serving.live import Live, running  # noqa: E402
 
 # an example that takes long says only that the machine is busy
@@ -43,6 +43,23 @@ def small_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def served(small_models: Path) -> Iterator[Live]:
     """A front and a replica with `small_models`, in this process, for the client and the commands."""
     with running(small_models, answer_s=2.0, max_queue_rows=200_000) as live:
+        yield live
+
+
+@pytest.fixture(scope="session")
+def picture_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model repository: the pipelines `tiny` and `filling`, their parts, the reward `redness`. To change, copy."""
+    root = tmp_path_factory.mktemp("pictures")
+    pipelines.write_pipeline(root)
+    pipelines.write_pipeline(root, "filling", fills_in=True)
+    pipelines.write_redness(root / "redness")
+    return root
+
+
+@pytest.fixture(scope="session")
+def pictured(picture_models: Path) -> Iterator[Live]:
+    """A front and two replicas with `picture_models`, in this process."""
+    with running(picture_models, count=2, answer_s=2.0) as live:
         yield live
 
 

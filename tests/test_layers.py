@@ -78,12 +78,14 @@ ARROWS: dict[str, set[str]] = {
     "serving.backends": {"serving.access", "serving.wire", "protos"},
     "serving.engine": {"serving.backends", "steering", "protos"},
     "serving.models": {"serving.engine", "serving.backends", "serving.fleet", "serving.wire", "steering", "protos"},
+    "serving.pipelines": {"serving.models", "serving.engine", "serving.backends", "serving.wire", "steering", "protos"},
     "serving.rewards": {
-        "serving.models", "serving.engine", "serving.backends", "serving.access", "serving.wire", "serving.supervised",
-        "serving.watching", "steering", "protos",
+        "serving.pipelines", "serving.models", "serving.engine", "serving.backends", "serving.access", "serving.wire",
+        "serving.supervised", "serving.watching", "steering", "protos",
     },
     "serving.requests": {
-        "serving.rewards", "serving.models", "serving.engine", "serving.backends", "serving.wire", "steering", "protos",
+        "serving.rewards", "serving.pipelines", "serving.models", "serving.engine", "serving.backends", "serving.wire",
+        "steering", "protos",
     },
     "serving.replica": {
         "serving.requests", "serving.rewards", "serving.models", "serving.engine", "serving.backends", "serving.fleet",
@@ -159,6 +161,7 @@ FOREIGN: dict[str, set[str]] = {
     "serving.engine": {"ray", "grpc", "tritonclient", "onnx", "onnxruntime"},
     "serving.models": {"ray"},
     "serving.rewards": {"ray"},
+    "serving.pipelines": {"ray"},
     "serving.requests": {"ray"},
     "serving.replica": {"ray"},
 }

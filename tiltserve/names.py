@@ -19,7 +19,7 @@ PARAMETERS = frozenset(
         "threshold", "particles", "steering", "posterior", "rollout_steps", "refresh", "reward_budget",
         "population", "keep", "inner", "potential", "chains", "candidates", "preset", "timeout", "priority",
         "deterministic", "atol", "bh", "budget", "churn", "churn_max", "churn_min", "churn_noise",
-        "corrections", "denoise", "move", "rtol", "snr", "theta",
+        "corrections", "denoise", "move", "rtol", "snr", "theta", "output_format", "decode_for_reward",
     }
 )  # fmt: skip
 """Parameters of a request for samples, and options of solvers. One that a newer server has besides is sent as well."""

@@ -8,6 +8,7 @@ import numpy as np
 
 from serving.backends import Array, Backend
 from serving.engine.metrics import ReplicaMetrics
+from serving.engine.references import Gatherer, References
 from serving.engine.scheduler import Slice
 from serving.engine.task import Evaluation, Kind, Network, Task
 from serving.engine.turns import Key
@@ -30,6 +31,7 @@ class Calls:
         self._metrics, self._max_bucket = metrics, max_bucket
         self._most: dict[Network, int] = {}  # rows of a call, where memory ran out
         self._fine: dict[Network, int] = {}  # calls since then
+        self._gatherers: dict[tuple[Network, str], Gatherer] = {}  # by network and input
         self.began = self.last = time.monotonic()
         self.rows = 0
 
@@ -41,7 +43,7 @@ class Calls:
         """The outputs for the slices' rows, run in one call filled up with copies of the last row."""
         start = time.monotonic()
         rows = sum(each.rows for each in slices)
-        feeds = _feeds(slices, size - rows)
+        feeds = self._feeds(key.network, slices, size - rows)
         packed = self.began = time.monotonic()
         self.rows = rows
         self._metrics.spent("pack", packed - start)
@@ -70,6 +72,21 @@ class Calls:
         """Drop what is known of a backend that is closed."""
         for network in [network for network in self._most if network.backend is backend]:
             del self._most[network], self._fine[network]
+        for each in [each for each in self._gatherers if each[0].backend is backend]:
+            del self._gatherers[each]
+
+    def _feeds(self, network: Network, slices: Sequence[Slice[Task]], copies: int) -> dict[str, Array]:
+        """The slices' rows of each input, and copies of the last one."""
+        evaluations = [current(each.owner) for each in slices]
+        feeds = {}
+        for name in evaluations[0].feeds:
+            parts = [e.feeds[name][s.first : s.stop] for e, s in zip(evaluations, slices, strict=True)]
+            if any(isinstance(each, References) for each in parts):
+                gatherer = self._gatherers.setdefault((network, name), Gatherer())
+                feeds[name] = gatherer.gathered(parts, copies)
+            else:
+                feeds[name] = _joined([each for each in parts if not isinstance(each, References)], copies)
+        return feeds
 
     def _went_well(self, network: Network) -> None:
         if network in self._most:
@@ -89,13 +106,7 @@ def kind_of(slices: Sequence[Slice[Task]]) -> Kind:
     return "network" if any(current(each.owner).kind == "network" for each in slices) else "reward"
 
 
-def _feeds(slices: Sequence[Slice[Task]], copies: int) -> dict[str, Array]:
-    """The slices' rows of each input, and copies of the last one."""
-    evaluations = [current(each.owner) for each in slices]
-    feeds = {}
-    for name in evaluations[0].feeds:
-        parts = [e.feeds[name][s.first : s.stop] for e, s in zip(evaluations, slices, strict=True)]
-        if copies:
-            parts.append(np.repeat(parts[-1][-1:], copies, axis=0))
-        feeds[name] = np.concatenate(parts) if len(parts) > 1 else parts[0]
-    return feeds
+def _joined(parts: list[Array], copies: int) -> Array:
+    if copies:
+        parts.append(np.repeat(parts[-1][-1:], copies, axis=0))
+    return np.concatenate(parts) if len(parts) > 1 else parts[0]

@@ -11,6 +11,7 @@ client, park their task until the reply is there.
 
 import contextlib
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -233,7 +234,7 @@ class Engine:
         for task in cancelled:
             self._end(task, "cancelled")
         for task in late:
-            done = f"{task.done_rows} of {task.network_rows} network rows were evaluated"
+            done = f"{task.done_rows:.0f} of {task.network_rows} network rows were evaluated"
             self._fail(task, DeadlinePassedError(f"the deadline passed when {done}"))
         gone = cancelled.union(late)
         for task in arrived:
@@ -336,7 +337,7 @@ class Engine:
                 whole[part.first : part.stop] = output
         task.missing -= part.rows
         if evaluation.kind == "network":
-            task.done_rows += part.rows
+            task.done_rows += part.rows * evaluation.units
         if not task.missing and task not in self._cancelled:
             self._resume(task, task.replies, aside)
 
@@ -380,7 +381,7 @@ class Engine:
             self._fail(task, ValueError(f"network {step.network.name!r}: expected rows to evaluate, got none"))
             return
         if step.kind == "network" and not step.announced:
-            task.network_rows += step.rows
+            task.network_rows += math.ceil(step.rows * step.units)
         task.become(State.QUEUED)
         task.evaluation, task.missing = step, step.rows
         self._turns.add(task, step, time.monotonic())

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from serving.backends import Array, Backend
 from serving.backends.costs import Costs
+from serving.engine.references import Feed
 from serving.engine.scheduler import BACKGROUND, DEFAULT, Work
 from serving.engine.spent import Spent
 from steering.numerics.tiles import Matrix
@@ -53,15 +54,18 @@ class Network:
 class Evaluation:
     """Rows for one network: `feeds` [rows, ...] by input name; the reply is the named outputs, [rows, ...] each.
 
-    `announced`: whether its task's `network_rows` counted them from the start.
+    Attributes:
+        announced: whether its task's `network_rows` counted them from the start.
+        units: how many rows of the task's own network one of these takes as long as.
     """
 
     network: Network
-    feeds: Mapping[str, Array]
+    feeds: Mapping[str, Feed]
     outputs: Sequence[str]
     rows: int
     kind: Kind = "network"
     announced: bool = True
+    units: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -115,8 +119,8 @@ class Task:
     """A running program.
 
     Attributes:
-        network_rows: how many network rows it will ask for (exact for tables, else a bound); what it could not know
-            beforehand joins them when it is asked for.
+        network_rows: how many network rows it will ask for (exact for tables, else a bound), those of other networks in
+            `units`; what it could not know beforehand joins them when it is asked for.
         network: what most of them are for; None where there are none to estimate.
         rows_at_once: rows it asks for at a time.
         bytes: memory it holds, about.
@@ -153,7 +157,7 @@ class Task:
     evaluation: Evaluation | None = None
     external: "Future[list[Array]] | None" = None
     replies: list[Array] = field(default_factory=list)
-    done_rows: int = 0
+    done_rows: float = 0
     missing: int = 0
     begun: float = 0.0
     reward_s: float = 0.0
@@ -201,7 +205,7 @@ class Task:
 
     @property
     def backlog(self) -> int:
-        return max(0, self.network_rows - self.done_rows)
+        return max(0, math.ceil(self.network_rows - self.done_rows))
 
     @property
     def timed(self) -> bool:

@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Generic, Literal, Protocol, TypeVar
 
+from serving.wire.rows import Draws
 from serving.wire.tensors import TensorSpec
 
 LEASE_S = 3.0
 """Seconds after its last heartbeat that a replica or front is forgotten; heartbeats come every second."""
 
-Kind = Literal["sampler", "network"]
+Kind = Literal["sampler", "network", "pipeline"]
 Device = Literal["CPU", "GPU"]
 State = Literal["READY", "LOADING", "UNLOADING", "UNAVAILABLE"]
 
@@ -24,6 +25,7 @@ class ModelState:
         backend, device: what runs its network: the software, such as `onnxruntime`, and where.
         most_rows, usual_rows: rows that one call of the network can have, and that are worth waiting for; 0 for a
             sampler, which takes no rows.
+        draws: what a front needs to know of a model that draws samples to count a request's rows; None for others.
     """
 
     name: str
@@ -38,6 +40,7 @@ class ModelState:
     device: Device = "CPU"
     most_rows: int = 0
     usual_rows: int = 0
+    draws: Draws | None = None
 
 
 @dataclass(frozen=True)

@@ -128,7 +128,7 @@ class Forwarder:
             await write(reply)
 
         target = self._admit(asked)
-        rows = asked.rows(sampler=True)
+        rows = asked.rows(target.model.draws)
         with self._counted(target, asked, rows, len(first)):
             await self._send(
                 target,
@@ -141,8 +141,7 @@ class Forwarder:
     def _counted(self, target: Route, asked: Asked, rows: int, size: int) -> Iterator[None]:
         """Around a request's work: it is held against the caller's limits, and counts as under way."""
         who = caller()
-        sampler = target.model.kind == "sampler"
-        sizes = {} if who.limits == NO_LIMITS else asked.sizes(size, sampler=sampler)
+        sizes = {} if who.limits == NO_LIMITS else asked.sizes(size, target.model.draws)
         with self._usage.of(who, sizes, rows):
             yield
 
@@ -255,10 +254,9 @@ class Forwarder:
 
 def _settled(target: Route, asked: Asked, data: bytes) -> tuple[bytes, int]:
     """A request with the seed that all its repetitions have, and its network rows."""
-    sampler = target.model.kind == "sampler"
-    if sampler and not asked.seeded:
+    if target.model.draws is not None and not asked.seeded:
         data = kserve.with_seed(data, secrets.randbelow(2**63))
-    return data, asked.rows(sampler=sampler)
+    return data, asked.rows(target.model.draws)
 
 
 def _refused(error: grpc.aio.AioRpcError) -> bool:

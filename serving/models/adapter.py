@@ -6,7 +6,7 @@ becomes the card's prediction.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -15,7 +15,11 @@ from torch import Tensor
 import steering
 from protos.card import Card
 from serving.backends import Array, GraphTensor, LoadError, shown
+from serving.engine.references import Feed, References
+from serving.models.encodings import Handle
 
+Tables = Mapping[str, Mapping[Handle, Array]]
+"""By the name of a condition, what rows of it each handle stands for."""
 TAKES: Mapping[str, str] = {"float32": "f", "int64": "iu", "bool": "biuf"}
 """Kinds of a graph's input (numpy's letters) that can hold a card's type."""
 
@@ -27,12 +31,14 @@ class Adapter:
     Attributes:
         inputs: the graph's inputs by name.
         halved: the axis of the output [B, ...] whose second half is left out; None for none.
+        tables: of conditions that rows only refer to: what each handle [2] stands for, a row of the graph's input.
     """
 
     card: Card
     path: steering.Path
     inputs: Mapping[str, GraphTensor]
     halved: int | None = None
+    tables: Tables = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -43,11 +49,25 @@ class Adapter:
         axis = card.doubled_axis(output.row) if card.learned_variance else None
         return cls(card, path, {each.name: each for each in inputs}, None if axis is None else axis + 1)
 
-    def feeds(self, rows: steering.Rows) -> dict[str, Array]:
+    def feeds(self, rows: steering.Rows) -> dict[str, Feed]:
         """The graph's inputs for rows of a network."""
         card = self.card
         given = {card.inputs.x: rows.x, card.inputs.t: self.times(rows.t), **rows.condition}
-        return {name: self._fed(self.inputs[name], value) for name, value in given.items()}
+        return {
+            name: self._fed(self.inputs[name], value)
+            if name not in self.tables
+            else References(tuple(self.tables[name][Handle(*each)] for each in value.tolist()))
+            for name, value in given.items()
+        }
+
+    def row(self, name: str, value: Array) -> Array:
+        """What the graph's input is fed for one row of a condition."""
+        (fed,) = self._fed(self.inputs[name], torch.from_numpy(value)[None])
+        return fed
+
+    def referring(self, tables: Tables) -> "Adapter":
+        """For rows whose conditions refer to these tables."""
+        return replace(self, tables=tables)
 
     def times(self, t: Tensor) -> Tensor:
         """What the time input is fed at path times t [B], float64."""

@@ -1,23 +1,28 @@
 """What a model takes and gives, as the directory is told of it: every input and output that a request may have."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 import numpy as np
 
 import steering
-from protos.card import Card
+from protos.card import Card, Defaults
 from serving.backends import Backend, GraphTensor
 from serving.fleet.directory import Device, ModelState
 from serving.models.model import PlainModel, Sampler
+from serving.models.pipeline import CHANNELS, Pipeline
 from serving.models.trial import MOST
-from serving.wire.parameters import GRID, NULL
-from serving.wire.tensors import TensorSpec, datatype
+from serving.wire.parameters import GRID, IMAGE, MASK, NEGATIVE, NULL, PROMPT
+from serving.wire.rows import Draws
+from serving.wire.tensors import Parameter, TensorSpec, datatype
 from steering.targets.rewards import BUILT_IN
 
 LIKELIHOODS = ("log_likelihood", "standard_error")
 """Outputs of a request for log-likelihoods."""
 SAMPLED = ("samples", "rewards")
 """Outputs of a request for samples."""
+PICTURES, LATENTS = "images", "latents"
+"""Outputs of a request for pictures, the second one only where it is asked for."""
 PREVIEWED = "denoised"
 """The output of what a streamed request shows before its samples."""
 
@@ -46,6 +51,49 @@ def sampler_state(model: Sampler) -> ModelState:
         ),
         backend=_software(backend),
         device=_device(backend),
+        draws=Draws(own(model.card.defaults)),
+    )
+
+
+def own(defaults: Defaults | None) -> dict[str, Parameter]:
+    """Parameters of requests that a card says, by name."""
+    return {} if defaults is None else defaults.model_dump(exclude_none=True)
+
+
+def defaults_of(pipeline: Pipeline) -> dict[str, Parameter]:
+    """Parameters of a pipeline's requests: its own, else its sampler's."""
+    return own(pipeline.sampler.card.defaults) | own(pipeline.defaults)
+
+
+def pipeline_state(model: Pipeline, sampler: ModelState) -> ModelState:
+    """A pipeline that takes requests, whose sampler is in the given state."""
+    event, picture, conditions = model.sampler.card.event_shape, model.picture, model.sampler.card.conditions
+    by_text = {} if model.reading is None else model.reading.gives
+    spare = {*by_text, *(NULL + name for name in by_text)}
+    hidden = {"known", MASK, *model.filled, *(NULL + name for name in model.filled)} - {*conditions} | {*model.filled}
+    taken = [replace(each, optional=True) if each.name in spare else each for each in sampler.inputs]
+    texts = (PROMPT, NEGATIVE) if model.reading is not None else ()
+    inputs = [TensorSpec(name, "BYTES", (-1,), optional=name == NEGATIVE) for name in texts]
+    _, *size = picture
+    if model.encoder is not None:
+        inputs.append(TensorSpec(IMAGE, "UINT8", (-1, *size, CHANNELS), optional=True))
+        inputs.append(TensorSpec(MASK, "UINT8", (-1, *size), optional=True))
+    names = {each.name for each in inputs}
+    inputs += [each for each in taken if each.name not in names | hidden]
+    return replace(
+        sampler,
+        name=model.name,
+        version=model.version,
+        kind="pipeline",
+        fingerprint=model.fingerprint(sampler.fingerprint),
+        inputs=tuple(inputs),
+        outputs=(
+            TensorSpec(PICTURES, "UINT8", (-1, *size, CHANNELS)),
+            TensorSpec(LATENTS, "FP32", (-1, *event)),
+            TensorSpec(SAMPLED[1], "FP32", (-1,)),
+            TensorSpec(PREVIEWED, "UINT8", (-1, *model.shown[1:], CHANNELS)),
+        ),
+        draws=Draws(defaults_of(model), model.card.guidance_input is None, model.units),
     )
 
 

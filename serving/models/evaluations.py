@@ -1,6 +1,6 @@
 """Samplers as programs for the engine: their rows as evaluations."""
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Literal, Protocol, TypeVar
 
 import torch
@@ -22,21 +22,34 @@ class Scorer(Protocol):
         ...
 
 
+Shown = Callable[[Tensor], Generator[Step, list[Array], Tensor]]
+"""What becomes of estimates [n, *event] that are shown."""
+
+
+def as_it_is(x: Tensor) -> Generator[Step, list[Array], Tensor]:
+    """An estimate is shown as it is."""
+    yield from ()
+    return x
+
+
 def evaluations(
     sampler: Generator[steering.Rows, Tensor, Result],
     model: Sampler,
     reward: Scorer | None,
     kind: Literal["network", "reward"] = "network",
     announced: bool = True,
+    shown: Shown = as_it_is,
 ) -> Generator[Step, list[Array], Result]:
-    """A sampler's rows as evaluations: network rows of the model, counted as `kind`, and the reward's own
-    evaluations."""
+    """A sampler's rows as evaluations: network rows of the model, counted as `kind`, the reward's own evaluations, and
+    those of estimates that are shown."""
     try:
         rows = next(sampler)
         while True:
             if rows.kind == "reward":
                 assert reward is not None
                 reply = yield from reward.scores(rows.x)
+            elif rows.kind == "estimate":
+                reply = yield from shown(rows.x)
             elif rows.matrix is not None:
                 (output,) = yield Product(rows.matrix, rows.x)
                 reply = torch.from_numpy(output)

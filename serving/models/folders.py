@@ -15,6 +15,7 @@ from protos.card import CardError, load_card
 from protos.digest import graph_sha256, sha256
 from protos.weights import WeightsError
 from serving.backends import LoadError
+from serving.fleet.directory import Kind
 from serving.models import policy
 from serving.models.model import RAW
 
@@ -64,10 +65,18 @@ class Folder:
     @property
     def is_sampler(self) -> bool:
         """Whether it has a card with a path; not if the card cannot be read."""
+        return self.kind == "sampler"
+
+    @property
+    def kind(self) -> Kind:
+        """What it is; a network if the card cannot be read."""
         try:
-            return self.has_card and load_card(self.card).is_sampler
+            card = load_card(self.card) if self.has_card else None
         except CardError:
-            return False
+            card = None
+        if card is None:
+            return "network"
+        return "pipeline" if card.is_pipeline else "sampler" if card.is_sampler else "network"
 
     @property
     def digest(self) -> str | None:

@@ -18,9 +18,10 @@ from serving.backends.opening import Opener
 from serving.engine.engine import Engine
 from serving.fleet.directory import ModelState
 from serving.models.folders import Folder, readable, scan, survey
-from serving.models.loader import Loader
+from serving.models.loader import Loader, close
 from serving.models.memory import Memory, TooLargeError
 from serving.models.model import Model, Sampler
+from serving.models.pipeline import AnyModel, Opened, Recipe
 from serving.models.preparing import Preparing
 from serving.models.unloaded import Kept, unloaded
 from serving.models.versions import Content, Version, Versions, anything, raw, states
@@ -39,16 +40,17 @@ class Held:
     """Models in memory for as long as a request runs.
 
     Attributes:
-        model: what the request asks for.
-        models: the newest of every name; those that the request names are in memory.
+        model: what the request asks for; a pipeline's parts are in memory too.
+        models: the newest of every name that may be a reward; those that the request names are in memory.
     """
 
-    model: Model
+    model: AnyModel
     models: Mapping[str, Model]
 
 
 class LoadedModels:
-    """Versions of models by name. Each sampler also lends its network to a plain model `<name>.network`.
+    """Versions of models by name. Each sampler also lends its network to a plain model `<name>.network`, and a pipeline
+    borrows those of its parts.
 
     Several versions of a model can be loaded at once. A request has those that were the newest when it began for as
     long as it runs; one that was replaced or unloaded leaves the memory after its last request.
@@ -107,10 +109,10 @@ class LoadedModels:
 
     @property
     def models(self) -> dict[str, Model]:
-        """The newest ready version of each model and raw network by name."""
-        return {**self._versions.newest()}
+        """The newest ready version of each model and raw network by name, but for pipelines."""
+        return {**self._versions.models()}
 
-    def model(self, name: str, version: str = "", seen: Callable[[str], bool] = anything) -> Model:
+    def model(self, name: str, version: str = "", seen: Callable[[str], bool] = anything) -> AnyModel:
         """A version of a model, the newest ready one for "".
 
         Args:
@@ -136,11 +138,14 @@ class LoadedModels:
                     continue  # loaded or unloaded meanwhile
                 if without(name):
                     for each in self._versions.of(name):
-                        each.state, each.reason, each.sampler = "UNAVAILABLE", UNLOADED, each.folder.is_sampler
+                        each.state, each.reason, each.kind = "UNAVAILABLE", UNLOADED, each.folder.kind
                     self._versions.changed()
                     continue
                 for fault in await self._bring_up(name, folders):
                     _log.error("model %s: %s", name, fault)
+        for name in found:  # once all parts are there
+            for fault in self._misfits(name):
+                _log.error("model %s: %s", name, fault)
 
     async def there(self) -> Sequence[Folder]:
         """What lies in the repository and would be loaded, as it was a second ago at most.
@@ -182,7 +187,7 @@ class LoadedModels:
             RequestError: FAILED_PRECONDITION with what cannot be loaded; what served before serves on.
         """
         async with self._lock(name):
-            faults = await self._bring_up(name, folders)
+            faults = await self._bring_up(name, folders) or self._misfits(name)
             if idle := [task for each, task in self._leaving.items() if not self._memory.holders(each.key)]:
                 await asyncio.wait(idle)  # those that nobody used are gone when this is said to be done
         if faults:
@@ -236,14 +241,14 @@ class LoadedModels:
                 if now is self._versions.now or touched == self._touched(request, seen):
                     break
                 await stack.aclose()  # one was replaced meanwhile
-            newest = self._versions.newest()
+            models = self._versions.models()
             if seen is not anything:
-                newest = {name: each for name, each in newest.items() if seen(name)}
-            yield Held(self._versions.model(request.model, request.version, seen), newest)
+                models = {name: each for name, each in models.items() if seen(name)}
+            yield Held(self._versions.model(request.model, request.version, seen), models)
 
     def states(self) -> tuple[ModelState, ...]:
         """Every version for the directory, raw networks of samplers included."""
-        return tuple(state for version in self._versions for state in states(version))
+        return tuple(self._versions.states())
 
     async def prepare(self, engine: Engine) -> None:
         """Make missing banks and calibrations, one model after another, while requests leave memory for it."""
@@ -259,7 +264,7 @@ class LoadedModels:
             leaving.cancel()
         for key in self._memory.loaded:
             if (content := self._keyed[key].content) is not None:
-                content.model.network.backend.close()
+                close(content.model)
 
     def _lock(self, name: str) -> asyncio.Lock:
         return self._locks.setdefault(name, asyncio.Lock())
@@ -271,6 +276,11 @@ class LoadedModels:
             raise errors.invalid(
                 f"model {name!r}: expected {owner!r}, whose raw network it is: it is loaded and unloaded with it"
             )
+
+    def _misfits(self, name: str) -> list[str]:
+        """Why a pipeline cannot be used, whose own folder is well."""
+        faults = (self._versions.fault(each) for each in self._versions.of(name))
+        return [readable(str(fault)) for fault in faults if fault is not None and not fault.soon]
 
     async def _bring_up(self, name: str, folders: Iterable[Folder]) -> list[str]:
         """Load what is new or has changed of a model, the newest first, and let go of the rest if all of that went
@@ -381,7 +391,8 @@ class LoadedModels:
             for word in words
             if (ready := [each for each in self._versions.of(word) if each.ready]) and seen(word)
         }
-        return {self._versions.choose(request.model, request.version, seen), *named}
+        mine = self._versions.choose(request.model, request.version, seen)
+        return {mine, *self._versions.parts(mine), *named}
 
     def _load(self, key: str) -> int:
         """Bring a version into memory; its bytes. Runs on a thread."""
@@ -397,10 +408,14 @@ class LoadedModels:
         """Drop a version; its memory is free when the last call that ran on it is over."""
         version = self._keyed[key]
         assert version.content is not None
-        gone = unloaded(version.content.model)
-        shown = tuple(states(version))
-        self._release(version.content.model.network.backend)
-        version.content = Content(gone, raw(gone), shown)
+        model = version.content.model
+        if isinstance(model, Recipe):
+            model.encodings.clear()  # its tokenizers stay: they are small
+        else:
+            gone = unloaded(model)
+            shown = tuple(states(version))
+            self._release(model.network.backend)
+            version.content = Content(gone, raw(gone), shown)
         self._versions.changed()
         self._count(version, 0)
         self._unloads.labels(version.folder.name).inc()
@@ -410,7 +425,7 @@ class LoadedModels:
         files = self._keyed[key].folder.graph.parent.rglob("*")  # the graph is not read for that
         return sum(file.stat().st_size for file in files if file.is_file())
 
-    def _measured(self, version: Version, model: Model) -> int:
+    def _measured(self, version: Version, model: Opened) -> int:
         """The bytes of a version in memory, which the metrics show too."""
         folder = version.folder
         size = sum(file.stat().st_size for file in (*folder.files, *folder.others) if file != folder.programs)

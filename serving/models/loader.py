@@ -9,12 +9,13 @@ from serving.backends.made_up import MadeUp
 from serving.backends.opening import Opener
 from serving.backends.profiling import measured
 from serving.models.folders import Folder
-from serving.models.model import Model, Sampler
+from serving.models.model import Sampler
+from serving.models.pipeline import Opened, Recipe
 from serving.models.preparing import lacks, learn
-from serving.models.repository import load
+from serving.models.repository import opened
 from serving.models.trial import Trials
 from serving.models.unloaded import Kept, identity
-from serving.models.versions import Content, Version, raw
+from serving.models.versions import Content, Version, kind_of, raw
 
 REMEMBERED = 256
 """Graphs whose costs and trials are remembered, at least."""
@@ -34,14 +35,14 @@ class Loader:
         self._costs: dict[str, Costs] = {}
         self._findings: dict[str, Findings] = {}
 
-    def open(self, version: Version) -> Model:
+    def open(self, version: Version) -> Opened:
         """Give a version its content. Takes seconds, for a thread.
 
         Raises:
             LoadError, OSError: what is wrong with its files.
         """
         model = self._first(version) if version.content is None else self._again(version)
-        version.sampler = isinstance(model, Sampler)
+        version.kind = kind_of(model)
         version.content = Content(model, raw(model))
         return model
 
@@ -51,7 +52,7 @@ class Loader:
             while len(known) > max(REMEMBERED, 4 * held):
                 known.pop(next(iter(known)))
 
-    def _first(self, version: Version) -> Model:
+    def _first(self, version: Version) -> Opened:
         folder = version.folder
         stamp = folder.stamp
         try:
@@ -70,29 +71,35 @@ class Loader:
             if folder.stamp != stamp:
                 raise _written(folder)
         except BaseException:
-            model.network.backend.close()
+            close(model)
             raise
         version.stamp = stamp
         return model
 
-    def _again(self, version: Version) -> Model:
+    def _again(self, version: Version) -> Opened:
         model = self._opened(version.folder)
         assert version.kept is not None  # else it would not have left
         if not version.kept.fits(model):
-            model.network.backend.close()
+            close(model)
             raise LoadError(f"{version.folder.root}: expected the files it was loaded from, got others")
         version.kept.restore(model)
         return model
 
-    def _opened(self, folder: Folder) -> Model:
+    def _opened(self, folder: Folder) -> Opened:
         trials = Trials(self._open.most, trusted=folder.name in self._trust, known=self._findings)
-        return load(folder, self._open, self._measure, trials)
+        return opened(folder, self._open, self._measure, trials)
 
     def _measure(self, backend: Backend, graph: str, made_up: MadeUp | None) -> Costs:
         """Costs of calls, measured when a graph is first loaded."""
         if graph not in self._costs:
             self._costs[graph] = measured(backend, self._open.most, made_up)
         return self._costs[graph]
+
+
+def close(model: Opened) -> None:
+    """Close the backend of a model that nobody uses, if it has one."""
+    if not isinstance(model, Recipe):
+        model.network.backend.close()
 
 
 def _written(folder: Folder) -> LoadError:

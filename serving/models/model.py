@@ -1,5 +1,6 @@
 """A loaded model: a plain network, or a sampler with its bank, calibration and choice of posterior."""
 
+import copy
 import dataclasses
 import hashlib
 from collections.abc import Collection, Hashable, Mapping, MutableMapping
@@ -15,7 +16,7 @@ import steering
 from protos.card import Card, End, Range, Sample
 from serving.backends import Array
 from serving.engine.task import Network
-from serving.models.adapter import Adapter
+from serving.models.adapter import Adapter, Tables
 from steering.posteriors import Chosen, Cloud, Gaussian, Local, Neighbours, Union, Variance
 
 RAW = ".network"  # digits.network is the raw network of the sampler digits
@@ -137,6 +138,12 @@ class Sampler:
         self.adapter = Adapter.of(card, path, network.backend.inputs, network.backend.outputs)
         self.limit = steering.limits.build(**card.limit)
         self.learn(None, None)
+
+    def referring(self, tables: Tables) -> "Sampler":
+        """This sampler, for rows whose conditions refer to these tables."""
+        other = copy.copy(self)
+        other.adapter = self.adapter.referring(tables)
+        return other
 
     def plan(
         self, solver: str, steps: int, path: steering.Path | None = None, *, end: End | None = None, **other: Any

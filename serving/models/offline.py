@@ -10,6 +10,7 @@ from torch import Tensor
 import steering
 from serving.backends import Array, LoadError
 from serving.backends.opening import Opener
+from serving.engine.references import whole
 from serving.engine.task import Evaluation, Step
 from serving.models.evaluations import evaluations
 from serving.models.folders import scan
@@ -48,7 +49,7 @@ def solve(generator: Generator[steering.Rows, Tensor, Result], model: Sampler) -
         assert isinstance(evaluation, Evaluation)  # all evaluations are of this network
         parts = []
         for first in range(0, evaluation.rows, BATCH):
-            feeds = {name: value[first : first + BATCH] for name, value in evaluation.feeds.items()}
+            feeds = {name: whole(value[first : first + BATCH]) for name, value in evaluation.feeds.items()}
             size = len(next(iter(feeds.values())))
             if size == 1:  # a row never runs alone, see backends.sizes
                 feeds = {name: np.repeat(value, 2, axis=0) for name, value in feeds.items()}

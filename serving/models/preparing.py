@@ -13,7 +13,8 @@ from serving.engine.task import Routine, Task
 from serving.models.described import reverts
 from serving.models.evaluations import evaluations
 from serving.models.memory import Memory
-from serving.models.model import Model, Sampler
+from serving.models.model import Sampler
+from serving.models.pipeline import Opened
 from serving.models.versions import Version
 
 _log = logging.getLogger(__name__)
@@ -86,7 +87,7 @@ class Preparing:
             await self._learned(version, model)
 
 
-def lacks(model: Model) -> bool:
+def lacks(model: Opened) -> bool:
     """Whether a bank or a calibration is missing and can be made. A bank belongs to one law: models with conditions or
     means have many."""
     if not isinstance(model, Sampler) or model.card.conditions or reverts(model):

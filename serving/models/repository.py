@@ -23,6 +23,7 @@ from serving.models import ranges
 from serving.models.adapter import check_graph, check_names, check_time, check_times
 from serving.models.folders import Folder
 from serving.models.model import Model, PlainModel, Sampler
+from serving.models.pipeline import Opened, Recipe
 from serving.models.trial import Trials, Tried
 from steering.plans.program import Choice
 
@@ -37,6 +38,14 @@ def guess(backend: Backend, graph: str, made_up: MadeUp | None) -> Costs:
     return Costs.guessed(backend.sizes(64))
 
 
+def opened(folder: Folder, opener: Open, measure: Measure = guess, trials: Trials | None = None) -> Opened:
+    """As `load`; also what a pipeline's folder says, which has no graph."""
+    card = _card(folder)
+    if card is not None and card.is_pipeline:
+        return Recipe.of(folder, card)
+    return load(folder, opener, measure, trials)
+
+
 def load(folder: Folder, opener: Open, measure: Measure = guess, trials: Trials | None = None) -> Model:
     """Open a model's graph, check its card against it, try whether its rows are independent, and measure its calls.
 
@@ -46,16 +55,19 @@ def load(folder: Folder, opener: Open, measure: Measure = guess, trials: Trials 
     Raises:
         LoadError: one line that names the file, what was expected and what came.
     """
+    card = _card(folder)
+    if card is not None and card.is_pipeline:
+        raise LoadError(f"{folder.card}: expected a model with a graph, got a pipeline")
     backend = opener(folder.graph)
     try:
-        return _loaded(folder, backend, measure, trials or Trials())
+        return _loaded(folder, card, backend, measure, trials or Trials())
     except BaseException:
         backend.close()
         raise
 
 
-def _loaded(folder: Folder, backend: Backend, measure: Measure, trials: Trials) -> Model:
-    card, owner = _card(folder), folder.digest
+def _loaded(folder: Folder, card: Card | None, backend: Backend, measure: Measure, trials: Trials) -> Model:
+    owner = folder.digest
     path = _path(folder, card, backend) if card is not None and card.is_sampler else None
     if card is not None and path is None:
         check_names(folder.card, card, backend.inputs, backend.outputs)

@@ -11,6 +11,7 @@ import torch
 
 from serving.backends import Array, Backend
 from serving.models.model import Knowledge, Model, PlainModel, Sampler
+from serving.models.pipeline import Opened
 
 
 class UnloadedBackend:
@@ -43,7 +44,7 @@ def unloaded(model: Model) -> Model:
     )
 
 
-def identity(model: Model) -> str:
+def identity(model: Opened) -> str:
     """Equal for the same graph, card and backend."""
     return model.fingerprint if isinstance(model, PlainModel) else model.digest
 
@@ -56,7 +57,7 @@ class Kept:
     equal bytes. They are written when they are made, so that dropping a model takes no time.
     """
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Opened) -> None:
         self._identity = identity(model)
         if isinstance(model, Sampler):
             known = model.known
@@ -70,11 +71,11 @@ class Kept:
                 file.flush()
                 self._file = file
 
-    def fits(self, model: Model) -> bool:
+    def fits(self, model: Opened) -> bool:
         """Whether this is the model that was kept."""
         return identity(model) == self._identity
 
-    def restore(self, model: Model) -> None:
+    def restore(self, model: Opened) -> None:
         """Give a sampler what was known of it."""
         if isinstance(model, Sampler):
             self._file.seek(0)

@@ -1,12 +1,13 @@
 """Which versions of which models a replica has, and the state of each."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
-from serving.fleet.directory import ModelState, State
-from serving.models.described import plain_state, sampler_state
+from serving.fleet.directory import Kind, ModelState, State
+from serving.models.described import pipeline_state, plain_state, sampler_state
 from serving.models.folders import Folder, Stamp
 from serving.models.model import RAW, Model, PlainModel, Sampler
+from serving.models.pipeline import AnyModel, Opened, PartError, Pipeline, Recipe
 from serving.models.policy import order
 from serving.models.unloaded import Kept
 from serving.wire import errors
@@ -26,7 +27,7 @@ class Content:
         shown: what the directory is told of it, where it is not in memory now.
     """
 
-    model: Model
+    model: Opened
     raw: PlainModel | None = None
     shown: tuple[ModelState, ...] | None = None
 
@@ -44,7 +45,7 @@ class Version:
         stamp, identity: of the files that it was loaded from, and of what is in them.
         kept: what it needs to come back into memory as it was.
         lacking: its bank or calibration is missing and can be made.
-        sampler: it has a raw network.
+        kind: what it is; a sampler has a raw network.
         size: its bytes in memory.
     """
 
@@ -57,16 +58,38 @@ class Version:
     identity: tuple[str, ...] = ()
     kept: Kept | None = None
     lacking: bool = False
-    sampler: bool = False
+    kind: Kind = "network"
     size: int = 0
+
+    @property
+    def sampler(self) -> bool:
+        return self.kind == "sampler"
 
     @property
     def ready(self) -> bool:
         return self.state == "READY"
 
 
+@dataclass(frozen=True)
+class _Look:
+    """What is ready at one time.
+
+    Attributes:
+        models: the newest version of each, but for pipelines.
+        newest: of each.
+        bound: each pipeline with its parts, or why it has not got them.
+    """
+
+    now: object = None
+    models: Mapping[str, Model] = field(default_factory=dict)
+    newest: Mapping[str, AnyModel] = field(default_factory=dict)
+    bound: Mapping[Version, Pipeline | PartError] = field(default_factory=dict)
+
+
 class Versions:
     """The versions by model, the oldest first. Any thread may read.
+
+    A pipeline is ready when it and its parts are; its parts are the newest versions that there are of them.
 
     Attributes:
         now: another object after every change.
@@ -75,7 +98,7 @@ class Versions:
     def __init__(self, versions: Iterable[Version]) -> None:
         self._by_name: Mapping[str, tuple[Version, ...]] = {}
         self.now = object()
-        self._newest: tuple[object, Mapping[str, Model]] = None, {}
+        self._seen = _Look()
         for each in versions:
             self.put(each.folder.name, [*self.of(each.folder.name), each])
 
@@ -101,19 +124,67 @@ class Versions:
         """The model that a name belongs to: a sampler lends its network to NAME.network."""
         return name if name in self._by_name else name.removesuffix(RAW)
 
-    def newest(self) -> Mapping[str, Model]:
+    def newest(self) -> Mapping[str, AnyModel]:
         """The newest ready version of each model, and of each raw network."""
-        now, (then, known) = self.now, self._newest
-        if then is now:  # every request asks
-            return known
-        found: dict[str, Model] = {}
+        return self._look().newest
+
+    def models(self) -> Mapping[str, Model]:
+        """As `newest`, without pipelines: what may be a reward."""
+        return self._look().models
+
+    def _look(self) -> _Look:
+        now = self.now
+        if self._seen.now is now:  # every request asks
+            return self._seen
+        found, recipes, bound = dict[str, Model](), dict[Version, Recipe](), dict[Version, Pipeline | PartError]()
         for version in self:
             if version.ready and (content := version.content) is not None:
                 if content.raw is not None:
                     found[content.raw.name] = content.raw
-                found[version.folder.name] = content.model
-        self._newest = now, found
-        return found
+                if isinstance(content.model, Recipe):
+                    recipes[version] = content.model
+                else:
+                    found[version.folder.name] = content.model
+        newest: dict[str, AnyModel] = {**found}
+        for version, recipe in recipes.items():
+            try:
+                bound[version] = newest[version.folder.name] = recipe.bound(found, self._why)
+            except PartError as error:
+                bound[version] = error
+        self._seen = look = _Look(now, found, newest, bound)
+        return look
+
+    def _why(self, name: str) -> tuple[str, bool]:
+        """Why there is no such model that is ready, and whether it will soon be one."""
+        if not (known := self.of(name)):
+            return "expected a model of the repository, got none of that name", False
+        last = known[-1]
+        soon = last.state == "LOADING"
+        return f"it is {last.state.lower()}{'' if soon or not last.reason else f': {last.reason}'}", soon
+
+    def parts(self, version: Version) -> list[Version]:
+        """The versions that a pipeline's requests use beside its own; none of other models."""
+        bound = self._look().bound.get(version)
+        if not isinstance(bound, Pipeline):
+            return []
+        return [self.choose(name) for name in {*bound.card.parts.values()}]
+
+    def fault(self, version: Version) -> PartError | None:
+        """Why a pipeline cannot be used, whose own folder is well."""
+        bound = self._look().bound.get(version)
+        return bound if isinstance(bound, PartError) else None
+
+    def states(self) -> Iterator[ModelState]:
+        """What the directory is told."""
+        for version in self:
+            if not isinstance(bound := self._look().bound.get(version), Pipeline | PartError):
+                yield from states(version)
+            elif isinstance(bound, PartError):
+                state: State = "LOADING" if bound.soon else "UNAVAILABLE"
+                yield ModelState(version.folder.name, version.folder.version, "pipeline", state, str(bound))
+            else:
+                sampler, *_ = states(self.choose(bound.sampler.name))
+                yield replace(pipeline_state(bound, sampler), reason=version.reason)
 
     def choose(self, name: str, number: str = "", seen: Callable[[str], bool] = anything) -> Version:
         """The version that a request for a model asks for; the newest ready one where it asks for none.
@@ -136,19 +207,30 @@ class Versions:
         if not ready:
             last = found[-1]
             raise errors.unavailable(f"model {name!r} is {last.state.lower()}: {last.reason or 'not loaded yet'}")
+        if (fault := self.fault(ready[-1])) is not None:
+            raise errors.unavailable(f"model {name!r} is {'loading' if fault.soon else 'unavailable'}: {fault}")
         if name != ready[-1].folder.name and not ready[-1].sampler:
             raise errors.not_found(f"unknown model {name!r}: {ready[-1].folder.name!r} has no raw network of its own")
         return ready[-1]
 
-    def model(self, name: str, number: str = "", seen: Callable[[str], bool] = anything) -> Model:
+    def model(self, name: str, number: str = "", seen: Callable[[str], bool] = anything) -> AnyModel:
         """As `choose`: the model itself, or the raw network where the name is that."""
         version = self.choose(name, number, seen)
         assert version.content is not None
-        raw = version.content.raw
-        return raw if raw is not None and name == raw.name else version.content.model
+        raw, model = version.content.raw, version.content.model
+        if not isinstance(model, Recipe):
+            return raw if raw is not None and name == raw.name else model
+        bound = self._look().bound[version]
+        assert isinstance(bound, Pipeline)  # `choose` refuses others
+        return bound
 
 
-def raw(model: Model) -> PlainModel | None:
+def kind_of(model: Opened) -> Kind:
+    """What a model is called in listings."""
+    return "pipeline" if isinstance(model, Recipe) else "sampler" if isinstance(model, Sampler) else "network"
+
+
+def raw(model: Opened) -> PlainModel | None:
     """A sampler's network as a model of its own."""
     if not isinstance(model, Sampler):
         return None
@@ -157,10 +239,10 @@ def raw(model: Model) -> PlainModel | None:
 
 
 def states(version: Version) -> Iterator[ModelState]:
-    """What the directory is told of a version."""
+    """What the directory is told of a version, but for pipelines that are ready."""
     name, number, content = version.folder.name, version.folder.version, version.content
     if not version.ready or content is None:
-        yield ModelState(name, number, "sampler" if version.sampler else "network", version.state, version.reason)
+        yield ModelState(name, number, version.kind, version.state, version.reason)
         if version.sampler:
             yield ModelState(name + RAW, number, "network", version.state, version.reason)
         return
@@ -173,5 +255,5 @@ def _shown(content: Content) -> Iterator[ModelState]:
         yield sampler_state(content.model)
         assert content.raw is not None
         yield plain_state(content.raw)
-    else:
+    elif isinstance(content.model, PlainModel):
         yield plain_state(content.model)

@@ -15,7 +15,8 @@ from serving.engine.engine import Engine
 from serving.engine.metrics import ReplicaMetrics
 from serving.fleet.directory import ModelState
 from serving.models.loaded import LoadedModels
-from serving.models.model import Model, Sampler
+from serving.models.model import PlainModel
+from serving.models.pipeline import AnyModel
 from serving.models.versions import anything
 from serving.replica.counting import Counting
 from serving.requests import job
@@ -79,7 +80,7 @@ class Answering:
         states = (each for each in known if each.name == name and version in ("", each.version))
         return max(reversed([*states]), key=lambda each: each.state == "READY", default=None)
 
-    def model(self, name: str, version: str = "") -> Model:
+    def model(self, name: str, version: str = "") -> AnyModel:
         """The model of that name; NOT_FOUND or UNAVAILABLE where it cannot be used."""
         return self._models.model(name, version, _seen())
 
@@ -90,8 +91,8 @@ class Answering:
         context: ServicerContext,
         rewards: Mapping[str, Definition] = MappingProxyType({}),
         counting: Counting | None = None,
-        deliver: Callable[[Model, Preview | Answer], None] | None = None,
-    ) -> tuple[Model, Answer]:
+        deliver: Callable[[AnyModel, Preview | Answer], None] | None = None,
+    ) -> tuple[AnyModel, Answer]:
         """Run a request that came in so many bytes. If the caller leaves, its rows leave the engine.
 
         Args:
@@ -109,7 +110,7 @@ class Answering:
         async with self._models.holding(request, _seen()) as held:
             model = held.model
             kserve.check_outputs(request.outputs, job.output_names(model))
-            if isinstance(model, Sampler):  # a front has drawn one; a client that comes without a front may have not
+            if not isinstance(model, PlainModel):  # a front has drawn one; who comes without one may have not
                 request.parameters.setdefault("seed", secrets.randbelow(2**63))
             seen = {name: each for name, each in self._rewards.definitions.items() if caller().sees(name)}
             remotes = {**seen, **rewards}

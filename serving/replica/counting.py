@@ -11,7 +11,7 @@ import grpc
 from serving.engine.statistics import Served, Statistics, Times
 from serving.engine.task import Task
 from serving.fleet.directory import ModelState
-from serving.models.model import Model
+from serving.models.pipeline import AnyModel
 from serving.wire import errors
 from serving.wire.answer import Answer
 
@@ -41,7 +41,7 @@ class Counting:
         """The model that the request names, which need not exist."""
         self._asked = name, version
 
-    def submitted(self, model: Model, task: Task) -> None:
+    def submitted(self, model: AnyModel, task: Task) -> None:
         """What it became."""
         self._served, self._task = (model.name, model.version), task
 

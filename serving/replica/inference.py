@@ -7,7 +7,7 @@ from grpc.aio import ServicerContext
 from tritonclient.grpc import service_pb2 as pb
 
 from serving.engine.metrics import ReplicaMetrics
-from serving.models.model import Model
+from serving.models.pipeline import AnyModel
 from serving.replica import account
 from serving.replica.answering import Answering
 from serving.replica.counting import Counting
@@ -85,7 +85,7 @@ class Inference:
             return timed(reply)
 
 
-async def response_of(request: InferRequest, model: Model, answer: Answer, longest: int) -> bytes:
+async def response_of(request: InferRequest, model: AnyModel, answer: Answer, longest: int) -> bytes:
     """The serialised ModelInferResponse that holds an answer, with the outputs that were asked for; as `encoded`."""
     requested = [name for name in request.outputs if name in answer.outputs]
     return await encoded(

@@ -7,7 +7,7 @@ import grpc
 from grpc.aio import ServicerContext
 
 from protos.tiltserve.v1 import sampling_pb2
-from serving.models.model import Sampler
+from serving.models.model import PlainModel
 from serving.replica.answering import Answering
 from serving.replica.inference import encoded, fitting
 from serving.replica.statuses import Statuses
@@ -56,7 +56,7 @@ class Sampling:
                     return interactive.answered(await streams.answered(messages, "the client's scores"))
 
                 client = ClientDefinition(read, write, self._answer_s)
-                if not isinstance(self._answering.model(request.model, request.version), Sampler):
+                if isinstance(self._answering.model(request.model, request.version), PlainModel):
                     raise errors.invalid(f"model {request.model!r}: expected a sampler, got a plain network")
                 model, answer = await self._answering.answer(request, len(first), context, {CLIENT: client}, counting)
                 served = model.name, model.version

@@ -8,7 +8,7 @@ from dataclasses import replace
 import grpc
 from grpc.aio import ServicerContext
 
-from serving.models.model import Model
+from serving.models.pipeline import AnyModel
 from serving.replica.answering import Answering
 from serving.replica.counting import Counting
 from serving.replica.inference import SERVICE, response_of, timed
@@ -68,12 +68,12 @@ class Streaming:
         streamed.check(request.parameters)
         with contextlib.suppress(Exception):  # said before, or the caller has left
             await context.send_initial_metadata((errors.BEGUN,))
-        waiting = Waiting[tuple[Model, Preview | Answer]](sender)
+        waiting = Waiting[tuple[AnyModel, Preview | Answer]](sender)
 
-        def deliver(model: Model, part: Preview | Answer) -> None:
+        def deliver(model: AnyModel, part: Preview | Answer) -> None:
             waiting.put((model, part), part.nbytes, preview=isinstance(part, Preview))
 
-        async def before(taken: tuple[Model, Preview | Answer]) -> bytes:
+        async def before(taken: tuple[AnyModel, Preview | Answer]) -> bytes:
             model, part = taken
             answer = await aside(part.nbytes, part.answer) if isinstance(part, Preview) else part
             return streamed.wrapped(await self._response(request, model, answer, final=False))
@@ -84,13 +84,13 @@ class Streaming:
         answered = await waiting.send(asyncio.ensure_future(answering), before)
         return await self._last(request, *answered)
 
-    async def _last(self, request: InferRequest, model: Model, answer: Answer) -> bytes:
+    async def _last(self, request: InferRequest, model: AnyModel, answer: Answer) -> bytes:
         """The last response, which has the request's times if they were asked for."""
         with phase("encode"):
             response = await self._response(request, model, answer, final=True)
         return streamed.wrapped(timed(response))
 
-    async def _response(self, request: InferRequest, model: Model, answer: Answer, *, final: bool) -> bytes:
+    async def _response(self, request: InferRequest, model: AnyModel, answer: Answer, *, final: bool) -> bytes:
         """A serialised ModelInferResponse."""
         told = replace(answer, parameters={**answer.parameters, streamed.FINAL: final})
         return await response_of(request, model, told, self._answering.connections.max_message)

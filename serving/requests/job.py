@@ -4,22 +4,23 @@ import math
 from collections.abc import Generator, Mapping
 from dataclasses import replace
 
-import numpy as np
 import torch
 
 import steering
-from serving import rewards
 from serving.backends import Array, InputError, OutOfMemoryError, UnavailableError
 from serving.engine.admission import DeadlineError
 from serving.engine.engine import DeadlinePassedError, ExternalError, NetworkFailedError, QueueFullError
 from serving.engine.task import Routine, Step, Task
-from serving.models.described import LIKELIHOODS, PREVIEWED, SAMPLED
+from serving.models.described import LIKELIHOODS, PREVIEWED
 from serving.models.evaluations import evaluations
 from serving.models.model import Knowledge, Model, PlainModel, Sampler
+from serving.models.pipeline import AnyModel, Pipeline
 from serving.requests import likelihood, previews
+from serving.requests.around import Around
 from serving.requests.methods import Steered, completed, group_size, method_of, steering_for
 from serving.requests.parameters import parse as parameters_of
 from serving.requests.parameters import terms_of
+from serving.requests.pictured import Pictured
 from serving.requests.plain import plain_task
 from serving.requests.plans import interval_of, notes_of, plan_for
 from serving.requests.report import echoed
@@ -40,16 +41,16 @@ STATE_BYTES = 12 * 4
 """Bytes held for each number of a state: about twelve float32 tensors."""
 
 
-def output_names(model: Model) -> list[str]:
+def output_names(model: AnyModel) -> list[str]:
     """Every output a request for the model may ask for."""
     if isinstance(model, PlainModel):
         return [each.name for each in model.network.backend.outputs]
-    return [*SAMPLED, *LIKELIHOODS, PREVIEWED]
+    return [*(Pictured if isinstance(model, Pipeline) else Around).known]
 
 
 def task_for(
     request: InferRequest,
-    model: Model,
+    model: AnyModel,
     models: Mapping[str, Model],
     remotes: Mapping[str, Definition] | None = None,
     deadline: float = math.inf,
@@ -73,28 +74,32 @@ def task_for(
         task = plain_task(request, model, longest)
         task.program = _cautioned(task.program, model.network.caution)
     else:
-        task = _sampling_task(request, model, models, remotes, deliver, longest)
+        around = (
+            Pictured(request, model, deterministic=terms.deterministic)
+            if isinstance(model, Pipeline)
+            else Around(request, model)
+        )
+        task = _sampling_task(around, models, remotes, deliver, longest)
     task.priority, task.deterministic, task.deadline = terms.priority, terms.deterministic, deadline
     return task
 
 
 def _sampling_task(
-    request: InferRequest,
-    model: Sampler,
+    around: Around,
     models: Mapping[str, Model],
     remotes: Mapping[str, Definition] | None,
     deliver: previews.Deliver | None,
     longest: int,
 ) -> Task:
-    if {*SAMPLED, *LIKELIHOODS} <= {*request.outputs}:  # so do tools that know no model: they want what there is
-        request = replace(request, outputs=[])
-    parameters, options, reward_arguments = parameters_of(request)
+    request, model = around.request, around.model
+    parameters, options, reward_arguments = parameters_of(request, around.defaults)
     if parameters.likelihood is not None:
         parameters = likelihood.checked(parameters, request.parameters)
     n, card = parameters.samples, model.card
-    parameters = completed(parameters)
-    watched = previews.watched_for(parameters, card, deliver)
-    tensors = tensors_of(request, model, parameters)
+    parameters = around.settled(completed(parameters))
+    watched = previews.watched_for(parameters, card, deliver, pictures=around.pictures)
+    given = around.given(parameters)
+    tensors = tensors_of(request, model, parameters, given)
     if tensors.grid is not None:
         parameters = parameters.over(len(tensors.grid))
     plan = plan_for(model, parameters, options, tensors.grid)
@@ -114,7 +119,7 @@ def _sampling_task(
         show_every=parameters.preview_every or 0,
     )
     doubled = 2 if tensors.condition and parameters.guidance != 1 else 1
-    told = sum(each[0].numel() * each.element_size() for each in tensors.condition.values())
+    told = around.row_bytes + sum(each[0].numel() * each.element_size() for each in tensors.condition.values())
     if plan.reverse and tensors.x_init is None:
         raise errors.invalid("reverse: expected the data to start from in an input x_init, got none")
     for name, what in (("strength", "data to start from"), ("start_t", "state to start from")):
@@ -135,14 +140,14 @@ def _sampling_task(
             rows_at_once=at_once,
             bytes=_bytes(n, card.event_shape) + together * told,
         )
-    _check_answer(request, n, card.event_shape, longest)
+    around.check_answer(parameters, longest)
     if absent := [name for name in request.outputs if name in LIKELIHOODS]:
         raise errors.invalid(f"output {absent[0]!r}: expected a parameter likelihood beside it, got none")
     if PREVIEWED in request.outputs and parameters.preview_every is None:
         raise errors.invalid(f"output {PREVIEWED!r}: expected a parameter preview_every beside it, got none")
     reward = None
     if parameters.reward is not None:
-        reward = rewards.bind(parameters.reward, models, card.event_shape, reward_arguments, tensors.reward, remotes)
+        reward = around.reward(parameters, models, reward_arguments, tensors.reward, remotes)
     elif reward_arguments or tensors.reward:
         raise errors.invalid(
             f"{[*reward_arguments, *tensors.reward][0]}: expected a parameter reward beside it, got none"
@@ -156,25 +161,27 @@ def _sampling_task(
     steered = steering_for(model, known, plan, parameters, reward, tensors)
     group = min(n, group_size(steered.steer, card.event_shape))
     rows = _network_rows(problem, parameters, rows_of(parameters, options, plan.most_rows))
+    rows += around.rows(parameters, reward)
     if tensors.x_init is None:
         steered.notes.extend(notes_of(plan))
     steered.notes.extend(previews.notes_of(watched, plan, steered, problem.show_every))
     if problem.guidance != 1 and problem.guidance_interval is not None and plan.stages and not _guided(problem):
         steered.notes.append("guidance: no row of the plan lies in its interval, it acts nowhere")
     program = _cautioned(
-        _sample(model, known, problem, parameters, reward, steered, tensors, watched),
+        _sample(around, known, problem, parameters, reward, steered, tensors, watched),
         model.network.caution,
+        *around.cautions,
         *(() if reward is None else reward.cautions),
     )
     held = n + group * (0 if steered.steer is None else steered.steer.held)
     at_once = steering.rows_at_once(steered.steer, group) * doubled
     return Task(
-        model=model.name,
+        model=around.name,
         program=program,
         network_rows=rows,
         network=model.network,
         rows_at_once=at_once,
-        bytes=_bytes(held, card.event_shape) + at_once * told,
+        bytes=_bytes(held, card.event_shape) + at_once * told + around.held(parameters),
         heavy=reward is not None,
     )
 
@@ -231,15 +238,6 @@ def _bytes(states: int, event: tuple[int, ...]) -> int:
     return states * math.prod(event) * STATE_BYTES
 
 
-def _check_answer(request: InferRequest, n: int, event: tuple[int, ...], longest: int) -> None:
-    """Refuse samples that do not fit into a message, before they are drawn."""
-    most = longest // (math.prod(event) * np.dtype(np.float32).itemsize)
-    if n > most and (not request.outputs or "samples" in request.outputs):
-        raise errors.invalid(
-            f"samples: expected at most {most} of shape {list(event)} in an answer of {longest} bytes, got {n}"
-        )
-
-
 def _check_threshold(parameters: Parameters, reward: Reward | None) -> None:
     """Refuse a threshold without a reward, with a beta, or for a reward that has its own."""
     if reward is None:
@@ -272,7 +270,7 @@ def request_error(error: BaseException) -> errors.RequestError:
 
 
 def _sample(
-    model: Sampler,
+    around: Around,
     known: Knowledge,
     problem: steering.Problem,
     parameters: Parameters,
@@ -282,7 +280,10 @@ def _sample(
     watched: previews.Watched | None,
 ) -> Routine:
     """Run the samplers of a request, group after group, and put the answer together."""
-    n, steer, setup, parts = parameters.samples, steered.steer, steered.setup, []
+    yield from around.prepare()
+    model, n, steer, setup, parts = around.model, parameters.samples, steered.steer, steered.setup, []
+    if tensors.known is not None and tensors.mask is not None:  # its values may have come only now
+        steer = steering.inpaint(tensors.mask, tensors.known)
     start: steering.Start | None = tensors.x_init
     if tensors.x_init is not None and parameters.strength is not None:
         start = steering.Noised(tensors.x_init)
@@ -300,23 +301,25 @@ def _sample(
         )
         if watched is not None:
             sampler = watched.watched(sampler, rows.start, len(problem.plan.stages))
-        x, report = yield from evaluations(sampler, model, reward)
+        x, report = yield from evaluations(sampler, model, reward, shown=around.shown)
         if streamed:
             yield from _score(reward, x, report)
         parts.append((x, report))
         if watched is not None:
-            watched.finished(rows, n, x, report)
+            watched.finished(rows, n, (yield from around.outputs(x)) if watched.sends(rows, n) else {}, report)
     x, report = torch.cat([part for part, _ in parts]), merged([r for _, r in parts])
     yield from _score(reward, x, report)
     last = rows if streamed else slice(0, n)
-    outputs: dict[str, Array] = {"samples": x[last].numpy()}
+    outputs = yield from around.outputs(x[last])
     if report.rewards is not None:
         outputs["rewards"] = report.rewards[last].to(torch.float32).numpy()
-    fingerprint = known.fingerprint if reward is None else f"{known.fingerprint}-{reward.fingerprint}"
+    fingerprint = around.fingerprint(known.fingerprint)
+    fingerprint = fingerprint if reward is None else f"{fingerprint}-{reward.fingerprint}"
     said: dict[str, Parameter] = {"seed": parameters.seed, "solver": parameters.solver, "fingerprint": fingerprint}
     if streamed:
         said["first"] = last.start
-    return Answer(outputs, {**said, **echoed(report, steered, x)}, steered.method)
+    steered.notes.extend(around.notes())
+    return Answer(outputs, {**said, **echoed(report, steered, x), **around.told()}, steered.method)
 
 
 def _score(reward: Reward | None, x: torch.Tensor, report: steering.Report) -> Generator[Step, list[Array], None]:

@@ -1,6 +1,8 @@
 """Reading the parameters of a request: what is the sampler's, its solver's, its reward's, and how it is served."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from pydantic import ValidationError
 
@@ -43,8 +45,13 @@ def terms_of(request: InferRequest) -> Terms:
     return Terms(priority or DEFAULT, deterministic)
 
 
-def parse(request: InferRequest) -> tuple[Parameters, dict[str, Parameter], dict[str, Parameter]]:
+def parse(
+    request: InferRequest, defaults: Mapping[str, Parameter] = MappingProxyType({})
+) -> tuple[Parameters, dict[str, Parameter], dict[str, Parameter]]:
     """The request's parameters in three groups: its own, options of its solver, arguments of its reward.
+
+    Args:
+        defaults: the model's own, for what the request does not say.
 
     Raises:
         RequestError: INVALID_ARGUMENT, naming the parameter, what was expected and what came.
@@ -64,6 +71,6 @@ def parse(request: InferRequest) -> tuple[Parameters, dict[str, Parameter], dict
         elif name not in EVERYWHERE and not name.startswith("triton_"):
             raise errors.invalid(unknown("parameter", name, [*Parameters.model_fields, *OPTIONS, "reward_<argument>"]))
     try:
-        return Parameters.model_validate(mine), options, arguments
+        return Parameters.model_validate(mine).completed(defaults), options, arguments
     except ValidationError as error:
         raise errors.invalid(f"parameter {complaint(error, Parameters)}") from None

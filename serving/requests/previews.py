@@ -11,6 +11,7 @@ from torch import Tensor
 import steering
 from protos.card import Card
 from serving.models.described import PREVIEWED
+from serving.pipelines.pictures import quantized
 from serving.requests.methods import Steered
 from serving.wire import errors
 from serving.wire.answer import Answer
@@ -40,15 +41,19 @@ class Look:
     Attributes:
         size: the longer side of an image in pixels, at most; None for the model's own.
         range: what 0 and 255 of uint8 stand for.
+        pictures: estimates are pictures, and are shown as answers have them: [n, height, width, 3].
     """
 
     dtype: torch.dtype = torch.float32
     size: int | None = None
     range: tuple[float, float] = RANGE
+    pictures: bool = False
 
     def of(self, estimate: Tensor) -> Array:
         """An estimate [n, *event] as it is shown [n, *shown]."""
         x = estimate if self.size is None else smaller(estimate, self.size)
+        if self.pictures:
+            return quantized(x)
         if self.dtype == torch.uint8:
             low, high = self.range
             x = ((x - low) * (255 / (high - low))).round().clamp(0, 255)
@@ -112,29 +117,29 @@ class Watched:
     def watched(
         self, sampler: Generator[steering.Rows, Tensor, Result], first: int, stages: int
     ) -> Generator[steering.Rows, Tensor, Result]:
-        """Passes everything through but the estimates, which are shown."""
+        """Passes everything through; what comes back for an estimate is shown."""
         rows, look = self.rows, self.look
         try:
             request = next(sampler)
             while True:
+                rows += len(request) if request.kind == "network" else 0
+                reply = yield request
                 if request.kind == "estimate":
                     assert look is not None
-                    self.deliver(Preview(look, request.x, first, request.stage, stages, rows))
-                    reply = request.x
-                else:
-                    rows += len(request) if request.kind == "network" else 0
-                    reply = yield request
+                    self.deliver(Preview(look, reply, first, request.stage, stages, rows))
                 request = sampler.send(reply)
         except StopIteration as stop:
             return stop.value
 
-    def finished(self, rows: slice, n: int, x: Tensor, report: steering.Report) -> None:
-        """Notes, and sends where groups are sent, the samples `rows` of n, x [group, *event]; the last are the
-        answer's."""
+    def sends(self, rows: slice, n: int) -> bool:
+        """Whether the samples `rows` of n are sent before the answer, whose are the last."""
+        return self.groups and rows.stop != n
+
+    def finished(self, rows: slice, n: int, outputs: dict[str, Array], report: steering.Report) -> None:
+        """Notes, and sends where groups are sent, the samples `rows` of n."""
         self.rows += report.network_rows
-        if not self.groups or rows.stop == n:
+        if not self.sends(rows, n):
             return
-        outputs: dict[str, Array] = {"samples": x.numpy()}
         if report.rewards is not None:
             outputs["rewards"] = report.rewards.to(torch.float32).numpy()
         self.deliver(Answer(outputs, {"first": rows.start, "network_rows": self.rows}))
@@ -159,8 +164,13 @@ def groups(n: int, size: int, together: int, watched: Watched | None) -> Iterato
         yield slice(start, min(start + size, n))
 
 
-def watched_for(parameters: Parameters, card: Card, deliver: Deliver | None) -> Watched | None:
+def watched_for(
+    parameters: Parameters, card: Card, deliver: Deliver | None, *, pictures: bool = False
+) -> Watched | None:
     """What a request shows; None for nothing.
+
+    Args:
+        pictures: estimates are shown as pictures.
 
     Raises:
         RequestError: INVALID_ARGUMENT where nothing can be shown before the answer, or not in that way.
@@ -173,7 +183,8 @@ def watched_for(parameters: Parameters, card: Card, deliver: Deliver | None) -> 
             raise errors.invalid(f"{name}: expected a request on ModelStreamInfer, got one on a call of one answer")
     if deliver is None or not (parameters.preview_every or parameters.stream_samples):
         return None
-    return Watched(deliver, _look(parameters, card) if parameters.preview_every else None, parameters.stream_samples)
+    look = _pictures if pictures else _look
+    return Watched(deliver, look(parameters, card) if parameters.preview_every else None, parameters.stream_samples)
 
 
 def notes_of(watched: Watched | None, plan: steering.Plan, steered: Steered, every: int) -> list[str]:
@@ -198,6 +209,12 @@ def smaller(x: Tensor, size: int) -> Tensor:
     shape = max(1, round(height * size / longer)), max(1, round(width * size / longer))
     images = torch.nn.functional.adaptive_avg_pool2d(x.reshape(len(x), -1, height, width), shape)
     return images.reshape(*x.shape[:-2], *shape)
+
+
+def _pictures(parameters: Parameters, card: Card) -> Look:
+    if parameters.preview_dtype not in (None, "uint8"):
+        raise errors.invalid(f"preview_dtype: expected uint8 for pictures, got {parameters.preview_dtype!r}")
+    return Look(torch.uint8, parameters.preview_size, pictures=True)
 
 
 def _look(parameters: Parameters, card: Card) -> Look:

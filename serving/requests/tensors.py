@@ -1,7 +1,7 @@
 """The input tensors of a request for samples, checked against the model's card."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -43,8 +43,34 @@ class Tensors:
     reward: dict[str, Array]
 
 
-def tensors_of(request: InferRequest, model: Sampler, parameters: Parameters) -> Tensors:
+@dataclass(frozen=True)
+class Given:
+    """What a request does not send itself, because it is made of what it sends.
+
+    Attributes:
+        condition, null: by name of the condition, [n, ...], and [n, ...] or [1, ...].
+        kept: conditions that null rows have too.
+        x_init, known, mask: as in `Tensors`; the first two have their values only when samples are drawn.
+        names: of inputs that are read elsewhere.
+    """
+
+    condition: Mapping[str, Tensor] = field(default_factory=dict)
+    null: Mapping[str, Tensor] = field(default_factory=dict)
+    kept: Collection[str] = ()
+    x_init: Tensor | None = None
+    known: Tensor | None = None
+    mask: Tensor | None = None
+    names: Collection[str] = ()
+
+
+NOTHING = Given()
+
+
+def tensors_of(request: InferRequest, model: Sampler, parameters: Parameters, given: Given = NOTHING) -> Tensors:
     """The inputs of a request.
+
+    Args:
+        given: what comes from elsewhere.
 
     Raises:
         RequestError: INVALID_ARGUMENT, naming the input, what was expected and what came.
@@ -57,10 +83,13 @@ def tensors_of(request: InferRequest, model: Sampler, parameters: Parameters) ->
     reward = {name: value for name, value in inputs.items() if name.startswith(PREFIX)}
     for name, value in inputs.items():
         if name not in names and name not in reward:
-            raise errors.invalid(unknown("input", name, names))
+            raise errors.invalid(unknown("input", name, names | {*given.names}))
         if value.dtype == TEXTS:
             raise errors.invalid(f"input {name!r}: expected numbers, got {came(value)}")
     ours = {name: value for name, value in inputs.items() if name not in conditions}  # a card's own names come first
+    for name, other in (("x_init", given.x_init), ("known", given.known)):
+        if other is not None and name in ours:
+            raise errors.invalid(f"input {name!r}: expected none beside an image, got one")
     if ("known" in ours) != ("mask" in ours):
         raise errors.invalid("known and mask: expected both inputs or neither, got one")
     if reverts and "mean" not in ours:
@@ -69,7 +98,11 @@ def tensors_of(request: InferRequest, model: Sampler, parameters: Parameters) ->
     x_init = _tensor(ours, "x_init", "FP32", np.float32, either if parameters.strength is not None else either[:1])
     mean, known = (_tensor(ours, name, "FP32", np.float32, either) for name in ("mean", "known"))
     mask = _tensor(ours, "mask", "BOOL", np.bool_, [event, (1, *event)])
-    condition, null = _conditions(inputs, model, parameters)
+    condition, null = _conditions(inputs, model, parameters, given)
+    x_init, known, mask = (
+        one if other is None else other
+        for one, other in ((x_init, given.x_init), (known, given.known), (mask, given.mask))
+    )
     return Tensors(
         None if x_init is None else x_init.expand(n, *event),
         None if mean is None else mean.expand(n, *event),
@@ -114,17 +147,24 @@ def _grid(inputs: Mapping[str, Array], request: InferRequest, parameters: Parame
 
 
 def _conditions(
-    inputs: Mapping[str, Array], model: Sampler, parameters: Parameters
+    inputs: Mapping[str, Array], model: Sampler, parameters: Parameters, given: Given
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Conditions, and null tensors of those that guidance drops."""
     n, guidance, conditions = parameters.samples, parameters.guidance, model.card.conditions
     if guidance != 1 and not conditions:
         raise errors.invalid(f"guidance: model {model.name!r} has no conditions, expected 1.0, got {guidance}")
-    dropped = _dropped(conditions, parameters)
+    dropped = {*_dropped(conditions, parameters)} - {*given.kept}
     condition: dict[str, Tensor] = {}
     null: dict[str, Tensor] = {}
     lacking = []
     for name, spec in conditions.items():
+        if name in given.condition:
+            if sent := [each for each in (name, NULL + name) if each in inputs and each not in {*conditions} - {name}]:
+                raise errors.invalid(f"input {sent[0]!r}: expected none, it is made of what else was sent, got one")
+            condition[name] = given.condition[name]
+            if name in given.null and name in dropped:
+                null[name] = given.null[name]
+            continue
         value = _condition(model, name, inputs.get(name), n)
         if value is None and (value := spec.null_rows) is None:
             raise errors.invalid(f"condition {name!r}: expected {spec.dtype} [{n}, ...] or [1, ...], got none")

@@ -1,6 +1,7 @@
 """The parameters of a request for samples: names, types, ranges and defaults. Fronts and replicas read them alike."""
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -23,6 +24,13 @@ LONGEST_REWARD = 500
 
 Unit = Literal["t", "sigma", "rho", "logsnr"]
 """What nodes of a grid and ends of an interval are given in; see `steering.units`."""
+
+PROMPT, NEGATIVE, IMAGE, MASK = "prompt", "negative_prompt", "image", "mask"
+"""Inputs of a request for pictures, the first two also parameters: texts, and what to start from."""
+SIZES = "height", "width"
+"""Parameters that say what size pictures have, for clients that send it."""
+PICTURED = (PROMPT, NEGATIVE, "output_format", "decode_for_reward")
+"""Parameters of requests for pictures alone."""
 
 STREAMED = ("preview_every", "preview_dtype", "preview_size", "stream_samples")
 """Parameters of what a streamed request sends before its answer."""
@@ -109,6 +117,15 @@ class Parameters(BaseModel):
     preview_dtype: Literal["float32", "fp32", "float16", "fp16", "uint8"] | None = None
     preview_size: Annotated[int, Field(ge=1, le=2**16)] | None = None
     stream_samples: bool = False
+    output_format: Literal["raw", "png"] = "raw"
+    decode_for_reward: Literal["tiny", "full", "none"] | None = None
+
+    def completed(self, defaults: Mapping[str, Parameter]) -> Self:
+        """These parameters, and a model's own where the request does not say; what the request said stays known."""
+        missing = {name: value for name, value in defaults.items() if name not in self.model_fields_set}
+        made = self.model_copy(update=missing)
+        made.model_fields_set.difference_update(missing)
+        return made
 
     def over(self, nodes: int) -> Self:
         """These parameters for an explicit grid of so many nodes, which says the steps where the request does not."""

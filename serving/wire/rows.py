@@ -9,9 +9,75 @@ nothing is imported that knows one: the tests compare every solver and method wi
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from serving.wire.parameters import Parameters
 from serving.wire.tensors import Parameter
+
+TEXT, ENCODER, DECODER, PREVIEW = "text", "encoder", "decoder", "preview"
+"""Networks of a pipeline beside its sampler."""
+
+
+@dataclass(frozen=True)
+class Draws:
+    """What must be known of a model that draws samples to count the rows of a request for some.
+
+    Attributes:
+        defaults: parameters of a request that does not say others.
+        null_rows: whether guidance asks for rows without conditions.
+        units: how many rows of the sampler's network a row of each network beside it takes as long as, by its name.
+    """
+
+    defaults: Mapping[str, Parameter] = field(default_factory=dict)
+    null_rows: bool = True
+    units: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Rows of the networks beside a sampler that a request takes, at most.
+
+    Attributes:
+        prompts, pictures: that come with it.
+        seen: whether its reward judges pictures.
+    """
+
+    prompts: int = 0
+    pictures: int = 0
+    seen: bool = False
+
+    def rows(self, parameters: Parameters, units: Mapping[str, float]) -> int:
+        """In rows of the sampler's network."""
+        shown = PREVIEW if PREVIEW in units else DECODER
+        counts = {TEXT: self.prompts, ENCODER: self.pictures, DECODER: parameters.samples}
+        whole = sum(count * units.get(name, 0.0) for name, count in counts.items())
+        if parameters.preview_every is not None:
+            looks = parameters.steps_taken // parameters.preview_every
+            whole += looks * parameters.samples * units.get(shown, 0.0)
+        if self.seen and parameters.reward is not None:
+            whole += candidates(parameters) * units.get(judging(parameters, units), 0.0)
+        return math.ceil(whole)
+
+
+def judging(parameters: Parameters, units: Mapping[str, object]) -> str:
+    """The network that decodes candidates for a reward that judges pictures."""
+    return PREVIEW if PREVIEW in units and parameters.decode_for_reward in (None, "tiny") else DECODER
+
+
+def candidates(parameters: Parameters) -> int:
+    """Candidates that a reward judges while samples are drawn, and the finished samples, at most."""
+    n, steps, method = parameters.samples, parameters.steps_taken, parameters.method
+    if method == "doob":
+        most = parameters.particles * steps
+        return n * (1 + (most if parameters.reward_budget is None else min(most, parameters.reward_budget)))
+    if method in ("smc", "fk_steering"):
+        chains = -(-n // parameters.kept) * parameters.chains_together
+        local = parameters.particles if method == "smc" and parameters.inner == "doob" else 0
+        return n + chains * steps * (1 + local)
+    if method in ("best_of", "doit"):
+        return n * parameters.chains_a_sample
+    return n * (1 + (parameters.candidates * steps if method == "svdd" else 0))
+
 
 RowsOf = Callable[[int, Callable[[str, int], int]], int]
 """Network rows of a sample, given the number of steps and how to look up a solver's option with its default."""
@@ -50,12 +116,15 @@ IN_TIME = ("flow_heun", "interpolant_ode")
 """Solvers of several rows a step which, on a flow, go to a sigma of 0 by steps of their own."""
 
 
-def rows_of(parameters: Parameters, options: Mapping[str, Parameter], a_sample: int | None = None) -> int:
+def rows_of(
+    parameters: Parameters, options: Mapping[str, Parameter], a_sample: int | None = None, *, null_rows: bool = True
+) -> int:
     """Network rows of a request for samples or likelihoods, at most; what its target's setup takes aside.
 
     Args:
         options: those of the solver, by name; what is no finite number >= 0 counts as the solver's default.
         a_sample: most network rows of a plain sample, where the plan is known.
+        null_rows: whether guidance asks for rows without conditions.
     """
 
     def option(name: str, default: int) -> int:
@@ -63,7 +132,7 @@ def rows_of(parameters: Parameters, options: Mapping[str, Parameter], a_sample: 
         counts = isinstance(given, int | float) and not isinstance(given, bool) and 0 <= given < math.inf
         return int(given) if counts else default
 
-    doubled = 1 if parameters.guidance == 1 else 2
+    doubled = 1 if parameters.guidance == 1 or not null_rows else 2
     if parameters.likelihood is not None:
         return parameters.samples * parameters.steps_taken * likelihood_rows(parameters.probes) * doubled
     sample = _rows_of_a_sample(parameters, option) if a_sample is None else a_sample

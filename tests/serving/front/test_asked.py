@@ -15,6 +15,7 @@ from serving.requests import job, methods
 from serving.wire import kserve, received
 from serving.wire.errors import RequestError
 from serving.wire.kserve import InferRequest
+from serving.wire.rows import Draws
 from serving.wire.tensors import tensor, value
 
 F = np.float32
@@ -57,7 +58,7 @@ def sent(inputs: dict[str, Any], parameters: dict[str, Any]) -> asked.Asked:
 
 
 def rows(inputs: dict[str, Any], parameters: dict[str, Any], sampler: bool = True) -> int:
-    return sent(inputs, parameters).rows(sampler=sampler)
+    return sent(inputs, parameters).rows(Draws() if sampler else None)
 
 
 def counted(models: dict[str, Model], model: str, inputs: dict[str, Any], parameters: dict[str, Any]) -> int:
@@ -136,7 +137,7 @@ def test_a_stream_brings_a_grid_too():
     sample = sampling_pb2.SampleRequest(model="m")
     sample.inputs["grid"].CopyFrom(tensor(GRID))
     stream = sampling_pb2.InteractiveRequest(sample=sample).SerializeToString()
-    assert asked.of(received.sample(stream), "client").rows(sampler=True) == 8
+    assert asked.of(received.sample(stream), "client").rows(Draws()) == 8
 
 
 def test_nonsense_counts_as_the_default():
@@ -168,7 +169,7 @@ def test_nonsense_counts_as_the_default():
     assert rows({}, {"strength": 0.001}) == 1
     unset = message({}, {"samples": 3})
     unset.parameters["steps"].Clear()
-    assert asked.of(received.infer(unset.SerializeToString())).rows(sampler=True) == 60
+    assert asked.of(received.infer(unset.SerializeToString())).rows(Draws()) == 60
 
 
 def test_a_stream_asks_as_a_request_does():
@@ -180,7 +181,7 @@ def test_a_stream_asks_as_a_request_does():
     streamed, plain = asked.of(received.sample(stream), "client"), sent({}, {"reward": "client", **given})
     assert streamed == plain
     assert (plain.model, plain.version, plain.seeded, plain.timeout_s) == ("m", "3", True, 2.0)
-    assert plain.rows(sampler=True) == 3 * 20 * 2
+    assert plain.rows(Draws()) == 3 * 20 * 2
     assert not sent({}, {}).seeded
 
 

@@ -19,6 +19,7 @@ from protos.card import Range
 from serving.backends import Array, GraphTensor
 from serving.backends.costs import Costs
 from serving.backends.ort import OrtNetwork
+from serving.engine.references import whole
 from serving.engine.task import Evaluation, Network, Step
 from serving.models.folders import scan
 from serving.models.model import Model, PlainModel
@@ -60,7 +61,7 @@ def answered(scoring: Generator[Step, Any, Result], calls: list[Evaluation] | No
         assert isinstance(step, Evaluation)
         if calls is not None:
             calls.append(step)
-        return step.network.backend.run(step.feeds, step.outputs)
+        return step.network.backend.run({name: whole(each) for name, each in step.feeds.items()}, step.outputs)
 
     return sampled(scoring, answer)
 
@@ -242,7 +243,7 @@ def test_equal_terms_are_scored_once(models: dict[str, Model]):
     calls: list[Evaluation] = []
     reward = of("nearness * nearness(mode=3) + 2 * nearness(mode=3) - nearness(mode=1)", models, reward_mode=3)
     value = answered(reward.scores(X), calls)
-    assert [int(call.feeds["mode"][0]) for call in calls] == [3, 1]
+    assert [int(whole(call.feeds["mode"])[0]) for call in calls] == [3, 1]
     assert torch.allclose(value, NEAR[3] ** 2 + 2 * NEAR[3] - NEAR[1], rtol=1e-4, atol=1e-5)
 
 
