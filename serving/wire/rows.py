@@ -159,7 +159,7 @@ def stage_rows(parameters: Parameters) -> tuple[int, int]:
     method = parameters.method
     rollouts = 0
     if parameters.posterior == "rollout":
-        rollouts = parameters.particles * parameters.rollout_steps
+        rollouts = parameters.particles * (parameters.rollout_steps - 1)
     if method == "smc":
         return parameters.chains_together * (1 + (rollouts if parameters.inner == "doob" else 0)), parameters.kept
     if method == "fk_steering":

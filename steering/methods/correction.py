@@ -125,8 +125,9 @@ class DoobTilt(Tilt):
                 rows = rows[~now.drowned[rows]]
             if len(rows):
                 products = part_of(known, rows)
+                problem = self.problem if len(rows) == n else self.problem.rows(rows)
                 averaged = yield from self._average(
-                    stage, kernel, state[rows], centre[rows], pairs, noise[rows], products
+                    problem, stage, kernel, state[rows], centre[rows], pairs, noise[rows], products
                 )
                 correction[rows], ess[rows] = averaged.correction, averaged.size
                 log_h[rows], now.drowned[rows] = averaged.log_h, averaged.drowned
@@ -145,6 +146,7 @@ class DoobTilt(Tilt):
 
     def _average(
         self,
+        problem: Problem,
         stage: Stage,
         kernel: Kernel | None,
         x: Float[Tensor, "m d"],
@@ -155,9 +157,9 @@ class DoobTilt(Tilt):
     ) -> Generator[Rows, Tensor, Averaged]:
         """The weighted mean of local candidates, less what their unweighted mean says of D, which is known.
 
-        `products` of x by matrix [m, k] need not be made again.
+        `problem` is that of these m samples; `products` of x by matrix [m, k] need not be made again.
         """
-        candidates = yield from remembering(self.local.draw(self.problem, stage, x, pairs, noise), x, products)
+        candidates = yield from remembering(self.local.draw(problem, stage, x, centre, pairs, noise), x, products)
         weights, log_h = yield from self._weigh(centre, candidates)
         self.methods["average"] += len(x)
         deviations = candidates.deviations

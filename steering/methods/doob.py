@@ -82,18 +82,18 @@ class Doob(Aimed, Tilting):
     @property
     def stage_rows(self) -> int:
         """Network rows of a sample at a stage, at most: roll-outs take some."""
-        return 1 + self.particles * self._rollout_steps
+        return 1 + self.particles * self._rollout_rows
 
     @property
     def stage_evaluations(self) -> int:
         """Implements `Steering.stage_evaluations`."""
-        return 1 + self._rollout_steps
+        return 1 + self._rollout_rows
 
     @property
-    def _rollout_steps(self) -> int:
+    def _rollout_rows(self) -> int:
         """Network rows of a candidate; 0 if candidates are no roll-outs."""
         local = self.posterior.local if isinstance(self.posterior, Bank) else self.posterior
-        return local.steps if isinstance(local, Rollout) else 0
+        return local.steps - 1 if isinstance(local, Rollout) else 0
 
     def prepare(self, problem: Problem) -> Generator[Rows, Tensor, DoobTilt]:
         """Draw, calibrate, score and grow what is missing, for one problem."""

@@ -25,7 +25,13 @@ class Gaussian:
         return Gaussian(calibration)
 
     def draw(
-        self, problem: Problem, stage: Stage, x: Float[Tensor, "n d"], pairs: int, noise: Noise
+        self,
+        problem: Problem,
+        stage: Stage,
+        x: Float[Tensor, "n d"],
+        centre: Float[Tensor, "n d"],
+        pairs: int,
+        noise: Noise,
     ) -> Generator[Rows, Tensor, Candidates]:
         """Implements `Local.draw`."""
         yield from ()

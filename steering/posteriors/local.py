@@ -53,7 +53,10 @@ class Local(Protocol):
         ...
 
     def draw(
-        self, problem: Problem, stage: Stage, x: Tensor, pairs: int, noise: Noise
+        self, problem: Problem, stage: Stage, x: Tensor, centre: Tensor, pairs: int, noise: Noise
     ) -> Generator[Rows, Tensor, Candidates]:
-        """2 * pairs candidates for each of the states x [n, d] at a stage; may yield network rows of its own."""
+        """2 * pairs candidates for each of the states x [n, d] at a stage, whose denoised estimates are `centre`.
+
+        `problem` is that of these n samples. It may yield network rows of its own.
+        """
         ...

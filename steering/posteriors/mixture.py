@@ -67,7 +67,13 @@ class Mixture:
         return replace(self, lean=Lean(torch.log(counts + 1e-12), shifts))
 
     def draw(
-        self, problem: Problem, stage: Stage, x: Float[Tensor, "n d"], pairs: int, noise: Noise
+        self,
+        problem: Problem,
+        stage: Stage,
+        x: Float[Tensor, "n d"],
+        centre: Float[Tensor, "n d"],
+        pairs: int,
+        noise: Noise,
     ) -> Generator[Rows, Tensor, Candidates]:
         """Implements `Local.draw`."""
         yield from ()

@@ -46,7 +46,13 @@ class Neighbours:
         return Neighbours(self.cloud, calibration)
 
     def draw(
-        self, problem: Problem, stage: Stage, x: Float[Tensor, "n d"], pairs: int, noise: Noise
+        self,
+        problem: Problem,
+        stage: Stage,
+        x: Float[Tensor, "n d"],
+        centre: Float[Tensor, "n d"],
+        pairs: int,
+        noise: Noise,
     ) -> Generator[Rows, Tensor, Candidates]:
         """Implements `Local.draw`."""
         assert self.calibration is not None, "a neighbours posterior is calibrated before sampling"

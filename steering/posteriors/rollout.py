@@ -1,7 +1,8 @@
 """q(x_0 | x_t) by the network itself: the rest of the time-reversed process, in a few steps, for every candidate.
 
-Exact as the steps grow (the posterior of DOIT's algorithm 1), and as dear: steps * candidates network rows a stage. The
-roll-outs draw noise (eta = 1): a deterministic one would end where the flow ends, which is no draw of the posterior.
+Exact as the steps grow (the posterior of DOIT's algorithm 1), and as dear: (steps - 1) * candidates network rows a
+stage, since all candidates begin at the stage's own state, whose estimate is known. The roll-outs draw noise (eta = 1):
+a deterministic one would end where the flow ends, which is no draw of the posterior.
 """
 
 from collections.abc import Generator
@@ -11,19 +12,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steering.numerics.noise import Noise
+from steering.numerics.noise import Draw, Noise
 from steering.plans.compile import compile_plan
 from steering.plans.plan import Stage
 from steering.posteriors.calibration import Uncalibrated
 from steering.posteriors.local import Candidates, Variance
 from steering.sampling.rows import Rows
-from steering.sampling.sampler import Problem, sample
+from steering.sampling.sampler import Problem, evaluate, finite
 from steering.solvers import SOLVERS
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """`steps` network rows a candidate."""
+    """`steps` - 1 network rows a candidate: the first step is made with the stage's own denoised estimate."""
 
     steps: int
     calibration: Variance | None = None
@@ -33,7 +34,13 @@ class Rollout:
         return replace(self, calibration=calibration)
 
     def draw(
-        self, problem: Problem, stage: Stage, x: Float[Tensor, "n d"], pairs: int, noise: Noise
+        self,
+        problem: Problem,
+        stage: Stage,
+        x: Float[Tensor, "n d"],
+        centre: Float[Tensor, "n d"],
+        pairs: int,
+        noise: Noise,
     ) -> Generator[Rows, Tensor, Candidates]:
         """Implements `Local.draw`: independent draws, centred, since D is known better than their mean."""
         plan, n, m = problem.plan, len(x), 2 * pairs
@@ -52,10 +59,15 @@ class Rollout:
         rows = torch.arange(n).repeat_interleave(m)
         inner = Noise(noise.seed ^ (stage.index + 1) << 40, [])
         inner.indices = noise.indices[rows] * m + torch.arange(m).repeat(n)
-        start = x[rows].reshape(n * m, *problem.event)
         whole = replace(problem.rows(rows), plan=rest, show_every=0)
-        ends_at, _ = yield from sample(whole, inner, None, start)
-        drawn = ends_at.reshape(n, m, -1)
+        registers, known = ([each[rows].reshape(n * m, *problem.event)] for each in (x, centre))
+        for step in rest.stages:
+            at_hand = known.pop() if known and step.t == stage.t else None
+            denoised = (yield from evaluate(whole, step.denoise, registers[0])) if at_hand is None else at_hand
+            z = [inner.normal(step.index, Draw.SOLVER + k, problem.event, x.dtype) for k in range(step.draws)]
+            registers = step.advance(registers, denoised, z)
+        finite(whole, registers[0])
+        drawn = registers[0].reshape(n, m, -1)
         mean = drawn[:, 0]
         for k in range(1, m):  # one after another: a reduction's bits would depend on the batch
             mean = mean + drawn[:, k]

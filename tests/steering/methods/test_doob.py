@@ -447,7 +447,7 @@ def test_a_conditional_sample_does_not_feel_its_neighbours_conditions(posterior:
         )  # fmt: skip
 
     large, report = draw(20)
-    assert report.network_rows == plan.rows * 20 * (1 if guidance == 1 else 2) * (1 + (posterior == "rollout") * 2 * 8)
+    assert report.network_rows == plan.rows * 20 * (1 if guidance == 1 else 2) * (1 + (posterior == "rollout") * 8)
     assert report.setup_rows == 0
     for n in (1, 7):
         assert torch.equal(draw(n)[0], large[:n])
@@ -472,7 +472,7 @@ def test_steering_costs_no_network_row_but_those_of_roll_outs(solver: str, eta: 
 
     doob = Doob(reward, 2.0, 8, POSTERIORS[posterior]())
     x, report = steering.run(plan, network, (9, 2), steer=doob, report=True, tile=None)
-    own = 2 * 8 if posterior == "rollout" else 0
+    own = 8 if posterior == "rollout" else 0
     assert report.network_rows == seen["network"] == plan.rows * 9 * (1 + own)
     assert report.setup_rows == 0
     assert report.setup_reward_rows == (300 if "bank" in posterior else 0)

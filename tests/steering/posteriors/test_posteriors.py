@@ -44,7 +44,9 @@ def drawn(local: posteriors.Local, states: Tensor, t: float, index: int, pairs: 
     plan = steering.plan("ddim", path=PATH, steps=2, prediction="x0", grid=(PATH.t_max, t, PATH.t_min))
     stage = replace(plan.stages[1], index=index)
     return products(
-        local.draw(Problem(plan=plan, event=tuple(states.shape[1:]), dtype=states.dtype), stage, states, pairs, noise)
+        local.draw(
+            Problem(plan=plan, event=tuple(states.shape[1:]), dtype=states.dtype), stage, states, states, pairs, noise
+        )
     )
 
 
