@@ -142,12 +142,7 @@ def stream(
     """
     request = yield from _request(memory, patience, wanted)
     if small:
-        model = yield from _described(memory, patience, wanted.model, wanted.version)
-        if model is not None and model.pictures:
-            previews = {**previews, "preview_dtype": "none"}  # decoding costs more than many a sampler
-        else:
-            image = model is not None and model.draws and len(model.event_shape) in (2, 3)
-            previews = {**previews, "preview_dtype": "uint8", **({"preview_size": 1} if image else {})}
+        previews = {**previews, "preview_dtype": "none"}
     message, emitted, stages = request.message(**previews), (0, 0.0), 0
     groups: dict[int, Inferred] = {}
     while True:

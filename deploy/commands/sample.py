@@ -209,21 +209,21 @@ def _picture(option: str, file: Path | None) -> Any:
 
 
 def _write(drawn: "Samples", out: Path) -> None:
+    import numpy as np
+
     if out.suffix != ".npz":
         from deploy.pictures import grid, write_files
 
         try:
             if out.suffix != ".png":
                 write_files(drawn.images, out, f"{drawn.model}-{drawn.seed}")
-            elif len(drawn.shape) == 3 or drawn.shape[1] == 1:
+            elif drawn.dtype == np.float32 and (len(drawn.shape) == 3 or drawn.shape[1] == 1):
                 grid(drawn.samples).save(out)
             else:
                 grid(drawn.images, scale=1, gap=min(1, len(drawn) - 1)).save(out)
         except (ValueError, OSError) as error:
             fail(f"--out: {error}")
     else:
-        import numpy as np
-
         arrays = {"samples": drawn.samples, "parameters": np.array(json.dumps(drawn.parameters))}
         if drawn.rewards is not None:
             arrays["rewards"] = drawn.rewards

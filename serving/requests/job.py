@@ -12,7 +12,7 @@ from serving.engine.admission import DeadlineError
 from serving.engine.engine import DeadlinePassedError, ExternalError, NetworkFailedError, QueueFullError
 from serving.engine.task import Routine, Step, Task
 from serving.models.described import LIKELIHOODS, PREVIEWED
-from serving.models.evaluations import evaluations
+from serving.models.evaluations import as_it_is, evaluations
 from serving.models.model import Knowledge, Model, PlainModel, Sampler
 from serving.models.pipeline import AnyModel, Pipeline
 from serving.requests import likelihood, previews
@@ -299,9 +299,11 @@ def _sample(
             replace(steer, values=steer.values[rows]) if isinstance(steer, steering.Project) else steer,
             None if start is None else start[rows],
         )
+        shown = as_it_is
         if watched is not None:
             sampler = watched.watched(sampler, rows.start, len(problem.plan.stages))
-        x, report = yield from evaluations(sampler, model, reward, shown=around.shown)
+            shown = around.shown if watched.looks else as_it_is
+        x, report = yield from evaluations(sampler, model, reward, shown=shown)
         if streamed:
             yield from _score(reward, x, report)
         parts.append((x, report))

@@ -1,10 +1,11 @@
 """What a streamed request shows before its answer: denoised estimates on the way, and groups of finished samples."""
 
 import math
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,12 +26,13 @@ RANGE = (-1.0, 1.0)
 """What 0 and 255 stand for where the card does not say what samples may be."""
 EARLY = ROWS
 """Samples in the first of the groups that are streamed: those of one of steering's tiles."""
-_TORCH = {
+_TORCH: Mapping[str, torch.dtype | None] = {
     "float32": torch.float32,
     "fp32": torch.float32,
     "float16": torch.float16,
     "fp16": torch.float16,
     "uint8": torch.uint8,
+    "none": None,
 }
 
 
@@ -39,18 +41,21 @@ class Look:
     """How estimates are shown.
 
     Attributes:
+        dtype: None where it is enough to be told of a stage.
         size: the longer side of an image in pixels, at most; None for the model's own.
         range: what 0 and 255 of uint8 stand for.
         pictures: estimates are pictures, and are shown as answers have them: [n, height, width, 3].
     """
 
-    dtype: torch.dtype = torch.float32
+    dtype: torch.dtype | None = torch.float32
     size: int | None = None
     range: tuple[float, float] = RANGE
     pictures: bool = False
 
     def of(self, estimate: Tensor) -> Array:
-        """An estimate [n, *event] as it is shown [n, *shown]."""
+        """An estimate [n, *event] as it is shown [n, *shown], [n, 0] of nothing."""
+        if self.dtype is None:
+            return np.zeros((len(estimate), 0), np.uint8)
         x = estimate if self.size is None else smaller(estimate, self.size)
         if self.pictures:
             return quantized(x)
@@ -130,6 +135,11 @@ class Watched:
                 request = sampler.send(reply)
         except StopIteration as stop:
             return stop.value
+
+    @property
+    def looks(self) -> bool:
+        """Whether somebody looks at the estimates."""
+        return self.look is not None and self.look.dtype is not None
 
     def sends(self, rows: slice, n: int) -> bool:
         """Whether the samples `rows` of n are sent before the answer, whose are the last."""
@@ -212,9 +222,9 @@ def smaller(x: Tensor, size: int) -> Tensor:
 
 
 def _pictures(parameters: Parameters, card: Card) -> Look:
-    if parameters.preview_dtype not in (None, "uint8"):
-        raise errors.invalid(f"preview_dtype: expected uint8 for pictures, got {parameters.preview_dtype!r}")
-    return Look(torch.uint8, parameters.preview_size, pictures=True)
+    if parameters.preview_dtype not in (None, "uint8", "none"):
+        raise errors.invalid(f"preview_dtype: expected uint8 or none for pictures, got {parameters.preview_dtype!r}")
+    return Look(_TORCH[parameters.preview_dtype or "uint8"], parameters.preview_size, pictures=True)
 
 
 def _look(parameters: Parameters, card: Card) -> Look:

@@ -114,7 +114,7 @@ class Parameters(BaseModel):
     candidates: Annotated[int, Field(ge=1, le=256)] = 8
     preset: str | None = None
     preview_every: Annotated[int, Field(ge=1, le=MOST_STEPS)] | None = None
-    preview_dtype: Literal["float32", "fp32", "float16", "fp16", "uint8"] | None = None
+    preview_dtype: Literal["float32", "fp32", "float16", "fp16", "uint8", "none"] | None = None
     preview_size: Annotated[int, Field(ge=1, le=2**16)] | None = None
     stream_samples: bool = False
     output_format: Literal["raw", "png"] = "raw"

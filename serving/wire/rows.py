@@ -51,7 +51,7 @@ class Beside:
         shown = PREVIEW if PREVIEW in units else DECODER
         counts = {TEXT: self.prompts, ENCODER: self.pictures, DECODER: parameters.samples}
         whole = sum(count * units.get(name, 0.0) for name, count in counts.items())
-        if parameters.preview_every is not None:
+        if parameters.preview_every is not None and parameters.preview_dtype != "none":
             looks = parameters.steps_taken // parameters.preview_every
             whole += looks * parameters.samples * units.get(shown, 0.0)
         if self.seen and parameters.reward is not None:
