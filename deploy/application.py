@@ -21,7 +21,7 @@ import grpc
 from deploy.access import check_guards
 from deploy.cluster import GONE_S, OBJECT_STORE_BYTES, StartError, cluster, delete, deploy, heads_alive, kill, marked
 from deploy.cores import cores
-from deploy.deployments import FRONT, REPLICAS, applications
+from deploy.deployments import FRONT, HTTP, REPLICAS, applications
 from deploy.log_lines import log_lines
 from deploy.private_port import check_ray
 from deploy.rays_lines import RaysLines
@@ -43,8 +43,9 @@ SIGNAL, CHANGE = b"s", b"c"
 def serve(settings: Settings) -> int:
     """Serve until SIGINT or SIGTERM, then drain; the exit code.
 
-    Prints `ready grpc=HOST:PORT metrics=HOST:PORT models=a,b` on standard output once every model answers; what is not
-    served of the folder is named on standard error, with the reason. A signal before that ends everything at once.
+    Prints `ready grpc=HOST:PORT metrics=HOST:PORT models=a,b` on standard output once every model answers, and after it
+    ` http=HOST:PORT` where that was asked for; what is not served of the folder is named on standard error, with the
+    reason. A signal before that ends everything at once.
 
     Raises:
         SettingsError: a port is taken, the folder holds no model, Ray has no place for its files, or its version is not
@@ -58,6 +59,8 @@ def serve(settings: Settings) -> int:
         wanted = {"metrics_port": "host" if settings.metrics_host is None else "metrics_host"}
         if settings.socket is None:
             wanted = {"grpc_port": "host", **wanted}
+        if settings.http_port is not None:
+            wanted["http_port"] = "host"
         ports = {port: held.enter_context(held_port(settings, host, port)) for port, host in wanted.items()}
         place = held.enter_context(scratch(OBJECT_STORE_BYTES))
         orderly = _Server(settings.model_copy(update=ports), place).run()
@@ -188,11 +191,13 @@ class _Server:
             public = settings.socket and unix.address(settings.socket)
             grpc_address = public or address(settings.host, settings.grpc_port)
             metrics = address(settings.metrics_host or settings.host, settings.metrics_port)
+            http = "" if settings.http_port is None else f" http={address(settings.host, settings.http_port)}"
+            ready = f"ready grpc={grpc_address} metrics={metrics} models={','.join(names)}{http}"
             with contextlib.suppress(OSError):  # nobody reads it
-                print(f"ready grpc={grpc_address} metrics={metrics} models={','.join(names)}", file=out, flush=True)
+                print(ready, file=out, flush=True)
             with contextlib.redirect_stdout(RaysLines(settings.log_format)):
                 self._stop.wait()
-                draining = threading.Thread(target=_drain, daemon=True)
+                draining = threading.Thread(target=_drain, args=[settings], daemon=True)
                 draining.start()
                 while draining.is_alive() and heads_alive():  # a signal to the whole process group also ends Ray
                     draining.join(0.2)
@@ -209,9 +214,9 @@ class _Server:
         os.dup2(told, 2)
 
 
-def _drain() -> None:
-    """Delete the applications, the front first: it finishes what it took on."""
-    for name in (FRONT, REPLICAS):
+def _drain(settings: Settings) -> None:
+    """Delete the applications, each after what asks it: it finishes what it took on."""
+    for name in (FRONT, REPLICAS) if settings.http_port is None else (HTTP, FRONT, REPLICAS):
         delete(name)
 
 

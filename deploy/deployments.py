@@ -1,4 +1,4 @@
-"""The two Ray Serve applications. Serve places, health-checks and restarts them; requests never pass through it.
+"""The Ray Serve applications. Serve places, health-checks and restarts them; requests never pass through it.
 
 Each deployment is a module of its own: Ray's workers import the one that they run, and the front's needs no torch.
 """
@@ -11,10 +11,11 @@ from ray import serve
 from ray.serve import Application
 
 from deploy.front_deployment import FrontDeployment
+from deploy.http_deployment import HttpDeployment
 from deploy.replica_deployment import ReplicaDeployment
 from deploy.settings import Settings
 
-FRONT, REPLICAS = "front", "replicas"
+FRONT, REPLICAS, HTTP = "front", "replicas", "http"
 HEALTH_S = 1.0
 
 
@@ -41,5 +42,13 @@ def applications(settings: Settings, internal: str, private: Path, sink: Path | 
     replicas = serve.deployment(name="replica", num_replicas=settings.replicas, ray_actor_options=resources, **common)(
         ReplicaDeployment
     )
-    front = serve.deployment(name="front", num_replicas=1, ray_actor_options={"num_cpus": 0}, **common)(FrontDeployment)
-    return {REPLICAS: replicas.bind(settings, internal, sink), FRONT: front.bind(settings, internal, private, sink)}
+    light: dict[str, Any] = {"num_replicas": 1, "ray_actor_options": {"num_cpus": 0}, **common}
+    front = serve.deployment(name="front", **light)(FrontDeployment)
+    beside = None if settings.http_port is None else private.with_name(f"{private.name}-http")
+    made = {
+        REPLICAS: replicas.bind(settings, internal, sink),
+        FRONT: front.bind(settings, internal, private, beside, sink),
+    }
+    if beside is not None:
+        made[HTTP] = serve.deployment(name="http", **light)(HttpDeployment).bind(settings, beside, sink)
+    return made

@@ -18,7 +18,7 @@ class FrontDeployment:
     """The public endpoint."""
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
-        self, settings: Settings, internal: str, private: Path, sink: Path | None = None
+        self, settings: Settings, internal: str, private: Path, beside: Path | None = None, sink: Path | None = None
     ) -> None:
         """See `Front`; `internal` is the token that the processes of this server share, `sink` takes log lines."""
         logs.configure(settings.log_level, settings.log_format, sink)
@@ -31,6 +31,7 @@ class FrontDeployment:
             metrics_host=settings.metrics_host,
             socket=settings.socket,
             private=private,
+            beside=beside,
             guards=front_guards(settings, internal),
             drain_s=settings.drain_seconds,
             allow_model_control=settings.allow_model_control,

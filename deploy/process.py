@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-_READY = re.compile(r"^ready grpc=(\S+) metrics=(\S+) models=(\S*)$")
+_READY = re.compile(r"^ready grpc=(\S+) metrics=(\S+) models=(\S*)(?: http=(\S+))?$")
 DRAIN_S = 60.0
 
 
@@ -21,6 +21,8 @@ class Running:
     metrics: str
     models: tuple[str, ...]
     pid: int
+    http: str = ""
+    """Of the images API, where options ask for it."""
 
 
 @contextlib.contextmanager
@@ -37,7 +39,9 @@ def running_server(models: Path, *, replicas: int = 1, options: Sequence[str] = 
         try:
             for line in process.stdout:
                 if match := _READY.match(line.strip()):
-                    yield Running(match[1], match[2], tuple(filter(None, match[3].split(","))), process.pid)
+                    yield Running(
+                        match[1], match[2], tuple(filter(None, match[3].split(","))), process.pid, match[4] or ""
+                    )
                     break
             else:
                 raise RuntimeError(f"the server ended with exit code {process.wait()} before it was ready")

@@ -172,6 +172,13 @@ def _names(value: Any) -> Any:
     return [each.strip() for each in value.split(",") if each.strip()] if isinstance(value, str) else value
 
 
+def _origins(origins: tuple[str, ...]) -> tuple[str, ...]:
+    for each in origins:
+        if each != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^\s/]+", each):
+            raise ValueError(f"expected origins such as https://app.example.com, or *, got {shorten(each)}")
+    return origins
+
+
 def _ordered(ports: tuple[int, int]) -> tuple[int, int]:
     if ports[0] > ports[1] or (ports[0] == 0) != (ports[1] == 0):
         raise ValueError(f"expected LOW-HIGH with LOW <= HIGH, or 0-0 for any free port, got {ports[0]}-{ports[1]}")
@@ -265,6 +272,12 @@ class Settings(BaseModel):
     """Whether what is served beyond this machine may be open to everybody, or in plain text."""
     grpc_port: Port = 8001
     metrics_port: Port = 8002
+    http_port: Port | None = None
+    """Of an endpoint that speaks OpenAI's images API over HTTP, guarded as the gRPC port. None: there is none."""
+    http_allow_origin: Annotated[Names, AfterValidator(_origins)] = ()
+    """Origins of pages that may call it from a browser, such as https://app.example.com, or * for all."""
+    http_allow_host: Names = ()
+    """Names that it is called by besides addresses and localhost; only looked at where nobody needs a token or TLS."""
     replicas: int = Field(default=1, ge=1, le=1024)
     threads_per_replica: int | None = Field(default=None, ge=1, le=1024)
     """Threads of one replica's networks; None shares the cores out (see `threads`)."""
@@ -383,6 +396,20 @@ class Settings(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _http(self) -> Self:
+        """The HTTP port gives nobody more than the gRPC port does."""
+        for name in ("http_allow_origin", "http_allow_host"):
+            if getattr(self, name) and self.http_port is None:
+                raise ValueError(f"{name}: expected --http-port with it, got none")
+        if self.http_port is not None and self.socket is not None:
+            raise ValueError("http_port: expected no --socket with it, which is open to this user alone")
+        if "*" in self.http_allow_origin and self.tokens is None:
+            raise ValueError(
+                "http_allow_origin: expected --tokens with *, or any page in a browser could use the server"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _trusted(self) -> Self:
         for name in self.trust:
             if not name or "/" in name or not (self.models / name).is_dir():
@@ -393,6 +420,8 @@ class Settings(BaseModel):
     def _distinct(self) -> Self:
         if self.grpc_port == self.metrics_port != 0:
             raise ValueError(f"metrics_port: expected another port than grpc_port, got {self.metrics_port} for both")
+        if self.http_port and self.http_port in (self.grpc_port, self.metrics_port):
+            raise ValueError(f"http_port: expected another port than grpc_port and metrics_port, got {self.http_port}")
         low, high = self.replica_ports
         if low and high - low + 1 < self.replicas:
             raise ValueError(f"replica_ports: expected at least {self.replicas} ports, one a replica, got {low}-{high}")

@@ -119,7 +119,11 @@ ARROWS: dict[str, set[str]] = {
     "deploy.replica_deployment": {
         "deploy.access", "deploy.private_port", "deploy.settings", "deploy.wiring", "serving",
     },
-    "deploy.deployments": {"deploy.front_deployment", "deploy.replica_deployment", "deploy.settings", "serving"},
+    "deploy.http": {"serving", "tiltserve"},
+    "deploy.http_deployment": {"deploy.access", "deploy.http", "deploy.private_port", "deploy.settings", "serving"},
+    "deploy.deployments": {
+        "deploy.front_deployment", "deploy.http_deployment", "deploy.replica_deployment", "deploy.settings", "serving",
+    },
     "deploy.application": {
         "deploy.access", "deploy.cluster", "deploy.cores", "deploy.deployments", "deploy.log_lines",
         "deploy.private_port", "deploy.rays_lines",

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import copy
 import inspect
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from functools import partial
@@ -39,10 +40,8 @@ class AsyncClient:
     ) -> None:
         self._address = Address.of(url, tls)
         self._headers = self._address.headers(token)
-        self._credentials = None if self._address.tls is None else self._address.tls.credentials()
         self._timeout, self._retries = timeout, retries
-        self._memory, self._methods = Memory(), dict[str, Any]()
-        self._channel: grpc.aio.Channel | None = None  # made on the event loop, on first use
+        self._memory, self._connection, self._own = Memory(), _Connection(self._address), True
 
     async def __aenter__(self) -> Self:
         return self
@@ -61,9 +60,20 @@ class AsyncClient:
         return self._address
 
     async def close(self) -> None:
-        """End the connection, and every call on it."""
-        if self._channel is not None:
-            await self._channel.close()
+        """End the connection, and every call on it; not one that is another client's."""
+        if self._own:
+            await self._connection.close()
+
+    def on_behalf(self, token: str | None, metadata: Mapping[str, str] | None = None) -> "AsyncClient":
+        """A client on the same connection that calls with the token of somebody else, for whoever passes calls on.
+
+        Args:
+            metadata: of each of its calls, such as `x-request-id`.
+        """
+        other = copy.copy(self)
+        other._headers = [*self._address.headers(token), *(metadata or {}).items()]
+        other._memory, other._own = Memory(), False  # what one may see of a model another may not
+        return other
 
     async def sample(
         self,
@@ -229,7 +239,7 @@ class AsyncClient:
         return Patience(self._timeout if timeout is None else timeout, self._retries)
 
     def _session(self, score: Callable[[Floats], Any] | None = None) -> "_Session":
-        return _Session(self._method, self._headers, score)
+        return _Session(self._connection.method, self._headers, score)
 
     async def _run(self, operation: Operation[T], score: Callable[[Floats], Any] | None = None) -> T:
         """The result of an operation that emits nothing."""
@@ -244,7 +254,16 @@ class AsyncClient:
         finally:
             session.close()
 
-    def _method(self, rpc: Rpc, streaming: bool) -> Any:
+
+class _Connection:
+    """A channel, and the methods that were called on it; raises `InvalidArgument` for files that cannot be read."""
+
+    def __init__(self, address: Address) -> None:
+        self._address, self._methods = address, dict[str, Any]()
+        self._credentials = None if address.tls is None else address.tls.credentials()
+        self._channel: grpc.aio.Channel | None = None  # made on the event loop, on first use
+
+    def method(self, rpc: Rpc, streaming: bool) -> Any:
         if self._channel is None:
             target, options = self._address.target, self._address.options
             if self._credentials is None:
@@ -255,6 +274,10 @@ class AsyncClient:
             make = self._channel.stream_stream if streaming else self._channel.unary_unary
             self._methods[rpc.path] = make(rpc.path, rpc.serialize, rpc.parse)
         return self._methods[rpc.path]
+
+    async def close(self) -> None:
+        if self._channel is not None:
+            await self._channel.close()
 
 
 class AsyncStream(AsyncIterator[Preview | Group | Samples]):

@@ -51,6 +51,18 @@ def serve(
     metrics_port: Annotated[
         int | None, typer.Option(metavar="PORT", help="Prometheus port, 0 for any free. [8002]")
     ] = None,
+    http_port: Annotated[
+        int | None,
+        typer.Option(metavar="PORT", help="OpenAI's images API over HTTP, 0 for any free port. [not served]"),
+    ] = None,
+    http_allow_origin: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ORIGIN", help="Pages that may call it from a browser, https://HOST; may be repeated."),
+    ] = None,
+    http_allow_host: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="A name it is called by without tokens or TLS; may be repeated."),
+    ] = None,
     replicas: Annotated[int | None, typer.Option(metavar="N", help="Processes that hold the models. [1]")] = None,
     threads_per_replica: Annotated[
         int | None, typer.Option(metavar="N", help="Threads of one replica's networks. [cores / replicas]")
@@ -165,7 +177,8 @@ def serve(
     """Serve a model repository over gRPC until interrupted.
 
     Flags win over TILTSERVE_* variables, those over the file, that over the defaults.
-    Prints `ready grpc=HOST:PORT metrics=HOST:PORT models=a,b` once every model answers.
+    Prints `ready grpc=HOST:PORT metrics=HOST:PORT models=a,b` once every model answers, and ` http=HOST:PORT` behind it
+    with --http-port.
     """
     flags = {name: value for name, value in locals().items() if name in SETTINGS and value != []}
     with _ending_at_once():

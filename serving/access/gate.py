@@ -83,7 +83,7 @@ class Gate(grpc.aio.ServerInterceptor):
             raise _unknown("expected a call of this server's own front, got one without its token")
         if self._tokens is None:
             return ANYBODY
-        return _bearer(self._tokens.get(), metadata.get("authorization"), group)
+        return bearer(self._tokens.get(), metadata.get("authorization"), group)
 
     def _check(self, path: str, group: Group | None, who: Caller) -> None:
         name = path.rpartition("/")[2]
@@ -109,8 +109,8 @@ class Gate(grpc.aio.ServerInterceptor):
         return grpc.stream_stream_rpc_method_handler(refuse)
 
 
-def _bearer(table: Table, sent: str | bytes | None, group: Group | None) -> Caller:
-    """The caller with this token, or without one."""
+def bearer(table: Table, sent: str | bytes | None, group: Group | None) -> Caller:
+    """The caller with this token, or without one, for a method of this group; `RequestError` if that is nobody."""
     if sent is None:
         if table.anonymous is not None and (group is None or group in table.anonymous.rights):
             return table.anonymous

@@ -64,6 +64,9 @@ class Front:
         socket: path of a Unix socket that takes the place of the gRPC port.
         private: path of a Unix socket for this server's own processes; None for one in a folder of its own, made where
         the front cannot ask itself at its public address.
+        beside: path of a Unix socket for an endpoint of another protocol that passes calls on, each with its caller's
+            own token: it is guarded as the public port, but for certificates, which that endpoint asks for itself.
+            None for no such endpoint.
         guards: certificates, tokens and what a front shows its replicas.
         replay_wait_s: how long a request whose replica was lost waits for an equal one.
         drain_s: how long `stop` lets requests finish.
@@ -85,6 +88,7 @@ class Front:
         metrics_host: str | None = None,
         socket: Path | None = None,
         private: Path | None = None,
+        beside: Path | None = None,
         guards: FrontGuards = OPEN_FRONT,
         replay_wait_s: float = 30.0,
         drain_s: float = 30.0,
@@ -95,7 +99,7 @@ class Front:
         connections: Connections | None = None,
     ) -> None:
         self._directory, self._host, self._metrics_host = directory, host, metrics_host or host
-        self._socket, self._private, self._guards = socket, private, guards
+        self._socket, self._private, self._beside, self._guards = socket, private, beside, guards
         self._grpc_port, self._metrics_port, self._drain_s = grpc_port, metrics_port, drain_s
         self.metrics = FrontMetrics(self._replica_pages, watching)
         self._roster = Roster(directory, poll_s)
@@ -136,7 +140,7 @@ class Front:
         try:
             self._listen_metrics()
             services = self._services()
-            servers = [self._listen_grpc(services), *self._listen_private(services)]
+            servers = [self._listen_grpc(services), *self._listen_private(services), *self._listen_beside(services)]
         except PortError:
             await self.stop()
             raise
@@ -161,7 +165,7 @@ class Front:
             await asyncio.sleep(_REFUSE_S)
             await self._under_way.over(self._drain_s)
             await asyncio.gather(*(server.stop(CLOSE_S) for server in self._servers))
-            for path in filter(None, (self._socket, self._private)):
+            for path in filter(None, (self._socket, self._private, self._beside)):
                 path.unlink(missing_ok=True)
         if self._following is not None:
             await self._following.stop()
@@ -214,6 +218,14 @@ class Front:
             self._private = self._folder / "front"
         server = self._made(Gate(internal=self._guards.inside.token, closed=True), services)
         unix.listen(server, self._private)
+        return [server]
+
+    def _listen_beside(self, services: Services) -> list[grpc.aio.Server]:
+        """A server for an endpoint of another protocol, if there is one."""
+        if self._beside is None:
+            return []
+        server = self._made(Gate(self._guards.tokens, refused=self._refused), services)
+        unix.listen(server, self._beside)
         return [server]
 
     def _made(self, gate: Gate, services: Services) -> grpc.aio.Server:

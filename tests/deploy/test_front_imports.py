@@ -17,7 +17,9 @@ HEAVY = (
 )
 
 
-@pytest.mark.parametrize("module", ["serving.front.server", "deploy.front_deployment", "deploy.settings"])
+@pytest.mark.parametrize(
+    "module", ["serving.front.server", "deploy.front_deployment", "deploy.http_deployment", "deploy.settings"]
+)
 def test_a_front_imports_nothing_heavy(module: str):
     code = f"import sys, {module}; print(*({HEAVY!r} & sys.modules.keys()))".replace("('", "{'").replace("')", "'}")
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -353,3 +353,38 @@ def test_traces_go_to_a_collector_only_if_it_is_named(tmp_path: Path, monkeypatc
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(SettingsError, match="--otlp: expected the package opentelemetry-exporter-otlp-proto-grpc"):
         load_settings(models=tmp_path, environment={}, otlp="10.0.0.1:4317")
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({"http_port": 70000}, "--http-port: expected less than or equal to 65535, got 70000"),
+        ({"http_port": 8001}, "--http-port: expected another port than grpc_port and metrics_port, got 8001"),
+        (
+            {"http_port": 0, "socket": "s"},
+            "--http-port: expected no --socket with it, which is open to this user alone",
+        ),
+        ({"http_port": 0, "host": "0.0.0.0"}, "--host: expected a loopback address, or --tls-cert and --tls-key"),
+        ({"http_port": 0, "http_allow_origin": ["*"]}, "--http-allow-origin: expected --tokens with *, or any page"),
+        ({"http_port": 0, "http_allow_origin": ["a.example"]}, "--http-allow-origin: expected origins such as"),
+        ({"http_port": 0, "http_allow_origin": ["https://a/b"]}, "--http-allow-origin: expected origins such as"),
+        ({"http_allow_origin": ["https://a"]}, "--http-allow-origin: expected --http-port with it, got none"),
+        ({"http_allow_host": ["box"]}, "--http-allow-host: expected --http-port with it, got none"),
+    ],
+)
+def test_the_http_port_opens_nothing_else(tmp_path: Path, given: dict[str, Any], text: str) -> None:
+    assert load_settings(models=tmp_path, environment={}).http_port is None
+    with pytest.raises(SettingsError) as caught:
+        load_settings(models=tmp_path, environment={}, **given)
+    assert str(caught.value).startswith(text)
+
+
+def test_pages_and_names_of_the_http_port(tmp_path: Path) -> None:
+    (tmp_path / "tokens").write_text("")
+    environment = {"TILTSERVE_HTTP_PORT": "0", "TILTSERVE_HTTP_ALLOW_ORIGIN": "https://a.example,http://b:3000"}
+    found = load_settings(models=tmp_path, environment=environment, http_allow_host=["box"])
+    assert (found.http_port, found.http_allow_host) == (0, ("box",))
+    assert found.http_allow_origin == ("https://a.example", "http://b:3000")
+    load_settings(models=tmp_path, environment={}, http_port=0, http_allow_origin=["*"], tokens=tmp_path / "tokens")
+    service = {"TILTSERVE_HTTP_PORT": "tcp://10.0.0.1:8003"}  # as Kubernetes tells of a Service tiltserve-http
+    assert load_settings(models=tmp_path, environment=service).http_port is None
