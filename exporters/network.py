@@ -52,7 +52,8 @@ class OnnxNetwork:
         self.card, self.rows = card, rows
         self._inputs = {each.name: each for each in self.session.get_inputs()}
         whole = TYPES.get(self._inputs[card.inputs.t].type, np.dtype(np.float32)).kind in "iu"
-        self.path = path_of(card).asked_at(card.inputs.time) if whole else path_of(card)
+        path = path_of(card)
+        self.path = path.asked_at(steering.paths.unrounded(card.inputs.time)) if whole else path
         self.limit = steering.limits.build(**card.limit)
         self._shared = {
             each.name: each.shape

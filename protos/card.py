@@ -291,13 +291,18 @@ class Calibration(Strict):
 
 
 class Defaults(Strict):
-    """What a request for samples gets where it does not say."""
+    """What a request for samples gets where it does not say.
+
+    Attributes:
+        options: of the solver, which a request that names a solver does not get.
+    """
 
     solver: str | None = None
     steps: int | None = Field(default=None, ge=1, le=1000)
     grid: str | None = None
     guidance: float | None = None
     guidance_rescale: float | None = Field(default=None, ge=0, le=1)
+    options: dict[str, float] | None = None
 
 
 class Card(Strict):

@@ -148,7 +148,7 @@ def _path(folder: Folder, card: Card, backend: Backend) -> steering.Path:
     check_graph(folder.card, card, backend.inputs, backend.outputs)
     check_times(folder.card, card, path, backend.inputs)
     if next(each for each in backend.inputs if each.name == card.inputs.t).dtype.kind in "iu":
-        path = path.asked_at(card.inputs.time)
+        path = path.asked_at(steering.paths.unrounded(card.inputs.time))
     return path
 
 

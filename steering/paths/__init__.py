@@ -19,7 +19,7 @@ from steering.paths.mean_reverting import MeanReverting, mean_reverting
 from steering.paths.one_sided import SBDM, one_sided
 from steering.paths.reschedule import reschedule
 from steering.paths.sub_vp import SubVP, sub_vp
-from steering.paths.time_inputs import TIME_INPUTS, counts_steps, time_input
+from steering.paths.time_inputs import TIME_INPUTS, counts_steps, time_input, unrounded
 from steering.paths.variance_preserving import VPCosine, VPLinear, vp_cosine, vp_linear
 from steering.paths.whole_times import whole_grid, whole_times
 
@@ -27,6 +27,6 @@ __all__ = [
     "EDM", "KINDS", "SBDM", "TIME_INPUTS", "VE", "DenoisingError", "KineticOptimal", "MeanReverting", "Path",
     "RectifiedFlow", "SubVP", "TrigFlow", "VPCosine", "VPDiscrete", "VPLinear", "VPZeroTerminal", "build",
     "counts_steps", "edm", "empirical_error", "kinetic_energy", "kinetic_optimal", "mean_reverting", "one_sided",
-    "rectified_flow", "reschedule", "sub_vp", "time_input", "trig_flow", "ve", "vp_betas", "vp_cosine",
+    "rectified_flow", "reschedule", "sub_vp", "time_input", "trig_flow", "unrounded", "ve", "vp_betas", "vp_cosine",
     "vp_discrete", "vp_linear", "whole_grid", "whole_times",
 ]  # fmt: skip

@@ -4,6 +4,9 @@ Step n lies at t_n = (n + 1) / N with alpha(t_n)^2 = alpha_bar_n; log alpha is s
 log alpha(0) = 0 (Lu et al. 2022, arXiv:2206.00927, appendix D). In log-SNR, where solvers work, nothing of the table's
 corners is left: they are corners of t alone. The integer a network was trained with is n = N t - 1, the time input
 "N*t-1".
+
+What is straight between the steps is a convention: nothing was trained there. Where fractional steps are to be those of
+another library, it may also be rho = sigma / alpha or log rho.
 """
 
 import math
@@ -16,13 +19,15 @@ import torch
 from torch import Tensor
 
 from steering.errors import choose
-from steering.paths.base import Path, Time, float64
+from steering.paths.base import Path, Time, float64, softplus
 from steering.paths.piecewise import Piecewise
 from steering.paths.variance_preserving import VariancePreserving
 
 BETA_SCHEDULES = ("linear", "scaled_linear", "sigmoid", "squaredcos_cap_v2")
 _ENDS: Mapping[str, tuple[float, float]] = {"sigmoid": (1e-4, 0.02)}
 """Usual first and last betas, where they are not Stable Diffusion's."""
+STRAIGHT = ("log_alpha", "rho", "log_rho")
+"""What may be straight in t between two steps."""
 ROUNDING = 1e-9
 """Of times that were computed from a noise level."""
 _MOST_BETA = 0.999
@@ -34,6 +39,7 @@ class VPDiscrete(VariancePreserving):
     """alpha^2 from a table, one number a step, falling from below 1."""
 
     alpha_bars: tuple[float, ...] = field(repr=False)
+    straight_in: str = "log_alpha"
 
     def __post_init__(self) -> None:
         if self.steps < 2:
@@ -45,6 +51,8 @@ class VPDiscrete(VariancePreserving):
                     f"got {after} after {before}"
                 )
         super().__post_init__()
+        if self.straight_in not in STRAIGHT:
+            raise ValueError(choose("straight_in", self.straight_in, STRAIGHT))
         if self.t_min < (1 - ROUNDING) / self.steps or self.t_max > 1:
             raise ValueError(
                 f"a path of {self.steps} steps has times in {1 / self.steps:g}..1, got t_min={self.t_min}, "
@@ -62,19 +70,37 @@ class VPDiscrete(VariancePreserving):
         return self.alpha_bars
 
     @cached_property
-    def _decay(self) -> Piecewise:
-        """-log alpha over t."""
-        table = torch.tensor((1.0, *self._above_0), dtype=torch.float64)
-        return Piecewise(torch.arange(len(table), dtype=torch.float64) / self.steps, -0.5 * torch.log(table))
+    def _table(self) -> Piecewise:
+        """What is straight, over t: -log alpha, rho or log rho."""
+        first = 1 if self.straight_in == "log_rho" else 0  # where rho is 0, it has no logarithm
+        logs = 0.5 * torch.log(torch.tensor((1.0, *self._above_0), dtype=torch.float64))[first:]
+        times = torch.arange(first, first + len(logs), dtype=torch.float64) / self.steps
+        return Piecewise(times, self._straightened(logs))
+
+    def _straightened(self, log_alpha: Tensor) -> Tensor:
+        if self.straight_in == "log_alpha":
+            return -log_alpha
+        rho = torch.sqrt(torch.expm1(-2 * log_alpha).clamp(min=0))
+        return rho if self.straight_in == "rho" else torch.log(rho)
 
     def log_alpha(self, t: Time) -> Tensor:
-        return -self._decay(float64(t))
+        value = self._table(float64(t))
+        if self.straight_in == "log_alpha":
+            return -value
+        return -0.5 * (torch.log1p(value**2) if self.straight_in == "rho" else softplus(2 * value))
 
     def log_alpha_dot(self, t: Time) -> Tensor:
-        return -self._decay.slope(float64(t))
+        t = float64(t)
+        value, slope = self._table(t), self._table.slope(t)
+        if self.straight_in == "log_alpha":
+            return -slope
+        # log alpha = -log(1 + rho^2) / 2
+        return -slope * (
+            value / (1 + value**2) if self.straight_in == "rho" else torch.exp(2 * value - softplus(2 * value))
+        )
 
     def time_of_log_alpha(self, log_alpha: Tensor) -> Tensor:
-        return self._decay.inverse(-log_alpha)
+        return self._table.inverse(self._straightened(log_alpha))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,17 +146,29 @@ class VPZeroTerminal(VPDiscrete):
         return torch.where(log_alpha < last, faded, super().time_of_log_alpha(log_alpha.clamp(min=last)))
 
 
-def vp_discrete(*, alpha_bars: Sequence[float], t_min: float | None = None, t_max: float | None = None) -> Path:
+def vp_discrete(
+    *,
+    alpha_bars: Sequence[float],
+    straight_in: str = "log_alpha",
+    t_min: float | None = None,
+    t_max: float | None = None,
+) -> Path:
     """The path of a table of alpha_bar (diffusers' `alphas_cumprod`), from the first step, t = 1 / N, to the last.
 
-    If the table ends in 0, the path ends by default at the step before, the last with some of the data in it.
+    If the table ends in 0, the path ends by default at the step before, the last with some of the data in it. What is
+    straight between two steps is "log_alpha", "rho" or "log_rho".
     """
     table = tuple(map(float, alpha_bars))
     n = max(len(table), 1)
     ends_in_noise = len(table) > 1 and table[-1] == 0
     last = 1 - 1 / n if ends_in_noise else 1.0
     kind = VPZeroTerminal if ends_in_noise else VPDiscrete
-    return kind(alpha_bars=table, t_min=1 / n if t_min is None else t_min, t_max=last if t_max is None else t_max)
+    return kind(
+        alpha_bars=table,
+        straight_in=straight_in,
+        t_min=1 / n if t_min is None else t_min,
+        t_max=last if t_max is None else t_max,
+    )
 
 
 def vp_betas(
@@ -140,6 +178,9 @@ def vp_betas(
     beta_end: float | None = None,
     steps: int = 1000,
     zero_terminal_snr: bool = False,
+    last_alpha_bar: float = 0.0,
+    straight_in: str = "log_alpha",
+    single: bool = False,
     t_min: float | None = None,
     t_max: float | None = None,
 ) -> Path:
@@ -153,34 +194,52 @@ def vp_betas(
         beta_end: None for 0.012 ("sigmoid": 0.02).
         zero_terminal_snr: move and scale the roots of alpha_bar so that the last is 0 and the first stays (Lin et al.
             2023, arXiv:2305.08891, algorithm 1; diffusers' `rescale_betas_zero_snr`).
+        last_alpha_bar: what stands for that 0, so that rho has a number there: 2^-24 in diffusers' solvers in rho.
+        straight_in: what is straight in t between two steps, "log_alpha", "rho" or "log_rho".
+        single: compute the table in single precision throughout, as diffusers does: the first and the last levels then
+            differ in their fifth digit.
     """
     if schedule not in BETA_SCHEDULES:
         raise ValueError(choose("schedule", schedule, BETA_SCHEDULES))
     if steps != int(steps) or not 2 <= steps <= 100_000:
         raise ValueError(f"steps: expected an integer in 2..100000, got {steps}")
+    dtype = torch.float32 if single else torch.float64
     if schedule == "squaredcos_cap_v2":
         if not beta_start is beta_end is None:
             raise ValueError(f"schedule {schedule!r}: expected no beta_start and beta_end, got some")
-        betas = _cosine_betas(int(steps))
+        betas = _cosine_betas(int(steps)).to(dtype)
     else:
         first, last = _ENDS.get(schedule, (0.00085, 0.012))
         first, last = first if beta_start is None else beta_start, last if beta_end is None else beta_end
-        betas = _betas(schedule, first, last, int(steps))
-    alpha_bars = torch.exp(torch.cumsum(torch.log1p(-betas), 0))
+        betas = _betas(schedule, first, last, int(steps), dtype)
+    if last_alpha_bar and not zero_terminal_snr:
+        raise ValueError(f"last_alpha_bar: expected zero_terminal_snr beside it, got {last_alpha_bar:g} alone")
+    alpha_bars = products(betas)
     if zero_terminal_snr:
         roots = torch.sqrt(alpha_bars)
         alpha_bars = ((roots - roots[-1]) * (roots[0] / (roots[0] - roots[-1]))) ** 2
-    return vp_discrete(alpha_bars=alpha_bars.tolist(), t_min=t_min, t_max=t_max)
+        if single:  # by way of betas, which rounds once more
+            ratios = torch.cat([alpha_bars[:1], alpha_bars[1:] / alpha_bars[:-1]])
+            alpha_bars = products(1 - ratios)
+        alpha_bars[-1] = last_alpha_bar
+    return vp_discrete(alpha_bars=alpha_bars.tolist(), straight_in=straight_in, t_min=t_min, t_max=t_max)
 
 
-def _betas(schedule: str, beta_start: float, beta_end: float, steps: int) -> Tensor:
+def products(betas: Tensor) -> Tensor:
+    """alpha_bar_n = prod_{i <= n} (1 - beta_i), in the betas' own precision."""
+    if betas.dtype == torch.float32:
+        return torch.cumprod(1 - betas, 0)
+    return torch.exp(torch.cumsum(torch.log1p(-betas), 0))
+
+
+def _betas(schedule: str, beta_start: float, beta_end: float, steps: int, dtype: torch.dtype) -> Tensor:
     if not 0 < beta_start <= beta_end < 1:
         raise ValueError(f"expected 0 < beta_start <= beta_end < 1, got beta_start={beta_start}, beta_end={beta_end}")
     if schedule == "sigmoid":
-        rising = torch.sigmoid(torch.linspace(-6, 6, steps, dtype=torch.float64))
+        rising = torch.sigmoid(torch.linspace(-6, 6, steps, dtype=dtype))
         return beta_start + rising * (beta_end - beta_start)
     power = 2 if schedule == "scaled_linear" else 1
-    return torch.linspace(beta_start ** (1 / power), beta_end ** (1 / power), steps, dtype=torch.float64) ** power
+    return torch.linspace(beta_start ** (1 / power), beta_end ** (1 / power), steps, dtype=dtype) ** power
 
 
 def _cosine_betas(steps: int) -> Tensor:

@@ -14,6 +14,8 @@ TimeInput = Callable[[Path, Tensor], Tensor]
 """Of a path and its times, float64 in and out."""
 
 LONGEST = 100
+ROUNDING = 1e-6
+"""What `floor` forgives: a time that was computed to be a whole number may lie a little below it."""
 
 
 def _steps(path: Path, t: Tensor) -> Tensor:
@@ -37,6 +39,8 @@ FUNCTIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "exp": torch.exp,
     "sqrt": torch.sqrt,
     "atan": torch.atan,
+    "round": torch.round,
+    "floor": lambda x: torch.floor(x + ROUNDING),
 }
 _OPERATORS: Mapping[type[ast.AST], Callable[..., Tensor]] = {
     ast.Add: torch.add,
@@ -87,6 +91,14 @@ def counts_steps(formula: str) -> bool:
         or (isinstance(node, ast.Constant) and isinstance(node.value, int | float) and node.value >= LARGE)
         for node in ast.walk(tree)
     )
+
+
+def unrounded(formula: str) -> str:
+    """What a formula rounds, where that is all that it does last: `N*t-1` of `round(N*t-1)`; else the formula."""
+    match parsed(formula):
+        case ast.Call(ast.Name("round" | "floor"), [inner], []):
+            return ast.unparse(inner)
+    return formula
 
 
 LARGE = 10

@@ -83,7 +83,8 @@ def compile_plan(
     updates: tuple[Update, ...] = ()
     opening, within, closing = around(nodes)
     if entry.updates:
-        updates, opening, closing = through(entry, Course(path, nodes, eta, chosen, program)), (), ()
+        unmade = max(0, left + 1 - len(nodes))  # a placement leaves out a step that changes nothing
+        updates, opening, closing = through(entry, Course(path, nodes, eta, chosen, program, unmade)), (), ()
     elif len(within) < 2:  # nothing is left for it to do
         updates, opening, closing = (*opening, *closing), (), ()
     noisy = noisy or any(any(map(any, update.C)) for update in updates)

@@ -18,7 +18,7 @@ import torch
 
 from steering.errors import PlanError
 from steering.paths import Path
-from steering.plans import amplification, grids
+from steering.plans import amplification, grids, placements
 from steering.plans.plan import Course, End, Node, Solver, Update, nodes_at
 from steering.plans.program import Program
 
@@ -57,7 +57,7 @@ def nodes_of(
         if end != "denoise":
             return nodes_at(path, grids.nodes(grid, path, steps, begun))
         # a consistency model's D belongs to the whole way to t_min, which needs no node
-        if entry.generates:
+        if entry.generates and placements.parse(grid) is None:
             return (*nodes_at(path, grids.nodes(grid, path, steps, begun)[:-1]), clean)
         return (*nodes_at(path, grids.evaluated(grid, path, steps, begun)), clean)
     if grid is None and program is not None:
@@ -92,7 +92,8 @@ def through(entry: Solver, course: Course) -> tuple[Update, ...]:
     inner = nodes[low:high]
     updates = [constant_step(nodes[0], nodes[1])] if low else []
     if len(inner) > 1:
-        updates += entry.updates(replace(course, nodes=inner, program=_part(course.program, low, len(inner) - 1)))
+        program = _part(course.program, low, len(inner) - 1)
+        updates += entry.updates(replace(course, nodes=inner, program=program, after=course.after + int(ends)))
     if ends:
         updates.append(constant_step(nodes[-2], nodes[-1]))
     return tuple(updates)

@@ -4,6 +4,8 @@ A grid is a name, for some with a number in brackets: "uniform", "karras(5)".
 
 Grids that are even in a function of the log-SNR have no nodes where that is infinite, at an alpha or sigma of 0: they
 spread over `Path.levels`, and the path's own end stands in for their first node or is added as the last.
+
+`placements` has the grids that other libraries place their nodes by.
 """
 
 import math
@@ -17,6 +19,7 @@ from torch import Tensor
 from steering.errors import PlanError, choose
 from steering.paths import Path, whole_grid
 from steering.paths.base import float64
+from steering.plans import placements
 
 Nodes = Float64[Tensor, " nodes"]
 
@@ -86,7 +89,8 @@ def parse(text: str) -> tuple[Grid, float]:
     """A grid and its number; raises `PlanError`."""
     name, bracket, rest = text.partition("(")
     if name not in GRIDS or (bracket and not rest.endswith(")")):
-        raise PlanError(choose("grid", text, [f"{n}(number)" if g.default else n for n, g in GRIDS.items()]))
+        known = [f"{n}(number)" if g.default else n for n, g in GRIDS.items()]
+        raise PlanError(choose("grid", text, [*known, *placements.names()]))
     grid = GRIDS[name]
     if not bracket:
         return grid, grid.default or 0.0
@@ -113,6 +117,8 @@ def evaluated(grid: str, path: Path, steps: int, begun: bool = False) -> Nodes:
     way to t_min, on others the cleanest of `Path.levels`. In few steps it is the last but one on all grids.
     `begun` as in `nodes`.
     """
+    if (placed := placements.parse(grid)) is not None:
+        return _asked(placed, path, steps, begun)
     named, number = parse(grid)
     if steps <= SHORT or (path.ends_in_data and named.in_time):
         return nodes(grid, path, steps, begun)[:-1]
@@ -126,9 +132,34 @@ def nodes(grid: str | Sequence[float], path: Path, steps: int, begun: bool = Fal
     With `begun`, t_max stays a node even where the network takes whole times only: it is a state's own time.
     """
     if isinstance(grid, str):
+        if (placed := placements.parse(grid)) is not None:
+            return _closed(_asked(placed, path, steps, begun), path)
         named, number = parse(grid)
         return _ends(named.times(path, steps, number), path.t_max, path.t_min, path, begun)
     return explicit(grid, path, steps + 1, f"{steps} steps")
+
+
+def _asked(placed: placements.Placed, path: Path, steps: int, begun: bool) -> Nodes:
+    """Where a placement asks the network, [steps]."""
+    if begun:
+        raise PlanError(f"grid {placed.text!r}: expected another grid beside start_t: it has its own first node")
+    times = placed.asked(path, steps)
+    for i, end in ((0, path.t_max), (-1, path.t_min)):  # free of rounding
+        times[i] = end if abs(float(times[i]) - end) <= ROUNDING else times[i]
+    return _checked(whole_grid(path, times), path)
+
+
+ROUNDING = 1e-9
+"""Of a placement's first and last time."""
+
+
+def _closed(asked: Nodes, path: Path) -> Nodes:
+    """The nodes of a plan that ends in the state at t_min, where a row would change nothing and is left out."""
+    if float(asked[-1]) > path.t_min:
+        return torch.cat([asked, asked.new_tensor([path.t_min])])
+    if len(asked) < 2:
+        raise PlanError(f"grid: expected two or more steps to end in the state at {path.t_min:g}, got 1")
+    return asked
 
 
 def explicit(grid: Sequence[float], path: Path, count: int, what: str) -> Nodes:

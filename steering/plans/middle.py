@@ -46,4 +46,7 @@ def rest(nodes: Sequence[Node], steps: int, left: int) -> tuple[Node, ...]:
     """
     skipped = steps - left
     before = int(skipped > 0 and len(nodes) > steps + 1 and nodes[0].alpha == 0)
-    return tuple(nodes[skipped + before :])
+    kept = tuple(nodes[skipped + before :])
+    if len(kept) < 2:  # a placement that ends at t_min has one step less
+        raise PlanError("strength: expected more, which leaves a step on this grid, got one that leaves none")
+    return kept

@@ -53,13 +53,18 @@ class Node:
 
 @dataclass(frozen=True)
 class Course:
-    """What a solver compiles: the nodes of its plan, the amount of noise, its options, and the path for other times."""
+    """What a solver compiles: the nodes of its plan, the amount of noise, its options, and the path for other times.
+
+    Attributes:
+        after: steps that follow these, which the solver does not make.
+    """
 
     path: Path
     nodes: tuple[Node, ...]
     eta: float = 0.0
     options: Mapping[str, float] = field(default_factory=dict)
     program: Program | None = None
+    after: int = 0
 
     def intervals(self) -> Iterator[tuple[Node, Node]]:
         """(s, t) for every step from s to t."""

@@ -4,14 +4,19 @@
     h = lambda_t - lambda_s,   r = (lambda_s - lambda_prev) / h,   noise = sigma_t sqrt(1 - e^{-2 eta^2 h}) z
 
 The integrand of dx = [f x - (1 + eta^2) / 2 g^2 S] dt + eta g dw is linearised in lambda; the first step has no
-history and is of first order.
+history and is of first order. With the option `exact`, the line through D_s and D_prev is integrated exactly,
+
+    (1 - (1 - e^{-z}) / z) (D_s - D_prev) / r,   z = (1 + eta^2) h
+
+in place of the half step (1 - e^{-z}) / 2 (D_s - D_prev) / r: what the authors' code calls "heun" and "midpoint".
 """
 
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from steering.plans.plan import Course, Node, Solver, Update
+from steering.plans.plan import Course, Node, Option, Solver, Update
+from steering.solvers import final
 
 
 @dataclass(frozen=True)
@@ -34,9 +39,14 @@ def transition(eta: float, s: Node, t: Node) -> Transition:
 
 def updates(course: Course) -> Iterator[Update]:
     previous: Node | None = None
-    for s, t in course.intervals():
+    for (s, t), order in zip(course.intervals(), final.orders(course, 2), strict=True):
         step = transition(course.eta, s, t)
-        extra = 0.0 if previous is None else (t.log_snr - s.log_snr) / (s.log_snr - previous.log_snr) / 2
+        h, extra = t.log_snr - s.log_snr, 0.0
+        if previous is not None and order > 1:
+            extra = h / (s.log_snr - previous.log_snr) / 2
+            if course.options["exact"]:
+                z = (1 + course.eta**2) * h
+                extra *= 2 * (1 / -math.expm1(-z) - 1 / z)
         state = (step.carry,) if previous is None else (step.carry, -step.gain * extra)
         history = tuple(0.0 for _ in state)
         noise = ((step.noise,), (0.0,)) if course.eta else ()
@@ -44,6 +54,10 @@ def updates(course: Course) -> Iterator[Update]:
         previous = s
 
 
+OPTIONS = {
+    **final.OPTIONS,
+    "exact": Option("1: the line through the last two D is integrated exactly", 0.0, 0.0, 1.0, whole=True),
+}
 SOLVER = Solver(
     name="dpmpp_2m",
     order=2,
@@ -52,4 +66,5 @@ SOLVER = Solver(
     default_grid="logsnr",
     updates=updates,
     eta=0.0,
+    options=OPTIONS,
 )

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from functools import partial
 
 from steering.plans.plan import Course, Solver, Update
-from steering.solvers import multistep
+from steering.solvers import final, multistep
 
 
 def weights(lambdas: tuple[float, ...], k: float) -> tuple[float, ...]:
@@ -42,7 +42,8 @@ def weights(lambdas: tuple[float, ...], k: float) -> tuple[float, ...]:
 
 def updates(k: float, course: Course) -> Iterator[Update]:
     lambdas = [node.log_snr for node in course.nodes]
-    past = [tuple(reversed(lambdas[max(0, i - 3) : i + 1])) for i in range(1, len(lambdas))]
+    orders = final.orders(course, 3)
+    past = [tuple(reversed(lambdas[max(0, i - order) : i + 1])) for i, order in enumerate(orders, 1)]
     steps = [
         multistep.StepWeights("data", tuple(t.alpha * weight for weight in weights(values, k)))
         for t, values in zip(course.nodes[1:], past, strict=True)
@@ -53,7 +54,13 @@ def updates(k: float, course: Course) -> Iterator[Update]:
 PAPER = "Lu et al. 2022, arXiv:2211.01095"
 SOLVERS = (
     Solver(
-        name="dpmpp_3m", order=3, rows_per_step=1, reference=PAPER, default_grid="logsnr", updates=partial(updates, 2.0)
+        name="dpmpp_3m",
+        order=3,
+        rows_per_step=1,
+        reference=PAPER,
+        default_grid="logsnr",
+        updates=partial(updates, 2.0),
+        options=final.OPTIONS,
     ),
     Solver(
         name="dpmpp_3m_compat",
@@ -62,5 +69,6 @@ SOLVERS = (
         reference=PAPER,
         default_grid="logsnr",
         updates=partial(updates, 1.0),
+        options=final.OPTIONS,
     ),
 )

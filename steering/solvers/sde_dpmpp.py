@@ -43,5 +43,6 @@ SOLVERS = (
         eta=1.0,
         uses_noise=True,
         twin="dpmpp_2m",
+        options=dpmpp_2m.OPTIONS,
     ),
 )

@@ -17,7 +17,7 @@ from functools import partial
 from steering.errors import PlanError
 from steering.plans.plan import Course, Option, Solver, Update
 from steering.plans.program import Choice
-from steering.solvers import adams, multistep
+from steering.solvers import adams, final, multistep
 from steering.solvers.multistep import StepWeights
 
 
@@ -25,7 +25,8 @@ def updates(order: int, course: Course) -> Iterator[Update]:
     bh, nodes = course.options["bh"], course.nodes
     if bh not in (1, 2):
         raise PlanError(f"bh: expected 1, B(h) = -h, or 2, B(h) = e^-h - 1, got {bh:g}")
-    steps = adams.steps(course, [Choice("data", order, "log_snr", corrector=True)] * (len(nodes) - 1))
+    orders = final.orders(course, order)
+    steps = adams.steps(course, [Choice("data", each, "log_snr", corrector=True) for each in orders])
     for i, (s, t) in enumerate(course.intervals()):
         h = t.log_snr - s.log_snr
         whole = -t.alpha * math.expm1(-h)
@@ -48,7 +49,7 @@ SOLVERS = tuple(
         reference="Zhao et al. 2023, arXiv:2302.04867",
         default_grid="logsnr",
         updates=partial(updates, p),
-        options={"bh": Option("B(h): 1, -h; 2, e^-h - 1", default=2, low=1, high=2)},
+        options={"bh": Option("B(h): 1, -h; 2, e^-h - 1", default=2, low=1, high=2), **final.OPTIONS},
     )
     for p in (1, 2, 3)
 )
