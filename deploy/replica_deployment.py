@@ -36,6 +36,7 @@ class ReplicaDeployment:
             max_queue_rows=settings.max_queue_rows,
             max_queue_bytes=settings.max_queue_memory,
             model_memory=settings.model_memory,
+            draws_memory=settings.draws_memory,
             drain_s=settings.drain_seconds,
             rewards=services(settings.rewards),
             reward_s=settings.reward_seconds,

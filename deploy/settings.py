@@ -290,6 +290,8 @@ class Settings(BaseModel):
     model_memory: Annotated[int, BeforeValidator(_bytes), Field(gt=0)] | None = None
     """The most bytes of models in one replica's memory, such as 4GiB: graphs, weights and banks. Those used least
     recently make room, and are loaded again when they are asked for. None: all stay."""
+    draws_memory: Annotated[int, BeforeValidator(_bytes), Field(ge=0)] = 2**30
+    """The most bytes of draws for steering under conditions that a replica keeps beside those in use, such as 4GiB."""
     trust: Names = ()
     """Models that are served even if a row's answer depends on more than that row; every answer warns of it."""
     provider: Literal["cpu", "cuda", "tensorrt"] = "cpu"

@@ -78,6 +78,10 @@ def serve(
         str | None,
         typer.Option(metavar="BYTES", help="Most memory of a replica's models, such as 4GiB; idle ones make room."),
     ] = None,
+    draws_memory: Annotated[
+        str | None,
+        typer.Option(metavar="BYTES", help="Most memory of a replica's draws for steering under conditions. [1GiB]"),
+    ] = None,
     trust: Annotated[
         list[str] | None,
         typer.Option(

@@ -133,6 +133,7 @@ class Task:
         since: when it came into its state, on time.monotonic()'s clock.
         begun: when its first network call began, on that clock; 0 before.
         external: what it waits for while it is PARKED.
+        hint: what the request could ask for instead, said where it is not taken on.
         request_id: how logs call the request that it is for.
         spent: what it has taken so far.
         reward_s: seconds of reward calls between two evaluations of the network, as far as they were seen.
@@ -161,6 +162,7 @@ class Task:
     missing: int = 0
     begun: float = 0.0
     reward_s: float = 0.0
+    hint: str = ""
     request_id: str = ""
     spent: Spent = field(default_factory=Spent)
 

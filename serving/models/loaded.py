@@ -17,6 +17,7 @@ from serving.backends import Backend, LoadError
 from serving.backends.opening import Opener
 from serving.engine.engine import Engine
 from serving.fleet.directory import ModelState
+from serving.models.draws import DrawStore, Wanted
 from serving.models.folders import Folder, readable, scan, survey
 from serving.models.loader import Loader, close
 from serving.models.memory import Memory, TooLargeError
@@ -68,6 +69,7 @@ class LoadedModels:
         opener: chooses the backend of a graph; None for ONNX Runtime on `threads` threads.
         release: closes a backend when no call runs on it any more.
         trust: names of models that are served even if their rows are not independent.
+        draws: keeps those of the models' laws under conditions, within a bound of its own.
     """
 
     def __init__(
@@ -79,9 +81,11 @@ class LoadedModels:
         opener: Opener | None = None,
         release: Callable[[Backend], None] = Backend.close,
         trust: Collection[str] = (),
+        draws: DrawStore | None = None,
     ) -> None:
         self._root, self._release, self._bounded = root, release, most_bytes is not None
-        self._loader = Loader(opener or Opener(threads), trust, keeps=self._bounded)
+        self._draws = DrawStore() if draws is None else draws
+        self._loader = Loader(opener or Opener(threads), trust, self._draws, keeps=self._bounded)
         self._counter = itertools.count(1)
         self._keyed: dict[str, Version] = {}  # those that are loaded or were begun to, until nobody uses them
         self._locks: dict[str, asyncio.Lock] = {}  # one load at a time of each model
@@ -255,8 +259,18 @@ class LoadedModels:
         await self._preparing.all(engine)
 
     async def keep_prepared(self, engine: Engine) -> None:
-        """As `prepare`, also of models that are loaded later; for ever."""
+        """As `prepare`, also of models that are loaded later, and draws that requests want for later ones; for ever."""
+        loop = asyncio.get_running_loop()
+        self._draws.listen(lambda wanted: loop.call_soon_threadsafe(self._want, wanted))
         await self._preparing.keep(engine)
+
+    def _want(self, wanted: Wanted) -> None:
+        """Have draws made of a model, unless it has gone or its files have changed."""
+        for version in self._versions.of(wanted.model):
+            model = None if version.content is None else version.content.model
+            if version.ready and isinstance(model, Sampler) and model.digest == wanted.digest:
+                self._preparing.want(version, wanted)
+                return
 
     def close(self) -> None:
         """Close every backend in memory, once nothing runs on them."""

@@ -8,6 +8,7 @@ from serving.backends.examination import Findings
 from serving.backends.made_up import MadeUp
 from serving.backends.opening import Opener
 from serving.backends.profiling import measured
+from serving.models.draws import DrawStore
 from serving.models.folders import Folder
 from serving.models.model import Sampler
 from serving.models.pipeline import Opened, Recipe
@@ -28,10 +29,11 @@ class Loader:
         opener: chooses the backend of a graph.
         trust: names of models that are served even if their rows are not independent.
         keeps: whether versions leave the memory and come back.
+        draws: of all models' laws.
     """
 
-    def __init__(self, opener: Opener, trust: Collection[str], *, keeps: bool) -> None:
-        self._open, self._trust, self._keeps = opener, frozenset(trust), keeps
+    def __init__(self, opener: Opener, trust: Collection[str], draws: DrawStore, *, keeps: bool) -> None:
+        self._open, self._trust, self._keeps, self._draws = opener, frozenset(trust), keeps, draws
         self._costs: dict[str, Costs] = {}
         self._findings: dict[str, Findings] = {}
 
@@ -87,7 +89,10 @@ class Loader:
 
     def _opened(self, folder: Folder) -> Opened:
         trials = Trials(self._open.most, trusted=folder.name in self._trust, known=self._findings)
-        return opened(folder, self._open, self._measure, trials)
+        model = opened(folder, self._open, self._measure, trials)
+        if isinstance(model, Sampler):
+            model.draws = self._draws
+        return model
 
     def _measure(self, backend: Backend, graph: str, made_up: MadeUp | None) -> Costs:
         """Costs of calls, measured when a graph is first loaded."""

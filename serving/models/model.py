@@ -17,6 +17,7 @@ from protos.card import Card, End, Range, Sample
 from serving.backends import Array
 from serving.engine.task import Network
 from serving.models.adapter import Adapter, Tables
+from serving.models.draws import DrawStore
 from steering.posteriors import Chosen, Cloud, Gaussian, Local, Neighbours, Union, Variance
 
 RAW = ".network"  # digits.network is the raw network of the sampler digits
@@ -119,6 +120,7 @@ class Sampler:
         limit: bounds of the denoised estimate, None for none.
         programs: searched solver programs by number of steps.
         ranges: allowed values of some inputs of the network, by name.
+        draws: those of its laws under conditions; where it is loaded, the replica's.
     """
 
     def __init__(
@@ -136,6 +138,7 @@ class Sampler:
         self.digest, self.programs = digest, programs or {}
         self.ranges: Mapping[str, Range] = {**(ranges or {}), **card.conditions}
         self.adapter = Adapter.of(card, path, network.backend.inputs, network.backend.outputs)
+        self.draws = DrawStore()
         self.limit = steering.limits.build(**card.limit)
         self.learn(None, None)
 

@@ -1,9 +1,11 @@
-"""Banks and calibrations that a model came without: whether they can be made, how, and when."""
+"""What is made in the background: banks and calibrations that a model came without, and draws of its laws under
+conditions that requests want but do not wait for."""
 
 import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from torch import Tensor
 
@@ -11,6 +13,7 @@ import steering
 from serving.engine.engine import Engine
 from serving.engine.task import Routine, Task
 from serving.models.described import reverts
+from serving.models.draws import Wanted
 from serving.models.evaluations import evaluations
 from serving.models.memory import Memory
 from serving.models.model import Sampler
@@ -19,6 +22,8 @@ from serving.models.versions import Version
 
 _log = logging.getLogger(__name__)
 _AGAIN_S = 1.0
+MOST_WANTED = 64
+"""Laws whose draws are to be made, at most; requests name them."""
 
 
 class Preparing:
@@ -34,13 +39,17 @@ class Preparing:
 
     def __init__(self, memory: Memory, learned: Callable[[Version, Sampler], Awaitable[None]]) -> None:
         self._memory, self._learned = memory, learned
-        self._lacking: deque[Version] = deque()
+        self._lacking: deque[tuple[Version, Wanted | None]] = deque()
         self._wanted = asyncio.Event()
         self.making: tuple[Version, asyncio.Task[None]] | None = None
 
-    def want(self, version: Version) -> None:
-        """A version that is ready lacks something."""
-        self._lacking.append(version)
+    def want(self, version: Version, draws: Wanted | None = None) -> None:
+        """A version that is ready lacks its bank or calibration, or draws that are wanted of it."""
+        if draws is not None:
+            keys = [each.key for _, each in self._lacking if each is not None]
+            if draws.key in keys or len(keys) >= MOST_WANTED:
+                return
+        self._lacking.append((version, draws))
         self._wanted.set()
 
     def give_way(self, version: Version | None = None) -> None:
@@ -51,20 +60,21 @@ class Preparing:
     async def all(self, engine: Engine) -> None:
         """Make what is lacking now."""
         while self._lacking:
-            version = self._lacking.popleft()
+            version, draws = self._lacking.popleft()
             if not version.ready:  # it was unloaded or replaced
                 continue
-            making = asyncio.create_task(self._make(version, engine))
+            making = asyncio.create_task(self._make(version, draws, engine))
             self.making = version, making
             try:
                 await making
             except asyncio.CancelledError:
                 if (me := asyncio.current_task()) is None or me.cancelling():
                     raise
-                self._lacking.append(version)  # requests need the memory
+                self._lacking.append((version, draws))  # requests need the memory, or go on with the draws themselves
                 await asyncio.sleep(_AGAIN_S)
             except Exception as error:
-                _log.error("model %s: its bank and calibration could not be made: %s", version.folder.name, error)
+                what = "its bank and calibration" if draws is None else "draws for steering under conditions"
+                _log.error("model %s: %s could not be made: %s", version.folder.name, what, error)
             finally:
                 self.making = None
 
@@ -75,16 +85,29 @@ class Preparing:
             await self.all(engine)
             await self._wanted.wait()
 
-    async def _make(self, version: Version, engine: Engine) -> None:
+    async def _make(self, version: Version, draws: Wanted | None, engine: Engine) -> None:
         async with self._memory.holding([version.key]):
             assert version.content is not None
             model = version.content.model
             assert isinstance(model, Sampler)
+            if draws is not None:
+                await asyncio.wrap_future(engine.submit(drawing(model, draws)))
+                return
             task = Task(model=model.name, program=prepared(model), network_rows=0, background=True, deterministic=True)
             made = await asyncio.wrap_future(engine.submit(task))
             await asyncio.to_thread(learn, model, *made)  # choosing a local posterior takes time
             version.lacking = False
             await self._learned(version, model)
+
+
+def drawing(model: Sampler, wanted: Wanted) -> Task:
+    """The task that makes draws in the background."""
+    evaluating = partial(evaluations, model=model.referring(wanted.tables), reward=None, announced=False)
+    task = Task(
+        model=model.name, program=wanted.program(evaluating, lambda: task.future.cancel()), network_rows=0,
+        background=True, heavy=True, deterministic=wanted.fixed,
+    )  # fmt: skip
+    return task
 
 
 def lacks(model: Opened) -> bool:

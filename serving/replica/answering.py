@@ -129,7 +129,7 @@ class Answering:
             try:
                 answer: Answer = await asyncio.wrap_future(self._engine.submit(task))
             except Exception as error:
-                raise job.request_error(error) from error
+                raise job.request_error(error, task.hint) from error
         if counting is not None:
             counting.answered(answer)
         if record is not None:

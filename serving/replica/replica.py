@@ -20,6 +20,7 @@ from serving.engine.engine import Engine
 from serving.engine.metrics import ReplicaMetrics
 from serving.fleet.directory import DirectoryClient, ReplicaState
 from serving.fleet.heartbeat import Heartbeat
+from serving.models.draws import MOST_BYTES, DrawStore
 from serving.models.loaded import LoadedModels
 from serving.replica.answering import Answering
 from serving.replica.control import Control
@@ -46,6 +47,7 @@ class Replica:
 
     Args:
         model_memory: most bytes of models in memory, see `LoadedModels`; None for no bound.
+        draws_memory: most bytes of draws that are kept for steering under conditions, see `DrawStore`.
         rewards: host:port, or more of the server, by name of rewards that their owners serve.
         reward_s: seconds that a call to such a reward may take. remembered_s: seconds for which its scores of a bank
         are used again.
@@ -73,6 +75,7 @@ class Replica:
         max_queue_rows: int = 2**24,
         max_queue_bytes: int = 2**32,
         model_memory: int | None = None,
+        draws_memory: int = MOST_BYTES,
         drain_s: float = 30.0,
         rewards: Mapping[str, str | Service] | None = None,
         reward_s: float = 30.0,
@@ -94,8 +97,9 @@ class Replica:
         )
         self._metrics.backlog_rows.set_function(lambda: self._engine.backlog_rows)
         self._models = LoadedModels(
-            models, threads, model_memory, self._metrics.registry, opener, self._engine.release, trust
-        )
+            models, threads, model_memory, self._metrics.registry, opener, self._engine.release, trust,
+            DrawStore(draws_memory, self._metrics.registry),
+        )  # fmt: skip
         self._rewards = RemoteRewards(rewards or {}, seconds=reward_s, remembered_s=remembered_s)
         self._connections = connections or Connections()
         self._answering = Answering(

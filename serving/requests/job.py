@@ -1,7 +1,7 @@
 """From a request to a program for the engine, and from its result to a response."""
 
 import math
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -12,12 +12,13 @@ from serving.engine.admission import DeadlineError
 from serving.engine.engine import DeadlinePassedError, ExternalError, NetworkFailedError, QueueFullError
 from serving.engine.task import Routine, Step, Task
 from serving.models.described import LIKELIHOODS, PREVIEWED
+from serving.models.draws import Wanted
 from serving.models.evaluations import as_it_is, evaluations
 from serving.models.model import Knowledge, Model, PlainModel, Sampler
 from serving.models.pipeline import AnyModel, Pipeline
 from serving.requests import likelihood, previews
 from serving.requests.around import Around
-from serving.requests.methods import Steered, completed, group_size, method_of, steering_for
+from serving.requests.methods import Steered, completed, group_size, instead, method_of, steering_for
 from serving.requests.parameters import parse as parameters_of
 from serving.requests.parameters import terms_of
 from serving.requests.pictured import Pictured
@@ -36,6 +37,7 @@ from serving.wire.rows import likelihood_rows_at_once, rows_of
 from serving.wire.tensors import Parameter
 from steering.numerics.weights import checked_rewards
 from steering.sampling.run import merged
+from steering.sampling.sampler import Steering
 
 STATE_BYTES = 12 * 4
 """Bytes held for each number of a state: about twelve float32 tensors."""
@@ -74,23 +76,31 @@ def task_for(
         task = plain_task(request, model, longest)
         task.program = _cautioned(task.program, model.network.caution)
     else:
-        around = (
-            Pictured(request, model, deterministic=terms.deterministic)
-            if isinstance(model, Pipeline)
-            else Around(request, model)
-        )
-        task = _sampling_task(around, models, remotes, deliver, longest)
+
+        def around(request: InferRequest) -> Around:
+            if isinstance(model, Pipeline):
+                return Pictured(request, model, deterministic=terms.deterministic)
+            return Around(request, model)
+
+        task = _sampling_task(request, around, models, remotes, deliver, longest, terms.deterministic)
     task.priority, task.deterministic, task.deadline = terms.priority, terms.deterministic, deadline
     return task
 
 
 def _sampling_task(
-    around: Around,
+    asked: InferRequest,
+    surround: Callable[[InferRequest], Around],
     models: Mapping[str, Model],
     remotes: Mapping[str, Definition] | None,
     deliver: previews.Deliver | None,
     longest: int,
+    deterministic: bool,
+    later: Sequence[Wanted] = (),
 ) -> Task:
+    """Args:
+    later: draws that the request would have been steered by, which are made in the background.
+    """
+    around = surround(asked)
     request, model = around.request, around.model
     parameters, options, reward_arguments = parameters_of(request, around.defaults)
     if parameters.likelihood is not None:
@@ -158,9 +168,20 @@ def _sampling_task(
         raise errors.invalid("output 'rewards': expected a parameter reward beside it, got none")
     if parameters.threshold is not None:
         _check_threshold(parameters, reward)
-    steered = steering_for(model, known, plan, parameters, reward, tensors)
+    fixed = deterministic and not model.network.backend.invariant
+    steered = steering_for(model, known, problem, parameters, reward, tensors, fixed)
+    if steered.by_law is not None and not parameters.residual_wait:
+        if watched is not None:
+            raise errors.invalid("residual_wait: expected true beside previews and stream_samples, got false")
+        if later := steered.by_law.laws.wanted(fixed):
+            other = instead(asked, parameters, plan)
+            return _sampling_task(other, surround, models, remotes, deliver, longest, deterministic, later)
+    if later:
+        steered.notes.append(
+            f"draws were not there yet and are being made: {steered.method!r} by {plan.solver!r} steered instead"
+        )
     group = min(n, group_size(steered.steer, card.event_shape))
-    rows = _network_rows(problem, parameters, rows_of(parameters, options, plan.most_rows))
+    rows = _network_rows(problem, parameters, rows_of(parameters.here, options, plan.most_rows))
     rows += around.rows(parameters, reward)
     if tensors.x_init is None:
         steered.notes.extend(notes_of(plan))
@@ -168,21 +189,32 @@ def _sampling_task(
     if problem.guidance != 1 and problem.guidance_interval is not None and plan.stages and not _guided(problem):
         steered.notes.append("guidance: no row of the plan lies in its interval, it acts nowhere")
     program = _cautioned(
-        _sample(around, known, problem, parameters, reward, steered, tensors, watched),
+        _sample(around, known, problem, parameters, reward, steered, tensors, watched, later),
         model.network.caution,
         *around.cautions,
         *(() if reward is None else reward.cautions),
     )
     held = n + group * (0 if steered.steer is None else steered.steer.held)
     at_once = steering.rows_at_once(steered.steer, group) * doubled
+    size = _bytes(held, card.event_shape) + at_once * told + around.held(parameters)
+    hint = ""
+    if steered.by_law is not None and (lacking := steered.by_law.laws.lacking):
+        most = lacking[0].draws
+        size += sum(each.bytes for each in lacking) + _bytes(most, card.event_shape) + most * doubled * told
+        evaluations_alone = rows / at_once + sum(each.stages for each in lacking)
+        once_only = sum(each.network_rows for each in lacking)
+        rows += once_only
+        at_once = max(1, round(rows / evaluations_alone))
+        hint = f"{once_only} of its rows are draws that are made once; residual_wait=false steers without them"
     return Task(
         model=around.name,
         program=program,
         network_rows=rows,
         network=model.network,
         rows_at_once=at_once,
-        bytes=_bytes(held, card.event_shape) + at_once * told + around.held(parameters),
+        bytes=size,
         heavy=reward is not None,
+        hint=hint,
     )
 
 
@@ -248,8 +280,12 @@ def _check_threshold(parameters: Parameters, reward: Reward | None) -> None:
         raise errors.invalid(f"threshold: expected none beside reward {reward.name!r}, which has its own, got one")
 
 
-def request_error(error: BaseException) -> errors.RequestError:
-    """The error that the caller gets when a task failed."""
+def request_error(error: BaseException, hint: str = "") -> errors.RequestError:
+    """The error that the caller gets when a task failed.
+
+    Args:
+        hint: what the request could ask for instead, where it is not taken on.
+    """
     if isinstance(error, errors.RequestError):
         return error
     if isinstance(error, steering.UnsuitableError):
@@ -258,7 +294,9 @@ def request_error(error: BaseException) -> errors.RequestError:
         return errors.failed_precondition(str(error))
     if isinstance(error, InputError):
         return errors.invalid(f"expected inputs the network accepts, got: {error}")
-    if isinstance(error, QueueFullError | DeadlineError | OutOfMemoryError):
+    if isinstance(error, QueueFullError | DeadlineError):
+        return errors.exhausted("; ".join(filter(None, (str(error), hint))))
+    if isinstance(error, OutOfMemoryError):
         return errors.exhausted(str(error))
     if isinstance(error, DeadlinePassedError):
         return errors.deadline(str(error))
@@ -278,37 +316,42 @@ def _sample(
     steered: Steered,
     tensors: Tensors,
     watched: previews.Watched | None,
+    later: Sequence[Wanted],
 ) -> Routine:
     """Run the samplers of a request, group after group, and put the answer together."""
     yield from around.prepare()
-    model, n, steer, setup, parts = around.model, parameters.samples, steered.steer, steered.setup, []
-    if tensors.known is not None and tensors.mask is not None:  # its values may have come only now
-        steer = steering.inpaint(tensors.mask, tensors.known)
+    model, n, parts = around.model, parameters.samples, []
+    for wanted in later:
+        model.draws.want(wanted)
     start: steering.Start | None = tensors.x_init
     if tensors.x_init is not None and parameters.strength is not None:
         start = steering.Noised(tensors.x_init)
-    if setup is not None:
-        target = setup.target
-        key = (type(setup), target.key, target.beta, target.threshold, problem.plan.path)
-        yield from once(known.underway, key, evaluations(setup.prepare(problem), model, reward, announced=False))
-    group, streamed = group_size(steer, problem.event), watched is not None and watched.groups
-    for rows in previews.groups(n, group, 1 if steer is None else steer.together, watched):
-        sampler = steering.sample(
-            problem.rows(rows),
-            steering.Noise(parameters.seed, range(rows.start, rows.stop)),
-            replace(steer, values=steer.values[rows]) if isinstance(steer, steering.Project) else steer,
-            None if start is None else start[rows],
-        )
-        shown = as_it_is
-        if watched is not None:
-            sampler = watched.watched(sampler, rows.start, len(problem.plan.stages))
-            shown = around.shown if watched.looks else as_it_is
-        x, report = yield from evaluations(sampler, model, reward, shown=shown)
-        if streamed:
-            yield from _score(reward, x, report)
-        parts.append((x, report))
-        if watched is not None:
-            watched.finished(rows, n, (yield from around.outputs(x)) if watched.sends(rows, n) else {}, report)
+    group, streamed = group_size(steered.steer, problem.event), watched is not None and watched.groups
+    try:
+        for run in steered.runs(n):
+            steer = yield from _ready(steered, run.start, model, known, problem, reward)
+            if tensors.known is not None and tensors.mask is not None:  # its values may have come only now
+                steer = steering.inpaint(tensors.mask, tensors.known)
+            for rows in previews.groups(run, group, 1 if steer is None else steer.together, watched):
+                sampler = steering.sample(
+                    problem.rows(rows),
+                    steering.Noise(parameters.seed, range(rows.start, rows.stop)),
+                    replace(steer, values=steer.values[rows]) if isinstance(steer, steering.Project) else steer,
+                    None if start is None else start[rows],
+                )
+                shown = as_it_is
+                if watched is not None:
+                    sampler = watched.watched(sampler, rows.start, len(problem.plan.stages))
+                    shown = around.shown if watched.looks else as_it_is
+                x, report = yield from evaluations(sampler, model, reward, shown=shown)
+                if streamed:
+                    yield from _score(reward, x, report)
+                parts.append((x, report))
+                if watched is not None:
+                    watched.finished(rows, n, (yield from around.outputs(x)) if watched.sends(rows, n) else {}, report)
+            steered.leave(run.stop)
+    finally:
+        steered.leave(n)
     x, report = torch.cat([part for part, _ in parts]), merged([r for _, r in parts])
     yield from _score(reward, x, report)
     last = rows if streamed else slice(0, n)
@@ -317,11 +360,37 @@ def _sample(
         outputs["rewards"] = report.rewards[last].to(torch.float32).numpy()
     fingerprint = around.fingerprint(known.fingerprint)
     fingerprint = fingerprint if reward is None else f"{fingerprint}-{reward.fingerprint}"
+    if later:  # the same request has other bytes once the draws are there
+        fingerprint += f"-{steered.method}"
     said: dict[str, Parameter] = {"seed": parameters.seed, "solver": parameters.solver, "fingerprint": fingerprint}
     if streamed:
         said["first"] = last.start
     steered.notes.extend(around.notes())
     return Answer(outputs, {**said, **echoed(report, steered, x), **around.told()}, steered.method)
+
+
+def _ready(
+    steered: Steered,
+    first: int,
+    model: Sampler,
+    known: Knowledge,
+    problem: steering.Problem,
+    reward: Reward | None,
+) -> Generator[Step, list[Array], Steering | None]:
+    """The method for the samples from `first` on, with what is made once for their law and the target."""
+    steer, setup, law = steered.steer, steered.setup, ""
+    if (by_law := steered.by_law) is not None:
+        number = by_law.laws.of[first]
+        if number in by_law.ready:
+            return by_law.ready[number]
+        steer, setup = yield from by_law.made(number)
+        by_law.ready[number] = steer
+        problem, law = by_law.laws.laws[number].problem, by_law.laws.laws[number].key
+    if setup is not None:
+        target = setup.target
+        key = (type(setup), target.key, target.beta, target.threshold, problem.plan.path, law)
+        yield from once(known.underway, key, evaluations(setup.prepare(problem), model, reward, announced=False))
+    return steer
 
 
 def _score(reward: Reward | None, x: torch.Tensor, report: steering.Report) -> Generator[Step, list[Array], None]:

@@ -1,28 +1,36 @@
 """The steering method a request asks for."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 from torch import Tensor
 
 import steering
+from serving.backends import Array
+from serving.engine.task import Step
 from serving.models.model import Knowledge, Sampler
+from serving.requests.laws import Laws
 from serving.requests.posterior import Found, posterior_for, shared_bank
+from serving.requests.shared_setup import Pinned
 from serving.requests.tensors import Tensors
 from serving.rewards import Reward
 from serving.rewards.external import lasting
 from serving.wire import errors
+from serving.wire.kserve import InferRequest
 from serving.wire.parameters import Parameters
 from steering.baselines import BASELINES, PRESETS, BankResampling, BestOf, Svdd, fk_steering
 from steering.numerics.tiles import ROWS
-from steering.posteriors import Bank
+from steering.posteriors import Bank, Local
+from steering.posteriors.residuals import Residuals
 from steering.sampling.sampler import Steering, unsteerable
 
 STEADY = 2
 """Up to this order a solver does not amplify steering's noise: its weights stay near 1."""
+NOISY = "sde_dpmpp_2m"
+"""The solver that draws noise, where steering needs one and the request names none."""
 GROUP = 64
 """Most samples drawn together. Populations may be larger, since they are never divided."""
 CANDIDATES = 2**22
@@ -31,7 +39,7 @@ MOST_CANDIDATES = 2**25
 """The same bound for samples that cannot be divided, such as a population."""
 
 AIM = ("beta", "threshold")
-DOOB = ("particles", "posterior", "rollout_steps", "refresh")
+DOOB = ("particles", "posterior", "rollout_steps", "residual_draws", "residual_wait", "refresh")
 TAKES: Mapping[str, Sequence[str]] = {
     "doob": (*AIM, *DOOB, "reward_budget"),
     "smc": (*AIM, *DOOB, "population", "keep", "inner", "potential"),
@@ -45,6 +53,43 @@ TAKES: Mapping[str, Sequence[str]] = {
 OPTIONS = tuple(dict.fromkeys(name for names in TAKES.values() for name in names))
 
 
+ByPosterior = tuple[Steering, steering.Doob | None]
+"""A method with some posterior, and what is prepared once for a target."""
+
+
+@dataclass(frozen=True)
+class ByLaw:
+    """The laws of a request's samples, and the method for what the draws of one make.
+
+    Attributes:
+        shared: later requests may use the reward's scores of the draws.
+        ready: the methods of laws whose draws are there, by their number.
+    """
+
+    laws: Laws
+    method: Callable[[Bank | Local], ByPosterior]
+    shared: bool
+    ready: dict[int, Steering] = field(default_factory=dict)
+
+    def made(self, number: int) -> Generator[Step, list[Array], ByPosterior]:
+        """The method for a law, whose draws are made first if they are not there."""
+        record = yield from self.laws.record(number)
+        posterior = record.posterior
+        assert posterior is not None
+        if isinstance(posterior, Bank):
+            posterior = replace(posterior, scored=Pinned(record.scored if self.shared else None))
+            self.laws.reward_rows += len(posterior.samples)
+        elif isinstance(posterior, Residuals):
+            self.laws.scales.extend(posterior.scale)
+        return self.method(posterior)
+
+    def leave(self, after: int) -> None:
+        """Let go of what no sample from number `after` on needs."""
+        self.laws.leave(after)
+        for number in set(self.ready).difference(self.laws.of[after:]):
+            del self.ready[number]
+
+
 @dataclass(frozen=True)
 class Steered:
     """How the samples of a request are drawn.
@@ -54,6 +99,8 @@ class Steered:
         steer: None for plain samples.
         setup: what is prepared once for a target, before any sample.
         bank: keeps the target's scores and grown samples.
+        posterior: where candidates come from, for methods that have some.
+        by_law: where another method takes the place of `steer` for each law of the samples, once that is known.
         threshold: of the event the samples shall meet.
         choices: what was chosen automatically, and why.
         notes: warnings for the caller.
@@ -63,14 +110,28 @@ class Steered:
     steer: Steering | None = None
     setup: steering.Doob | BankResampling | None = None
     bank: Bank | None = None
+    posterior: str = ""
+    by_law: ByLaw | None = None
     threshold: float | None = None
     choices: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    def runs(self, n: int) -> Sequence[slice]:
+        """Which of n samples are drawn by one method, one after another."""
+        together = 1 if self.steer is None else self.steer.together
+        return [slice(0, n)] if self.by_law is None else self.by_law.laws.runs(together)
+
+    def leave(self, after: int) -> None:
+        """Let go of what no sample from number `after` on needs."""
+        if self.by_law is not None:
+            self.by_law.leave(after)
 
     @property
     def setup_rows(self) -> tuple[int, int]:
         """Network and reward rows that the target's setup takes once, whichever request does it. Call it after the
         setup."""
+        if self.by_law is not None:
+            return self.by_law.laws.network_rows, self.by_law.laws.reward_rows
         if self.bank is None:
             return 0, 0
         levels = [level for union in self.bank.refreshed.values() for level in union.levels]
@@ -105,15 +166,36 @@ def completed(parameters: Parameters) -> Parameters:
     return parameters.model_copy(update={k: v for k, v in missing.items() if k not in parameters.model_fields_set})
 
 
+def instead(request: InferRequest, parameters: Parameters, plan: steering.Plan) -> InferRequest:
+    """The request that steers at once, for one that would be steered by draws which are not there.
+
+    SVDD, by a plan that draws noise, as it needs; SMC goes on without proposals of its own. A plan without noise that
+    was asked for by name leaves a Gaussian.
+    """
+    given = {name: each for name, each in request.parameters.items() if name != "residual_wait"}
+    without = {name: each for name, each in given.items() if name not in (*DOOB, "reward_budget")}
+    if method_of(parameters) == "smc":
+        return replace(request, parameters={**without, "inner": "none"})
+    if plan.uses_noise:
+        return replace(request, parameters={**without, "steering": "svdd"})
+    if "solver" not in given and "eta" not in given:
+        return replace(request, parameters={**without, "steering": "svdd", "solver": NOISY})
+    return replace(request, parameters={**given, "posterior": "gaussian"})
+
+
 def steering_for(
     model: Sampler,
     known: Knowledge,
-    plan: steering.Plan,
+    problem: steering.Problem,
     parameters: Parameters,
     reward: Reward | None,
     tensors: Tensors,
+    fixed: bool = False,
 ) -> Steered:
     """The method with its settings.
+
+    Args:
+        fixed: rows are evaluated in calls of one size.
 
     Raises:
         RequestError: INVALID_ARGUMENT if the method cannot steer the plan, does not take a parameter that was sent, or
@@ -123,21 +205,21 @@ def steering_for(
     if method != "none" and reward is not None and tensors.known is not None:
         raise errors.invalid("known: expected no reward beside it, or steering 'none', got both")
     if tensors.known is not None:
-        if why := unsteerable(plan, tensors.mean is not None):
+        if why := unsteerable(problem.plan, tensors.mean is not None):
             raise errors.invalid(why)
         assert tensors.mask is not None
         return Steered("project", steering.inpaint(tensors.mask, tensors.known))
     if method == "none" or reward is None:
         return Steered("none")
     _check_options(method, parameters)
-    asked = _Asked(model, known, plan, parameters, reward, bool(tensors.condition))
+    plan, whole_chains = problem.plan, method in ("best_of", "bank_resampling")  # these leave the plan alone
+    if why := "" if whole_chains and not plan.reverse else unsteerable(plan, tensors.mean is not None):
+        raise errors.invalid(why)
     try:
-        made = _MAKE[method](asked)
-    except steering.SteeringError as error:
+        made = _MAKE[method](_Asked(model, known, problem, parameters, reward, fixed))
+    except (steering.SteeringError, steering.PlanError) as error:
         raise errors.invalid(str(error)) from None
-    whole_chains = method in ("best_of", "bank_resampling")  # these leave the plan alone
-    why = "" if whole_chains and not plan.reverse else unsteerable(plan, tensors.mean is not None)
-    if why := why or ("" if made.steer is None else made.steer.unsuitable(plan)):
+    if why := "" if made.steer is None else made.steer.unsuitable(plan):
         raise errors.invalid(why)
     return made
 
@@ -169,10 +251,10 @@ class _Asked:
 
     model: Sampler
     known: Knowledge
-    plan: steering.Plan
+    problem: steering.Problem
     parameters: Parameters
     reward: Reward
-    conditional: bool
+    fixed: bool
 
     @property
     def threshold(self) -> float | None:
@@ -207,21 +289,41 @@ def _scored_elsewhere(reward: Reward) -> Callable[[Tensor], Tensor]:
 
 
 def _doob(asked: _Asked) -> Steered:
-    steer, found = _make_doob(asked, _scored_elsewhere(asked.reward))
-    setup = None if found.bank is None else steer
-    return Steered("doob", steer, setup, found.bank, asked.threshold, found.choices, found.notes)
+    found, score = _found(asked), _scored_elsewhere(asked.reward)
+
+    def of(posterior: Bank | Local) -> ByPosterior:
+        steer = _doob_with(asked, score, found, posterior)
+        return steer, steer if isinstance(posterior, Bank) else None
+
+    return _steered("doob", asked, found, of)
 
 
-def _make_doob(asked: _Asked, score: Callable[[Tensor], Tensor]) -> tuple[steering.Doob, Found]:
-    parameters, plan = asked.parameters, asked.plan
-    found = posterior_for(asked.model, asked.known, plan, parameters, asked.conditional, lasting(asked.reward.key))
+def _found(asked: _Asked) -> Found:
+    plan = asked.problem.plan
+    shared = lasting(asked.reward.key)
+    found = posterior_for(asked.model, asked.known, asked.problem, asked.parameters, shared, asked.fixed)
     if plan.order > STEADY:
         found.notes.append(f"solver {plan.solver!r} carries steering's noise far in long steps; dpmpp_2m is steadier")
-    steer = steering.Doob(
-        score, particles=parameters.particles, posterior=found.posterior, refresh=parameters.refresh,
-        reward_budget=parameters.reward_budget, **asked.aim,
+    return found
+
+
+def _doob_with(
+    asked: _Asked, score: Callable[[Tensor], Tensor], found: Found, posterior: Bank | Local
+) -> steering.Doob:
+    """`Doob` with a posterior: the one that was found, or that of a law's draws, which are no bank to grow."""
+    parameters = asked.parameters
+    return steering.Doob(
+        score, particles=parameters.particles, posterior=posterior,
+        refresh=parameters.refresh if found.laws is None else False, reward_budget=parameters.reward_budget,
+        **asked.aim,
     )  # fmt: skip
-    return steer, found
+
+
+def _steered(method: str, asked: _Asked, found: Found, of: Callable[[Bank | Local], ByPosterior]) -> Steered:
+    """The method with the posterior that was found, which is only a stand-in where there are laws."""
+    steer, setup = of(found.posterior)
+    by_law = None if found.laws is None else ByLaw(found.laws, of, lasting(asked.reward.key))
+    return Steered(method, steer, setup, found.bank, found.name, by_law, asked.threshold, found.choices, found.notes)
 
 
 def _smc(asked: _Asked) -> Steered:
@@ -232,9 +334,14 @@ def _smc(asked: _Asked) -> Steered:
     )  # fmt: skip
     if parameters.inner == "none":
         return Steered("smc", make(), threshold=asked.threshold)
-    inner, found = _make_doob(asked, score)
-    setup = None if found.bank is None else inner
-    return Steered("smc", make(inner=inner), setup, found.bank, asked.threshold, found.choices, found.notes)
+
+    found = _found(asked)
+
+    def of(posterior: Bank | Local) -> ByPosterior:
+        inner = _doob_with(asked, score, found, posterior)
+        return make(inner=inner), inner if isinstance(posterior, Bank) else None
+
+    return _steered("smc", asked, found, of)
 
 
 def _fk_steering(asked: _Asked) -> Steered:
@@ -269,13 +376,13 @@ def _doit(asked: _Asked) -> Steered:
 
 def _bank_resampling(asked: _Asked) -> Steered:
     name = asked.model.name
-    if asked.conditional:
+    if asked.problem.condition:
         raise errors.invalid(f"bank_resampling: expected a model without conditions, got {name!r}")
     if asked.known.cloud is None:
         raise errors.unavailable(f"bank_resampling: model {name!r} has no bank yet")
     bank = shared_bank(asked.known, None, lasting(asked.reward.key))
     steer = BankResampling(_scored_elsewhere(asked.reward), samples=bank.samples, scored=bank.scored, **asked.aim)
-    return Steered("bank_resampling", steer, steer, bank, asked.threshold)
+    return Steered("bank_resampling", steer, steer, bank, threshold=asked.threshold)
 
 
 _MAKE: Mapping[str, Callable[[_Asked], Steered]] = {

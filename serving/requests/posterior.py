@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import steering
 from serving.models.model import Knowledge, Sampler
+from serving.requests.laws import MOST_LAWS, Laws
 from serving.requests.shared_setup import Pinned
 from serving.wire import errors
 from serving.wire.parameters import Parameters
@@ -14,11 +15,21 @@ from steering.posteriors.mixture import MOST_DIMENSIONS
 
 @dataclass
 class Found:
-    """A posterior, with the automatic choices and their reasons, and warnings for the caller."""
+    """A posterior, with the automatic choices and their reasons, and warnings for the caller.
+
+    Attributes:
+        laws: whose draws take the place of `posterior`, law by law, once they are there; None where it stands.
+    """
 
     posterior: Bank | Local
+    laws: Laws | None = None
     choices: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """What candidates come from."""
+        return "residuals" if self.laws is not None else type(self.posterior).__name__.lower()
 
     @property
     def bank(self) -> Bank | None:
@@ -33,22 +44,32 @@ def shared_bank(known: Knowledge, local: Local | None, shared: bool) -> Bank:
 
 
 def posterior_for(
-    model: Sampler, known: Knowledge, plan: steering.Plan, parameters: Parameters, conditional: bool, shared: bool
+    model: Sampler, known: Knowledge, problem: steering.Problem, parameters: Parameters, shared: bool, fixed: bool
 ) -> Found:
     """The posterior a request asks for, or the model's best. If that is missing, the closest one there is, with a note.
 
+    Under conditions, for which no bank is kept, it is made of draws of each law.
+
     Args:
-        conditional: the request has conditions; a bank holds samples without conditions and does not fit.
         shared: later requests may use the reward's scores of the bank.
+        fixed: rows are evaluated in calls of one size.
 
     Raises:
         RequestError: INVALID_ARGUMENT for a mixture of more dimensions than can be fitted.
     """
-    wanted, name, notes = parameters.posterior, model.name, list[str]()
+    wanted, name, notes, plan = parameters.posterior, model.name, list[str](), problem.plan
+    conditional = bool(problem.condition)
     on_bank = wanted in (None, "bank")
-    if on_bank and (conditional or known.cloud is None):
-        why = "its bank belongs to no condition" if conditional else "it has no bank yet"
-        notes.append(f"model {name!r}: {why}; a local posterior was used throughout")
+    if conditional and wanted == "bank":
+        notes.append(f"model {name!r}: its bank belongs to no condition; draws under each condition were used instead")
+    if wanted == "residuals" or (on_bank and conditional):
+        laws = Laws.among(model, problem, parameters.samples, parameters.residual_draws, fixed)
+        many = f"{len(laws.laws)} different conditions, and draws are made for up to {MOST_LAWS}"
+        if wanted == "residuals" or len(laws.laws) <= MOST_LAWS:
+            return Found(known.local("gaussian"), laws, [laws.choice], notes)
+        notes.append(f"model {name!r}: {many} unless posterior is 'residuals'; a Gaussian was used throughout")
+    elif on_bank and known.cloud is None:
+        notes.append(f"model {name!r}: it has no bank yet; a local posterior was used throughout")
     if known.calibration is None:
         notes.append(f"model {name!r} is not calibrated; the variance of Gaussian data was used instead")
     kind = None if wanted in (None, "bank", "rollout") else wanted
@@ -72,4 +93,4 @@ def posterior_for(
         choices = [] if known.choice is None else [known.choice.why]
         if known.choice is None and known.calibration is not None:
             notes.append(f"model {name!r}: its local posterior was not chosen yet; {used} was used")
-    return Found(shared_bank(known, local, shared), choices, notes)
+    return Found(shared_bank(known, local, shared), None, choices, notes)

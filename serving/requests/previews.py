@@ -155,23 +155,23 @@ class Watched:
         self.deliver(Answer(outputs, {"first": rows.start, "network_rows": self.rows}))
 
 
-def groups(n: int, size: int, together: int, watched: Watched | None) -> Iterator[slice]:
-    """Which of n samples are drawn together: groups of `size`, one after another.
+def groups(run: slice, size: int, together: int, watched: Watched | None) -> Iterator[slice]:
+    """Which samples of a run are drawn together: groups of `size`, one after another.
 
-    Where groups are sent, the first is a small one, since it is waited for. The others are as large as ever: on two
-    cores, 128 digits in groups of 16 take up to a fifth longer than in groups of 64.
+    Where groups are sent, the first of all is a small one, since it is waited for. The others are as large as ever: on
+    two cores, 128 digits in groups of 16 take up to a fifth longer than in groups of 64.
 
     Args:
         together: samples that must not be divided; `size` is a multiple of them.
     """
-    first = 0
-    if watched is not None and watched.groups:
+    first = run.start
+    if watched is not None and watched.groups and not first:
         unit = math.lcm(EARLY, together)
-        if unit < size and 2 * unit <= n:
+        if unit < size and 2 * unit <= run.stop:
             yield slice(0, unit)
             first = unit
-    for start in range(first, n, size):
-        yield slice(start, min(start + size, n))
+    for start in range(first, run.stop, size):
+        yield slice(start, min(start + size, run.stop))
 
 
 def watched_for(

@@ -2,6 +2,7 @@
 
 import json
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,6 +29,8 @@ def echoed(report: Report, steered: Steered, x: Tensor) -> dict[str, Parameter]:
         "steering": steered.method,
         "warnings": "; ".join([*steered.notes, *report.warnings, *_further(report, steered, x)]),
     }
+    if steered.posterior:
+        parameters["posterior"] = steered.posterior
     if report.ess.numel():
         parameters["ess"] = float(report.ess.mean())
     if (log_z := _log_z(report)) is not None and math.isfinite(log_z):
@@ -37,14 +40,19 @@ def echoed(report: Report, steered: Steered, x: Tensor) -> dict[str, Parameter]:
     return parameters
 
 
-def _details(report: Report, steered: Steered, x: Tensor) -> dict[str, object]:
+def _details(report: Report, steered: Steered, x: Tensor) -> dict[str, Any]:
     corrections = sum(report.methods.values())
-    details: dict[str, object] = {
+    details: dict[str, Any] = {
         "ess": [] if not report.ess.numel() else _rounded(report.ess.to(torch.float64).mean(dim=1)),
         "methods": {name: _round(count / corrections) for name, count in sorted(report.methods.items()) if count},
         "choices": [*steered.choices, *report.choices],
         "no_hit": report.no_hit,
     }
+    if steered.by_law is not None:
+        laws = steered.by_law.laws
+        details["residuals"] = {"laws": len(laws.laws), "draws": laws.laws[0].draws}
+        if laws.scales:
+            details["residuals"]["scale"] = [_round(min(laws.scales)), _round(max(laws.scales))]
     if (log_z := _log_z(report)) is not None:
         details["log_z"] = _round(log_z) if math.isfinite(log_z) else None  # JSON has no infinity
     if report.population_ess is not None:

@@ -1,12 +1,13 @@
-"""Work that the first request for a target does for itself and for later requests."""
+"""Work that the first request for a target, or for a law, does for itself and for later requests."""
 
 import contextlib
-from collections.abc import Hashable, Iterator, MutableMapping
+from collections.abc import Callable, Hashable, Iterator, MutableMapping
 from concurrent.futures import Future, InvalidStateError
 from typing import TypeVar
 
 from serving.backends import Array
 from serving.engine.task import External, Routine
+from serving.models.draws import Evaluating, Record, Recording
 
 Value = TypeVar("Value")
 
@@ -54,6 +55,36 @@ def once(underway: MutableMapping[Hashable, "Future[None]"], key: Hashable, prep
     finally:
         del underway[key]
         mine.set_result(None)
+
+
+def recorded(
+    record: Record,
+    begin: Callable[[], Recording],
+    evaluating: Evaluating,
+    background: Callable[[], object] | None = None,
+) -> Routine:
+    """Until the record's draws are made: by this request, from where another one stopped, or by another that is at it.
+
+    For heavy tasks of one engine, which run on one thread.
+
+    Args:
+        evaluating: turns network rows into the engine's steps.
+        background: asks this task to end; None for a request that somebody waits for. Such a one does not wait for
+            work in the background, it takes it over.
+    """
+    while record.draws is None:
+        if (other := record.driver) is not None:
+            if background is None and record.interrupt is not None:
+                record.interrupt()
+            yield External("setup", 0, lambda other=other: _after(other))  # type: ignore[misc]
+            continue
+        record.driver = mine = Future[None]()
+        record.interrupt = background
+        try:
+            yield from evaluating(record.going_on(begin))
+        finally:
+            record.driver = record.interrupt = None
+            mine.set_result(None)
 
 
 def _after(other: "Future[None]") -> "Future[list[Array]]":

@@ -14,8 +14,9 @@ EVERYWHERE = ("timeout", "priority", "deterministic")
 PRIORITIES = (1, 5, 9)
 """The first, the default and the last priority of a request, as the engine has them; smaller ones go first."""
 STEERING = (
-    "steering", "reward", "beta", "threshold", "particles", "posterior", "rollout_steps", "refresh", "reward_budget",
-    "population", "keep", "inner", "potential", "chains", "candidates", "preset",
+    "steering", "reward", "beta", "threshold", "particles", "posterior", "rollout_steps", "residual_draws",
+    "residual_wait", "refresh", "reward_budget", "population", "keep", "inner", "potential", "chains", "candidates",
+    "preset",
 )  # fmt: skip
 """Parameters of how samples are steered, and toward what."""
 
@@ -102,8 +103,10 @@ class Parameters(BaseModel):
     threshold: Single | None = None
     particles: Annotated[int, Field(ge=2, le=1024, multiple_of=2)] = 32
     steering: str | None = None
-    posterior: Literal["bank", "gaussian", "mixture", "neighbours", "rollout"] | None = None
+    posterior: Literal["bank", "gaussian", "mixture", "neighbours", "residuals", "rollout"] | None = None
     rollout_steps: Annotated[int, Field(ge=2, le=100)] = 4
+    residual_draws: Annotated[int, Field(ge=16, le=1024)] = 256
+    residual_wait: bool = True
     refresh: bool | None = None
     reward_budget: Annotated[int, Field(ge=1, lt=2**31)] | None = None
     population: Annotated[int, Field(ge=2, le=256)] | None = None
@@ -132,6 +135,11 @@ class Parameters(BaseModel):
         if "steps" in self.model_fields_set or not 2 <= nodes <= MOST_STEPS + 1:
             return self
         return self.model_copy(update={"steps": nodes - 1})
+
+    @property
+    def here(self) -> Self:
+        """These parameters for a request that waits for draws, or whose draws are there."""
+        return self.model_copy(update={"residual_wait": True})
 
     @property
     def steps_taken(self) -> int:

@@ -170,6 +170,8 @@ def stage_rows(parameters: Parameters) -> tuple[int, int]:
         return parameters.candidates, 1
     if method == "bank_resampling":
         return 0, 1
+    if method == "doob" and not parameters.residual_wait:  # SVDD steers where draws are not there
+        return max(1 + rollouts, parameters.candidates), 1
     return 1 + (rollouts if method == "doob" else 0), 1
 
 

@@ -94,6 +94,8 @@ class Service(reward_pb2_grpc.RewardServicer):
 class Live:
     """The server; `replicas` may be looked into. `front` are settings of the front, the others of replicas."""
 
+    replicas: list[Replica]
+
     def __init__(
         self,
         models: Path,

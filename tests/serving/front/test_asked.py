@@ -106,7 +106,7 @@ def test_rows_are_those_of_steering(models: dict[str, Model], monkeypatch: pytes
     made = []
 
     def steering_for(*given: Any) -> methods.Steered:
-        made.append((given[2], methods.steering_for(*given)))
+        made.append((given[2].plan, methods.steering_for(*given)))
         return made[-1][1]
 
     monkeypatch.setattr(job, "steering_for", steering_for)

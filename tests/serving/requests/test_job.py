@@ -97,7 +97,7 @@ def test_models_with_conditions_have_no_mean_to_start_from(models: dict[str, Mod
             "notebook, steering.baselines has it",
         ),
         ({"steering": "smk", "reward": "nan"}, "unknown steering 'smk', expected one of doob, smc, .*, none"),
-        ({"posterior": "bnk"}, "parameter posterior: expected 'bank', .*, 'neighbours' or 'rollout', got 'bnk'"),
+        ({"posterior": "bnk"}, "parameter posterior: expected 'bank', .*, 'residuals' or 'rollout', got 'bnk'"),
         ({"reward": "nan", "rollout_steps": 1}, "parameter rollout_steps: expected greater than or equal to 2, got 1"),
         ({"reward": "nan", "refresh": 1}, "parameter refresh: expected a valid boolean, got 1"),
         (

@@ -100,7 +100,9 @@ def test_back_and_forth_is_where_it_was():
     torch.testing.assert_close(carried(BROWNIAN, there, 400, start=1, end=0), x, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("epsilon", [0.0, 0.5, 4.0, lambda t: 0.3 * math.sin(math.pi * t)], ids=["0", ".5", "4", "a wave"])
+@pytest.mark.parametrize(
+    "epsilon", [0.0, 0.5, 4.0, lambda t: 0.3 * math.sin(math.pi * t)], ids=["0", ".5", "4", "a wave"]
+)
 @pytest.mark.parametrize(("start", "end"), [(0, 1), (1, 0), (0, 0.5)])
 @pytest.mark.parametrize("interpolant", [BROWNIAN, Interpolant(bridge="trigonometric", latent="sine_squared")], ids=str)
 def test_the_law_at_the_end_does_not_depend_on_epsilon(interpolant: Interpolant, epsilon, start: float, end: float):
