@@ -9,7 +9,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Hashable, MutableMapping
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from cachetools import LRUCache
@@ -37,17 +37,17 @@ class Wanted:
 
     Attributes:
         model, digest: whose they are.
-        tables: what conditions refer to.
         fixed: rows are evaluated in calls of one size.
         program: makes them, given what turns network rows into the engine's steps, and what asks the program to end.
+        tables: what conditions refer to.
     """
 
     key: str
     model: str
     digest: str
-    tables: Tables
     fixed: bool
     program: Callable[[Evaluating, Callable[[], object]], Routine]
+    tables: Tables = field(default_factory=dict)
 
 
 class Record:

@@ -322,7 +322,7 @@ def _sample(
     yield from around.prepare()
     model, n, parts = around.model, parameters.samples, []
     for wanted in later:
-        model.draws.want(wanted)
+        model.draws.want(replace(wanted, tables=model.adapter.tables))  # what this request has just read its prompts to
     start: steering.Start | None = tensors.x_init
     if tensors.x_init is not None and parameters.strength is not None:
         start = steering.Noised(tensors.x_init)

@@ -144,7 +144,7 @@ class Laws:
         """Those of the draws that are not there, to be made in the background."""
         model, store = self.model, self.model.draws
         missing = [each for each in self.laws if not store.made(each.key)]
-        of = partial(Wanted, model=model.name, digest=model.digest, tables=model.adapter.tables, fixed=fixed)
+        of = partial(Wanted, model=model.name, digest=model.digest, fixed=fixed)
         return [of(each.key, program=partial(each.alone, store)) for each in missing]
 
     def leave(self, after: int) -> None:

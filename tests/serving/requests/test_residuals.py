@@ -349,3 +349,23 @@ def test_what_is_refused(live: Live, parameters: dict[str, Any], expected: str):
     code, text = live.refusal(inputs=law(1.0), model="gaussians", samples=2, reward="linear", **parameters)
     assert code == "INVALID_ARGUMENT", text
     assert expected in text
+
+
+def test_prompts_of_a_pipeline_have_draws_of_their_own(pictured: Live):
+    """Made while somebody waits, and in the background, where only what the request said of its prompts is known."""
+    how: dict[str, Any] = {"reward": "redness", "beta": 0.05, "seed": 1, "steps": 4, "residual_draws": 16}
+
+    def drawn(*prompts: str, **parameters: Any) -> tuple[Any, Any]:
+        given = {"prompt": np.array([each.encode() for each in prompts], np.object_)}
+        return pictured.infer(given, model="tiny", **{**how, "samples": len(prompts), **parameters})
+
+    both, said = drawn("a red heart", "a blue sky", "a red heart")
+    alone, of_one = drawn("a red heart", samples=3)
+    assert both["images"][::2].tobytes() == alone["images"][::2].tobytes()
+    assert (said["posterior"], said["setup_rows"], of_one["setup_rows"]) == ("residuals", 2 * 640, 640)
+    at_once, instead = drawn("green square", residual_wait=False)
+    assert (instead["steering"], instead["solver"]) == ("svdd", "sde_dpmpp_2m")
+    until(lambda: drawn("green square", residual_wait=False)[1]["steering"] == "doob")
+    waited, then = drawn("green square")
+    assert then["setup_rows"] == 640
+    assert waited["images"].shape == at_once["images"].shape
