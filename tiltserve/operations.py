@@ -349,6 +349,8 @@ def _request(memory: Memory, patience: Patience, wanted: Wanted) -> Operation[Re
     arguments = {PREFIX + name: each for name, each in wanted.reward_args.items()}
     conditions, open_names, unknown = dict(wanted.conditions), dict[str, Any](), dict[str, str]()
     reward = wanted.reward
+    if not isinstance(reward, str | None):
+        raise InvalidArgument(f"reward: expected a name or an expression, got {type(reward).__name__}")
     if reward is None and isinstance(given := wanted.parameters.get("reward"), str):
         reward = given
     keywords = {name: each for name, each in wanted.keywords.items() if each is not None}
@@ -385,14 +387,14 @@ def _request(memory: Memory, patience: Patience, wanted: Wanted) -> Operation[Re
                 arguments[PREFIX + name] = each
             elif name in names.TEXTS or name == names.IMAGE:
                 raise InvalidArgument(f"{name}: expected a pipeline, got {wanted.model!r}, which takes none")
-            elif np.ndim(each):
+            elif tensors.dimensions(name, each):
                 inputs[name] = tensors.array(name, each)
             else:
                 parameters[name] = tensors.scalar(name, each)
                 unknown[name] = names.unknown(name, model, reward, takes)
     inputs |= {name: _condition(model, name, each) for name, each in conditions.items()}
     for name, each in arguments.items():
-        if np.ndim(each):
+        if tensors.dimensions(name, each):
             inputs[name] = _argument(name, each, reward)
         else:
             parameters[name] = tensors.scalar(name, each)

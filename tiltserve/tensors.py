@@ -23,7 +23,7 @@ Parameter = bool | int | float | str
 
 def scalar(name: str, value: Any) -> Parameter:
     """A value of Python or numpy, or an array of one number, as a parameter; raises `InvalidArgument`."""
-    if not isinstance(value, bool | int | float | str) and np.ndim(value) == 0:
+    if not isinstance(value, bool | int | float | str) and not dimensions(name, value):
         value = np.asarray(value).item()  # of numpy, or a tensor of torch
     for kind in (bool, int, float, str):
         if isinstance(value, kind):
@@ -31,11 +31,19 @@ def scalar(name: str, value: Any) -> Parameter:
     raise InvalidArgument(f"{name}: expected a number, a truth value or a text, got {type(value).__name__}")
 
 
+def dimensions(name: str, value: Any) -> int:
+    """How many axes numpy gives a value, 0 for a number; raises `InvalidArgument` for lists of different lengths."""
+    try:
+        return np.ndim(value)
+    except (ValueError, TypeError) as error:
+        raise InvalidArgument(f"{name}: expected an array, got {type(value).__name__}: {error}") from None
+
+
 def array(name: str, value: Any) -> Array:
     """Whatever numpy makes of a value, in row-major order; raises `InvalidArgument` where that is no array of numbers
     or texts."""
     try:
-        made = np.ascontiguousarray(np.asarray(value)) if np.ndim(value) else np.asarray(value)
+        made = np.asarray(value, order="C")
     except (ValueError, TypeError) as error:
         raise InvalidArgument(f"{name}: expected an array, got {type(value).__name__}: {error}") from None
     if made.dtype.kind == "U":
