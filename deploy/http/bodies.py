@@ -3,10 +3,11 @@
 import asyncio
 import io
 import json
+import warnings
 from typing import Any, NoReturn
 
 import numpy as np
-from aiohttp import BodyPartReader, web
+from aiohttp import BadContentDispositionHeader, BadContentDispositionParam, BodyPartReader, web
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
@@ -25,6 +26,9 @@ _FORMATS = ("PNG", "JPEG", "WEBP")
 _OPAQUE = 128
 """What alpha below this stands for: a place that is to be drawn anew."""
 Pictures = dict[str, NDArray[Any]]
+
+for _kind in (BadContentDispositionHeader, BadContentDispositionParam):
+    warnings.simplefilter("ignore", _kind)  # Python keeps each text that it has warned of, and anybody can send others
 
 
 async def of_json(request: web.Request) -> dict[str, Any]:

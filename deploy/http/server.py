@@ -27,7 +27,10 @@ from serving.wire.channels import address
 from serving.wire.errors import RequestError
 from tiltserve import AsyncClient, InvalidArgument, Preview, Samples, TiltserveError
 
-_log = logging.getLogger(__name__)
+_log, _strangers = logging.getLogger(__name__), logging.getLogger(f"{__name__}.strangers")
+_strangers.setLevel(
+    logging.CRITICAL + 1
+)  # a page of trace for each connection that speaks no HTTP: anybody can make some
 REQUEST_ID, TRACE = "x-request-id", ("traceparent", "tracestate")
 _OWN_ID = web.RequestKey("id", str)
 _ID, _CARRIED = re.compile(r"[\x21-\x7e]{1,128}"), re.compile(r"[\x20-\x7e]{1,512}")
@@ -94,6 +97,7 @@ class Endpoint:
         self._runner = web.AppRunner(
             application,
             access_log=None,
+            logger=_strangers,
             handler_cancellation=True,
             auto_decompress=False,
             keepalive_timeout=KEPT_S,

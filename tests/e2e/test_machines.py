@@ -36,11 +36,11 @@ class Started:
     lines: list[str] = field(default_factory=list)
 
     def ready(self) -> "re.Match[str]":
-        """The ready line's addresses and models."""
+        """The ready line's addresses and models, and the address of the HTTP port if there is one."""
         assert self.process.stdout is not None
         for line in self.process.stdout:
             self.lines.append(line)
-            if found := re.fullmatch(r"ready grpc=(\S+) metrics=(\S+) models=(.*)\n", line):
+            if found := re.fullmatch(r"ready grpc=(\S+) metrics=(\S+) models=(.*?)(?: http=(\S+))?\n", line):
                 return found
         raise AssertionError(f"the server ended: {self.told()}")
 

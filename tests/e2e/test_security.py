@@ -6,6 +6,7 @@ import shutil
 import socket
 import ssl
 import subprocess
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -38,12 +39,12 @@ def test_a_server_on_a_network_keeps_its_secrets(small_models: Path, tmp_path: P
     options = [
         "--host", "0.0.0.0", "--tls-cert", str(public.cert), "--tls-key", str(public.key),
         "--tokens", str(tmp_path / "tokens.yaml"), "--metrics-token-file", str(tmp_path / "metrics"),
-        "--internal-tls", str(tmp_path / "inner"), "--log-level", "debug",
+        "--internal-tls", str(tmp_path / "inner"), "--log-level", "debug", "--http-port", "0",
     ]  # fmt: skip
     before = sessions()
     with started(models, tmp_path, *options) as server:
         ready = server.ready()
-        grpc_at, metrics_at = (ready[k].replace("0.0.0.0", "127.0.0.1") for k in (1, 2))
+        grpc_at, metrics_at, http_at = (ready[k].replace("0.0.0.0", "127.0.0.1") for k in (1, 2, 4))
         headers = {"authorization": f"Bearer {token}"}
         with triton.InferenceServerClient(grpc_at, ssl=True, root_certificates=str(authority.file)) as client:
             answer = client.infer("rings", [], parameters={"samples": 2}, headers=headers)
@@ -54,11 +55,20 @@ def test_a_server_on_a_network_keeps_its_secrets(small_models: Path, tmp_path: P
                     client.infer("rings", [], headers=wrong)
                 assert caught.value.status() == "StatusCode.UNAUTHENTICATED"
                 errors.append(str(caught.value))
+        context = ssl.create_default_context(cafile=str(authority.file))
+        for sent, expected in ((token, 200), (f"{token}x", 401)):
+            asked = urllib.request.Request(f"https://{http_at}/v1/models", headers={"authorization": f"Bearer {sent}"})
+            try:
+                with urllib.request.urlopen(asked, timeout=20, context=context) as answer:
+                    status, said = answer.status, answer.read().decode()
+            except urllib.error.HTTPError as error:
+                status, said = error.code, error.read().decode()
+            assert status == expected
+            errors.append(said)
         host, _, port = grpc_at.rpartition(":")
         with socket.create_connection((host, int(port))) as stranger:
             stranger.sendall(b"GET / HTTP/1.1\r\n\r\n")
             assert not stranger.recv(1024).startswith(b"HTTP")
-        context = ssl.create_default_context(cafile=str(authority.file))
         asked = urllib.request.Request(f"https://{metrics_at}/metrics", headers={"authorization": f"Bearer {metrics}"})
         with urllib.request.urlopen(asked, timeout=20, context=context) as answer:
             page = answer.read().decode()

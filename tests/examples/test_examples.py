@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from deploy.process import Running
-from tests.serving.live import running
+from tests.deploy.http.test_endpoint import endpoint
+from tests.serving.live import Live, running
 
 pytestmark = pytest.mark.e2e
 
@@ -20,18 +21,18 @@ ELSEWHERE = {"reward_service.py", "interactive.py", "black_box.py", "export_chec
 CLIENTS = {"sample.py", "stream.py", "score.py", "many_requests.py", "triton_client.py"}
 
 
-def run(*command: str, **environment: str) -> str:
+def run(*command: str, folder: Path = ROOT, **environment: str) -> str:
     """What a command prints; it must end well."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": path, "OMP_NUM_THREADS": "1", **environment}
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment, timeout=120)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def test_every_example_is_run() -> None:
     scripts = {file.name for file in EXAMPLES.glob("*.py")}
-    assert scripts == CLIENTS | ELSEWHERE | {"notebook.py"}
+    assert scripts == CLIENTS | ELSEWHERE | {"notebook.py", "text_to_image.py", "images_api.py"}
 
 
 @pytest.mark.parametrize(
@@ -46,6 +47,23 @@ def test_every_example_is_run() -> None:
 )
 def test_client_developers(demo_server: Running, name: str, expected: str) -> None:
     assert expected in run(sys.executable, str(EXAMPLES / name), demo_server.grpc)
+
+
+def test_pictures_of_prompts(pictured: Live, tmp_path: Path) -> None:
+    """Before a small pipeline, whose pictures say nothing."""
+    said = run(sys.executable, str(EXAMPLES / "text_to_image.py"), pictured.address, "tiny", "redness", folder=tmp_path)
+    assert "toward redness: [" in said
+    assert "as diffusers has it: (8, 8) seed 1" in said
+    assert {"heart.png", "heart-at-2-of-5.png", "changed.png"} <= {
+        each.name for each in (tmp_path / "pictures").iterdir()
+    }
+    with endpoint(pictured, pictured.address) as caller:
+        url = f"http://127.0.0.1:{caller.port}"
+        said = run(sys.executable, str(EXAMPLES / "images_api.py"), url, "tiny", folder=tmp_path)
+    assert "pipelines: filling tiny" in said
+    assert "event: image_generation.completed" in said
+    assert "a mistake: 400 unknown parameter 'stpes', did you mean 'steps'?" in said
+    assert (tmp_path / "heart-1.png").is_file()
 
 
 def test_operators(demo_server: Running) -> None:

@@ -285,3 +285,36 @@ def test_connections_are_kept_and_end_with_the_endpoint(served: Live):
         caller.endpoint.check_health()
     with pytest.raises(ConnectionRefusedError):
         caller.send(MODELS)
+
+
+def test_certificates_of_callers(served: Live, tmp_path: Path):
+    """As at the gRPC port: where an authority must have signed them; and all of the files may be exchanged."""
+    authority, other = Authority(tmp_path), Authority(tmp_path / "other", "other")
+    pair, mine, theirs = authority.sign("server"), authority.sign("mine"), other.sign("theirs")
+    trusted = tmp_path / "trusted.crt"
+    trusted.write_bytes(authority.file.read_bytes())
+    certificates = Certificates(pair.cert, pair.key, trusted, every_s=0)
+
+    def shown(cert: Path | None, key: Path | None) -> object:
+        """The serial number of the server's certificate; None where the caller's will not do."""
+        context = ssl.create_default_context(cafile=str(authority.file))
+        if cert is not None:
+            context.load_cert_chain(cert, key)
+        connection = http.client.HTTPSConnection("127.0.0.1", caller.port, timeout=10, context=context)
+        with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException):
+            connection.request("GET", MODELS)
+            sock = connection.sock
+            assert isinstance(sock, ssl.SSLSocket)
+            serial = (sock.getpeercert() or {})["serialNumber"]
+            return serial if connection.getresponse().status == 200 else None
+        return None
+
+    with endpoint(served, served.address, certificates=certificates) as caller:
+        first = shown(mine.cert, mine.key)
+        assert first is not None
+        assert shown(None, None) is shown(theirs.cert, theirs.key) is None
+        authority.sign("server", pair)
+        assert shown(mine.cert, mine.key) not in (None, first)
+        trusted.write_bytes(other.file.read_bytes())
+        assert shown(theirs.cert, theirs.key) is not None
+        assert shown(mine.cert, mine.key) is None
