@@ -405,6 +405,8 @@ def _request(memory: Memory, patience: Patience, wanted: Wanted) -> Operation[Re
         if "samples" in parameters:
             raise InvalidArgument(f"samples: expected n or samples, got {wanted.n} and {parameters['samples']}")
         parameters["samples"] = tensors.scalar("n", wanted.n)
+        if isinstance(parameters["samples"], str):
+            raise InvalidArgument("n: expected a number, got a text; what to draw is prompt=")
     parameters.setdefault("seed", secrets.randbelow(2**63))
     outputs = ("images", names.LATENTS, *(["rewards"] if reward is not None else [])) if wanted.latents else ()
     return Request(wanted.model, wanted.version, wanted.id, parameters, inputs, outputs, unknown)

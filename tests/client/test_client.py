@@ -120,6 +120,7 @@ def test_a_condition_beside_a_reward(client: Client):
         ({"mask": [0.5, 1]}, "mask: expected BOOL, got float64 [0.5 1. ]"),
         ({"steps": [[1, 2], [3]]}, "steps: expected an array, got list: setting an array element with a sequence"),
         ({"qq": [[1, 2], [3]]}, "qq: expected an array, got list: setting an array element with a sequence"),
+        ({"n": "a red heart"}, "n: expected a number, got a text; what to draw is prompt="),
         ({"reward": ["nearness"]}, "reward: expected a name or an expression, got list"),
         ({"x_init": {}}, "x_init: expected FP32, got object {}"),
         ({"conditions": {"label": 1}}, "unknown input 'label', expected one of"),
