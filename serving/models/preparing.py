@@ -60,7 +60,9 @@ class Preparing:
     async def all(self, engine: Engine) -> None:
         """Make what is lacking now."""
         while self._lacking:
-            version, draws = self._lacking.popleft()
+            # a bank first: all requests for its model are waiting for it
+            version, draws = item = next((each for each in self._lacking if each[1] is None), self._lacking[0])
+            self._lacking.remove(item)
             if not version.ready:  # it was unloaded or replaced
                 continue
             making = asyncio.create_task(self._make(version, draws, engine))

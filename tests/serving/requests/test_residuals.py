@@ -18,7 +18,7 @@ from serving.engine.engine import QueueFullError
 from serving.models.draws import DrawStore, Wanted
 from serving.models.loaded import LoadedModels
 from serving.models.model import Model, Sampler
-from serving.models.preparing import drawing
+from serving.models.preparing import MOST_WANTED, drawing
 from serving.requests import job
 from serving.requests.laws import MOST_LAWS
 from serving.wire.answer import Answer
@@ -369,3 +369,14 @@ def test_prompts_of_a_pipeline_have_draws_of_their_own(pictured: Live):
     waited, then = drawn("green square")
     assert then["setup_rows"] == 640
     assert waited["images"].shape == at_once["images"].shape
+
+
+def test_no_more_draws_wait_to_be_made_in_the_background_than_are_bounded(live: Live):
+    """Whoever asks without end is steered, and what waits is bounded."""
+    replica = live.replicas[0]
+    preparing = replica._models._preparing
+    given = {"samples": 1, "steps": 1, "seed": 1, "reward": "linear", "residual_wait": False, "residual_draws": 1024}
+    with triton.InferenceServerClient(replica._address) as client:
+        for i in range(MOST_WANTED + 8):
+            client.infer("gaussians", tensors(law(100.0 + i)), parameters=given)
+            assert len(preparing._lacking) <= MOST_WANTED
