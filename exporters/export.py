@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import onnx_ir
+import onnxscript.optimizer
 import torch
 from torch import Tensor, nn
 
@@ -20,6 +22,8 @@ from protos.card import Card, dump_card, ranged
 from protos.ranges import index_ranges
 
 OPSET = 20
+TINY = 1e-7
+"""Numbers below it may be taken for 0 by the exporter's simplification."""
 HALF_TOLERANCE = 2e-2
 """Of float16, which torch and ONNX Runtime round at other places."""
 ONE_FILE = 2**31 - 2**24
@@ -135,16 +139,17 @@ def _graph(
                 tuple(examples.values()),
                 dynamo=True,
                 verbose=False,
-                optimize=True,
+                optimize=False,
                 external_data=False,
                 opset_version=OPSET,
                 input_names=list(examples),
                 output_names=list(outputs),
                 dynamic_shapes=tuple(shapes),
             )
+            assert program is not None
+            _simplify(program)
     except Exception as error:  # tracing a user's module may raise anything
         raise ExportError(f"{type(network).__name__}: the ONNX exporter refused it: {_gist(error)}") from error
-    assert program is not None
     if apart:  # the weights of such a graph never are one message
         program.save(file, external_data=True)
         model = onnx.load(file, load_external_data=False)
@@ -155,6 +160,19 @@ def _graph(
     onnx.save(model, file)
     onnx.checker.check_model(str(file) if apart else model)
     return model.graph
+
+
+def _simplify(program: torch.onnx.ONNXProgram) -> None:
+    """What `optimize=True` does, unless the graph has numbers that it would take for 0: it drops x + 1e-15, which
+    keeps a quotient of two zeros from being NaN."""
+    made = (out for node in program.model.graph if node.op_type == "Constant" for out in node.outputs)
+    tensors = map(onnx_ir.convenience.get_const_tensor, [*program.model.graph.initializers.values(), *made])
+    numbers = (each.numpy() for each in tensors if each is not None and each.size == 1)
+    if any(each.dtype.kind == "f" and 0 < abs(float(each.reshape(()))) < TINY for each in numbers):
+        onnxscript.optimizer.fold_constants(program.model)
+        onnxscript.optimizer.remove_unused_nodes(program.model)
+    else:
+        program.optimize()
 
 
 def _as_arguments(network: nn.Module, shapes: list[Any]) -> list[Any]:

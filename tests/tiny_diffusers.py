@@ -201,3 +201,74 @@ def labelled() -> Any:
 
 def ddpm(**config: Any) -> Any:
     return diffusers.DDPMPipeline(unet=unet(**config), scheduler=diffusers.DDPMScheduler())
+
+
+def sana() -> Any:
+    """The network alone: its text encoder, Gemma, is not imported."""
+    torch.manual_seed(_SEED)
+    transformer = diffusers.SanaTransformer2DModel(
+        sample_size=8, patch_size=1, in_channels=4, out_channels=4, num_layers=1, attention_head_dim=8,
+        num_attention_heads=2, num_cross_attention_heads=2, cross_attention_head_dim=8, cross_attention_dim=16,
+        caption_channels=8,
+    )  # fmt: skip
+    return diffusers.SanaPipeline(
+        transformer=livelier(transformer), scheduler=flow(shift=3.0), vae=dc(), text_encoder=None, tokenizer=None
+    )
+
+
+def dc() -> Any:
+    """Sana's autoencoder."""
+    torch.manual_seed(_SEED)
+    return livelier(
+        diffusers.AutoencoderDC(
+            in_channels=3, latent_channels=4, attention_head_dim=2,
+            encoder_block_types=("ResBlock", "EfficientViTBlock"),
+            decoder_block_types=("ResBlock", "EfficientViTBlock"), encoder_block_out_channels=(8, 8),
+            decoder_block_out_channels=(8, 8), encoder_qkv_multiscales=((), (5,)), decoder_qkv_multiscales=((), (5,)),
+            encoder_layers_per_block=(1, 1), decoder_layers_per_block=(1, 1), downsample_block_type="conv",
+            upsample_block_type="interpolate", decoder_norm_types="rms_norm", decoder_act_fns="silu",
+            scaling_factor=0.41407,
+        )
+    )  # fmt: skip
+
+
+def lcm() -> Any:
+    return stable_diffusion(
+        "LatentConsistencyModelPipeline",
+        unet_condition(time_cond_proj_dim=8),
+        scheduler=diffusers.LCMScheduler(**BETAS),
+    )
+
+
+def inpainting() -> Any:
+    return stable_diffusion("StableDiffusionInpaintPipeline", unet_condition(channels=9))
+
+
+def stable_diffusion_2() -> Any:
+    unet = unet_condition(width=24, use_linear_projection=True, attention_head_dim=(2, 4))
+    return stable_diffusion(
+        unet=unet, text_encoder=clip_text(24), scheduler=ddim(prediction_type="v_prediction"),
+    )  # fmt: skip
+
+
+def ncsnpp() -> Any:
+    made = unet(
+        time_embedding_type="fourier", down_block_types=("SkipDownBlock2D", "AttnSkipDownBlock2D"),
+        up_block_types=("AttnSkipUpBlock2D", "SkipUpBlock2D"), block_out_channels=(32, 32),
+    )  # fmt: skip
+    return diffusers.ScoreSdeVePipeline(unet=made, scheduler=diffusers.ScoreSdeVeScheduler(sigma_max=50.0))
+
+
+def consistency() -> Any:
+    made = unet(num_class_embeds=5, resnet_time_scale_shift="scale_shift")
+    return diffusers.ConsistencyModelPipeline(unet=made, scheduler=diffusers.CMStochasticIterativeScheduler())
+
+
+def sound() -> Any:
+    torch.manual_seed(_SEED)
+    made = diffusers.UNet1DModel(
+        sample_size=64, in_channels=2, out_channels=2, block_out_channels=(8, 8, 16), extra_in_channels=16,
+        down_block_types=("DownBlock1DNoSkip", "DownBlock1D", "AttnDownBlock1D"),
+        up_block_types=("AttnUpBlock1D", "UpBlock1D", "UpBlock1DNoSkip"),
+    )  # fmt: skip
+    return diffusers.DanceDiffusionPipeline(unet=livelier(made), scheduler=diffusers.IPNDMScheduler())

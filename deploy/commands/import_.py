@@ -52,6 +52,7 @@ def import_(
     Nothing is downloaded and no code of the folder runs. Every graph is compared with torch at mixed times and batch
     sizes; where one differs, or anything is missing, nothing is written.
     """
+    _quiet()
     from exporters.diffusers.source import FolderError
     from exporters.diffusers.writing import Wishes
     from exporters.export import ExportError
@@ -79,6 +80,18 @@ def import_(
         fail(str(error))
     except ParityError as error:
         fail(str(error), code=1)
+
+
+def _quiet() -> None:
+    """Both libraries without their own progress and remarks; one line where they are not installed."""
+    try:
+        import diffusers
+        import transformers
+    except ImportError as error:
+        fail(f"tiltserve import: expected diffusers and transformers (pip install 'tiltserve[import]'), got: {error}")
+    for library in (diffusers, transformers):
+        library.utils.logging.set_verbosity_error()
+        library.utils.logging.disable_progress_bar()
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ Flux's tokens, sizes of PixArt's pictures, the embedding of the guidance scale.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MethodType
 from typing import Any
 
 import torch
@@ -56,11 +57,13 @@ class Asked:
         size: height and width of latents, None for the configuration's.
         tokens: of an encoded prompt.
         pixels: how many pixels of a picture, along one side, are one of the latents.
+        boundary: sigma_min and sigma_data of a consistency model, None for other networks.
     """
 
     size: tuple[int, int] | None = None
     tokens: int = TOKENS
     pixels: int = 8
+    boundary: tuple[float, float] | None = None
 
 
 @dataclass
@@ -86,17 +89,14 @@ class Inputs:
 
 
 def build(part: Part, load: Callable[[Part], Any], asked: Asked) -> Network:
-    """The network of a part by its class.
+    """The network of a part by its class, one of CLASSES.
 
     Args:
         load: reads the part's weights; only where the class is known.
 
     Raises:
-        FolderError: another class, or a kind of it that cannot be served; one line.
+        FolderError: a kind of the class that cannot be served; one line.
     """
-    if part.kind not in CLASSES:
-        known = ", ".join(CLASSES)
-        raise FolderError(f"{part.folder}: {part.role}: expected one of {known}, got {part.kind}")
     return CLASSES[part.kind](part, load, asked)
 
 
@@ -112,6 +112,21 @@ class _Plain(nn.Module):
         return output
 
 
+class _Consistency(_Plain):
+    """A consistency model of x and sigma as its own estimate of x0: Song et al. 2023, arXiv:2303.01469, appendix C."""
+
+    def __init__(self, network: nn.Module, sigma_min: float, sigma_data: float) -> None:
+        super().__init__(network)
+        self.sigma_min, self.sigma_data = sigma_min, sigma_data
+
+    def forward(self, x: Tensor, t: Tensor, *given: Tensor) -> Tensor:
+        sigma = t[:, None, None, None]
+        norm, excess = torch.sqrt(sigma**2 + self.sigma_data**2), sigma - self.sigma_min
+        raw = super().forward(x / norm, 250 * torch.log(t), *given)
+        skip = self.sigma_data**2 / (excess**2 + self.sigma_data**2)
+        return skip * x + excess * self.sigma_data / norm * raw
+
+
 def _unet2d(part: Part, load: Callable[[Part], Any], asked: Asked) -> Network:
     """DDPM, improved DDPM, NCSN++ and consistency models."""
     height, width = asked.size or _sides(part, 32)
@@ -121,13 +136,15 @@ def _unet2d(part: Part, load: Callable[[Part], Any], asked: Asked) -> Network:
     elif part.said("class_embed_type"):
         raise FolderError(_unserved(part, "class_embed_type"))
     channels = part.said("in_channels", 3)
-    return _network(part, _Plain(load(part)), (channels, height, width), inputs, part.said("out_channels", 3))
+    network = load(part)
+    module = _Plain(network) if asked.boundary is None else _Consistency(network, *asked.boundary)
+    made = _network(part, module, (channels, height, width), inputs, part.said("out_channels", 3))
+    notes = () if asked.boundary is None else ("a consistency model: a flow map, which one step or a few take to data",)
+    return replace(made, notes=notes)
 
 
 def _unet1d(part: Part, load: Callable[[Part], Any], asked: Asked) -> Network:
     """Sound and trajectories."""
-    if extra := part.said("extra_in_channels", 0):
-        raise FolderError(f"{part.folder}: extra_in_channels: expected 0, got {extra}")
     if part.said("out_block_type") == "ValueFunction":
         raise FolderError(f"{part.folder}: out_block_type: expected a network of samples, got a value function")
     channels, length = part.said("in_channels", 2), part.said("sample_size", 65536)
@@ -232,11 +249,20 @@ def _unet2d_condition(part: Part, load: Callable[[Part], Any], asked: Asked) -> 
     return replace(network, guidance_input=guidance, sizes=sizes, notes=tuple(notes))
 
 
+class _OneMore(nn.Module):
+    """Tokens [n, tokens, c] as [n, 1, tokens, c]: PixArt's module squeezes its second axis, which torch passes over and
+    ONNX refuses where it is longer than 1."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return tokens[:, None]
+
+
 class _PixArt(nn.Module):
-    def __init__(self, network: nn.Module, size: tuple[int, int] | None) -> None:
+    def __init__(self, network: Any, size: tuple[int, int] | None) -> None:
         super().__init__()
-        self.network = network
-        self.size = size
+        self.network, self.size = network, size
+        if hasattr(network, "proj_out"):
+            network.proj_out = nn.Sequential(network.proj_out, _OneMore())
 
     def forward(self, x: Tensor, t: Tensor, encoder_hidden_states: Tensor, encoder_attention_mask: Tensor) -> Tensor:
         added: dict[str, Tensor | None] = {"resolution": None, "aspect_ratio": None}
@@ -262,7 +288,7 @@ def _pixart(part: Part, load: Callable[[Part], Any], asked: Asked) -> Network:
     inputs.floats("encoder_hidden_states", asked.tokens, part.said("caption_channels"))
     inputs.mask("encoder_attention_mask", asked.tokens)
     told = part.said("use_additional_conditions", side[0] == 128)
-    module = _PixArt(load(part), (asked.pixels * height, asked.pixels * width) if told else None)
+    module = _PixArt(_followed(load(part)), (asked.pixels * height, asked.pixels * width) if told else None)
     channels = part.said("in_channels", 4)
     return _network(part, module, (channels, height, width), inputs, part.said("out_channels", 2 * channels))
 
@@ -292,7 +318,7 @@ def _sana(part: Part, load: Callable[[Part], Any], asked: Asked) -> Network:
     inputs = Inputs()
     inputs.floats("encoder_hidden_states", asked.tokens, part.said("caption_channels"))
     inputs.mask("encoder_attention_mask", asked.tokens)
-    module = _Sana(load(part), part.said("timestep_scale", 1.0), False)
+    module = _Sana(_followed(load(part)), part.said("timestep_scale", 1.0), False)
     channels = part.said("in_channels", 32)
     return _network(part, module, (channels, height, width), inputs, part.said("out_channels", channels))
 
@@ -372,6 +398,20 @@ def _flux(part: Part, load: Callable[[Part], Any], asked: Asked) -> Network:
     module = _Flux(load(part), height, width, asked.tokens)
     channels //= _FLUX_PATCH**2
     return replace(_network(part, module, (channels, height, width), inputs, channels), guidance_input=guidance)
+
+
+def _followed(network: nn.Module) -> nn.Module:
+    """The network with masks of attention whose shapes an exporter can follow: diffusers repeats a mask [n, 1, tokens]
+    for every head to [n * heads, 1, tokens], and views that as [n, heads, -1, tokens]."""
+    from diffusers.models.attention_processor import Attention
+
+    def prepared(attention: Any, mask: Tensor | None, length: int, rows: int) -> Tensor | None:
+        return None if mask is None else mask[:, None].expand(-1, attention.heads, -1, -1)
+
+    for part in network.modules():
+        if isinstance(part, Attention):
+            part.prepare_attention_mask = MethodType(prepared, part)  # type: ignore[method-assign]
+    return network
 
 
 CLASSES: Mapping[str, Callable[[Part, Callable[[Part], Any], Asked], Network]] = {

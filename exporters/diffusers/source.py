@@ -14,7 +14,7 @@ from protos.complaint import shorten
 INDEX, CONFIG, SCHEDULER = "model_index.json", "config.json", "scheduler_config.json"
 _WEIGHTS = ("diffusion_pytorch_model", "model")
 """How files of weights begin, of diffusers and of transformers."""
-_HALVES = ("F16", "BF16")
+_HALVES = {"F16": "float16", "BF16": "bfloat16"}
 
 
 class FolderError(ValueError):
@@ -72,28 +72,31 @@ class Part:
     @property
     def halved(self) -> str:
         """The type of its weights where it is shorter than float32, in words; empty elsewhere."""
-        from safetensors import safe_open
-
-        for file in self._weights():
-            with safe_open(str(file), "pt") as content:
-                for name in content.keys():  # noqa: SIM118 - no mapping
-                    kind = content.get_slice(name).get_dtype()
-                    if kind in _HALVES:
-                        return {"F16": "float16", "BF16": "bfloat16"}[kind]
-                    if kind == "F32":
-                        break
-        return ""
+        kinds = {kind for kind, _ in self._tensors()}
+        return next((_HALVES[kind] for kind in sorted(kinds) if kind in _HALVES), "")
 
     @property
     def parameters(self) -> int:
         """Numbers in its weights; 0 where they are in pickle files."""
-        from safetensors import safe_open
+        return sum(math.prod(shape) for _, shape in self._tensors())
 
-        count = 0
+    def _tensors(self) -> list[tuple[str, list[int]]]:
+        """Type and shape of every tensor, as the files' heads have them.
+
+        Raises:
+            FolderError: a file that is not whole.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        found = []
         for file in self._weights():
-            with safe_open(str(file), "pt") as content:
-                count += sum(math.prod(content.get_slice(name).get_shape()) for name in content.keys())  # noqa: SIM118
-        return count
+            try:
+                with safe_open(str(file), "pt") as content:
+                    slices = [content.get_slice(name) for name in content.keys()]  # noqa: SIM118 - no mapping
+                    found += [(each.get_dtype(), each.get_shape()) for each in slices]
+            except (SafetensorError, OSError) as error:
+                raise FolderError(f"{file}: expected whole weights, got: {' '.join(str(error).split())}") from None
+        return found
 
     def _weights(self) -> list[Path]:
         return [each for each in sorted(self.folder.glob("*.safetensors")) if each.name.startswith(_WEIGHTS)]
@@ -138,7 +141,7 @@ def read(folder: Path, scheduler: Path | None = None) -> Source:
         FolderError: no folder of diffusers, or one that lacks something; one line.
     """
     if not folder.is_dir():
-        came = "a file" if folder.exists() else "nothing there"
+        came = "a file" if folder.exists() else "nothing there (it is not downloaded)"
         raise FolderError(f"{folder}: expected a folder of diffusers, got {came}")
     given = None if scheduler is None else _scheduler(scheduler)
     if (folder / INDEX).is_file():

@@ -2,6 +2,7 @@
 card and tokenizers; or nothing."""
 
 import inspect
+import math
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,9 +17,11 @@ from torch import Tensor, nn
 from exporters import parity
 from exporters.bank import SIZE, draw_bank, write_bank
 from exporters.calibrate import calibrate_model
+from exporters.diffusers import continuous
 from exporters.diffusers.codecs import Autoencoder, read_autoencoder
-from exporters.diffusers.meanwhile import of_scheduler
+from exporters.diffusers.fields import ScheduleError
 from exporters.diffusers.samplers import CLASSES, TOKENS, Asked, Network, build
+from exporters.diffusers.schedule import schedule
 from exporters.diffusers.source import FolderError, Part, Source, read_model
 from exporters.diffusers.texts import Texts, read_texts, tokenizer_text
 from exporters.export import export_model
@@ -180,10 +183,15 @@ def prepare(source: Source, name: str, wishes: Wishes) -> Import:
     vae = read_autoencoder(parts["vae"]) if "vae" in parts else None
     whole = texts is not None or vae is not None
     tokens = texts.tokens if texts is not None else wishes.tokens or TOKENS
-    asked = Asked(_latent_size(wishes.size, sampler, vae), tokens, 8 if vae is None else vae.pixels)
-    described = _described(source, sampler)
+    asked = Asked(
+        _latent_size(wishes.size, sampler, vae),
+        tokens,
+        8 if vae is None else vae.pixels,
+        None if source.scheduler is None else continuous.boundary(source.scheduler),
+    )
     network = _network_of(sampler, asked)
-    plan.notes += [f"{sampler.role}: {note}" for note in network.notes]
+    described, remarks = _described(source, sampler, network, defaults.get("num_inference_steps"))
+    plan.notes += [*(f"{sampler.role}: {note}" for note in network.notes), *remarks]
     role = "unet" if sampler.role == "model" else sampler.role
     plan.jobs.append(_sampler_job(plan, f"{name}.{role}" if whole else name, role, sampler, asked, described))
     pieces: dict[str, Any] = {
@@ -235,7 +243,11 @@ def _sampler(source: Source) -> Part:
             raise FolderError(f"{source.folder}: {role}: a pipeline with a {source.parts[role].kind} is not served")
     for role in ("unet", "transformer", "model"):
         if role in source.parts:
-            return source.parts[role]
+            part = source.parts[role]
+            if part.kind not in CLASSES:
+                known = ", ".join(CLASSES)
+                raise FolderError(f"{part.folder}: {part.role}: expected one of {known}, got {part.kind}")
+            return part
     raise FolderError(f"{source.folder}: expected a unet or a transformer, got {', '.join(source.parts) or 'no part'}")
 
 
@@ -252,16 +264,24 @@ def _of_pipeline(kind: str | None) -> dict[str, Any]:
     return {key: value for key, value in values.items() if isinstance(value, int | float)}
 
 
-def _described(source: Source, sampler: Part) -> Mapping[str, Any]:
-    """What the scheduler says of a card."""
+def _described(
+    source: Source, sampler: Part, network: Network, steps: int | None
+) -> tuple[Mapping[str, Any], Sequence[str]]:
+    """What the scheduler says of a card, and what there is to say of it."""
     if source.scheduler is None:
         raise FolderError(
             f"{source.folder}: expected a scheduler's configuration (--scheduler FILE names one), got none"
         )
+    if (read := continuous.of_scheduler(source.scheduler)) is not None:
+        return read, ()
+    flux, patch = sampler.kind == "FluxTransformer2DModel", 2
+    tokens = math.prod(network.event[1:]) // (patch if flux else sampler.said("patch_size", 1)) ** 2
     try:
-        return of_scheduler(source.scheduler)
-    except ValueError as error:
+        found = schedule(source.scheduler, steps=steps, image_seq_len=tokens, even=flux)
+    except ScheduleError as error:
         raise FolderError(f"{source.folder}: {error}") from None
+    card = {key: value for key, value in found.card.items() if key != "learned_variance"}  # the network's shape tells
+    return card | {"inputs": {"time": found.time}}, found.notes
 
 
 def _network_of(sampler: Part, asked: Asked) -> Network:

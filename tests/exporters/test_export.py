@@ -11,13 +11,16 @@ from torch import Tensor, nn
 from tritonclient.grpc import model_config_pb2
 
 import steering
+from exporters import export
 from exporters.bank import draw_bank, write_bank
 from exporters.calibrate import calibrate_model
 from exporters.digits.networks import DigitClassifier, DigitDenoiser
 from exporters.export import OPSET, ExportError, export_model
 from exporters.network import OnnxNetwork, open_session, path_of
+from protos import weights
 from protos.card import Card, load_card
 from protos.digest import sha256
+from serving.backends.ort import OrtNetwork
 
 VARIANCE = 0.25
 
@@ -203,3 +206,29 @@ def test_the_digit_denoiser_exports_with_bits_free_of_neighbours(tmp_path: Path)
     report = export_model(network, tmp_path / "digits", card, examples=examples, outputs=["v"])
     assert report.error["v"] < 1e-4
     assert report.mixing == 0
+
+
+def test_weights_too_large_for_one_file_lie_beside_the_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(export, "ONE_FILE", 1000)
+    network, x = nn.Linear(64, 64), torch.randn(4, 64)
+    export_model(network, tmp_path / "net", None, examples={"x": x}, outputs=["y"])
+    graph = tmp_path / "net" / "1" / "model.onnx"
+    assert graph.stat().st_size < 64 * 64 * 4
+    assert [each.name for each in weights.files(graph)] == ["model.onnx", "model.onnx.data"]
+    (y,) = OrtNetwork(graph, 1).run({"x": x.numpy()}, ["y"])
+    assert np.allclose(y, network(x).detach().numpy(), atol=1e-5)
+    assert str(tmp_path) not in str(onnx.load(graph, load_external_data=False))
+
+
+class Quotient(nn.Module):
+    """0 / (0 + 1e-15), as in linear attention."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(x) / (torch.relu(x) + 1e-15)
+
+
+def test_a_tiny_number_that_keeps_a_quotient_finite_stays(tmp_path: Path):
+    x = torch.tensor([[-1.0, 1.0], [0.0, 2.0]])
+    export_model(Quotient(), tmp_path / "net", None, examples={"x": x}, outputs=["y"])
+    (y,) = OrtNetwork(tmp_path / "net" / "1" / "model.onnx", 1).run({"x": x.numpy()}, ["y"])
+    assert y.tolist() == [[0.0, 1.0], [0.0, 1.0]]

@@ -1,5 +1,8 @@
 """`tiltserve import` on tiny random folders of the real classes: what it writes, and that samples are diffusers'."""
 
+import importlib
+import json
+import shutil
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -23,6 +26,8 @@ from serving.models.folders import Folder
 from serving.models.repository import load
 from tests import tiny_diffusers as tiny
 
+diffusers: Any = importlib.import_module("diffusers")  # its classes are made on demand, out of a type checker's sight
+
 PROMPTS, NEGATIVE = ["a red heart", "a blue star"], "a cat"
 SIDE = 16
 """Pixels of the pictures."""
@@ -39,9 +44,9 @@ class Silent:
 class Imported:
     """One folder, imported."""
 
-    def __init__(self, root: Path, name: str, made: Any, **wishes: Any) -> None:
-        self.made, self.name, self.folder, self.models = made, name, root / name, root / "models"
-        made.save_pretrained(str(self.folder))
+    def __init__(self, folder: Path, made: Any, **wishes: Any) -> None:
+        name = folder.name
+        self.made, self.name, self.folder, self.models = made, name, folder, folder.parent / "models"
         self.plan: Import = prepare(read(self.folder), name, Wishes(**wishes))
         self.written = {each.name: each for each in self.plan.write(self.models, Silent())}
 
@@ -90,14 +95,30 @@ class Imported:
 
 
 @pytest.fixture(scope="session")
-def imported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Imported]:
-    """A folder by the name of its maker; each is exported once."""
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, Any]]:
+    """A folder by the name of its maker, and the pipeline that is in it."""
     root = tmp_path_factory.mktemp("diffusers")
-    wishes: dict[str, dict[str, Any]] = {"flux": {"size": (SIDE,), "tokens": tiny.T5_LENGTH}}
+
+    @cache
+    def one(name: str) -> tuple[Path, Any]:
+        made = getattr(tiny, name)()
+        made.save_pretrained(str(root / name))
+        return root / name, made
+
+    return one
+
+
+@pytest.fixture(scope="session")
+def imported(saved: Callable[[str], tuple[Path, Any]]) -> Callable[[str], Imported]:
+    """An imported folder by the name of its maker; each is exported once."""
+    wishes: dict[str, dict[str, Any]] = {
+        "flux": {"size": (SIDE,), "tokens": tiny.T5_LENGTH},
+        "dit": {"only": frozenset({"transformer"})},
+    }
 
     @cache
     def one(name: str) -> Imported:
-        return Imported(root, name, getattr(tiny, name)(), **wishes.get(name, {}))
+        return Imported(*saved(name), **wishes.get(name, {}))
 
     return one
 
@@ -107,29 +128,46 @@ def close(got: NDArray[Any], expected: NDArray[Any]) -> bool:
     return float(np.abs(got - expected).max()) < 1e-3 * float(expected.std())
 
 
-def test_stable_diffusion_draws_what_its_pipeline_draws(imported: Callable[[str], Imported]):
-    model = imported("stable_diffusion")
-    pipeline = model.made
+def packed(z: torch.Tensor) -> torch.Tensor:
+    """Latents as Flux's pipeline wants them given."""
+    found: torch.Tensor = diffusers.FluxPipeline._pack_latents(z, *z.shape)
+    return found
+
+
+THEIRS: dict[str, dict[str, Any]] = {
+    "stable_diffusion": {"negative_prompt": [NEGATIVE] * 2},
+}
+
+
+@pytest.mark.parametrize("name", THEIRS)
+def test_a_pipelines_parts_draw_what_diffusers_draws(imported: Callable[[str], Imported], name: str):
+    model = imported(name)
+    part = ".transformer" if name == "flux" else ".unet"
+    pipeline, card = model.made, model.card(part)
     pipeline.set_progress_bar_config(disable=True)
-    z = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(3))
+    z = torch.randn(2, *card.event_shape, generator=torch.Generator().manual_seed(3))
     expected = pipeline(
-        PROMPTS, negative_prompt=[NEGATIVE] * 2, latents=z, num_inference_steps=6, guidance_scale=3.0, height=SIDE,
-        width=SIDE, output_type="np",
+        PROMPTS, latents=packed(z) if name == "flux" else z, num_inference_steps=6, guidance_scale=3.0, height=SIDE,
+        width=SIDE, output_type="np", **THEIRS[name],
     ).images  # fmt: skip
 
-    card = model.card(".unet")
     assert card.prediction is not None
-    times = [(int(step) + 1) / 1000 for step in pipeline.scheduler.timesteps]
+    assert card.defaults is not None
+    assert card.defaults.solver is not None
     plan = steering.plan(
-        "ddim", path=path_of(card), steps=6, prediction=card.prediction, grid=[*times, 1e-3], end="t_min"
-    )
+        card.defaults.solver, path=path_of(card), steps=6, prediction=card.prediction, grid=card.defaults.grid,
+        end=card.end,
+    )  # fmt: skip
+    sizes, scale = torch.tensor([[SIDE, SIDE, 0.0, 0.0, SIDE, SIDE]]), torch.tensor([3.0])
+    told = {key: value for key, value in (("time_ids", sizes), ("guidance", scale)) if key in card.conditions}
     drawn = steering.run(
         plan,
-        OnnxNetwork(model.graph(".unet"), card, threads=1),
-        (2, 4, 8, 8),
-        condition=model.encoded(PROMPTS),
-        null=model.encoded([NEGATIVE]),
-        guidance=3.0,
+        OnnxNetwork(model.graph(part), card, threads=1),
+        tuple(z.shape),
+        condition=model.encoded(PROMPTS) | told,
+        null=None if name == "flux" else model.encoded([NEGATIVE]),
+        keep=[key for key in told if key == "time_ids"],
+        guidance=1.0 if name == "flux" else 3.0,
         x_init=z,
     )
     assert isinstance(drawn, torch.Tensor)
@@ -178,8 +216,124 @@ def command(*arguments: object) -> tuple[int, str]:
     return result.exit_code, result.output.strip()
 
 
-def test_a_dry_run_writes_nothing(imported: Callable[[str], Imported], tmp_path: Path):
-    code, text = command(imported("stable_diffusion").folder, tmp_path / "sd", "--dry-run")
+def test_a_dry_run_writes_nothing(folder: Path):
+    models = folder.parent / "models"
+    code, text = command(folder, models / "sd", "--dry-run")
     assert code == 0
     assert "sd.unet: UNet2DConditionModel, samples 4x8x8, 64.8 k parameters" in text
-    assert list(tmp_path.iterdir()) == []
+    assert not models.exists()
+
+
+@pytest.fixture
+def folder(saved: Callable[[str], tuple[Path, Any]], tmp_path: Path) -> Path:
+    """A copy of Stable Diffusion's folder, to be spoilt."""
+    return Path(shutil.copytree(saved("stable_diffusion")[0], tmp_path / "folder"))
+
+
+def without(name: str) -> Callable[[Path], None]:
+    return lambda folder: shutil.rmtree(folder / name)
+
+
+def said(file: str, **values: Any) -> Callable[[Path], None]:
+    """Other values in a JSON file."""
+
+    def change(folder: Path) -> None:
+        content = json.loads((folder / file).read_text())
+        (folder / file).write_text(json.dumps(content | values))
+
+    return change
+
+
+def pickled(folder: Path) -> None:
+    torch.save({}, folder / "unet" / "diffusion_pytorch_model.bin")
+    (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+
+
+def shortened(folder: Path) -> None:
+    file = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    file.write_bytes(file.read_bytes()[:5000])
+
+
+def no_json(folder: Path) -> None:
+    (folder / "model_index.json").write_text("{")
+
+
+SPOILT: dict[str, tuple[Callable[[Path], None], str]] = {
+    "lacks a part": (without("vae"), "vae: expected a folder of that name with a AutoencoderKL, got none"),
+    "lacks its tokenizer": (
+        said("model_index.json", tokenizer=[None, None]),
+        "tokenizer: expected a tokenizer for text_encoder, got none",
+    ),
+    "lacks its scheduler": (
+        said("model_index.json", scheduler=[None, None]),
+        "expected a scheduler's configuration (--scheduler FILE names one), got none",
+    ),
+    "unknown network": (
+        said("model_index.json", unet=["diffusers", "UNet3DConditionModel"]),
+        "unet: expected one of UNet2DModel, UNet2DConditionModel,",
+    ),
+    "unknown text encoder": (
+        said("model_index.json", text_encoder=["transformers", "BertModel"]),
+        "text_encoder: expected one of CLIPTextModel, CLIPTextModelWithProjection, T5EncoderModel, got BertModel",
+    ),
+    "unknown scheduler": (said("scheduler/scheduler_config.json", _class_name="MagicScheduler"), "MagicScheduler"),
+    "wrong scheduler field": (
+        said("scheduler/scheduler_config.json", prediction_type="guess"),
+        "prediction_type",
+    ),
+    "controlnet": (
+        said("model_index.json", controlnet=["diffusers", "ControlNetModel"], vae=[None, None]),
+        "controlnet: expected a folder of that name with a ControlNetModel, got none",
+    ),
+    "lora": (
+        lambda folder: (folder / "unet" / "pytorch_lora_weights.safetensors").touch(),
+        "expected whole weights, got a LoRA",
+    ),
+    "pickled weights": (
+        pickled,
+        "expected weights in .safetensors, got weights in pickle files (--allow-pickle reads them)",
+    ),
+    "half a file": (shortened, "diffusion_pytorch_model.safetensors: expected whole weights, got: "),
+    "another image size": (
+        said("unet/config.json", in_channels=5),
+        "in_channels: expected 4 as out_channels, or 9 of a network that fills in, got 5",
+    ),
+    "no JSON": (no_json, "model_index.json: expected JSON"),
+}
+
+
+@pytest.mark.parametrize("fault", SPOILT)
+def test_what_cannot_be_imported_is_one_line_and_leaves_nothing(folder: Path, fault: str):
+    spoil, text = SPOILT[fault]
+    spoil(folder)
+    models = folder.parent / "models"
+    code, output = command(folder, models / "sd")
+    errors = [line for line in output.splitlines() if line.startswith("error:")]
+    assert code == 2
+    assert len(errors) == 1
+    assert text in errors[0]
+    assert not models.exists() or list(models.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (["--size", "17"], "--size: expected multiples of 2, as the decoder's pixels are, got 17x17"),
+        (["--size", "big"], "--size: expected a number or HEIGHTxWIDTH, got 'big'"),
+        (["--only", "vae"], "--only: expected one of unet, text, decoder, encoder, got vae"),
+        (["--bank", "8"], "--bank, --calibrate: expected a sampler without conditions, got encoder_hidden_states"),
+        (["--tiny", "nowhere"], "nowhere: expected config.json of a model in it, got none"),
+    ],
+)
+def test_wrong_options_are_one_line(folder: Path, options: list[str], text: str):
+    code, output = command(folder, folder.parent / "models" / "sd", *options)
+    assert (code, output.splitlines()[-1]) == (2, f"error: {text}")
+
+
+def test_what_is_there_already_stays(imported: Callable[[str], Imported]):
+    model = imported("labelled")
+    before = model.graph("").read_bytes()
+    code, output = command(model.folder, model.models / "labelled")
+    assert code == 2
+    assert "expected nothing there (--replace writes anew), got a folder" in output
+    assert model.graph("").read_bytes() == before

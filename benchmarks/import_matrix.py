@@ -1,0 +1,74 @@
+"""What `tiltserve import` makes of every class: tiny random folders, their graphs' nodes, worst errors and seconds.
+
+    make bench ARGS="import_matrix"
+    make bench ARGS="import_matrix --only flux --only dit"
+
+Folders are made here by the real classes (`save_pretrained`), nothing is downloaded. Every graph is then opened as a
+server does, which tries whether its rows depend on each other; `rows` is "independent" where they do not.
+"""
+
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+import onnx
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from exporters.diffusers.source import read
+from exporters.diffusers.writing import Import, Wishes, Written, prepare
+from serving.backends import LoadError
+from serving.backends.opening import Opener
+from serving.models.folders import Folder
+from serving.models.repository import load
+from tests import tiny_diffusers as tiny
+
+FOLDERS: dict[str, dict[str, Any]] = {
+    "ddpm": {}, "labelled": {}, "ncsnpp": {}, "consistency": {}, "sound": {}, "stable_diffusion": {},
+    "stable_diffusion_2": {}, "stable_diffusion_xl": {}, "inpainting": {}, "lcm": {}, "dit": {},
+    "pixart": {"tokens": tiny.T5_LENGTH}, "sana": {"tokens": tiny.T5_LENGTH}, "stable_diffusion_3": {},
+    "flux": {"size": (16,), "tokens": tiny.T5_LENGTH}, "taesd": {},
+}  # fmt: skip
+"""Makers of folders in `tests/tiny_diffusers.py`, and what their import is asked for."""
+
+
+class _Silent:
+    def begin(self, name: str) -> None:
+        pass
+
+    def done(self, written: Written) -> None:
+        pass
+
+
+def main(
+    only: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Of these folders. [all]")] = None,
+) -> None:
+    """Import each folder and print a table."""
+    torch.set_num_threads(1)
+    table = Table("folder", "part", "what", "nodes", "worst error", "seconds", "rows")
+    with tempfile.TemporaryDirectory() as temporary:
+        root = Path(temporary)
+        for name in only or FOLDERS:
+            folder = root / name
+            getattr(tiny, name)().save_pretrained(str(folder))
+            plan = prepare(read(folder), name, Wishes(**FOLDERS[name]))
+            for each in plan.write(root / "models", _Silent()):
+                table.add_row(*_told(root / "models", plan, each))
+    Console(width=160).print(table)
+
+
+def _told(models: Path, plan: Import, written: Written) -> list[str]:
+    graph = onnx.load(models / written.name / "1" / "model.onnx").graph
+    part = written.name.removeprefix(plan.name).lstrip(".") or "-"
+    try:
+        found = load(Folder(written.name, "1", models / written.name), Opener(1)).network.caution
+    except LoadError as error:
+        found = str(error)
+    cells = [plan.name, part, written.what, str(len(graph.node)), f"{written.error:.1e}", f"{written.seconds:.1f}"]
+    return [*cells, found or "independent"]
+
+
+if __name__ == "__main__":
+    typer.run(main)
