@@ -1,7 +1,7 @@
 """What a request takes beside the sampler that draws its states: nothing, where it is for a sampler itself."""
 
 import math
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -17,7 +17,7 @@ from serving.requests.tensors import NOTHING, Given
 from serving.rewards import Definition, Reward
 from serving.wire import errors
 from serving.wire.kserve import InferRequest
-from serving.wire.parameters import PICTURED, Parameters
+from serving.wire.parameters import NULL, PICTURED, Parameters
 from serving.wire.tensors import Parameter
 
 Making = Generator[Step, list[Array], dict[str, Array]]
@@ -60,6 +60,23 @@ class Around:
         for name in PICTURED:
             if name in parameters.model_fields_set:
                 raise errors.invalid(f"{name}: expected a pipeline, got {self.name!r}, which is a sampler")
+        return self.guidable(parameters)
+
+    def guidable(self, parameters: Parameters, made: Collection[str] = ()) -> Parameters:
+        """The parameters, without the card's guidance where the request has no nulls for it.
+
+        Args:
+            made: conditions whose nulls are made of what the request sends.
+        """
+        if parameters.guidance == 1 or "guidance" in parameters.model_fields_set:
+            return parameters
+        conditions, inputs = self.model.card.conditions, {*self.request.inputs}
+        dropped = [name for name, each in conditions.items() if not each.kept]
+        there = (name in made or conditions[name].null is not None or NULL + name in inputs for name in dropped)
+        return parameters if dropped and all(there) else parameters.model_copy(update={"guidance": 1.0})
+
+    def budgeted(self, parameters: Parameters) -> Parameters:
+        """The parameters, once the reward is known."""
         return parameters
 
     def given(self, parameters: Parameters) -> Given:

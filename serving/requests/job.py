@@ -158,6 +158,7 @@ def _sampling_task(
     reward = None
     if parameters.reward is not None:
         reward = around.reward(parameters, models, reward_arguments, tensors.reward, remotes)
+        parameters = around.budgeted(parameters)
     elif reward_arguments or tensors.reward:
         raise errors.invalid(
             f"{[*reward_arguments, *tensors.reward][0]}: expected a parameter reward beside it, got none"

@@ -101,7 +101,9 @@ class Pictured(Around):
         if self._pipeline.card.guidance_input is not None:
             self._scale = parameters.guidance
             return parameters.model_copy(update={"guidance": 1.0})
-        return parameters
+        prompted = PROMPT in self._asked.inputs or PROMPT in self._asked.parameters
+        by_text = {} if self._pipeline.reading is None or not prompted else self._pipeline.reading.gives
+        return self.guidable(parameters, {*by_text, *self._pipeline.filled})
 
     def given(self, parameters: Parameters) -> Given:
         """Implements `Around.given`."""
@@ -173,6 +175,12 @@ class Pictured(Around):
                 raise error from None
         self._decoding = DecodedReward(seen, decoder)
         return self._decoding
+
+    def budgeted(self, parameters: Parameters) -> Parameters:
+        """Implements `Around.budgeted`: a candidate that is decoded takes two rows of the budget."""
+        if self._decoding is None or parameters.reward_budget is None:
+            return parameters
+        return parameters.model_copy(update={"reward_budget": max(1, parameters.reward_budget // 2)})
 
     def rows(self, parameters: Parameters, reward: Reward | None) -> int:
         """Implements `Around.rows`."""

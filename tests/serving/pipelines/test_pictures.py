@@ -12,7 +12,10 @@ import tritonclient.grpc as triton
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from serving.front import asked
 from serving.models.pipeline import Pipeline
+from serving.requests import job
+from serving.wire.kserve import InferRequest
 from tests import pipelines
 from tests.pipelines import EVENT, LENGTH, SCALE, SHIFT
 from tests.serving.live import Live
@@ -140,6 +143,39 @@ def test_a_reward_judges_what_is_shown(pictured: Live):
     assert latents["rewards"].shape == (1,)
     _, text = pictured.refusal(inputs={"prompt": texts("a")}, model="tiny", reward="redness", decode_for_reward="none")
     assert "redness" in text
+
+
+def test_a_decoded_candidate_is_two_rows_of_the_budget(pictured: Live):
+    _, said = infer(pictured, "a heart", samples=2, reward="redness", reward_budget=9)
+    assert said["reward_rows"] <= 2 * 4
+    assert said["decode_rows"] + said["reward_rows"] <= 2 * 9 + 2, "and two for the answer"
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {},
+        {"samples": 5, "steps": 7, "guidance": 1.0},
+        {"samples": 3, "reward": "redness", "particles": 4},
+        {"samples": 3, "reward": "redness", "particles": 4, "decode_for_reward": "full", "reward_budget": 20},
+        {"samples": 2, "reward": "redness", "steering": "best_of", "chains": 5},
+        {"samples": 2, "reward": "redness", "steering": "svdd", "candidates": 4, "solver": "ddim", "eta": 1.0},
+    ],
+)
+def test_the_front_counts_no_fewer_rows_than_a_replica(pictured: Live, parameters: dict[str, Any]):
+    """The sampler's, and those of the networks beside it in its units."""
+    replica = pictured.replicas[0]
+    (state,) = (each for each in replica._models.states() if each.name == "tiny")
+    assert state.draws is not None
+    assert state.draws.defaults == {"solver": "ddim", "steps": 5, "guidance": 3.0}
+    assert {*state.draws.units} == {"text", "decoder", "encoder", "preview"}
+    given = {"seed": 0, **parameters}
+    front = asked.Asked("tiny", "", {"prompt": "a", **given}, prompts=1).rows(state.draws)
+    models = replica._models.models
+    request = InferRequest("tiny", parameters={"prompt": "a", **given})
+    task = job.task_for(request, replica._models.model("tiny"), models)
+    task.program.close()
+    assert task.network_rows <= front <= 2.5 * task.network_rows + 3
 
 
 def redness(pictures: NDArray[np.uint8]) -> NDArray[np.float64]:

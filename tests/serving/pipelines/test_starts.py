@@ -35,7 +35,7 @@ def streamed(
     with triton.InferenceServerClient(live.address) as client:
         client.start_stream(lambda result, error: came.put((result, error)))
         client.async_stream_infer("tiny", tensors({"prompt": texts("a red heart")}), parameters=parameters)
-        found = []
+        found: list[tuple[dict[str, NDArray[Any]], dict[str, Any]]] = []
         while not found or not found[-1][1]["triton_final_response"]:
             result, error = came.get(timeout=60)
             assert error is None, error
