@@ -156,14 +156,14 @@ def test_a_decoded_candidate_is_two_rows_of_the_budget(pictured: Live):
     [
         {},
         {"samples": 5, "steps": 7, "guidance": 1.0},
-        {"samples": 3, "reward": "redness", "particles": 4},
-        {"samples": 3, "reward": "redness", "particles": 4, "decode_for_reward": "full", "reward_budget": 20},
+        {"samples": 3, "reward": "redness", "particles": 4, "posterior": "gaussian"},
+        {"samples": 3, "reward": "redness", "particles": 4, "decode_for_reward": "full", "posterior": "gaussian"},
         {"samples": 2, "reward": "redness", "steering": "best_of", "chains": 5},
         {"samples": 2, "reward": "redness", "steering": "svdd", "candidates": 4, "solver": "ddim", "eta": 1.0},
     ],
 )
 def test_the_front_counts_no_fewer_rows_than_a_replica(pictured: Live, parameters: dict[str, Any]):
-    """The sampler's, and those of the networks beside it in its units."""
+    """The sampler's, and those of the networks beside it in its units; draws of a law, made once, are not counted."""
     replica = pictured.replicas[0]
     (state,) = (each for each in replica._models.states() if each.name == "tiny")
     assert state.draws is not None
