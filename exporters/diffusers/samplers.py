@@ -224,7 +224,7 @@ def _unet2d_condition(part: Part, load: Callable[[Part], Any], asked: Asked) -> 
             1 + torch.arange(_EXAMPLES)[:, None]
         )
         sizes = "time_ids"
-    elif part.said("addition_embed_type") is not None:
+    elif part.said("addition_embed_type") not in (None, "text"):  # a "text" is made of encoder_hidden_states alone
         raise FolderError(_unserved(part, "addition_embed_type"))
     scales = part.said("time_cond_proj_dim", 0)
     if scales:
