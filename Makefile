@@ -8,10 +8,10 @@ MODELS ?= deploy/models
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test serve lint format bench protos models lock clean
+.PHONY: help install demo demo-text test serve lint format bench protos models models-text lock clean
 
 help: ## show the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # Only a changed lock or pyproject installs again.
 $(STAMP): requirements.lock pyproject.toml client/pyproject.toml
@@ -28,6 +28,9 @@ demo: $(STAMP) ## serve the digits, draw plain and steered ones: demo/samples.pn
 
 # What computes goes on two cores; what starts servers, and looks at the clock, goes alone.
 COMPUTE := tests/steering tests/exporters tests/protos
+
+demo-text: $(STAMP) ## serve a small text-to-image model, draw and steer prompts: demo/text.png, demo/text.json
+	$(BIN)/python -m deploy.demo_text $(ARGS)
 
 test: $(STAMP) ## run the tests (ARGS="-k name" for some)
 ifeq ($(strip $(ARGS)),)
@@ -57,6 +60,9 @@ protos: $(STAMP) ## regenerate the code of protos/**/*.proto
 
 models: $(STAMP) ## train and export the demo models again (hours on two cores; needs npm for the digits)
 	$(BIN)/python -m exporters.digits $(ARGS)
+
+models-text: $(STAMP) ## train and import the text-to-image model again (an hour on one core; needs npm for the emoji)
+	$(BIN)/python -m exporters.emoji $(ARGS)
 
 lock: $(STAMP) ## write requirements.lock from what .venv has
 	@grep '^#' requirements.lock > requirements.lock.new

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-PAPER, INK = 255, 0
+PAPER = 255
 FONT_SIZE = 16
 
 
@@ -49,9 +49,7 @@ def write_files(images: NDArray[np.uint8], folder: Path, name: str) -> list[Path
     return files
 
 
-def side_by_side(
-    panels: Sequence[tuple[str, NDArray[np.floating]]], *, columns: int | None = 8, scale: int = 3
-) -> Image.Image:
+def side_by_side(panels: Sequence[tuple[str, NDArray[Any]]], *, columns: int | None = 8, scale: int = 3) -> Image.Image:
     """One grid a panel, left to right, each under its title: `side_by_side([("plain", a), ("steered", b)])`."""
     if not panels:
         raise ValueError("expected at least one panel, got none")
@@ -62,11 +60,23 @@ def side_by_side(
         max(image.width, int(np.ceil(font.getlength(title)))) for (title, _), image in zip(panels, grids, strict=True)
     ]
     size = (sum(widths) + margin * (len(panels) + 1), headline + max(image.height for image in grids) + margin)
-    sheet = Image.new("L", size, PAPER)
+    sheet = Image.new("RGB" if any(image.mode == "RGB" for image in grids) else "L", size, "white")
     draw = ImageDraw.Draw(sheet)
     left = margin
     for (title, _), image, width in zip(panels, grids, widths, strict=True):
-        draw.text((left, FONT_SIZE // 2), title, fill=INK, font=font)
+        draw.text((left, FONT_SIZE // 2), title, fill="black", font=font)
         sheet.paste(image, (left, headline))
         left += width + margin
     return sheet
+
+
+def stacked(sheets: Sequence[Image.Image]) -> Image.Image:
+    """Pictures one below the other, from the left."""
+    whole = Image.new(
+        sheets[0].mode, (max(each.width for each in sheets), sum(each.height for each in sheets)), "white"
+    )
+    top = 0
+    for each in sheets:
+        whole.paste(each, (0, top))
+        top += each.height
+    return whole

@@ -69,6 +69,7 @@ ARROWS: dict[str, set[str]] = {
     "exporters.digits": {
         "exporters.bank", "exporters.calibrate", "exporters.export", "exporters.network", "steering", "protos",
     },
+    "exporters.emoji": {"exporters.diffusers", "exporters.export", "protos"},
     "serving.supervised": set(),
     "serving.log_levels": set(),
     "serving.wire": {"protos"},
@@ -137,6 +138,7 @@ ARROWS: dict[str, set[str]] = {
     "deploy.cli": {"deploy.commands", "deploy.console"},
     "deploy.__main__": {"deploy.cli"},
     "deploy.demo": {"deploy.pictures", "deploy.process", "steering", "tiltserve"},
+    "deploy.demo_text": {"deploy.pictures", "deploy.process", "exporters", "steering", "tiltserve"},
     "steering": {"steering"},
     "tiltserve": {"tiltserve"},
 }  # fmt: skip
