@@ -106,7 +106,7 @@ def _sampling_task(
     if parameters.likelihood is not None:
         parameters = likelihood.checked(parameters, request.parameters)
     n, card = parameters.samples, model.card
-    parameters = around.settled(completed(parameters))
+    parameters = around.settled(completed(parameters, card.event_shape, around.defaults))
     watched = previews.watched_for(parameters, card, deliver, pictures=around.pictures)
     given = around.given(parameters)
     tensors = tensors_of(request, model, parameters, given)

@@ -31,6 +31,8 @@ STEADY = 2
 """Up to this order a solver does not amplify steering's noise: its weights stay near 1."""
 NOISY = "sde_dpmpp_2m"
 """The solver that draws noise, where steering needs one and the request names none."""
+STEPS_FOR_NOISE = 16
+"""Steps from which steered images are drawn with noise by default: in eight its own error is 7 to 15%."""
 GROUP = 64
 """Most samples drawn together. Populations may be larger, since they are never divided."""
 CANDIDATES = 2**22
@@ -156,9 +158,18 @@ def method_of(parameters: Parameters) -> str:
     return name
 
 
-def completed(parameters: Parameters) -> Parameters:
-    """The parameters, with solver and eta of the preset where the request leaves them out."""
+def completed(
+    parameters: Parameters, event: Sequence[int] = (), defaults: Mapping[str, Any] | None = None
+) -> Parameters:
+    """The parameters, with what the request leaves out: solver and eta of its preset, or the solver that steers best.
+
+    Steered images, and steered samples under guidance, are drawn by the time-reversed process where neither the request
+    nor the model's own `defaults` say a solver. On digits it comes closer to the tilted law at the same rows; and
+    guidance has another law with noise than without, of which draws for steering are made.
+    """
     if parameters.preset is None:
+        if _better_with_noise(parameters, event) and "solver" not in {*parameters.model_fields_set, *(defaults or ())}:
+            return parameters.model_copy(update={"solver": NOISY})
         return parameters
     if parameters.preset not in PRESETS:
         raise errors.invalid(f"unknown preset {parameters.preset!r}, expected one of {', '.join(PRESETS)}")
@@ -176,11 +187,19 @@ def instead(request: InferRequest, parameters: Parameters, plan: steering.Plan) 
     without = {name: each for name, each in given.items() if name not in (*DOOB, "reward_budget")}
     if method_of(parameters) == "smc":
         return replace(request, parameters={**without, "inner": "none"})
+    unnamed = "solver" not in given and "eta" not in given
+    if unnamed and (plan.solver == NOISY or not plan.uses_noise):
+        return replace(request, parameters={**without, "steering": "svdd", "solver": NOISY})
     if plan.uses_noise:
         return replace(request, parameters={**without, "steering": "svdd"})
-    if "solver" not in given and "eta" not in given:
-        return replace(request, parameters={**without, "steering": "svdd", "solver": NOISY})
     return replace(request, parameters={**given, "posterior": "gaussian"})
+
+
+def _better_with_noise(parameters: Parameters, event: Sequence[int]) -> bool:
+    """Whether samples are steered by `doob`, forwards, and the stochastic plan steers them better."""
+    if parameters.reward is None or parameters.method != "doob" or parameters.reverse or parameters.eta is not None:
+        return False
+    return (len(event) > 1 or parameters.guidance != 1) and parameters.steps_taken >= STEPS_FOR_NOISE
 
 
 def steering_for(

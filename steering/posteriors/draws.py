@@ -8,7 +8,7 @@ under guidance, whose D is no posterior mean of data. The network is asked for n
 
 import math
 from bisect import bisect_right
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -24,8 +24,9 @@ from steering.sampling.rows import Rows
 from steering.sampling.sampler import Guided, Problem, Tilt, guided
 from steering.solvers import SOLVERS
 
-DRAWS = 256
-"""Draws of a record."""
+IMAGES, VECTORS = 256, 2048
+"""Draws of a record. In 32 dimensions 256 leave 19 to 66% of the unsteered distance to the tilted law, 1,024 leave 8
+to 12%, 2,048 leave 4 to 11%."""
 STEPS = 20
 """Stages of a record."""
 MOST_BYTES = 2**28
@@ -116,11 +117,18 @@ class Draws:
         return self.rms.tolist()
 
 
-def record(problem: Problem, draws: int = DRAWS, seed: int = SEED) -> Generator[Rows, Tensor, Draws]:
+def enough(event: Sequence[int]) -> int:
+    """Draws of a record of events of this shape."""
+    return IMAGES if len(event) > 1 else VECTORS
+
+
+def record(problem: Problem, draws: int | None = None, seed: int = SEED) -> Generator[Rows, Tensor, Draws]:
     """Draw from the law of a problem's first sample: its condition, guidance and null. Yields network rows, 20 a draw.
 
-    A pure function of the model, that law and the seed: the plan is one of its own, on the problem's path.
+    A pure function of the model, that law and the seed: the plan is one of its own, on the problem's path. Without a
+    number of `draws` there are `enough`.
     """
+    draws = enough(problem.event) if draws is None else draws
     rows = torch.zeros(draws, dtype=torch.int64)
     alike = problem.rows(rows) if problem.condition else problem
     plan = recording_plan(problem.plan)

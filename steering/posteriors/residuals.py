@@ -26,7 +26,7 @@ from steering.posteriors.bank import Bank, bank
 from steering.posteriors.draws import Draws
 from steering.posteriors.gaussian import Gaussian
 from steering.posteriors.local import Candidates, Local, Variance
-from steering.posteriors.neighbours import NEIGHBOURHOOD, tempered
+from steering.posteriors.neighbours import NEIGHBOURHOOD, WIDENING, tempered
 from steering.sampling.rows import Rows
 from steering.sampling.sampler import Problem
 
@@ -35,6 +35,13 @@ SHARE = 6
 NEARNESS = 1024
 """Most numbers by which estimates of images are compared: larger ones are averaged over squares of pixels."""
 LEAST = 1e-18
+IMAGES = math.sqrt(WIDENING)
+"""The scale for images, measured on digits: label 3 from 256 draws has share .41 and distance 9.0 with 1, .84 and .93
+with this.
+
+The draws do not tell it: leaving one out, E[w | x] of the ten labels at a single stage is predicted best with 1
+(squared error .61 at log-SNR -1.28, and .69 with this). What 1 lacks shows only over all stages.
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,7 +167,7 @@ class Residuals:
 
 def residuals(draws: Draws) -> Residuals:
     """The residual posterior of a law's draws; see `Residuals`."""
-    return Residuals(draws, (1.0,) * len(draws.residuals))
+    return Residuals(draws, (IMAGES if draws.x0.ndim > 2 else 1.0,) * len(draws.residuals))
 
 
 def fitting(draws: Draws) -> Bank | Local:

@@ -21,10 +21,11 @@ from serving.engine.engine import Engine
 from serving.models.loaded import LoadedModels
 from serving.models.model import Model, Sampler
 from serving.requests import job
-from serving.requests.methods import CANDIDATES, GROUP, MOST_CANDIDATES, TAKES, group_size
+from serving.requests.methods import CANDIDATES, GROUP, MOST_CANDIDATES, TAKES, completed, group_size
 from serving.wire.answer import Answer
 from serving.wire.errors import RequestError
 from serving.wire.kserve import InferRequest
+from serving.wire.parameters import Parameters
 from steering.baselines import BankResampling, BestOf, Doit, Svdd, fk_steering
 from steering.posteriors import Bank, Mixture, rollout
 from steering.sampling.sampler import Steering
@@ -358,3 +359,27 @@ def test_the_posterior_is_the_one_that_fits(models: dict[str, Model], make_engin
     said = start(make_engine().engine, models, samples=2, seed=1).result(60).parameters
     assert json.loads(said["report"])["choices"][0].startswith("local posterior mixture: a mixture's error is ")
     assert said["warnings"] == ""
+
+
+# The solver of a request that names none.
+
+
+@pytest.mark.parametrize(
+    ("asked", "event", "defaults", "solver"),
+    [
+        ({"reward": "r"}, (1, 8, 8), {}, "sde_dpmpp_2m"),
+        ({"reward": "r", "steps": 15}, (1, 8, 8), {}, "dpmpp_2m"),
+        ({"reward": "r"}, (8,), {}, "dpmpp_2m"),
+        ({"reward": "r", "guidance": 3.0}, (8,), {}, "sde_dpmpp_2m"),
+        ({"reward": "r", "solver": "dpmpp_2m"}, (1, 8, 8), {}, "dpmpp_2m"),
+        ({"reward": "r"}, (1, 8, 8), {"solver": "heun"}, "heun"),
+        ({"reward": "r", "steering": "best_of"}, (1, 8, 8), {}, "dpmpp_2m"),
+        ({}, (1, 8, 8), {}, "dpmpp_2m"),
+        ({"reward": "r", "steering": "doit", "preset": "hopper-medium-v2"}, (1, 8, 8), {}, "ddim"),
+    ],
+)
+def test_steered_images_are_drawn_with_noise_where_nobody_says_a_solver(
+    asked: dict[str, Any], event: tuple[int, ...], defaults: dict[str, Any], solver: str
+):
+    parameters = Parameters.model_validate(asked).completed(defaults)
+    assert completed(parameters, event, defaults).solver == solver

@@ -92,7 +92,9 @@ def test_too_few_levels_are_refused():
 def test_the_tilted_law_of_a_condition_has_its_mean(vector: bool, guidance: float):
     spread, event = 0.5, (4,) if vector else (1, 4, 4)
     draws, size = recorded(spread, event, guidance=guidance), math.prod(event)
-    doob = steering.Doob(lambda x: 2 * x.flatten(1).sum(dim=1) / size**0.5, posterior=posteriors.fitting(draws))
+    # a Gaussian's residuals are its posterior as they are
+    local = posteriors.fitting(draws) if vector else Residuals(draws, (1.0,) * len(draws.residuals))
+    doob = steering.Doob(lambda x: 2 * x.flatten(1).sum(dim=1) / size**0.5, posterior=local)
     null = {} if guidance == 1 else {"c": torch.zeros(1, 1)}
     x = steering.run(
         PLAN, gaussian(spread), (1024, *event), 1, doob, {"c": torch.ones(1, 1)}, guidance, null=null, tile=None
