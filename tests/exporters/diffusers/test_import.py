@@ -136,6 +136,8 @@ def packed(z: torch.Tensor) -> torch.Tensor:
 
 THEIRS: dict[str, dict[str, Any]] = {
     "stable_diffusion": {"negative_prompt": [NEGATIVE] * 2},
+    "stable_diffusion_xl": {"negative_prompt": [NEGATIVE] * 2},
+    "flux": {"max_sequence_length": tiny.T5_LENGTH},
 }
 
 
@@ -168,14 +170,14 @@ def test_a_pipelines_parts_draw_what_diffusers_draws(imported: Callable[[str], I
         null=None if name == "flux" else model.encoded([NEGATIVE]),
         keep=[key for key in told if key == "time_ids"],
         guidance=1.0 if name == "flux" else 3.0,
-        x_init=z,
+        x_init=plan.nodes[0].sigma * z if name == "stable_diffusion_xl" else z,  # as its scheduler begins
     )
     assert isinstance(drawn, torch.Tensor)
     pictures = (model.decoded(drawn) / 2 + 0.5).clip(0, 1).transpose(0, 2, 3, 1)
     assert close(pictures, expected)
 
 
-@pytest.mark.parametrize("name", ["stable_diffusion", "labelled"])
+@pytest.mark.parametrize("name", ["stable_diffusion", "flux", "labelled", "dit"])
 def test_every_graph_is_served_with_independent_rows(imported: Callable[[str], Imported], name: str):
     model = imported(name)
     for part, loaded in model.served().items():
