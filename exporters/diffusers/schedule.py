@@ -219,11 +219,23 @@ def _pndm(fields: Fields, _: Pipeline) -> Schedule:
     path = path_of(fields)
     grid = _spaced(fields, "leading", "linspace_whole", "trailing")
     end: End = "denoise" if fields.flag("set_alpha_to_one") else "t_min"
-    notes: tuple[str, ...] = (f"{fields.name}: there is no such solver here, the model is sampled by the default one",)
-    fields.flag("skip_prk_steps")
+    skips, prediction = fields.flag("skip_prk_steps"), _prediction(fields, "epsilon", "v_prediction")
+    why = ""
+    if not skips:
+        why = "skip_prk_steps false: its first steps are of another method"
+    elif end == "denoise":
+        why = "set_alpha_to_one true: its last step extrapolates to no noise"
+    elif prediction != "eps":
+        why = "prediction_type 'v_prediction': it averages predictions made of different states"
+    elif grid == "linspace_whole":
+        why = "timestep_spacing 'linspace': its steps do not meet its own timesteps"
+    defaults, notes = Defaults(solver="plms", grid=grid), tuple[str, ...]()
+    if why:
+        notes = (f"{fields.name}: {why}, for which there is no plan here: the model is sampled by the default solver",)
+        defaults = Defaults()
     return Schedule(
-        path=path.content, t_range=path.t_range, prediction=_prediction(fields, "epsilon", "v_prediction"),
-        time="N*t-1", end=end, defaults=Defaults(grid=grid), notes=notes,
+        path=path.content, t_range=path.t_range, prediction=prediction, time="N*t-1", end=end, defaults=defaults,
+        notes=notes,
     )  # fmt: skip
 
 

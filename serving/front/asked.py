@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 
+from serving.wire.defaults import completed
 from serving.wire.parameters import GRID, IMAGE, NEGATIVE, PROMPT, Parameters, timeout_s
 from serving.wire.received import Received
 from serving.wire.rows import Beside, Draws, rows_of
@@ -77,8 +78,8 @@ class Asked:
         except ValidationError as error:
             wrong = {fault["loc"][0] for fault in error.errors(include_url=False, include_input=False)}
             parameters = Parameters.model_validate({name: each for name, each in mine.items() if name not in wrong})
-        parameters = parameters.completed(draws.defaults)
-        options = {name: each for name, each in self.parameters.items() if name not in mine and each is not None}
+        others = {name: each for name, each in self.parameters.items() if name not in mine and each is not None}
+        parameters, options = completed(parameters, others, draws.defaults)
         if self.nodes:
             parameters = parameters.over(self.nodes)
             if parameters.end == "denoise":  # one step more, from the last node to D

@@ -1,5 +1,6 @@
 """ModelConfig: a model as Triton's own configuration would describe it."""
 
+import json
 from collections.abc import Mapping, Sequence
 
 from google.protobuf.message import Message
@@ -76,8 +77,16 @@ def configuration(model: ModelState, held: Sequence[Route]) -> model_config_pb2.
         parameters={
             "kind": model_config_pb2.ModelParameter(string_value=model.kind),
             "fingerprint": model_config_pb2.ModelParameter(string_value=model.fingerprint),
+            **_defaults(model),
         },
     )
+
+
+def _defaults(model: ModelState) -> dict[str, model_config_pb2.ModelParameter]:
+    """What a request for samples gets where it does not say, as JSON under `defaults`; nothing where it is as usual."""
+    if model.draws is None or not model.draws.defaults:
+        return {}
+    return {"defaults": model_config_pb2.ModelParameter(string_value=json.dumps(dict(model.draws.defaults)))}
 
 
 def _input(spec: TensorSpec, batched: bool) -> model_config_pb2.ModelInput:

@@ -56,8 +56,10 @@ def sampler_state(model: Sampler) -> ModelState:
 
 
 def own(defaults: Defaults | None) -> dict[str, Parameter]:
-    """Parameters of requests that a card says, by name."""
-    return {} if defaults is None else defaults.model_dump(exclude_none=True)
+    """Parameters of requests that a card says, by name, options of its solver among them."""
+    said = {} if defaults is None else defaults.model_dump(exclude_none=True)
+    options = said.pop("options", {})
+    return said | options
 
 
 def defaults_of(pipeline: Pipeline) -> dict[str, Parameter]:

@@ -19,7 +19,7 @@ from serving.backends.limited import Limited
 from serving.backends.made_up import MadeUp
 from serving.backends.shared import SharedInputs, per_row
 from serving.engine.task import Network
-from serving.models import ranges
+from serving.models import defaults, ranges
 from serving.models.adapter import check_graph, check_names, check_time, check_times
 from serving.models.folders import Folder
 from serving.models.model import Model, PlainModel, Sampler
@@ -87,6 +87,8 @@ def _loaded(folder: Folder, card: Card | None, backend: Backend, measure: Measur
     programs = _load_programs(folder.programs, owner) if folder.programs.exists() else {}
     samples = _load_bank(folder.bank, card.event_shape, owner) if folder.bank.exists() else None
     sampler = Sampler(folder.name, folder.version, card, path, network, digest, programs, limits)
+    if why := defaults.fault(sampler):
+        raise LoadError(f"{folder.card}: {why}")
     sampler.learn(samples, _calibration(card))
     return sampler
 

@@ -11,6 +11,7 @@ from protos.complaint import complaint, unknown
 from serving.engine.scheduler import DEFAULT, LAST
 from serving.rewards import PREFIX
 from serving.wire import errors
+from serving.wire.defaults import completed
 from serving.wire.kserve import InferRequest
 from serving.wire.parameters import EVERYWHERE, Parameters
 from serving.wire.tensors import SINGLE, Parameter
@@ -71,6 +72,7 @@ def parse(
         elif name not in EVERYWHERE and not name.startswith("triton_"):
             raise errors.invalid(unknown("parameter", name, [*Parameters.model_fields, *OPTIONS, "reward_<argument>"]))
     try:
-        return Parameters.model_validate(mine).completed(defaults), options, arguments
+        parameters = Parameters.model_validate(mine)
     except ValidationError as error:
         raise errors.invalid(f"parameter {complaint(error, Parameters)}") from None
+    return *completed(parameters, options, defaults), arguments

@@ -8,7 +8,7 @@ from torch import Tensor
 
 import steering
 from serving.models.model import Sampler
-from serving.wire import errors
+from serving.wire import errors, solver_names
 from serving.wire.parameters import MOST_STEPS, Parameters
 from serving.wire.tensors import Parameter
 
@@ -36,6 +36,10 @@ def plan_for(
             end = end or ("denoise" if path.ends_in_data and not parameters.reverse else None)
             path = steering.paths.reschedule(path.finite, steering.paths.build({"kind": parameters.path}))
         _check_start(parameters)
+        if parameters.solver not in steering.solvers and (near := solver_names.instead(parameters.solver)):
+            raise steering.PlanError(
+                f"solver {parameters.solver!r}: there is none like it here, the nearest is {near!r}"
+            )
         if parameters.likelihood is not None:  # its integrator takes the nodes as they are
             path, end = path.finite, "t_min"
         steps, nodes = parameters.steps, _grid(parameters, path, grid)

@@ -101,6 +101,7 @@ SOLVERS: Mapping[str, RowsOf] = {
     "rho_rk4": _each_step(4),
     # their last step is one of Euler's
     **dict.fromkeys(("heun", "flow_heun"), lambda steps, option: 2 * steps - 1),
+    "plms": lambda steps, option: steps + 1,  # its first step is made twice
     "reversible_heun": lambda steps, option: steps + 1,  # and the row at the end
     "pc": lambda steps, option: steps * (1 + option("corrections", 1)),
     "annealed_langevin": lambda steps, option: (steps + 1) * option("corrections", 5),

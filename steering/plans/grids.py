@@ -146,6 +146,11 @@ def _asked(placed: placements.Placed, path: Path, steps: int, begun: bool) -> No
     times = placed.asked(path, steps)
     for i, end in ((0, path.t_max), (-1, path.t_min)):  # free of rounding
         times[i] = end if abs(float(times[i]) - end) <= ROUNDING else times[i]
+    if not path.t_min <= float(times[-1]) <= float(times[0]) <= path.t_max:
+        raise PlanError(
+            f"grid {placed.text!r}: expected times in {path.t_min:g}..{path.t_max:g} in {steps} steps, got "
+            f"{float(times[0]):g}..{float(times[-1]):g}"
+        )
     return _checked(whole_grid(path, times), path)
 
 

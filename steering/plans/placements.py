@@ -14,6 +14,9 @@ diffusers' schedulers make of it):
     linspace              N - 1 .. 0 in equal parts, both included, with fractions
     linspace_whole        the same, rounded
     linspace_inner        L - 1 .. 0 in one part more, rounded, without the 0
+    linspace_open         N - 1 .. 0 in one part more, with fractions, without the 0
+    simple                n = N - 1 - floor(i N / steps)
+    beta_steps(a, b)      (N - 1) times the quantiles of a beta distribution, rounded, from 1 in equal parts
     trailing              n = round(N - i N / steps) - 1,         i = 0 .. steps - 1
     lcm(k)                of n = j floor(N / k) - 1, j = k .. 1, every (k / steps)-th, from the noisiest
 
@@ -173,6 +176,22 @@ def _linspace_inner(path: Path, steps: int) -> Nodes:
     return _at(_line(0, _up_to(path, trained) - 1, steps + 1).round().flip(0)[:-1], trained)
 
 
+def _linspace_open(path: Path, steps: int) -> Nodes:
+    trained = _table(path)
+    return _at(_line(0, trained - 1, steps + 1).flip(0)[:-1], trained)
+
+
+def _simple(path: Path, steps: int) -> Nodes:
+    trained = _table(path)
+    return _at(trained - 1 - torch.arange(steps, dtype=torch.float64).mul(trained / steps).floor(), trained)
+
+
+def _beta_steps(path: Path, steps: int, a: float, b: float) -> Nodes:
+    trained = _table(path)
+    shares = 1 - torch.arange(steps, dtype=torch.float64) / steps
+    return _at((_quantiles(shares, a, b) * (trained - 1)).round(), trained)
+
+
 def _trailing(path: Path, steps: int) -> Nodes:
     trained = _table(path)
     return _at((trained - torch.arange(steps, dtype=torch.float64) * (trained / steps)).round() - 1, trained)
@@ -234,6 +253,7 @@ def _rounds(path: Path, steps: int, count: float) -> Nodes:
 
 _OFFSET = Number(0.0, 0.0, 1000.0, whole=True)
 _SHIFT = Number(1.0, 0.01, 100.0)
+_SHAPE = Number(0.6, 0.1, 20.0)
 _TRAINED = Number(1000.0, 2.0, 100_000.0, whole=True)
 PLACEMENTS: Mapping[str, Placement] = {
     "leading": Placement(_leading, (_OFFSET,)),
@@ -241,6 +261,9 @@ PLACEMENTS: Mapping[str, Placement] = {
     "linspace": Placement(_linspace),
     "linspace_whole": Placement(_linspace_whole),
     "linspace_inner": Placement(_linspace_inner),
+    "linspace_open": Placement(_linspace_open),
+    "simple": Placement(_simple),
+    "beta_steps": Placement(_beta_steps, (_SHAPE, _SHAPE)),
     "trailing": Placement(_trailing),
     "lcm": Placement(_lcm, (Number(50.0, 1.0, 1000.0, whole=True),)),
     "flow": Placement(_flow, (_SHIFT, _TRAINED)),
@@ -262,44 +285,45 @@ def _exponential(first: float, last: float, count: int) -> Nodes:
 
 
 def _beta(first: float, last: float, count: int, a: float, b: float) -> Nodes:
-    shares = [_quantile(share, a, b) for share in _line(1, 0, count).tolist()]
-    return last + torch.tensor(shares, dtype=torch.float64) * (first - last)
+    return last + _quantiles(_line(1, 0, count), a, b) * (first - last)
 
 
-def _quantile(share: float, a: float, b: float) -> float:
-    """The quantile of the beta distribution: its distribution function, an integral, inverted by halving."""
-    if not 0 < share < 1:
-        return share
-    low, high = 0.0, 1.0
-    for _ in range(60):
+HALVINGS, TERMS = 60, 80
+"""Of a quantile, and of the continued fraction, which for shapes up to 20 has converged long before."""
+
+
+def _quantiles(shares: Nodes, a: float, b: float) -> Nodes:
+    """Quantiles of the beta distribution: its distribution function, an integral, inverted by halving."""
+    low, high = torch.zeros_like(shares), torch.ones_like(shares)
+    for _ in range(HALVINGS):
         middle = (low + high) / 2
-        if _below(middle, a, b) < share:
-            low = middle
-        else:
-            high = middle
-    return (low + high) / 2
+        below = _below(middle, a, b) < shares
+        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+    found = (low + high) / 2
+    return torch.where(shares <= 0, 0.0, torch.where(shares >= 1, 1.0, found))
 
 
-def _below(x: float, a: float, b: float) -> float:
-    """The regularised incomplete beta function I_x(a, b): by its continued fraction (DLMF 8.17.22), evaluated from
-    below, on the side of the mean where it converges fast."""
-    if x > (a + 1) / (a + b + 2):
-        return 1 - _below(1 - x, b, a)
-    if x <= 0:
-        return 0.0
-    fraction = 1.0
-    for m in range(200, 0, -1):
+def _below(x: Nodes, a: float, b: float) -> Nodes:
+    """The regularised incomplete beta function I_x(a, b), 0 < x < 1: by its continued fraction (DLMF 8.17.22), on the
+    side of the mean where it converges fast."""
+    far = x > (a + 1) / (a + b + 2)
+    return torch.where(far, 1 - _near(torch.where(far, 1 - x, 0.5), b, a), _near(torch.where(far, 0.5, x), a, b))
+
+
+def _near(x: Nodes, a: float, b: float) -> Nodes:
+    """I_x(a, b), the fraction evaluated from below."""
+    fraction = torch.ones_like(x)
+    for m in range(TERMS, 0, -1):
         half = m // 2
         if m % 2:
-            d = -(a + half) * (a + b + half) * x / ((a + 2 * half) * (a + 2 * half + 1))
+            d = -(a + half) * (a + b + half) / ((a + 2 * half) * (a + 2 * half + 1))
         else:
-            d = half * (b - half) * x / ((a + 2 * half - 1) * (a + 2 * half))
-        fraction = 1 + d / fraction
-    scale = math.exp(a * math.log(x) + b * math.log1p(-x) + math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b))
-    return scale / a / fraction
+            d = half * (b - half) / ((a + 2 * half - 1) * (a + 2 * half))
+        fraction = 1 + d * x / fraction
+    logs = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b)
+    return torch.exp(a * torch.log(x) + b * torch.log1p(-x) + logs) / a / fraction
 
 
-_SHAPE = Number(0.6, 0.05, 20.0)
 RESPACINGS: Mapping[str, Respacing] = {
     "karras": Respacing(_karras, (Number(7.0, 1.0, 100.0),)),
     "exponential": Respacing(_exponential),

@@ -20,6 +20,7 @@ from steering.solvers import (
     interpolant_sde,
     ipndm,
     pc,
+    plms,
     reversible_heun,
     rk45,
     runge_kutta,
@@ -51,6 +52,7 @@ _ALL = (
     *deis.SOLVERS,
     *unipc.SOLVERS,
     *ipndm.SOLVERS,
+    plms.SOLVER,
     *trig_adams.SOLVERS,
     searched.SOLVER,
 )

@@ -162,6 +162,23 @@ def test_heun_and_midpoint(name: str, extra: dict[str, Any]):
     check(config(name, STABLE, extra), tolerance=3e-5, steps=(5, 20))
 
 
+@pytest.mark.parametrize("spacing", [LEADING, {"timestep_spacing": "leading"}, TRAILING])
+def test_pndm(spacing: dict[str, Any]):
+    check(config("PNDMScheduler", STABLE, spacing, {"skip_prk_steps": True}))
+
+
+def test_pndm_without_an_equal_is_noted():
+    for extra, field in (
+        ({}, "skip_prk_steps"),
+        ({"skip_prk_steps": True, "set_alpha_to_one": True}, "set_alpha_to_one"),
+        ({"skip_prk_steps": True, "prediction_type": "v_prediction"}, "prediction_type"),
+        ({"skip_prk_steps": True, **LINSPACE}, "timestep_spacing"),
+    ):
+        made = schedule(config("PNDMScheduler", STABLE, extra))
+        assert made.defaults is None or made.defaults.solver is None
+        assert field in made.notes[0]
+
+
 @pytest.mark.parametrize("order", [1, 2, 3])
 @pytest.mark.parametrize("placed", [LEADING, LINSPACE, KARRAS])
 def test_deis(order: int, placed: dict[str, Any]):

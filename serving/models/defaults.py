@@ -1,0 +1,29 @@
+"""Whether a card's defaults are a request that would be taken."""
+
+from typing import Any
+
+from serving.models.model import Sampler
+from serving.wire import solver_names
+from serving.wire.parameters import Parameters
+
+
+def fault(model: Sampler) -> str:
+    """Why a request that says nothing would be refused for the card's defaults; empty where it would not."""
+    said, usual = model.card.defaults, Parameters()
+    if said is None:
+        return ""
+    if said.guidance not in (None, 1) and not model.card.conditions:
+        return f"defaults.guidance: expected none, or 1, without conditions, got {said.guidance:g}"
+    name = said.solver or usual.solver
+    named = solver_names.known(name)
+    options: dict[str, Any] = dict(said.options or {}) if named is None else {**named.options, **(said.options or {})}
+    solver = name if named is None else named.solver
+    if solver == "searched":  # its programs say what they can do
+        return ""
+    try:
+        model.plan(
+            solver, said.steps or usual.steps, grid=said.grid or (None if named is None else named.grid), **options
+        )
+    except ValueError as error:
+        return f"defaults: {error}"
+    return ""
