@@ -29,6 +29,9 @@ from tiltserve import Client, Samples
 HERE = Path(__file__).parent
 PROMPTS = ("a red heart", "a blue car", "a smiling face", "a cat in noto style", "a pizza", "a green butterfly")
 SHOWN, PER_REQUEST = 8, 16
+BEST_OF = 4
+OPEN = 1.0
+"""Guidance of prompts that leave open what steering is to decide: more of it would blend what they may be."""
 REAL = 256
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
@@ -135,17 +138,20 @@ def main(
         banks: dict[str, tuple[Bytes, float]] = {}
         for wish in wishes(server, models, shown):
             if wish.prompt not in banks:
-                drawn = server.draw(f"{wish.prompt}: plain", seed + 1000, plain, prompt=wish.prompt)
+                drawn = server.draw(f"{wish.prompt}: plain", seed + 1000, plain, prompt=wish.prompt, guidance=OPEN)
                 banks[wish.prompt] = _images(drawn), sum(each.network_rows for each in drawn) / plain
             title = f"{wish.prompt}: {wish.name}"
-            steered = server.draw(title, seed + 2000, prompt=wish.prompt, beta=wish.beta, **wish.keywords)
+            steered = server.draw(
+                title, seed + 2000, prompt=wish.prompt, guidance=OPEN, beta=wish.beta, **wish.keywords
+            )
             summary[title], panels = compared(server, wish, banks[wish.prompt], steered, shown, seed)
             rows.append(side_by_side(panels, columns=4, scale=2))
         seconds = time.perf_counter() - start
     out.mkdir(parents=True, exist_ok=True)
     (out / "text.json").write_text(json.dumps(summary | {"seconds": round(seconds, 1)}, indent=2) + "\n")
     stacked(rows).quantize(128).save(out / "text.png", optimize=True)
-    console.print(_table(summary))
+    for title, kinds in summary.items():
+        console.print(_table(title, kinds))
     console.print("share: read by the judge as wanted; distance: energy distance to real ones in the judge's features")
     console.print(f"{seconds:.1f} s; wrote {out / 'text.png'} and {out / 'text.json'}")
 
@@ -154,21 +160,21 @@ def wishes(server: Server, models: Path, shown: Pictures) -> list[Wish]:
     """Toward another text, a colour, and a picture."""
     words = Tokenizer.from_file(str(models / "emoji" / "1" / "tokenizer.json"))
     words.enable_padding(length=12)
-    text = words.encode("a lion").ids
-    tint = _towards("blue")
-    like = next(i for i, s in enumerate(SUBJECTS) if (s.name, s.style) == ("fox", "noto"))
+    text = words.encode("a blue heart").ids
+    tint = _towards("green")
+    like = next(i for i, s in enumerate(SUBJECTS) if (s.name, s.style) == ("cool face", "noto"))
     picture = shown.x[like, 1].numpy()
     return [
         Wish(
-            "steered toward the text “a lion”", "an animal", "a lion",
+            "toward the text “a blue heart”", "a heart", "a blue heart",
             {"reward": "matcher", "text": np.array(text)}, server.matches(text),
         ),
         Wish(
-            "steered toward this picture of a fox", "an animal", "a fox",
+            "toward a picture of a cool face", "a face", "a cool face",
             {"reward": "quadratic", "center": picture, "scale": 0.02}, _of(quadratic, picture, 0.02),
         ),
         Wish(
-            "steered toward blue", "a car", "a blue car",
+            "toward green", "a heart", "a green heart",
             {"reward": "linear", "direction": tint, "scale": 20.0}, _of(linear, tint, 20.0),
         ),
     ]  # fmt: skip
@@ -184,12 +190,11 @@ def compared(
     spent = sum(drawn.network_rows for drawn in steered) / count
     weights = np.exp((plain.rewards - plain.rewards.max()) / wish.beta)
     weights /= weights.sum()
-    best_of = max(1, round(spent / each))
-    best = [max(rng.choice(len(weights), best_of), key=plain.rewards.__getitem__) for _ in range(count)]
+    best = [max(rng.choice(len(weights), BEST_OF), key=plain.rewards.__getitem__) for _ in range(count)]
     kinds = {
         "plain": (plain.chosen(np.arange(min(count, len(weights)))), each),
         "steered": (server.judge(_images(steered), wish.score), spent),
-        f"best of {best_of}": (plain.chosen(np.array(best)), best_of * each),
+        f"best of {BEST_OF}": (plain.chosen(np.array(best)), BEST_OF * each),
         "exact tilt": (plain.chosen(rng.choice(len(weights), count, p=weights)), len(weights) * each / count),
     }
     real = server.judge(_bytes(_real(wish, shown)), wish.score)
@@ -255,15 +260,13 @@ def _distance(features: Floats, real: Floats) -> float:
     return energy_distance(torch.from_numpy(features).double(), torch.from_numpy(real).double())
 
 
-def _table(summary: dict[str, Any]) -> Table:
-    headings = ("", "", "share", "reward", "distance", "network rows")
-    table = Table(*(Column(heading, no_wrap=True) for heading in headings))
-    for title, kinds in summary.items():
-        for name, each in kinds.items():
-            if isinstance(each, dict):
-                figures = [f"{each[key]:.3f}" if key in each else "" for key in ("share", "reward", "distance")]
-                rows = f"{each['network_rows']:.0f}" if "network_rows" in each else ""
-                table.add_row(title if name == "plain" else "", name, *figures, rows)
+def _table(title: str, kinds: dict[str, Any]) -> Table:
+    headings = (title, "share", "reward", "distance", "network rows")
+    table = Table(*(Column(heading, min_width=10) for heading in headings))
+    for name, each in kinds.items():
+        if isinstance(each, dict):
+            figures = [f"{each[key]:.3f}" if key in each else "" for key in ("share", "reward", "distance")]
+            table.add_row(name, *figures, f"{each['network_rows']:.0f}" if "network_rows" in each else "")
     return table
 
 
