@@ -10,6 +10,7 @@ from serving.requests.shared_setup import Pinned
 from serving.wire import errors
 from serving.wire.parameters import Parameters
 from steering.posteriors import Bank, Local
+from steering.posteriors.draws import enough
 from steering.posteriors.mixture import MOST_DIMENSIONS
 
 
@@ -63,7 +64,8 @@ def posterior_for(
     if conditional and wanted == "bank":
         notes.append(f"model {name!r}: its bank belongs to no condition; draws under each condition were used instead")
     if wanted == "residuals" or (on_bank and conditional):
-        laws = Laws.among(model, problem, parameters.samples, parameters.residual_draws, fixed)
+        draws = parameters.residual_draws or enough(model.card.event_shape)
+        laws = Laws.among(model, problem, parameters.samples, draws, fixed)
         many = f"{len(laws.laws)} different conditions, and draws are made for up to {MOST_LAWS}"
         if wanted == "residuals" or len(laws.laws) <= MOST_LAWS:
             return Found(known.local("gaussian"), laws, [laws.choice], notes)

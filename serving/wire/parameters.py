@@ -105,7 +105,7 @@ class Parameters(BaseModel):
     steering: str | None = None
     posterior: Literal["bank", "gaussian", "mixture", "neighbours", "residuals", "rollout"] | None = None
     rollout_steps: Annotated[int, Field(ge=2, le=100)] = 4
-    residual_draws: Annotated[int, Field(ge=16, le=1024)] = 256
+    residual_draws: Annotated[int, Field(ge=16, le=4096)] | None = None
     residual_wait: bool = True
     refresh: bool | None = None
     reward_budget: Annotated[int, Field(ge=1, lt=2**31)] | None = None
