@@ -36,6 +36,10 @@ DRAWN = 256 * 20
 """Network rows of so many."""
 
 
+def _few(asked: dict[str, Any]) -> dict[str, Any]:
+    return FEW if asked.get("steering", "doob") in ("doob", "smc") else {}
+
+
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory, small_models: Path) -> Path:
     folder = tmp_path_factory.mktemp("conditional")
@@ -78,7 +82,9 @@ def law(mean: float, width: float = 1.0) -> dict[str, Any]:
 
 
 def steered(live: Live, inputs: dict[str, Any], **parameters: Any) -> tuple[dict[str, np.ndarray], Any]:
-    return live.infer(inputs, model="gaussians", **{"samples": N, "seed": 1, "reward": "linear", **FEW, **parameters})
+    return live.infer(
+        inputs, model="gaussians", **{"samples": N, "seed": 1, "reward": "linear", **_few(parameters), **parameters}
+    )
 
 
 def start(made: Any, shelf: LoadedModels, inputs: dict[str, Any], model: str = "gaussians", **asked: Any) -> Any:
@@ -86,7 +92,7 @@ def start(made: Any, shelf: LoadedModels, inputs: dict[str, Any], model: str = "
 
 
 def task(shelf: LoadedModels, inputs: dict[str, Any], model: str = "gaussians", **asked: Any) -> Any:
-    parameters = {"samples": 8, "seed": 1, "reward": "linear", **FEW, **asked}
+    parameters = {"samples": 8, "seed": 1, "reward": "linear", **_few(asked), **asked}
     return job.task_for(InferRequest(model, inputs=inputs, parameters=parameters), shelf.models[model], shelf.models)
 
 
