@@ -20,7 +20,8 @@ PARAMETERS = frozenset(
         "refresh", "reward_budget",
         "population", "keep", "inner", "potential", "chains", "candidates", "preset", "timeout", "priority",
         "deterministic", "atol", "bh", "budget", "churn", "churn_max", "churn_min", "churn_noise",
-        "corrections", "denoise", "exact", "lower_final", "move", "rtol", "snr", "theta", "output_format", "decode_for_reward",
+        "corrections", "denoise", "exact", "lower_final", "move", "rtol", "snr", "theta",
+        "output_format", "decode_for_reward",
     }
 )  # fmt: skip
 """Parameters of a request for samples, and options of solvers. One that a newer server has besides is sent as well."""
