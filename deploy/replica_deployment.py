@@ -37,6 +37,8 @@ class ReplicaDeployment:
             max_queue_bytes=settings.max_queue_memory,
             model_memory=settings.model_memory,
             draws_memory=settings.draws_memory,
+            draws_dir=settings.draws_dir,
+            draws_dir_bytes=settings.draws_dir_bytes,
             drain_s=settings.drain_seconds,
             rewards=services(settings.rewards),
             reward_s=settings.reward_seconds,

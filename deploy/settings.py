@@ -292,6 +292,10 @@ class Settings(BaseModel):
     recently make room, and are loaded again when they are asked for. None: all stay."""
     draws_memory: Annotated[int, BeforeValidator(_bytes), Field(ge=0)] = 2**30
     """The most bytes of draws for steering under conditions that a replica keeps beside those in use, such as 4GiB."""
+    draws_dir: Annotated[Path, AfterValidator(_absolute)] | None = None
+    """A folder where replicas keep such draws for each other and for those that start later. None: in memory alone."""
+    draws_dir_bytes: Annotated[int, BeforeValidator(_bytes), Field(gt=0)] = 2**33
+    """The most bytes of files there, such as 8GiB; those used longest ago make room."""
     trust: Names = ()
     """Models that are served even if a row's answer depends on more than that row; every answer warns of it."""
     provider: Literal["cpu", "cuda", "tensorrt"] = "cpu"

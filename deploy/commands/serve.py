@@ -82,6 +82,12 @@ def serve(
         str | None,
         typer.Option(metavar="BYTES", help="Most memory of a replica's draws for steering under conditions. [1GiB]"),
     ] = None,
+    draws_dir: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Keeps such draws for all replicas and later starts. [not kept]")
+    ] = None,
+    draws_dir_bytes: Annotated[
+        str | None, typer.Option(metavar="BYTES", help="Most bytes of files in that folder. [8GiB]")
+    ] = None,
     trust: Annotated[
         list[str] | None,
         typer.Option(

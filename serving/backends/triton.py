@@ -29,6 +29,8 @@ _CHANNEL = channels.to_service(
     longest_ms=400,
 )
 POLL_S = 0.2
+KIND = "kserve"
+"""How kinds of such networks begin."""
 
 
 class TritonNetwork:
@@ -71,7 +73,7 @@ class TritonNetwork:
             raise
         self._most: int | None = None if config is None else int(config.max_batch_size) or None
         self._version = max(metadata.versions, key=_number, default="")
-        self.kind = f"kserve {server.name} {server.version} {model} {self._version}"
+        self.kind = f"{KIND} {server.name} {server.version} {model} {self._version}"
 
     def sizes(self, most: int) -> tuple[int, ...]:
         """Implements `Backend.sizes`, within the server's `max_batch_size`."""

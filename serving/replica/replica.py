@@ -21,6 +21,8 @@ from serving.engine.metrics import ReplicaMetrics
 from serving.fleet.directory import DirectoryClient, ReplicaState
 from serving.fleet.heartbeat import Heartbeat
 from serving.models.draws import MOST_BYTES, DrawStore
+from serving.models.draws_on_disk import MOST_BYTES as MOST_ON_DISK
+from serving.models.draws_on_disk import DrawsOnDisk
 from serving.models.loaded import LoadedModels
 from serving.replica.answering import Answering
 from serving.replica.control import Control
@@ -48,6 +50,7 @@ class Replica:
     Args:
         model_memory: most bytes of models in memory, see `LoadedModels`; None for no bound.
         draws_memory: most bytes of draws that are kept for steering under conditions, see `DrawStore`.
+        draws_dir: a folder for such draws, shared with other replicas, of at most `draws_dir_bytes`; None for none.
         rewards: host:port, or more of the server, by name of rewards that their owners serve.
         reward_s: seconds that a call to such a reward may take. remembered_s: seconds for which its scores of a bank
         are used again.
@@ -76,6 +79,8 @@ class Replica:
         max_queue_bytes: int = 2**32,
         model_memory: int | None = None,
         draws_memory: int = MOST_BYTES,
+        draws_dir: Path | None = None,
+        draws_dir_bytes: int = MOST_ON_DISK,
         drain_s: float = 30.0,
         rewards: Mapping[str, str | Service] | None = None,
         reward_s: float = 30.0,
@@ -96,9 +101,11 @@ class Replica:
             self._metrics, max_bucket=max_bucket, max_queue_rows=max_queue_rows, max_queue_bytes=max_queue_bytes
         )
         self._metrics.backlog_rows.set_function(lambda: self._engine.backlog_rows)
+        disk = None if draws_dir is None else DrawsOnDisk(draws_dir, draws_dir_bytes)
+        self._draws = DrawStore(draws_memory, self._metrics.registry, disk)
         self._models = LoadedModels(
             models, threads, model_memory, self._metrics.registry, opener, self._engine.release, trust,
-            DrawStore(draws_memory, self._metrics.registry),
+            self._draws,
         )  # fmt: skip
         self._rewards = RemoteRewards(rewards or {}, seconds=reward_s, remembered_s=remembered_s)
         self._connections = connections or Connections()
@@ -146,6 +153,7 @@ class Replica:
             await self._server.stop(CLOSE_S)
         await asyncio.to_thread(self._engine.stop)
         self._models.close()
+        self._draws.close()
         await self._rewards.close()
         await self._answering.watching.close()
 

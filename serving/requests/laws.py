@@ -6,37 +6,54 @@ them: `steering.posteriors.draws` records some draws of each, once (`serving.mod
 
 import hashlib
 import math
+import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+import serving.models
 import steering
+from serving.backends import triton
 from serving.engine.task import Routine
 from serving.models.draws import DrawStore, Evaluating, Record, Recording, Wanted
+from serving.models.draws_on_disk import Form
 from serving.models.evaluations import evaluations
 from serving.models.model import Sampler
 from serving.requests.shared_setup import recorded
-from steering.posteriors.draws import MOST_BYTES, SEED, record, recording_plan
+from steering.posteriors.draws import MOST_BYTES, SEED, levels, record, recording_plan
 from steering.posteriors.residuals import NEARNESS
 
 MOST_LAWS = 16
 """Laws of a request whose draws are made without being asked for by name."""
-FORM = b"draws 1"
-"""Changes when draws of the same law do."""
 
 
 @dataclass(frozen=True)
 class Law:
-    """What is drawn: a problem of one row, a key that is equal for equal draws, and their number."""
+    """What is drawn: a problem of one row, a key that is equal for equal draws, and their number.
+
+    Attributes:
+        lasting: nothing else decides the draws, so that they may be kept on disk. A network on another server may
+            change without a word.
+    """
 
     problem: steering.Problem
     key: str
     draws: int
     stages: int
     network_rows: int
+    lasting: bool = True
+
+    def form(self) -> Form:
+        """What the draws look like."""
+        return Form(tuple(levels(self.problem, self.draws).tolist()), self.draws, self.problem.event)
+
+    def in_use(self, store: DrawStore) -> Record:
+        """Its record, until who asked leaves it."""
+        return store.use(self.key, self.bytes, self.form if self.lasting else None)
 
     @property
     def bytes(self) -> int:
@@ -51,7 +68,7 @@ class Law:
 
     def alone(self, store: DrawStore, evaluating: Evaluating, interrupt: Callable[[], object]) -> Routine:
         """Makes the draws in the background, for whoever wants them later."""
-        mine = store.use(self.key, self.bytes)
+        mine = self.in_use(store)
         try:
             yield from recorded(mine, self.begin, evaluating, interrupt)
         finally:
@@ -65,6 +82,7 @@ class Laws:
     Attributes:
         of: the number of each sample's law.
         counted: laws whose rows the request is admitted with: those that nobody had begun when it came.
+        read: laws whose draws came from disk.
         used: their records, in use until `leave`.
         reward_rows: that scoring their draws takes, of those that are scored.
         scales: of residuals, by level, of the laws that have some.
@@ -74,6 +92,7 @@ class Laws:
     laws: Sequence[Law]
     of: Sequence[int]
     counted: frozenset[int] = frozenset()
+    read: set[int] = field(default_factory=set)
     used: dict[int, Record] = field(default_factory=dict)
     reward_rows: int = 0
     scales: list[float] = field(default_factory=list)
@@ -98,8 +117,9 @@ class Laws:
         rows = draws * (len(plan.stages) + (0 if guided is None else len(times[guided])))
         common = _common(model, problem, plan, draws, fixed)
         keys = list(numbers) or [b""]
+        lasting = not model.network.backend.kind.startswith(f"{triton.KIND} ")
         laws = [
-            Law(_only(problem, i), hashlib.sha256(common + key).hexdigest(), draws, len(plan.stages), rows)
+            Law(_only(problem, i), hashlib.sha256(common + key).hexdigest(), draws, len(plan.stages), rows, lasting)
             for i, key in zip(first, keys, strict=True)
         ]
         store = model.draws
@@ -107,8 +127,8 @@ class Laws:
 
     @property
     def network_rows(self) -> int:
-        """Of all laws' draws, whoever makes them."""
-        return sum(each.network_rows for each in self.laws)
+        """Of all laws' draws, whoever makes them in this process; those from disk took none here."""
+        return sum(each.network_rows for i, each in enumerate(self.laws) if i not in self.read)
 
     @property
     def choice(self) -> str:
@@ -132,12 +152,13 @@ class Laws:
     def record(self, number: int) -> Routine:
         """The record of a law, with draws, which this request makes where nobody else does."""
         if number not in self.used:
-            law = self.laws[number]
-            self.used[number] = self.model.draws.use(law.key, law.bytes)
+            self.used[number] = self.laws[number].in_use(self.model.draws)
         mine, announced = self.used[number], number in self.counted
         yield from recorded(
             mine, self.laws[number].begin, partial(evaluations, model=self.model, reward=None, announced=announced)
         )
+        if mine.read:
+            self.read.add(number)
         return mine
 
     def wanted(self, fixed: bool) -> Sequence[Wanted]:
@@ -175,4 +196,17 @@ def _common(model: Sampler, problem: steering.Problem, plan: steering.Plan, draw
     levels = [(each.t, each.update.at.alpha, each.update.at.sigma, each.denoise.t) for each in plan.stages]
     guidance = (problem.guidance, problem.guidance_interval, problem.guidance_rescale)
     where = (guidance if problem.guidance != 1 else 1, levels, plan.end, draws, SEED, fixed)
-    return FORM + model.digest.encode() + repr(where).encode()
+    return _BY + model.digest.encode() + repr(where).encode()
+
+
+def _by() -> bytes:
+    """What draws of a law are made by, but for the network: draws on disk outlive an upgrade."""
+    whole = hashlib.sha256()
+    for package in (steering, serving.models):
+        for file in sorted(Path(*package.__path__).rglob("*.py")):
+            whole.update(file.read_bytes())
+    rounding = f"torch {torch.__version__} {platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+    return f"{whole.hexdigest()} {rounding} ".encode()
+
+
+_BY = _by()

@@ -72,6 +72,17 @@ def recorded(
         background: asks this task to end; None for a request that somebody waits for. Such a one does not wait for
             work in the background, it takes it over.
     """
+    missing = record.draws is None
+    try:
+        yield from _recorded(record, begin, evaluating, background)
+    finally:
+        if missing:
+            record.told("disk" if record.read else "miss")
+
+
+def _recorded(
+    record: Record, begin: Callable[[], Recording], evaluating: Evaluating, background: Callable[[], object] | None
+) -> Routine:
     while record.draws is None:
         if (other := record.driver) is not None:
             if background is None and record.interrupt is not None:
@@ -81,7 +92,9 @@ def recorded(
         record.driver = mine = Future[None]()
         record.interrupt = background
         try:
-            yield from evaluating(record.going_on(begin))
+            yield from record.seek()
+            if record.draws is None:
+                yield from evaluating(record.going_on(begin))
         finally:
             record.driver = record.interrupt = None
             mine.set_result(None)

@@ -133,14 +133,15 @@ def record(problem: Problem, draws: int | None = None, seed: int = SEED) -> Gene
     alike = problem.rows(rows) if problem.condition else problem
     plan = recording_plan(problem.plan)
     whole = replace(alike, plan=plan, dtype=torch.float32, show_every=0)
-    stages = [stage for stage in plan.stages if math.isfinite(stage.update.at.log_snr)]
-    most = max(3, MOST_BYTES // (2 * draws * math.prod(problem.event)))
-    if len(stages) > most:
-        stages = [stages[round(i * (len(stages) - 1) / (most - 1))] for i in range(most)]
+    stages = _kept(plan, problem.event, draws)
     keeping = _Keeping(frozenset(stage.index for stage in stages))
     x0, _ = yield from guided(whole, Noise(seed, range(draws)), keeping.ready(), None)
-    levels = torch.tensor([stage.update.at.log_snr for stage in stages], dtype=torch.float64)
-    return Draws.of(levels, torch.stack(keeping.denoised), x0)
+    return Draws.of(_levels(stages), torch.stack(keeping.denoised), x0)
+
+
+def levels(problem: Problem, draws: int) -> Float64[Tensor, " s"]:
+    """The log-SNRs [S] of what `record` makes of a problem, of so many draws."""
+    return _levels(_kept(recording_plan(problem.plan), problem.event, draws))
 
 
 def recording_plan(plan: Plan) -> Plan:
@@ -150,6 +151,19 @@ def recording_plan(plan: Plan) -> Plan:
         preconditioning=plan.preconditioning, sigma_data=plan.sigma_data, trained=plan.trained, limit=plan.limit,
         end=plan.end,
     )  # fmt: skip
+
+
+def _kept(plan: Plan, event: tuple[int, ...], draws: int) -> list[Stage]:
+    """The stages of a recording plan whose estimates are kept."""
+    stages = [stage for stage in plan.stages if math.isfinite(stage.update.at.log_snr)]
+    most = max(3, MOST_BYTES // (2 * draws * math.prod(event)))
+    if len(stages) > most:
+        stages = [stages[round(i * (len(stages) - 1) / (most - 1))] for i in range(most)]
+    return stages
+
+
+def _levels(stages: list[Stage]) -> Float64[Tensor, " s"]:
+    return torch.tensor([stage.update.at.log_snr for stage in stages], dtype=torch.float64)
 
 
 def _mean_square(x: Tensor) -> float:

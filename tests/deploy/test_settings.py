@@ -204,6 +204,7 @@ def test_sizes_of_memory(tmp_path: Path, written: object, size: int) -> None:
         ("rewards: 7", {}, {}, "{config}: rewards: expected a valid dictionary, got 7"),
         ("", {"TILTSERVE_REWARDS": "a"}, {}, "TILTSERVE_REWARDS: expected NAME=HOST:PORT, got 'a'"),
         ("", {}, {"model_memory": "much"}, "--model-memory: expected a number of bytes, such as 4GiB, got 'much'"),
+        ("", {}, {"draws_dir_bytes": "0"}, "--draws-dir-bytes: expected greater than 0, got '0'"),
         ("model_memory: 0", {}, {}, "{config}: model_memory: expected greater than 0, got 0"),
         ("", {}, {"answer_seconds": 0}, "--answer-seconds: expected greater than 0, got 0"),
         ("drain_seconds: .nan", {}, {}, "{config}: drain_seconds: expected a finite number, got nan"),

@@ -4,7 +4,7 @@ them."""
 import asyncio
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,11 @@ import grpc
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
+from prometheus_client import CollectorRegistry
 
 from serving.engine.engine import QueueFullError
 from serving.models.draws import DrawStore, Wanted
+from serving.models.draws_on_disk import DrawsOnDisk
 from serving.models.loaded import LoadedModels
 from serving.models.model import Model, Sampler
 from serving.models.preparing import MOST_WANTED, drawing
@@ -154,6 +156,115 @@ def test_a_replica_that_is_lost_while_it_draws_costs_no_bytes(root: Path):
         assert x["samples"].tobytes() == again["samples"].tobytes()
         assert said == same
         assert said["setup_rows"] == 1024 * 20
+
+
+@pytest.fixture
+def restarted(shelf: LoadedModels, tmp_path: Path) -> Iterator[Callable[[], Sampler]]:
+    """The models as a replica holds them that has just started, with a folder for draws."""
+    stores: list[DrawStore] = []
+
+    def start() -> Sampler:
+        stores.append(DrawStore(registry=CollectorRegistry(), disk=DrawsOnDisk(tmp_path)))
+        for model in shelf.models.values():
+            if isinstance(model, Sampler):
+                model.draws = stores[-1]
+        return sampler(shelf)
+
+    yield start
+    for each in stores:
+        each.close()
+
+
+def kept(folder: Path, count: int) -> list[Path]:
+    """The files of draws, once there are so many."""
+    until(lambda: len(list(folder.glob("*.draws"))) == count)
+    return list(folder.glob("*.draws"))
+
+
+def test_draws_on_disk_are_not_made_again_and_answers_have_the_same_bytes(
+    shelf: LoadedModels, restarted: Callable[[], Sampler], make_engine, tmp_path: Path
+):
+    """Of vectors, which are scored, and of images, under guidance and in a mixed request too."""
+    made = make_engine()
+    means = np.tile(np.array([[1, 0], [2, 0]], F), (4, 1))
+    brighter = {"label": np.array([2]), "reward_direction": np.ones((1, 4, 4), F)}
+    few: dict[str, Any] = {"residual_draws": 16}
+    asked: list[tuple[str, Any, Any]] = [
+        ("gaussians", law(1.0), few),
+        ("gaussians", law(1.0), {**few, "guidance": 2.0}),
+        ("gaussians", {**law(0), "mean": means}, few),
+        ("stripes", brighter, {**few, "beta": 2.0}),
+    ]
+    rounds = []
+    for i in range(2):
+        store = restarted().draws
+        until(lambda store=store: store._disk._looked)  # type: ignore[misc]
+        for again in range(2):
+            rounds.append([start(made, shelf, inputs, name, **how).result(60) for name, inputs, how in asked])
+            for answer, first in zip(rounds[-1], rounds[0], strict=True):
+                assert answer.outputs["samples"].tobytes() == first.outputs["samples"].tobytes()
+            assert again or len(kept(tmp_path, 4)) == 4
+        results = {each: store._asked.labels(each)._value.get() for each in ("miss", "disk", "hit")}
+        assert results == {"miss": 4 * (i == 0), "disk": 4 * (i == 1), "hit": 6}
+    assert [[each.parameters["setup_rows"] for each in one] for one in rounds] == [
+        *[[16 * 20, 2 * 16 * 20, 2 * 16 * 20, 16 * 20]] * 2, *[[0] * 4] * 2
+    ]  # fmt: skip
+    told = [[{**each.parameters, "setup_rows": 0} for each in one] for one in rounds]
+    assert told == [told[0]] * 4
+    rows = sum(each.parameters["network_rows"] for one in rounds for each in one[:3])
+    assert counted(made) == rows + 4 * 16 * 20
+
+
+def test_draws_on_disk_are_admitted_without_their_rows(
+    shelf: LoadedModels, restarted: Callable[[], Sampler], make_engine, tmp_path: Path
+):
+    """A file that is spoilt costs them nevertheless."""
+    made, here = make_engine(), restarted().draws
+    first = start(made, shelf, law(1.0)).result(60)
+    (file,) = kept(tmp_path, 1)
+    for spoilt in (False, True):
+        here = restarted().draws
+        until(lambda here=here: here._disk.there(file.stem))  # type: ignore[misc]
+        if spoilt:
+            file.write_bytes(b"")
+        later, before = task(shelf, law(1.0)), counted(made)
+        assert later.network_rows == 8 * 20
+        answer = made.engine.submit(later).result(60)
+        assert counted(made) - before == 8 * 20 + DRAWN * spoilt == later.network_rows
+        assert answer.outputs["samples"].tobytes() == first.outputs["samples"].tobytes()
+        assert answer.parameters["setup_rows"] == DRAWN * spoilt
+    until(lambda: file.stat().st_size > 0)
+
+
+def test_who_does_not_wait_finds_draws_of_disk_the_next_time(
+    shelf: LoadedModels, restarted: Callable[[], Sampler], make_engine, tmp_path: Path
+):
+    made = make_engine()
+    restarted()
+    start(made, shelf, law(1.0)).result(60)
+    kept(tmp_path, 1)
+    wanted = list[Wanted]()
+    restarted().draws.listen(wanted.append)
+    assert start(made, shelf, law(1.0), residual_wait=False).result(60).parameters["steering"] == "svdd"
+    before = counted(made)
+    made.engine.submit(drawing(sampler(shelf), wanted[0])).result(60)
+    assert counted(made) == before
+    assert start(made, shelf, law(1.0), residual_wait=False).result(60).parameters["steering"] == "doob"
+
+
+def test_replicas_share_a_folder_of_draws(root: Path, tmp_path: Path):
+    shutil.copytree(root / "gaussians", tmp_path / "models" / "gaussians")
+    with running(tmp_path / "models", count=2, threads=1, draws_dir=tmp_path / "draws") as live:
+        answers = []
+        for replica in live.replicas:
+            with triton.InferenceServerClient(replica._address) as client:
+                given = {"samples": 8, "seed": 7, "reward": "linear", **FEW}
+                answers.append(inferred(client.infer("gaussians", tensors(law(0.4)), parameters=given)))
+            kept(tmp_path / "draws", 1)
+        assert answers[0].outputs["samples"].tobytes() == answers[1].outputs["samples"].tobytes()
+        assert [each.parameters["setup_rows"] for each in answers] == [DRAWN, 0]
+        assert live.metric("tiltserve_draws_total", result="disk") == 1
+        assert live.metric("tiltserve_draws_total", result="miss") == 1
 
 
 def test_draws_are_made_once_for_all_who_want_them_at_the_same_time(shelf: LoadedModels, make_engine):
