@@ -82,7 +82,6 @@ class Laws:
     Attributes:
         of: the number of each sample's law.
         counted: laws whose rows the request is admitted with: those that nobody had begun when it came.
-        read: laws whose draws came from disk.
         used: their records, in use until `leave`.
         reward_rows: that scoring their draws takes, of those that are scored.
         scales: of residuals, by level, of the laws that have some.
@@ -92,7 +91,6 @@ class Laws:
     laws: Sequence[Law]
     of: Sequence[int]
     counted: frozenset[int] = frozenset()
-    read: set[int] = field(default_factory=set)
     used: dict[int, Record] = field(default_factory=dict)
     reward_rows: int = 0
     scales: list[float] = field(default_factory=list)
@@ -127,8 +125,8 @@ class Laws:
 
     @property
     def network_rows(self) -> int:
-        """Of all laws' draws, whoever makes them in this process; those from disk took none here."""
-        return sum(each.network_rows for i, each in enumerate(self.laws) if i not in self.read)
+        """Of all laws' draws, whoever made them."""
+        return sum(each.network_rows for each in self.laws)
 
     @property
     def choice(self) -> str:
@@ -157,8 +155,6 @@ class Laws:
         yield from recorded(
             mine, self.laws[number].begin, partial(evaluations, model=self.model, reward=None, announced=announced)
         )
-        if mine.read:
-            self.read.add(number)
         return mine
 
     def wanted(self, fixed: bool) -> Sequence[Wanted]:
