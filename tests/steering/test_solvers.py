@@ -287,7 +287,7 @@ def test_a_plan_prints_its_matrices():
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"solver": "rk4"}, "unknown solver 'rk4': expected one of .*ddim, .*euler, .*heun"),
+        ({"solver": "rk4"}, r"unknown solver 'rk4' \(did you mean 'rk45'\?\): expected one of .*ddim, .*euler, .*heun"),
         ({"steps": 0}, "steps: expected an integer in 1..1000, got 0"),
         ({"steps": -3}, "steps: expected an integer in 1..1000, got -3"),
         ({"steps": 1001}, "steps: expected an integer in 1..1000, got 1001"),
