@@ -65,5 +65,5 @@ class Heartbeat:
         try:
             self._hear(await self._directory.beat(self._state()))
         except Exception as error:  # the directory is restarting; a later heartbeat reaches it
-            _log.warning("heartbeat: %s", error)
+            _log.warning("heartbeat: %s", str(error) or type(error).__name__)  # a TimeoutError has no text
         self._last = time.monotonic()
