@@ -268,7 +268,8 @@ class Pictured(Around):
             if negative is not None:
                 raise errors.invalid(f"{NEGATIVE}: expected a {PROMPT} beside it, got none")
             if any(name not in inputs for name in reading.gives):
-                raise errors.invalid(f"{PROMPT}: expected BYTES {[n]} or [1], or a parameter {PROMPT}, got none")
+                rows = "[1]" if n == 1 else f"[{n}] (samples) or [1]"
+                raise errors.invalid(f"{PROMPT}: expected BYTES {rows}, or a parameter {PROMPT}, got none")
             return {}, {}
         if negative is not None and not guided:
             self._notes.append(f"{NEGATIVE}: it was not read, guidance is 1")

@@ -249,7 +249,7 @@ def test_conditions_may_be_sent_instead(pictured: Live, picture_models: Path):
 @pytest.mark.parametrize(
     ("inputs", "parameters", "why"),
     [
-        ({}, {}, "prompt: expected BYTES [1] or [1], or a parameter prompt, got none"),
+        ({}, {}, "prompt: expected BYTES [1], or a parameter prompt, got none"),
         ({"prompt": texts(b"\xff\xfe")}, {}, "prompt: expected texts in UTF-8, got invalid start byte at byte 0"),
         ({"prompt": texts("a", "b")}, {}, "input 'prompt': expected BYTES [1], got BYTES [2]"),
         ({"prompt": texts("a", "b")}, {"samples": 3}, "expected BYTES [3] (samples) or [1], got BYTES [2]"),
