@@ -428,6 +428,8 @@ def _of_pipeline(
             inputs[names.MASK] = pictures.masks(names.MASK, keywords.pop(names.MASK))
             rows = len(inputs[names.MASK])
         rows = max(rows, len(inputs[names.IMAGE]))
+    elif names.MASK in keywords and model is not None:
+        raise InvalidArgument(f"{names.MASK}: expected {names.IMAGE}= beside it, got none")
     for name in names.TEXTS & keywords.keys():
         inputs[name] = tensors.texts(name, keywords.pop(name))
         rows = max(rows, len(inputs[name]))

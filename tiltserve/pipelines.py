@@ -1,8 +1,10 @@
 """A served pipeline that is called as diffusers' are: the words of such a call become those of `sample`."""
 
 import hashlib
+import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -110,6 +112,10 @@ def call(
     for name, told in REFUSED.items():
         if wanted.get(name) is not None:
             raise InvalidArgument(f"{name}: {told}")
+    for name in wanted:
+        known = name in REFUSED or name in names.PARAMETERS
+        if not known and (near := get_close_matches(name, _WORDS, 1, 0.9)):
+            raise InvalidArgument(f"unknown keyword {name!r}, did you mean {near[0]!r}?")
     if output_type not in (None, "pil", "np", "latent"):
         raise InvalidArgument(f"output_type: expected pil, np or latent, got {output_type!r}")
     each = 1 if num_images_per_prompt is None else num_images_per_prompt
@@ -150,6 +156,10 @@ def call(
     refused = {name for name in wanted if name in REFUSED}
     keywords |= {name: value for name, value in wanted.items() if name not in refused}
     return Call(rows * each, keywords, output_type or "pil", return_dict)  # type: ignore[arg-type]  # it was checked
+
+
+_WORDS = tuple(name for name, each in inspect.signature(call).parameters.items() if each.kind != each.VAR_KEYWORD)
+"""Keywords of a call in diffusers' words, of which a caller may have misspelt one."""
 
 
 @dataclass(frozen=True)

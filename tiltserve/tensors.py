@@ -76,7 +76,8 @@ def cast(name: str, value: Any, datatype: str) -> Array:
     with np.errstate(all="ignore"):
         done = made.astype(dtype) if fits else made
     if not fits or (dtype.kind in "iu" and not np.array_equal(done, made)):
-        raise InvalidArgument(f"{name}: expected {datatype}, got {made.dtype} {np.array2string(made, threshold=4)}")
+        got = np.array2string(made, threshold=4) if made.ndim < 2 else list(made.shape)  # one line
+        raise InvalidArgument(f"{name}: expected {datatype}, got {made.dtype} {got}")
     return done
 
 

@@ -118,6 +118,7 @@ def test_a_condition_beside_a_reward(client: Client):
         ({"seed": 2**64}, "seed: expected a number of 64 bits, got 18446744073709551616"),
         ({"x_init": "here"}, "x_init: expected FP32, got object 'here'"),
         ({"mask": [0.5, 1]}, "mask: expected BOOL, got float64 [0.5 1. ]"),
+        ({"mask": [[0.5, 1]]}, "mask: expected BOOL, got float64 [1, 2]"),
         ({"steps": [[1, 2], [3]]}, "steps: expected an array, got list: setting an array element with a sequence"),
         ({"qq": [[1, 2], [3]]}, "qq: expected an array, got list: setting an array element with a sequence"),
         ({"n": "a red heart"}, "n: expected a number, got a text; what to draw is prompt="),
