@@ -19,6 +19,8 @@ from protos.complaint import shorten
 
 TOKENS = 77
 """Tokens of a prompt where no tokenizer says."""
+MASK, MASKED = "mask", "masked_image_latents"
+"""Conditions of networks that fill in: what is to be drawn anew, and latents of the picture without it."""
 _EXAMPLES = 4
 _FLUX_SIDE, _FLUX_PATCH = 128, 2
 """Latents of Flux, whose configuration does not say: 1024 pixels."""
@@ -175,8 +177,8 @@ class _Prompted(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, *given: Tensor) -> Tensor:
         told = dict(zip(self.names, given, strict=True))
-        if "mask" in told:  # 9 channels: latents, what is to be drawn, and latents of the rest
-            x = torch.cat([x, told["mask"], told["masked_image_latents"]], dim=1)
+        if MASK in told:  # 9 channels: latents, what is to be drawn, and latents of the rest
+            x = torch.cat([x, told[MASK], told[MASKED]], dim=1)
         output: Tensor = self.network(
             x,
             t,
@@ -234,9 +236,9 @@ def _unet2d_condition(part: Part, load: Callable[[Part], Any], asked: Asked) -> 
         notes.append("a network distilled at guidance scales (LCM): a flow map, which takes the scale as an input")
     channels, out = part.said("in_channels", 4), part.said("out_channels", 4)
     if channels == 2 * out + 1:
-        inputs.floats("mask", 1, height, width, keep=True)
-        inputs.floats("masked_image_latents", out, height, width, keep=True)
-        inputs.examples["mask"] = (inputs.examples["mask"] > 0).to(torch.float32)
+        inputs.floats(MASK, 1, height, width, keep=True)
+        inputs.floats(MASKED, out, height, width, keep=True)
+        inputs.examples[MASK] = (inputs.examples[MASK] > 0).to(torch.float32)
         notes.append("a network that fills in: it also takes mask [1, h, w] (1 is drawn anew) and masked_image_latents")
         channels = out
     elif channels != out and 2 * channels != out:

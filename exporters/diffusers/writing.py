@@ -20,7 +20,7 @@ from exporters.calibrate import calibrate_model
 from exporters.diffusers import continuous
 from exporters.diffusers.codecs import Autoencoder, read_autoencoder
 from exporters.diffusers.fields import ScheduleError
-from exporters.diffusers.samplers import CLASSES, TOKENS, Asked, Network, build
+from exporters.diffusers.samplers import CLASSES, MASK, MASKED, TOKENS, Asked, Network, build
 from exporters.diffusers.schedule import schedule
 from exporters.diffusers.source import FolderError, Part, Source, read_model
 from exporters.diffusers.texts import Texts, read_texts, tokenizer_text
@@ -36,6 +36,8 @@ LARGE = 50_000_000
 """Parameters from which on parity is measured on fewer rows: each takes seconds."""
 SIZES, FEW = (1, 2, 3, 8), (1, 3)
 _T5_TOKENS = 256
+_SCALE_IS_INPUT = ("FluxTransformer2DModel",)
+"""Networks whose pipelines give their `guidance_scale` to the network or, where it takes none, to nobody."""
 _SKIPPED: Mapping[str, str] = {
     "safety_checker": "pictures are not checked",
     "feature_extractor": "it belongs to the safety checker",
@@ -208,6 +210,8 @@ def prepare(source: Source, name: str, wishes: Wishes) -> Import:
         if vae.channels != network.event[0]:
             raise FolderError(f"{vae.part.folder}: expected latents of {network.event[0]} channels, got {vae.channels}")
         pieces |= _codecs(plan, vae, (latents[0], latents[1]))
+        if MASKED in network.conditions:
+            pieces |= {"mask": MASK, "masked": MASKED}
     if wishes.tiny is not None:
         tiny = read_autoencoder(read_model(wishes.tiny, "tiny"))
         if tiny.channels != network.event[0] or (vae is not None and tiny.pixels != vae.pixels):
@@ -221,10 +225,13 @@ def prepare(source: Source, name: str, wishes: Wishes) -> Import:
         if _SKIPPED.get(part.role):
             plan.notes.append(f"{part.role} ({part.kind}) is left out: {_SKIPPED[part.role]}")
     if whole:
+        scale = defaults.get("guidance_scale")
+        if sampler.kind in _SCALE_IS_INPUT and network.guidance_input is None:
+            scale = None
         plan.pipeline = _card(
             name=name,
             pipeline=Pipeline(**pieces),
-            defaults=Defaults(steps=defaults.get("num_inference_steps"), guidance=defaults.get("guidance_scale")),
+            defaults=Defaults(steps=defaults.get("num_inference_steps"), guidance=scale),
         )
     for part in {part.folder: part for job in plan.jobs for part in job.parts}.values():
         if half := part.halved:

@@ -198,6 +198,27 @@ def test_a_pipelines_card_has_its_defaults_and_parts(imported: Callable[[str], I
     assert pipeline.text.tokenizers["input_ids"].length == tiny.CLIP_LENGTH
 
 
+def test_a_scale_that_flux_gives_to_nobody_does_not_guide(tmp_path: Path):
+    """FluxPipeline's guidance_scale of 3.5 is an input of the network, or is without effect."""
+    scales = []
+    for guided in (True, False):
+        folder = tmp_path / str(guided)
+        tiny.flux(guided).save_pretrained(str(folder))
+        card = prepare(read(folder), "flux", Wishes(size=(SIDE,), tokens=tiny.T5_LENGTH)).pipeline
+        assert card is not None
+        assert card.pipeline is not None
+        assert card.defaults is not None
+        scales.append((card.pipeline.guidance_input, card.defaults.guidance))
+    assert scales == [("guidance", 3.5), (None, None)]
+
+
+def test_a_network_that_fills_in_is_told_what_by_its_pipeline(saved: Callable[[str], tuple[Path, Any]]):
+    card = prepare(read(saved("inpainting")[0]), "inpainting", Wishes()).pipeline
+    assert card is not None
+    assert card.pipeline is not None
+    assert (card.pipeline.mask, card.pipeline.masked) == ("mask", "masked_image_latents")
+
+
 def test_a_class_conditional_network_of_pictures_is_one_sampler(imported: Callable[[str], Imported]):
     model = imported("labelled")
     assert [*model.written] == ["labelled"]
