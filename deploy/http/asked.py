@@ -23,7 +23,7 @@ _WITHOUT_EFFECT = {
 }
 """Fields of OpenAI's that web tools send whatever the model is, with the values that change nothing here."""
 _NOT_HERE = {
-    "samples", "latents", "version", "request_id", "score", "progress", "timing", "on_preview",
+    "self", "parameters", "samples", "latents", "version", "request_id", "score", "progress", "timing", "on_preview",
     *STREAMED,
 }  # fmt: skip
 """Words of the client that are no field of a request."""
