@@ -336,8 +336,7 @@ class Engine:
                     return
                 whole[part.first : part.stop] = output
         task.missing -= part.rows
-        if evaluation.kind == "network":
-            task.done_rows += part.rows * evaluation.units
+        task.done_rows += part.rows * evaluation.weight
         if not task.missing and task not in self._cancelled:
             self._resume(task, task.replies, aside)
 
@@ -380,8 +379,8 @@ class Engine:
         if step.rows < 1:
             self._fail(task, ValueError(f"network {step.network.name!r}: expected rows to evaluate, got none"))
             return
-        if step.kind == "network" and not step.announced:
-            task.network_rows += math.ceil(step.rows * step.units)
+        if not step.announced:
+            task.network_rows += math.ceil(step.rows * step.weight)
         task.become(State.QUEUED)
         task.evaluation, task.missing = step, step.rows
         self._turns.add(task, step, time.monotonic())

@@ -56,7 +56,8 @@ class Evaluation:
 
     Attributes:
         announced: whether its task's `network_rows` counted them from the start.
-        units: how many rows of the task's own network one of these takes as long as.
+        units: how many rows of the task's own network one of these takes as long as; None for one of a network's rows,
+            and for none of a reward's, which are not counted.
     """
 
     network: Network
@@ -65,7 +66,12 @@ class Evaluation:
     rows: int
     kind: Kind = "network"
     announced: bool = True
-    units: float = 1.0
+    units: float | None = None
+
+    @property
+    def weight(self) -> float:
+        """What one of its rows is among the task's `network_rows`."""
+        return float(self.kind == "network") if self.units is None else self.units
 
 
 @dataclass(frozen=True)
@@ -183,7 +189,7 @@ class Task:
         here = _alone(evaluation.rows, evaluation.rows, evaluation.network.costs)
         if self.network is None or not self.network_rows:
             return Work(here, here)
-        if evaluation.kind == "reward":
+        if evaluation.kind == "reward" and not evaluation.weight:  # the others are in the backlog
             self.reward_s = max(self.reward_s, here)
         costs = self.network.costs
         left, whole = (_alone(rows, self.rows_at_once, costs) for rows in (self.backlog, self.network_rows))

@@ -1,6 +1,7 @@
 """Samplers as programs for the engine: their rows as evaluations."""
 
 from collections.abc import Callable, Generator
+from dataclasses import replace
 from typing import Literal, Protocol, TypeVar
 
 import torch
@@ -47,7 +48,8 @@ def evaluations(
         while True:
             if rows.kind == "reward":
                 assert reward is not None
-                reply = yield from reward.scores(rows.x)
+                scores = reward.scores(rows.x)
+                reply = yield from scores if announced else _unannounced(scores)
             elif rows.kind == "estimate":
                 reply = yield from shown(rows.x)
             elif rows.matrix is not None:
@@ -59,6 +61,18 @@ def evaluations(
             rows = sampler.send(reply)
     except StopIteration as stop:
         return stop.value
+
+
+def _unannounced(program: Generator[Step, list[Array], Tensor]) -> Generator[Step, list[Array], Tensor]:
+    """The program, of whose rows its task did not know beforehand."""
+    try:
+        step = next(program)
+        while True:
+            reply = yield replace(step, announced=False) if isinstance(step, Evaluation) else step
+            step = program.send(reply)
+    except StopIteration as stop:
+        result: Tensor = stop.value
+        return result
 
 
 def network_evaluation(

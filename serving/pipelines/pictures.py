@@ -37,17 +37,14 @@ def decoded(coder: Coder | None, latents: Tensor, kind: Kind = "network") -> Mad
 
 def encoded(coder: Coder, pictures: Array) -> Made:
     """The latents z = scale * (encoded - shift) [n, *event] of pictures of 0..255 [n, height, width, 3]."""
-    x = torch.from_numpy(pictures.astype(np.float32)).permute(0, 3, 1, 2) / 127.5 - 1
+    x = torch.from_numpy(pictures.astype(np.float32, copy=False)).permute(0, 3, 1, 2) / 127.5 - 1
     z = yield from _through(coder, x, "network")
     return (z - coder.card.shift) * coder.card.scale
 
 
 def _through(coder: Coder, x: Tensor, kind: Kind) -> Made:
     feeds = {coder.takes.name: x.contiguous().numpy().astype(coder.takes.dtype, copy=False)}
-    evaluation = Evaluation(
-        coder.model.network, feeds, (coder.gives.name,), len(x), kind, units=coder.units if kind == "network" else 1.0
-    )
-    (output,) = yield evaluation
+    (output,) = yield Evaluation(coder.model.network, feeds, (coder.gives.name,), len(x), kind, units=coder.units)
     made = torch.from_numpy(np.ascontiguousarray(output.astype(np.float32, copy=False)))
     if not bool(made.isfinite().all()):
         raise steering.NetworkError(f"network {coder.model.name!r}: expected finite output, got NaN or infinity")

@@ -1,5 +1,6 @@
 """A pipeline through the whole server, with an unmodified client of Triton's."""
 
+import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -176,6 +177,20 @@ def test_the_front_counts_no_fewer_rows_than_a_replica(pictured: Live, parameter
     task = job.task_for(request, replica._models.model("tiny"), models)
     task.program.close()
     assert task.network_rows <= front <= 2.5 * task.network_rows + 3
+
+
+def test_nothing_is_left_of_a_request_that_is_done(pictured: Live):
+    """Decoded candidates are taken off what is still to do, by which deadlines are judged, as sampler's rows are."""
+    replica = pictured.replicas[0]
+    pipeline = replica._models.model("tiny")
+    assert isinstance(pipeline, Pipeline)
+    how: dict[str, Any] = {"prompt": "a", "seed": 0, "samples": 2, "reward": "redness"}
+    how |= {"steering": "best_of", "chains": 30}
+    task = job.task_for(InferRequest("tiny", parameters=how), pipeline, replica._models.models)
+    most = task.network_rows
+    replica._engine.submit(task).result(30)
+    assert task.network_rows == most
+    assert 0 <= task.backlog <= math.ceil(2 * pipeline.units["text"]), "prompts may have been known"
 
 
 def redness(pictures: NDArray[np.uint8]) -> NDArray[np.float64]:
