@@ -63,8 +63,11 @@ def own(defaults: Defaults | None) -> dict[str, Parameter]:
 
 
 def defaults_of(pipeline: Pipeline) -> dict[str, Parameter]:
-    """Parameters of a pipeline's requests: its own, else its sampler's."""
-    return own(pipeline.sampler.card.defaults) | own(pipeline.defaults)
+    """Parameters of a pipeline's requests: its own, else its sampler's, but no options of another solver's."""
+    of_sampler = pipeline.sampler.card.defaults
+    if of_sampler is not None and pipeline.defaults.solver is not None:
+        of_sampler = of_sampler.model_copy(update={"options": None})
+    return own(of_sampler) | own(pipeline.defaults)
 
 
 def pipeline_state(model: Pipeline, sampler: ModelState) -> ModelState:

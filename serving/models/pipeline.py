@@ -61,6 +61,12 @@ class Coder:
     units: float
 
     @property
+    def digest(self) -> str:
+        """Equal for equal networks whose numbers stand for the same: pipelines may read one network differently."""
+        read = (self.model.fingerprint, self.takes.name, self.gives.name, self.card.scale, self.card.shift)
+        return hashlib.sha256(repr(read).encode()).hexdigest()[:16]
+
+    @property
     def given(self) -> tuple[int, ...]:
         """The shape of what it gives, which is known."""
         return tuple(axis or 0 for axis in self.gives.row)
@@ -85,7 +91,10 @@ class Reading:
     def handle(self, prompt: str, *, deterministic: bool) -> Handle:
         """What the encoding of a prompt is called; another one where calls of one size give other bytes."""
         fixed = deterministic and not self.model.network.backend.invariant
-        return Handle.of(self.model.fingerprint, self.tokenizing.digest, str(fixed), prompt)
+        gives = repr(
+            sorted(self.gives.items())
+        )  # else pipelines that read other outputs would share draws for steering
+        return Handle.of(self.model.fingerprint, self.tokenizing.digest, gives, str(fixed), prompt)
 
 
 @dataclass(frozen=True, eq=False)

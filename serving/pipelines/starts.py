@@ -1,5 +1,6 @@
 """Pictures that a request begins with: to change them, or to fill in a part of them."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -27,14 +28,23 @@ class Beginning:
     mask: Tensor | None
 
     @property
-    def grey(self) -> Array:
-        """The pictures, grey where they are drawn anew."""
+    def different(self) -> int:
+        """How many there are; 1 for all samples."""
+        return len(self.pictures) if self.mask is None else max(len(self.pictures), len(self.mask))
+
+    def digests(self) -> list[str]:
+        """What tells each picture with its mask from others."""
+        parts = [self.pictures] if self.mask is None else [self.pictures, self.mask.numpy()]
+        told = [[hashlib.sha256(each.tobytes()).hexdigest() for each in part] for part in parts]
+        return ["+".join(each[i % len(each)] for each in told) for i in range(self.different)]
+
+    def grey(self, rows: slice) -> Array:
+        """Some of the pictures, float32, grey where they are drawn anew."""
+        pictures = self.pictures if len(self.pictures) == 1 else self.pictures[rows]
         if self.mask is None:
-            return self.pictures
-        rows = max(len(self.pictures), len(self.mask))
-        there = self.mask.permute(0, 2, 3, 1).numpy()
-        # 127.5, which stands for 0, is no whole number
-        return np.broadcast_to(np.where(there, 127.5, self.pictures), (rows, *self.pictures.shape[1:]))
+            return pictures.astype(np.float32)
+        there = (self.mask if len(self.mask) == 1 else self.mask[rows]).permute(0, 2, 3, 1).numpy()
+        return np.where(there, np.float32(127.5), pictures)  # 127.5, which stands for 0, is no whole number
 
     def nearest(self, size: tuple[int, ...]) -> Tensor:
         """The masks float32 [n, 1, *size], 1 where a place is drawn anew, as the nearest pixel has it: so samplers that

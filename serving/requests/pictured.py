@@ -1,8 +1,7 @@
 """A request for pictures: what a pipeline does around its sampler's latents."""
 
-import hashlib
 import math
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -66,7 +65,6 @@ class Pictured(Around):
         self._beginning: Beginning | None = None
         self._start: Tensor | None = None
         self._known: Tensor | None = None
-        self._grey: Array | None = None
         self._masked: list[Handle] = []
         self._format, self._scale = "raw", 1.0
         self._decoding: DecodedReward | None = None
@@ -123,10 +121,9 @@ class Pictured(Around):
             if begin.mask is None:
                 raise errors.invalid(f"input {MASK!r}: expected one, {self.name!r} fills in, got none")
             condition[card.mask] = begin.nearest(event[1:]).expand(n, 1, *event[1:])
-            self._grey = begin.grey
-            fingerprint = "" if self._pipeline.encoder is None else self._pipeline.encoder.model.fingerprint
-            digests = [hashlib.sha256(each.tobytes()).hexdigest() for each in self._grey]
-            self._masked = [Handle.of(fingerprint, "masked", each) for each in digests]
+            assert self._pipeline.encoder is not None  # the card would be none
+            digest = self._pipeline.encoder.digest
+            self._masked = [Handle.of(digest, "masked", each) for each in begin.digests()]
             condition[card.masked] = self._handles(self._masked).expand(n, 2)
         elif begin is None and card.masked is not None:
             raise errors.invalid(f"input {IMAGE!r}: expected one and a {MASK}, {self.name!r} fills in, got none")
@@ -207,12 +204,12 @@ class Pictured(Around):
         if begin is None or encoder is None:
             return
         if self._start is not None or self._known is not None:
-            z = yield from self._encoded(begin.pictures)
+            z = yield from self._encoded(len(begin.pictures), lambda rows: begin.pictures[rows])
             for place in (self._start, self._known):
                 if place is not None:
                     place.copy_(z)
-        if (name := self._pipeline.card.masked) is not None and self._grey is not None:
-            z = yield from self._encoded(self._grey)
+        if (name := self._pipeline.card.masked) is not None:
+            z = yield from self._encoded(len(self._masked), begin.grey)
             rows = [self.model.adapter.row(name, each) for each in z.numpy()]
             self._tables.setdefault(name, {}).update(zip(self._masked, rows, strict=True))
 
@@ -317,10 +314,11 @@ class Pictured(Around):
             raise errors.invalid(f"input {IMAGE!r}: expected a parameter strength beside it, got none")
         return begin
 
-    def _encoded(self, pictures: Array) -> Generator[Step, list[Array], Tensor]:
+    def _encoded(self, n: int, pictures: Callable[[slice], Array]) -> Generator[Step, list[Array], Tensor]:
+        """The latents of n pictures, some of which are there at a time."""
         encoder, parts = self._pipeline.encoder, []
         assert encoder is not None
         together = at_once(self._pipeline.picture)
-        for first in range(0, len(pictures), together):
-            parts.append((yield from encoded(encoder, pictures[first : first + together])))
+        for first in range(0, n, together):
+            parts.append((yield from encoded(encoder, pictures(slice(first, min(first + together, n))))))
         return torch.cat(parts)

@@ -28,7 +28,7 @@ class DecodedReward:
 
     @property
     def key(self) -> tuple[object, ...]:
-        return ("decoded", self.decoder.model.fingerprint, *self.reward.key)
+        return ("decoded", self.decoder.digest, *self.reward.key)
 
     @property
     def fingerprint(self) -> str:

@@ -1,8 +1,10 @@
 """A pipeline and its parts in a repository: what must be there and fit, and what comes of it when that changes."""
 
 import asyncio
+import copy
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,8 @@ from serving.models.folders import scan
 from serving.models.loaded import LoadedModels
 from serving.models.pipeline import PartError, Recipe
 from serving.models.repository import load, opened
+from serving.rewards import bind
+from serving.rewards.decoded import DecodedReward
 from serving.wire.kserve import InferRequest
 from tests import pipelines
 from tests.serving.live import running, until
@@ -212,3 +216,38 @@ def test_defaults_are_the_pipelines_then_the_samplers(tmp_path: Path, picture_mo
     assert defaults_of(bound) == {"steps": 5, "solver": "ddim", "guidance": 3.0}
     assert Defaults(steps=3).model_dump(exclude_none=True) == {"steps": 3}
     assert Codec(model="a").scale == 1.0
+
+
+def test_options_of_one_solver_are_not_for_another(tmp_path: Path, parts: dict[str, object]):
+    """The sampler's card has options of its solver; the pipeline's names another solver, which may not know them."""
+    bound = recipe(tmp_path).bound(parts)
+    said = Defaults(solver="dpmpp_2m", options={"lower_final": 15.0})
+    sampler = copy.copy(bound.sampler)
+    sampler.card = sampler.card.model_copy(update={"defaults": said})
+    bound = replace(bound, sampler=sampler)
+    assert defaults_of(bound) == {"solver": "dpmpp_2m", "lower_final": 15.0, "guidance": 3.0}
+    assert defaults_of(replace(bound, defaults=Defaults(solver="euler"))) == {"solver": "euler"}
+    theirs = replace(bound, defaults=Defaults(solver="unipc_2", options={"bh": 1.0}))
+    assert defaults_of(theirs) == {"solver": "unipc_2", "bh": 1.0}
+
+
+def test_pipelines_that_read_one_network_differently_share_nothing(tmp_path: Path, parts: dict[str, object]):
+    """Names of encodings and keys of scores are also those of draws for steering, which pipelines of one sampler
+    share."""
+
+    def bound(change: Callable[[dict[str, Any]], Any] = lambda card: None) -> Any:
+        return recipe(tmp_path, change).bound(parts)
+
+    def names(pipeline: Any) -> tuple[object, ...]:
+        reward = bind("redness", models, pipelines.PICTURE, {}, {}, None)
+        return pipeline.encoder.digest, DecodedReward(reward, pipeline.decoder).key
+
+    models: Any = parts
+    first = bound()
+    assert names(bound()) == names(first)
+    for change in (lambda c: c["decoder"].update(scale=0.25), lambda c: c["decoder"].update(shift=0.0)):
+        assert names(bound(change))[1] != names(first)[1]
+    assert bound(lambda c: c["encoder"].update(scale=0.25)).encoder.digest != first.encoder.digest
+    other = replace(first.reading, gives={"encoder_hidden_states": "pooled"})
+    assert other.handle("a", deterministic=False) != first.reading.handle("a", deterministic=False)
+    assert bound().reading.handle("a", deterministic=False) == first.reading.handle("a", deterministic=False)
