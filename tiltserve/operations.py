@@ -197,6 +197,8 @@ def drawing(
             raise InvalidArgument(f"score: expected a function of candidates, got {type(score).__name__}")
         if previews or watched is not None:
             raise InvalidArgument("score: expected no previews beside it, got some")
+        if wanted.latents:
+            raise InvalidArgument("latents: expected none beside score, whose answers have pictures alone, got one")
         return interact(memory, patience, wanted)
     if shown or watched:
         return None

@@ -49,6 +49,8 @@ def test_pictures_toward_a_reward(painter: Client):
     assert drawn.rewards.mean() > painter.score("redness", as_floats(plain)).mean()
     scored = painter.sample("tiny", n=2, score=lambda x: x[:, 0].mean(axis=(1, 2)), posterior="gaussian", **HEART)
     assert scored.images.shape == (2, 8, 8, 3)
+    with pytest.raises(InvalidArgument, match="latents: expected none beside score"):
+        painter.sample("tiny", n=2, score=lambda x: x[:, 0].mean(axis=(1, 2)), latents=True, **HEART)
 
 
 def as_floats(drawn: Samples) -> np.ndarray[Any, Any]:
