@@ -59,15 +59,21 @@ class Part:
             options |= {"dtype": torch.float32, "attn_implementation": "eager"}
         else:
             options |= {"torch_dtype": torch.float32, "low_cpu_mem_usage": False}
-        if not allow_pickle and not self._weights():
-            came = "weights in pickle files (--allow-pickle reads them)" if self._pickles() else "none"
-            raise FolderError(f"{self.folder}: expected weights in .safetensors, got {came}")
+        self.require(allow_pickle)
         try:
             return found.from_pretrained(str(self.folder), **options).eval()
         except Exception as error:  # of two libraries, on files of strangers
             raise FolderError(
                 f"{self.folder}: {self.kind} cannot be read: {' '.join(str(error).split())[:300]}"
             ) from error
+
+    def require(self, allow_pickle: bool = False) -> None:
+        """Raises FolderError where it has no weights that may be read; reads none."""
+        pickled = self._pickles()
+        if self._weights() or (allow_pickle and pickled):
+            return
+        came = "weights in pickle files (--allow-pickle reads them)" if pickled else "none"
+        raise FolderError(f"{self.folder}: expected weights in .safetensors, got {came}")
 
     @property
     def halved(self) -> str:

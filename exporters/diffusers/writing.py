@@ -451,13 +451,19 @@ def _both(size: Any) -> tuple[int, int]:
 
 
 def _chosen(plan: Import) -> Import:
-    """With the parts alone that were asked for, if some were."""
+    """With the parts alone that were asked for, if some were.
+
+    Raises:
+        FolderError: one has no weights that may be read, or there is none of that name.
+    """
     if only := plan.wishes.only:
         known = [job.part for job in plan.jobs]
         if unknown := sorted(only - {*known}):
             raise FolderError(f"--only: expected one of {', '.join(known)}, got {unknown[0]}")
         plan.jobs = [job for job in plan.jobs if job.part in only]
         plan.pipeline = None
+    for part in {part.folder: part for job in plan.jobs for part in job.parts}.values():
+        part.require(plan.wishes.allow_pickle)
     return plan
 
 

@@ -316,6 +316,10 @@ SPOILT: dict[str, tuple[Callable[[Path], None], str]] = {
         pickled,
         "expected weights in .safetensors, got weights in pickle files (--allow-pickle reads them)",
     ),
+    "no weights of a later part": (
+        lambda folder: (folder / "vae" / "diffusion_pytorch_model.safetensors").unlink(),
+        "vae: expected weights in .safetensors, got none",
+    ),
     "half a file": (shortened, "diffusion_pytorch_model.safetensors: expected whole weights, got: "),
     "another image size": (
         said("unet/config.json", in_channels=5),
@@ -335,6 +339,7 @@ def test_what_cannot_be_imported_is_one_line_and_leaves_nothing(folder: Path, fa
     assert code == 2
     assert len(errors) == 1
     assert text in errors[0]
+    assert "exported" not in output
     assert not models.exists() or list(models.iterdir()) == []
 
 
