@@ -1,7 +1,7 @@
 """Client developer: pictures of a prompt, plain and toward a reward, and a pipeline in place of one of diffusers.
 
-tiltserve serve --models models                       # in one shell, a repository with a pipeline
-.venv/bin/python examples/text_to_image.py 127.0.0.1:8001 sd [REWARD] # in another
+tiltserve serve --models deploy/text_models              # in one shell, a repository with a pipeline
+.venv/bin/python examples/text_to_image.py 127.0.0.1:8001 emoji [REWARD] # in another
 """
 
 import sys
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tiltserve import Client, Samples
 
-address, model, *rewards = sys.argv[1:] or ["127.0.0.1:8001", "sd"]
+address, model, *rewards = sys.argv[1:] or ["127.0.0.1:8001", "emoji"]
 folder = Path("pictures")
 folder.mkdir(exist_ok=True)
 with Client(address, timeout=600) as client:
@@ -21,8 +21,9 @@ with Client(address, timeout=600) as client:
     two = client.sample(model, prompt=["a red heart", "a blue square"], seed=1)
     print("one for each prompt:", two.images.shape, two.images.dtype)
 
-    changed = client.sample(model, prompt="a blue heart", image=two.pil()[0], strength=0.6, seed=1)
-    changed.pil()[0].save(folder / "changed.png")
+    if client.metadata(model).input("image") is not None:  # pipelines that have an encoder
+        changed = client.sample(model, prompt="a blue heart", image=two.pil()[0], strength=0.6, seed=1)
+        changed.pil()[0].save(folder / "changed.png")
 
     for reward in rewards:
         steered = client.sample(model, n=4, prompt="a heart", reward=reward, seed=1)
