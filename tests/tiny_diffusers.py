@@ -267,7 +267,7 @@ def consistency() -> Any:
 def sound() -> Any:
     torch.manual_seed(_SEED)
     made = diffusers.UNet1DModel(
-        sample_size=64, in_channels=2, out_channels=2, block_out_channels=(8, 8, 16), extra_in_channels=16,
+        sample_size=64, in_channels=2, out_channels=2, block_out_channels=(32, 32, 64), extra_in_channels=64,
         down_block_types=("DownBlock1DNoSkip", "DownBlock1D", "AttnDownBlock1D"),
         up_block_types=("AttnUpBlock1D", "UpBlock1D", "UpBlock1DNoSkip"),
     )  # fmt: skip
