@@ -129,7 +129,12 @@ def _sampling_task(
         show_every=parameters.preview_every or 0,
     )
     doubled = 2 if tensors.condition and parameters.guidance != 1 else 1
-    told = around.row_bytes + sum(each[0].numel() * each.element_size() for each in tensors.condition.values())
+    sent = sum(each[0].numel() * each.element_size() for each in tensors.condition.values())
+
+    def told(rows: int) -> int:
+        """Bytes that conditions of so many rows take: what rows only refer to is there in a call alone."""
+        return rows * sent + min(rows, model.network.costs.largest) * around.row_bytes
+
     if plan.reverse and tensors.x_init is None:
         raise errors.invalid("reverse: expected the data to start from in an input x_init, got none")
     for name, what in (("strength", "data to start from"), ("start_t", "state to start from")):
@@ -148,7 +153,7 @@ def _sampling_task(
             network_rows=rows,
             network=model.network,
             rows_at_once=at_once,
-            bytes=_bytes(n, card.event_shape) + together * told,
+            bytes=_bytes(n, card.event_shape) + told(together),
         )
     around.check_answer(parameters, longest)
     if absent := [name for name in request.outputs if name in LIKELIHOODS]:
@@ -197,11 +202,11 @@ def _sampling_task(
     )
     held = n + group * (0 if steered.steer is None else steered.steer.held)
     at_once = steering.rows_at_once(steered.steer, group) * doubled
-    size = _bytes(held, card.event_shape) + at_once * told + around.held(parameters)
+    size = _bytes(held, card.event_shape) + told(at_once) + around.held(parameters)
     hint = ""
     if steered.by_law is not None and (lacking := steered.by_law.laws.lacking):
         most = lacking[0].draws
-        size += sum(each.bytes for each in lacking) + _bytes(most, card.event_shape) + most * doubled * told
+        size += sum(each.bytes for each in lacking) + _bytes(most, card.event_shape) + told(most * doubled)
         evaluations_alone = rows / at_once + sum(each.stages for each in lacking)
         once_only = sum(each.network_rows for each in lacking)
         rows += once_only

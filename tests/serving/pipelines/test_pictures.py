@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -191,6 +192,20 @@ def test_nothing_is_left_of_a_request_that_is_done(pictured: Live):
     replica._engine.submit(task).result(30)
     assert task.network_rows == most
     assert 0 <= task.backlog <= math.ceil(2 * pipeline.units["text"]), "prompts may have been known"
+
+
+def test_what_rows_refer_to_is_counted_once_a_call(pictured: Live):
+    """Encodings of 32 MiB: the request's draws are 256 rows and as many nulls, of which a call has some."""
+    pipeline = pictured.replicas[0]._models.model("tiny")
+    assert isinstance(pipeline, Pipeline)
+    assert pipeline.reading is not None
+    row = 2**25
+    large = replace(pipeline, reading=replace(pipeline.reading, rows={"encoder_hidden_states": (row // 4,)}))
+    how: dict[str, Any] = {"prompt": "a", "seed": 0, "samples": 60, "reward": "redness", "guidance": 2.0}
+    task = job.task_for(InferRequest("tiny", parameters=how), large, pictured.replicas[0]._models.models)
+    task.program.close()
+    largest = pipeline.sampler.network.costs.largest
+    assert largest * row < task.bytes < (largest + 2 * 60 + 8) * row < 2 * 256 * row
 
 
 def redness(pictures: NDArray[np.uint8]) -> NDArray[np.float64]:
