@@ -11,6 +11,11 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 CLIP_LENGTH, T5_LENGTH = 16, 12
 _SEED = 0
 BETAS: dict[str, Any] = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+ONE_LEVEL: dict[str, Any] = {
+    "block_out_channels": (8,), "down_block_types": ("CrossAttnDownBlock2D",), "mid_block_type": None,
+    "up_block_types": ("CrossAttnUpBlock2D",),
+}  # fmt: skip
+"""A U-Net with a third of the nodes, for what does not depend on its depth: exports take time by the node."""
 
 
 def clip_tokenizer(length: int = CLIP_LENGTH) -> Any:
@@ -124,13 +129,18 @@ def stable_diffusion(kind: str = "StableDiffusionPipeline", unet: Any = None, **
 
 def stable_diffusion_xl() -> Any:
     unet = unet_condition(
-        width=40, addition_embed_type="text_time", addition_time_embed_dim=8, transformer_layers_per_block=(1, 1),
-        projection_class_embeddings_input_dim=6 * 8 + 24, use_linear_projection=True,
+        width=40, addition_embed_type="text_time", addition_time_embed_dim=8, transformer_layers_per_block=(1,),
+        projection_class_embeddings_input_dim=6 * 8 + 24, use_linear_projection=True, **ONE_LEVEL,
     )  # fmt: skip
     return diffusers.StableDiffusionXLPipeline(
         vae=vae(), text_encoder=clip_text(16), text_encoder_2=clip_text(24, 24), tokenizer=clip_tokenizer(),
         tokenizer_2=clip_tokenizer(), unet=unet, scheduler=diffusers.EulerDiscreteScheduler(**BETAS),
     )  # fmt: skip
+
+
+def beside_the_time() -> Any:
+    """A network by itself, its scheduler in its folder, that reads the prompt beside the time too."""
+    return unet_condition(addition_embed_type="text", addition_embed_type_num_heads=2, **ONE_LEVEL)
 
 
 def stable_diffusion_3(t5: bool = True) -> Any:
@@ -156,7 +166,8 @@ def flux(guided: bool = True) -> Any:
     )  # fmt: skip
     return diffusers.FluxPipeline(
         transformer=livelier(transformer), scheduler=flow(use_dynamic_shifting=guided), vae=vae(shift_factor=0.1),
-        text_encoder=clip_text(16), tokenizer=clip_tokenizer(), text_encoder_2=t5_text(32), tokenizer_2=t5_tokenizer(),
+        text_encoder=clip_text(16, layers=1), tokenizer=clip_tokenizer(), text_encoder_2=t5_text(32),
+        tokenizer_2=t5_tokenizer(),
     )  # fmt: skip
 
 
@@ -196,7 +207,10 @@ def unet(**config: Any) -> Any:
 
 
 def labelled() -> Any:
-    return ddpm(num_class_embeds=7)
+    return ddpm(
+        num_class_embeds=7, block_out_channels=(8,), down_block_types=("AttnDownBlock2D",),
+        up_block_types=("AttnUpBlock2D",),
+    )  # fmt: skip
 
 
 def ddpm(**config: Any) -> Any:
