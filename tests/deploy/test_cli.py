@@ -122,7 +122,7 @@ def test_solvers_as_json() -> None:
     assert result.exit_code == 0
     rows = {row.pop("name"): row for row in json.loads(result.stdout)}
     assert set(rows) >= {"ddim", "euler", "heun", "dpmpp_2m"}
-    assert all(set(row) == {"order", "rows_per_step", "noise", "reference"} for row in rows.values())
+    assert all(set(row) == {"order", "rows_per_step", "noise", "reference", "synonyms"} for row in rows.values())
     assert rows["heun"]["rows_per_step"] == 2
 
 

@@ -35,12 +35,13 @@ from serving.front.unix import PortError
 from serving.watching.spans import Spans
 from serving.watching.watching import Watching
 from serving.wire import channels, errors, kserve, received
+from serving.wire.rows import Draws
 from serving.wire.tensors import TensorSpec
 
 
 def sampler(fingerprint: str = "f", state="READY") -> ModelState:
     spec = TensorSpec("x", "FP32", (-1,))
-    return ModelState("adder", "1", "sampler", state, "", fingerprint, (spec,), (spec,))
+    return ModelState("adder", "1", "sampler", state, "", fingerprint, (spec,), (spec,), draws=Draws())
 
 
 class Replica(service_pb2_grpc.GRPCInferenceServiceServicer, fleet_pb2_grpc.ReplicaInternalServicer):
