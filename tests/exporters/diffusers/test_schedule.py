@@ -243,7 +243,7 @@ def test_every_class_makes_a_card(name: str):
     ("whole", "expected"),
     [
         ({}, "scheduler: expected a class's name under '_class_name', got None"),
-        ({"_class_name": "LMSDiscreteScheduler"}, "unknown scheduler 'LMSDiscreteScheduler': expected one of "),
+        ({"_class_name": "LMSDiscreteScheduler"}, "unknown scheduler 'LMSDiscreteScheduler' (did you mean "),
         (config(DDIM, {"beta_schedule": "laplace"}), "DDIMScheduler: beta_schedule: expected one of linear, "),
         (config(DDIM, {"beta_start": -1}), "DDIMScheduler: beta_start: expected a number in "),
         (config(DDIM, {"prediction_type": "flow"}), "DDIMScheduler: prediction_type: expected one of epsilon, "),
