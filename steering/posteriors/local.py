@@ -39,6 +39,16 @@ class Candidates:
         """Antithetic pairs, all of the + before all of the -."""
         return cls(torch.cat([deviations, -deviations], dim=1))
 
+    @classmethod
+    def centred(cls, drawn: Float[Tensor, "n m d"], scale: float = 1.0) -> Self:
+        """Independent draws less their mean, which D is known better than, times `scale`."""
+        m = drawn.shape[1]
+        mean = drawn[:, 0]
+        for k in range(1, m):  # one after another: a reduction's bits would depend on the batch
+            mean = mean + drawn[:, k]
+        deviations = (drawn - (mean / m)[:, None]) * scale
+        return cls(deviations, torch.zeros(deviations.shape[:2], dtype=drawn.dtype))
+
 
 class Local(Protocol):
     """An approximation of q(x_0 | x_t) about D."""

@@ -105,12 +105,7 @@ class Residuals:
             alike = self._levels[i].alike
             unit = 1 / math.sqrt((1 - w) ** 2 + w**2 + 2 * w * (1 - w) * alike)
             deviations = deviations * (unit * (1 - w)) + shapes[i + 1][chosen].to(x.dtype) * (unit * w)
-        mean = deviations[:, 0]
-        for k in range(1, 2 * pairs):  # one after another: a reduction's bits would depend on the batch
-            mean = mean + deviations[:, k]
-        scale = self.draws.rms_at(log_snr) * self._scale_at(i, w)
-        deviations = (deviations - (mean / (2 * pairs))[:, None]) * scale
-        return Candidates(deviations, torch.zeros(deviations.shape[:2], dtype=x.dtype))
+        return Candidates.centred(deviations, self.draws.rms_at(log_snr) * self._scale_at(i, w))
 
     def _between(self, log_snr: float) -> tuple[int, float]:
         """`Draws.between`, as far as there are residuals."""

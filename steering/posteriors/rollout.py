@@ -67,12 +67,7 @@ class Rollout:
             z = [inner.normal(step.index, Draw.SOLVER + k, problem.event, x.dtype) for k in range(step.draws)]
             registers = step.advance(registers, denoised, z)
         finite(whole, registers[0])
-        drawn = registers[0].reshape(n, m, -1)
-        mean = drawn[:, 0]
-        for k in range(1, m):  # one after another: a reduction's bits would depend on the batch
-            mean = mean + drawn[:, k]
-        deviations = drawn - (mean / m)[:, None]
-        return Candidates(deviations, torch.zeros(n, m, dtype=x.dtype))
+        return Candidates.centred(registers[0].reshape(n, m, -1))
 
 
 def rollout(steps: int = 4) -> Rollout:
