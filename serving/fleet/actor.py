@@ -6,7 +6,7 @@ from typing import Any
 
 import ray
 
-from serving.fleet.directory import LEASE_S, Directory, FrontState, ReplicaState, Wish
+from serving.fleet.directory import LEASE_S, Directory, FrontState, Listing, ReplicaState, Wish
 
 NAME = "directory"
 NAMESPACE = "tiltserve"
@@ -32,8 +32,8 @@ class RayDirectory:
     async def leave(self, replica_id: str) -> None:
         await self._call("leave", replica_id)
 
-    async def replicas(self) -> list[ReplicaState]:
-        return await self._call("replicas")
+    async def listing(self) -> Listing:
+        return await self._call("listing")
 
     async def announce_front(self, grpc_address: str, metrics_address: str) -> None:
         await self._call("announce_front", grpc_address, metrics_address)

@@ -2,6 +2,7 @@
 
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Generic, Literal, Protocol, TypeVar
@@ -79,6 +80,23 @@ class FrontState:
     metrics_address: str
 
 
+@dataclass(frozen=True)
+class Listing:
+    """What a directory knows at one time.
+
+    Attributes:
+        replicas: those whose lease runs, by id.
+        left: ids of replicas that have left within the last lease.
+        epoch: of this directory since it began; another one may not know everybody yet.
+        lease_s: within which everybody who lives has told it.
+    """
+
+    replicas: Sequence[ReplicaState]
+    left: frozenset[str]
+    epoch: str
+    lease_s: float
+
+
 Item = TypeVar("Item")
 
 
@@ -121,10 +139,13 @@ class Directory:
     def __init__(self, lease_s: float = LEASE_S, clock: Callable[[], float] = time.monotonic) -> None:
         self._replicas = Leases[ReplicaState](lease_s, clock)
         self._fronts = Leases[FrontState](lease_s, clock)
+        self._left = Leases[str](lease_s, clock)
         self._wishes: dict[str, Wish] = {}
+        self._lease_s, self._epoch = lease_s, uuid.uuid4().hex
 
     def beat(self, replica: ReplicaState) -> Sequence[Wish]:
         """Notes a replica; what is wished of each model, as far as any replica has said since this list began."""
+        self._left.drop(replica.id)
         self._replicas.put(replica.id, replica)
         self._wishes = latest([*self._wishes.values(), *replica.wishes])
         return tuple(self._wishes.values())
@@ -132,9 +153,10 @@ class Directory:
     def leave(self, replica_id: str) -> None:
         """Forgets a replica now. If it is alive, its next heartbeat brings it back."""
         self._replicas.drop(replica_id)
+        self._left.put(replica_id, replica_id)
 
-    def replicas(self) -> list[ReplicaState]:
-        return self._replicas.live()
+    def listing(self) -> Listing:
+        return Listing(self._replicas.live(), frozenset(self._left.live()), self._epoch, self._lease_s)
 
     def announce_front(self, grpc_address: str, metrics_address: str) -> None:
         self._fronts.put(grpc_address, FrontState(grpc_address, metrics_address))
@@ -151,7 +173,7 @@ class DirectoryClient(Protocol):
 
     async def leave(self, replica_id: str) -> None: ...
 
-    async def replicas(self) -> list[ReplicaState]: ...
+    async def listing(self) -> Listing: ...
 
     async def announce_front(self, grpc_address: str, metrics_address: str) -> None: ...
 
@@ -170,8 +192,8 @@ class LocalDirectory:
     async def leave(self, replica_id: str) -> None:
         self.directory.leave(replica_id)
 
-    async def replicas(self) -> list[ReplicaState]:
-        return self.directory.replicas()
+    async def listing(self) -> Listing:
+        return self.directory.listing()
 
     async def announce_front(self, grpc_address: str, metrics_address: str) -> None:
         self.directory.announce_front(grpc_address, metrics_address)

@@ -11,6 +11,9 @@ from serving.fleet.directory import DirectoryClient, ReplicaState, Wish
 
 _log = logging.getLogger(__name__)
 EVERY_S = 1.0
+AGAIN_S = 0.25
+"""Seconds until a heartbeat that did not arrive is told again: a directory that begins anew hears of everybody within
+the lease."""
 
 
 class Heartbeat:
@@ -29,7 +32,7 @@ class Heartbeat:
         every_s: float = EVERY_S,
     ) -> None:
         self._directory, self._state, self._hear, self._every_s = directory, state, hear, every_s
-        self._last = time.monotonic()
+        self._last, self._told = time.monotonic(), True
         self._loop = asyncio.new_event_loop()
         self._stopping = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
@@ -57,13 +60,18 @@ class Heartbeat:
 
     async def _beat(self) -> None:
         while not self._stopping.is_set():
-            await self._tell()
+            told = await self._tell()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), self._every_s)
+                await asyncio.wait_for(self._stopping.wait(), self._every_s if told else min(self._every_s, AGAIN_S))
 
-    async def _tell(self) -> None:
+    async def _tell(self) -> bool:
+        """Whether it arrived."""
         try:
             self._hear(await self._directory.beat(self._state()))
+            told = True
         except Exception as error:  # the directory is restarting; a later heartbeat reaches it
-            _log.warning("heartbeat: %s", str(error) or type(error).__name__)  # a TimeoutError has no text
-        self._last = time.monotonic()
+            told = False
+            if self._told:
+                _log.warning("heartbeat: %s", str(error) or type(error).__name__)  # a TimeoutError has no text
+        self._last, self._told = time.monotonic(), told
+        return told

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Mapping
 
 from serving.access.caller import caller
-from serving.fleet.directory import DirectoryClient, ReplicaState
+from serving.fleet.directory import DirectoryClient, Listing, ReplicaState
 from serving.front.router import Index
 
 _log = logging.getLogger(__name__)
@@ -17,7 +17,9 @@ _REMEMBERED_S = 600.0
 
 
 class Roster:
-    """A copy of the directory's list, kept while the directory is down.
+    """A copy of the directory's list, kept while the directory is down, and while one that begins anew still hears of
+    replicas: until a lease later, those that it does not know are taken from the list before, but for those that have
+    left.
 
     `refresh` reads it; `pause` waits until the next read is due, which `lose` makes now; `changed` waits for that read.
 
@@ -31,6 +33,7 @@ class Roster:
         self.covered: Mapping[str, float] = {}
         self._last_read = 0.0
         self._directory, self._every_s = directory, every_s
+        self._epoch, self._kept_until = "", 0.0
         self._lost: set[str] = set()
         self._heard: dict[str, float] = {}
         self._due = asyncio.Event()
@@ -64,7 +67,7 @@ class Roster:
         try:
             for replica_id in lost:
                 await self._directory.leave(replica_id)
-            listed = await self._directory.replicas()
+            listing = await self._directory.listing()
         except Exception as error:  # requests go on without the directory
             if not self._down:
                 _log.warning("directory is down, going on with %d replicas: %s", len(self._whole.replicas), error)
@@ -73,6 +76,7 @@ class Roster:
         self._down = False
         # A replica that was lost during the two calls may still be in their answer.
         self._lost -= lost
+        listed = [*listing.replicas, *self._kept(listing, now)]
         # A report that is new in this read was made after the read before it, which did not have it.
         known = {replica.id: replica.beat for replica in self._whole.replicas}
         self.covered = {
@@ -85,6 +89,16 @@ class Roster:
         self._list(listed)
         self._read.set()
         self._read = asyncio.Event()
+
+    def _kept(self, listing: Listing, now: float) -> list[ReplicaState]:
+        """Replicas of the list before that the directory may not have heard of yet."""
+        if listing.epoch != self._epoch:
+            if self._epoch:
+                self._kept_until = now + listing.lease_s
+                self._heard = dict.fromkeys(self._heard, now)  # that nothing was heard was not their fault
+            self._epoch = listing.epoch
+        known = {each.id for each in listing.replicas} | listing.left
+        return [each for each in self._whole.replicas if now < self._kept_until and each.id not in known]
 
     async def pause(self) -> None:
         with contextlib.suppress(TimeoutError):

@@ -13,6 +13,7 @@ from typing import Any
 
 import grpc
 import numpy as np
+import psutil
 import pytest
 import tritonclient.grpc as triton
 from numpy.typing import NDArray
@@ -193,3 +194,26 @@ def test_a_killed_front_comes_back(server: Server):
         until(lambda: backlog(server) == 0, 10, "an empty backlog")
         assert {each.pid for each in replicas(server)} == pids
         until(lambda: server.fleet()["models"], 10, "the models")
+
+
+def test_a_killed_directory_is_not_noticed(server: Server, client: triton.InferenceServerClient):
+    """Ray starts another one; until the replicas have told it that they are there, the front goes on with what it
+    knew."""
+
+    def directories() -> list[psutil.Process]:
+        return [each for each in server.descendants() if "ray::Directory" in " ".join(each.cmdline())]
+
+    request: dict[str, Any] = {"samples": 1, "seed": 3, "steps": 2}
+    quiet = drawn(client, request)
+    (lost,) = directories()
+    lost.kill()
+
+    def again() -> bool:
+        assert drawn(client, request) == quiet
+        return any(each.pid != lost.pid for each in directories())
+
+    until(again, 60, "a new directory")
+    end = time.monotonic() + 4  # a lease, and what it takes to ask
+    while time.monotonic() < end:
+        assert drawn(client, request) == quiet
+    assert whole(server, lost.pid)

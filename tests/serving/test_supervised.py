@@ -115,8 +115,8 @@ def test_a_replicas_loops_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         await replica.start()
         faults.append(ZeroDivisionError("another"))
         await until(lambda: not faults and making.worked)
-        await until(lambda: directory.replicas()[0].beat > 1)
-        assert [each.id for each in directory.replicas()] == [replica.id]
+        await until(lambda: directory.listing().replicas[0].beat > 1)
+        assert [each.id for each in directory.listing().replicas] == [replica.id]
         replica.check_health(300, 30)
         with pytest.raises(RuntimeError, match="the heartbeat: expected progress"):
             replica.check_health(300, -1)

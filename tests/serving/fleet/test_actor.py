@@ -1,6 +1,7 @@
 """The directory as a real Ray actor."""
 
 import asyncio
+import contextlib
 
 import pytest
 import ray
@@ -30,23 +31,29 @@ def test_the_list_survives_the_actor():
     async def body():
         directory = RayDirectory(lease_s=60)
         await directory.beat(STATE)
-        assert await directory.replicas() == [STATE]
+        assert (await directory.listing()).replicas == [STATE]
         await directory.announce_front("127.0.0.1:2", "127.0.0.1:3")
         assert await RayDirectory().fronts() == [FrontState("127.0.0.1:2", "127.0.0.1:3")]  # the same actor
         await directory.leave("a")
-        assert await directory.replicas() == []
+        assert (await directory.listing()).replicas == []
+        assert (await directory.listing()).left == {"a"}
 
         await directory.beat(STATE)
         roster = Roster(directory)
         await roster.refresh()
+        first = (await directory.listing()).epoch
         ray.kill(directory.actor, no_restart=False)
         async with asyncio.timeout(60):
-            while True:
+            while True:  # until the new actor answers
                 await roster.refresh()
-                if not roster.index.replicas:  # the new actor answers, and knows nothing yet
-                    break
                 assert roster.index.replicas == (STATE,)
+                with contextlib.suppress(Exception):
+                    if (await directory.listing()).epoch != first:
+                        break
                 await asyncio.sleep(0.1)
+        await roster.refresh()
+        assert (await directory.listing()).replicas == []
+        assert roster.index.replicas == (STATE,)
         await directory.beat(STATE)
         await roster.refresh()
         assert roster.index.replicas == (STATE,)

@@ -380,7 +380,7 @@ def test_replicas_that_start_later_come_to_the_same_state(live: Live, client: Cl
     client.load_model("gains")
     assert isinstance(live.front._directory, LocalDirectory)
     live.front._directory.directory = Directory()
-    until(lambda: len(live.front._directory.directory.replicas()) == 2)  # type: ignore[attr-defined]
+    until(lambda: len(live.front._directory.directory.listing().replicas) == 2)  # type: ignore[attr-defined]
     later = Replica(root, live.front._directory, drain_s=0.5, allow_model_control=True)
     live.on_loop(later.start())
     live.replicas.append(later)

@@ -130,14 +130,14 @@ def test_a_replica_lives_three_seconds_after_its_last_beat():
     directory.beat(replica("a"))
     clock.now += 2
     directory.beat(replica("b"))
-    assert [each.id for each in directory.replicas()] == ["a", "b"]
+    assert [each.id for each in directory.listing().replicas] == ["a", "b"]
     clock.now += 1
-    assert [each.id for each in directory.replicas()] == ["b"]
+    assert [each.id for each in directory.listing().replicas] == ["b"]
     directory.beat(replica("b", backlog=7))
-    assert [each.backlog_rows for each in directory.replicas()] == [7]
+    assert [each.backlog_rows for each in directory.listing().replicas] == [7]
     directory.leave("b")
     directory.leave("b")
-    assert directory.replicas() == []
+    assert directory.listing().replicas == []
 
 
 def test_fronts_are_listed_while_they_announce_themselves():

@@ -27,7 +27,7 @@ from tritonclient.utils import InferenceServerException
 
 from protos.tiltserve.v1 import fleet_pb2, fleet_pb2_grpc
 from serving.engine.metrics import ReplicaMetrics
-from serving.fleet.directory import Directory, LocalDirectory, ModelState, ReplicaState
+from serving.fleet.directory import Directory, Listing, LocalDirectory, ModelState, ReplicaState
 from serving.front import roster
 from serving.front.links import INFERENCE, SAMPLING, Links
 from serving.front.server import Front
@@ -616,10 +616,10 @@ def test_the_last_list_is_kept_while_the_directory_is_down():
     class Failing(LocalDirectory):
         down = False
 
-        async def replicas(self) -> list[ReplicaState]:
+        async def listing(self) -> Listing:
             if self.down:
                 raise ConnectionError("down")
-            return await super().replicas()
+            return await super().listing()
 
     async def body():
         directory, replica = Failing(), Replica("a")
