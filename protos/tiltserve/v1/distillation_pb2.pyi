@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class GradientRequest(_message.Message):
-    __slots__ = ("model", "version", "id", "models", "input", "conditions", "prompt", "negative_prompt", "mode", "iteration", "seed", "first_view", "schedule", "noise", "weighting", "guidance", "convention", "clip", "rescale", "reward", "reward_arguments", "beta", "posterior", "particles", "parameters", "timeout", "priority")
+    __slots__ = ("model", "version", "id", "models", "input", "conditions", "prompt", "negative_prompt", "mode", "iteration", "seed", "first_view", "schedule", "noise", "weighting", "guidance", "convention", "clip", "rescale", "reward", "reward_arguments", "beta", "posterior", "particles", "parameters", "timeout", "priority", "noises", "stride", "negatives", "negative_weights")
     class ConditionsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -30,6 +30,13 @@ class GradientRequest(_message.Message):
         key: str
         value: _tensor_pb2.Value
         def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[_tensor_pb2.Value, _Mapping]] = ...) -> None: ...
+    class NegativesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: _tensor_pb2.Tensor
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ...) -> None: ...
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     ID_FIELD_NUMBER: _ClassVar[int]
@@ -57,6 +64,10 @@ class GradientRequest(_message.Message):
     PARAMETERS_FIELD_NUMBER: _ClassVar[int]
     TIMEOUT_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    NOISES_FIELD_NUMBER: _ClassVar[int]
+    STRIDE_FIELD_NUMBER: _ClassVar[int]
+    NEGATIVES_FIELD_NUMBER: _ClassVar[int]
+    NEGATIVE_WEIGHTS_FIELD_NUMBER: _ClassVar[int]
     model: str
     version: str
     id: str
@@ -84,7 +95,11 @@ class GradientRequest(_message.Message):
     parameters: _containers.MessageMap[str, _tensor_pb2.Value]
     timeout: int
     priority: int
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., id: _Optional[str] = ..., models: _Optional[_Iterable[_Union[WeightedModel, _Mapping]]] = ..., input: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., conditions: _Optional[_Mapping[str, _tensor_pb2.Tensor]] = ..., prompt: _Optional[_Iterable[str]] = ..., negative_prompt: _Optional[_Iterable[str]] = ..., mode: _Optional[str] = ..., iteration: _Optional[int] = ..., seed: _Optional[int] = ..., first_view: _Optional[int] = ..., schedule: _Optional[_Union[Schedule, _Mapping]] = ..., noise: _Optional[str] = ..., weighting: _Optional[str] = ..., guidance: _Optional[float] = ..., convention: _Optional[str] = ..., clip: _Optional[float] = ..., rescale: _Optional[float] = ..., reward: _Optional[str] = ..., reward_arguments: _Optional[_Mapping[str, _tensor_pb2.Value]] = ..., beta: _Optional[float] = ..., posterior: _Optional[str] = ..., particles: _Optional[int] = ..., parameters: _Optional[_Mapping[str, _tensor_pb2.Value]] = ..., timeout: _Optional[int] = ..., priority: _Optional[int] = ...) -> None: ...
+    noises: int
+    stride: float
+    negatives: _containers.MessageMap[str, _tensor_pb2.Tensor]
+    negative_weights: _tensor_pb2.Tensor
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., id: _Optional[str] = ..., models: _Optional[_Iterable[_Union[WeightedModel, _Mapping]]] = ..., input: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., conditions: _Optional[_Mapping[str, _tensor_pb2.Tensor]] = ..., prompt: _Optional[_Iterable[str]] = ..., negative_prompt: _Optional[_Iterable[str]] = ..., mode: _Optional[str] = ..., iteration: _Optional[int] = ..., seed: _Optional[int] = ..., first_view: _Optional[int] = ..., schedule: _Optional[_Union[Schedule, _Mapping]] = ..., noise: _Optional[str] = ..., weighting: _Optional[str] = ..., guidance: _Optional[float] = ..., convention: _Optional[str] = ..., clip: _Optional[float] = ..., rescale: _Optional[float] = ..., reward: _Optional[str] = ..., reward_arguments: _Optional[_Mapping[str, _tensor_pb2.Value]] = ..., beta: _Optional[float] = ..., posterior: _Optional[str] = ..., particles: _Optional[int] = ..., parameters: _Optional[_Mapping[str, _tensor_pb2.Value]] = ..., timeout: _Optional[int] = ..., priority: _Optional[int] = ..., noises: _Optional[int] = ..., stride: _Optional[float] = ..., negatives: _Optional[_Mapping[str, _tensor_pb2.Tensor]] = ..., negative_weights: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ...) -> None: ...
 
 class WeightedModel(_message.Message):
     __slots__ = ("model", "version", "weight")
@@ -97,7 +112,7 @@ class WeightedModel(_message.Message):
     def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., weight: _Optional[float] = ...) -> None: ...
 
 class Schedule(_message.Message):
-    __slots__ = ("preset", "c0", "c1", "i_end", "shape", "gap", "perturb", "smin", "smax", "t1", "t2")
+    __slots__ = ("preset", "c0", "c1", "i_end", "shape", "gap", "perturb", "smin", "smax", "t1", "t2", "unit", "scale", "narrowed")
     PRESET_FIELD_NUMBER: _ClassVar[int]
     C0_FIELD_NUMBER: _ClassVar[int]
     C1_FIELD_NUMBER: _ClassVar[int]
@@ -109,6 +124,9 @@ class Schedule(_message.Message):
     SMAX_FIELD_NUMBER: _ClassVar[int]
     T1_FIELD_NUMBER: _ClassVar[int]
     T2_FIELD_NUMBER: _ClassVar[int]
+    UNIT_FIELD_NUMBER: _ClassVar[int]
+    SCALE_FIELD_NUMBER: _ClassVar[int]
+    NARROWED_FIELD_NUMBER: _ClassVar[int]
     preset: str
     c0: float
     c1: float
@@ -120,7 +138,10 @@ class Schedule(_message.Message):
     smax: float
     t1: _containers.RepeatedScalarFieldContainer[float]
     t2: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(self, preset: _Optional[str] = ..., c0: _Optional[float] = ..., c1: _Optional[float] = ..., i_end: _Optional[int] = ..., shape: _Optional[str] = ..., gap: _Optional[float] = ..., perturb: _Optional[float] = ..., smin: _Optional[float] = ..., smax: _Optional[float] = ..., t1: _Optional[_Iterable[float]] = ..., t2: _Optional[_Iterable[float]] = ...) -> None: ...
+    unit: str
+    scale: float
+    narrowed: bool
+    def __init__(self, preset: _Optional[str] = ..., c0: _Optional[float] = ..., c1: _Optional[float] = ..., i_end: _Optional[int] = ..., shape: _Optional[str] = ..., gap: _Optional[float] = ..., perturb: _Optional[float] = ..., smin: _Optional[float] = ..., smax: _Optional[float] = ..., t1: _Optional[_Iterable[float]] = ..., t2: _Optional[_Iterable[float]] = ..., unit: _Optional[str] = ..., scale: _Optional[float] = ..., narrowed: _Optional[bool] = ...) -> None: ...
 
 class GradientResponse(_message.Message):
     __slots__ = ("model", "version", "id", "gradient", "loss", "t1", "t2", "rho1", "rho2", "gradient_norm", "nonfinite", "network_rows", "reward_rows", "fingerprint", "warnings", "models")
