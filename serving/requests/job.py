@@ -16,7 +16,7 @@ from serving.models.draws import Wanted
 from serving.models.evaluations import as_it_is, evaluations
 from serving.models.model import Knowledge, Model, PlainModel, Sampler
 from serving.models.pipeline import AnyModel, Pipeline
-from serving.requests import likelihood, previews
+from serving.requests import determinism, likelihood, previews
 from serving.requests.around import Around
 from serving.requests.methods import Steered, completed, group_size, instead, method_of, steering_for
 from serving.requests.parameters import parse as parameters_of
@@ -106,13 +106,19 @@ def _sampling_task(
     if parameters.likelihood is not None:
         parameters = likelihood.checked(parameters, request.parameters)
     n, card = parameters.samples, model.card
-    parameters = around.settled(completed(parameters, card.event_shape, around.defaults))
+    exact = deterministic and parameters.likelihood is None
+    parameters = around.settled(completed(parameters, card.event_shape, around.defaults, quiet=exact))
+    if exact:
+        parameters = determinism.settled(parameters)
     watched = previews.watched_for(parameters, card, deliver, pictures=around.pictures)
     given = around.given(parameters)
     tensors = tensors_of(request, model, parameters, given)
     if tensors.grid is not None:
         parameters = parameters.over(len(tensors.grid))
     plan = plan_for(model, parameters, options, tensors.grid)
+    if exact and plan.uses_noise:
+        quiet = determinism.quiet(asked, plan)
+        return _sampling_task(quiet, surround, models, remotes, deliver, longest, deterministic, later)
     known = model.known  # read once: samples and fingerprint must come from the same state
     problem = steering.Problem(
         plan=plan,
@@ -163,6 +169,8 @@ def _sampling_task(
     reward = None
     if parameters.reward is not None:
         reward = around.reward(parameters, models, reward_arguments, tensors.reward, remotes)
+        if exact:
+            determinism.check_reward(reward)
         parameters = around.budgeted(parameters)
     elif reward_arguments or tensors.reward:
         raise errors.invalid(
@@ -186,6 +194,8 @@ def _sampling_task(
         steered.notes.append(
             f"draws were not there yet and are being made: {steered.method!r} by {plan.solver!r} steered instead"
         )
+    if exact:
+        steered.notes.extend(determinism.check_bank(model, steered.method))
     group = min(n, group_size(steered.steer, card.event_shape))
     rows = _network_rows(problem, parameters, rows_of(parameters.here, options, plan.most_rows))
     rows += around.rows(parameters, reward)
@@ -195,7 +205,7 @@ def _sampling_task(
     if problem.guidance != 1 and problem.guidance_interval is not None and plan.stages and not _guided(problem):
         steered.notes.append("guidance: no row of the plan lies in its interval, it acts nowhere")
     program = _cautioned(
-        _sample(around, known, problem, parameters, reward, steered, tensors, watched, later),
+        _sample(around, known, problem, parameters, reward, steered, tensors, watched, later, exact),
         model.network.caution,
         *around.cautions,
         *(() if reward is None else reward.cautions),
@@ -323,8 +333,14 @@ def _sample(
     tensors: Tensors,
     watched: previews.Watched | None,
     later: Sequence[Wanted],
+    exact: bool,
 ) -> Routine:
-    """Run the samplers of a request, group after group, and put the answer together."""
+    """Run the samplers of a request, group after group, and put the answer together.
+
+    Args:
+        exact: the answer has a hash.
+    """
+    seal = determinism.Seal() if exact else None
     yield from around.prepare()
     model, n, parts = around.model, parameters.samples, []
     for wanted in later:
@@ -354,7 +370,10 @@ def _sample(
                     yield from _score(reward, x, report)
                 parts.append((x, report))
                 if watched is not None:
-                    watched.finished(rows, n, (yield from around.outputs(x)) if watched.sends(rows, n) else {}, report)
+                    sent = (yield from around.outputs(x)) if watched.sends(rows, n) else {}
+                    if seal is not None and watched.sends(rows, n):
+                        seal.add(sent, x)
+                    watched.finished(rows, n, sent, report)
             steered.leave(run.stop)
     finally:
         steered.leave(n)
@@ -371,6 +390,9 @@ def _sample(
     said: dict[str, Parameter] = {"seed": parameters.seed, "solver": parameters.solver, "fingerprint": fingerprint}
     if streamed:
         said["first"] = last.start
+    if seal is not None:
+        seal.add(outputs, x[last])
+        said["samples_sha256"] = seal.hex
     steered.notes.extend(around.notes())
     return Answer(outputs, {**said, **echoed(report, steered, x), **around.told()}, steered.method)
 

@@ -159,16 +159,24 @@ def method_of(parameters: Parameters) -> str:
 
 
 def completed(
-    parameters: Parameters, event: Sequence[int] = (), defaults: Mapping[str, Any] | None = None
+    parameters: Parameters,
+    event: Sequence[int] = (),
+    defaults: Mapping[str, Any] | None = None,
+    *,
+    quiet: bool = False,
 ) -> Parameters:
     """The parameters, with what the request leaves out: solver and eta of its preset, or the solver that steers best.
 
     Steered images, and steered samples under guidance, are drawn by the time-reversed process where neither the request
     nor the model's own `defaults` say a solver. On digits it comes closer to the tilted law at the same rows; and
     guidance has another law with noise than without, of which draws for steering are made.
+
+    Args:
+        quiet: no solver that draws noise is chosen.
     """
     if parameters.preset is None:
-        if _better_with_noise(parameters, event) and "solver" not in {*parameters.model_fields_set, *(defaults or ())}:
+        unsaid = "solver" not in {*parameters.model_fields_set, *(defaults or ())}
+        if unsaid and not quiet and _better_with_noise(parameters, event):
             return parameters.model_copy(update={"solver": NOISY})
         return parameters
     if parameters.preset not in PRESETS:
@@ -281,8 +289,10 @@ class _Asked:
 
     @property
     def aim(self) -> dict[str, Any]:
-        """The target, for methods that have one."""
-        return {"beta": self.parameters.beta, "threshold": self.threshold, "key": self.reward.key}
+        """The target, for methods that have one. Scores that were made in calls of one size are used by those alone who
+        need such ones."""
+        key = (*self.reward.key, "fixed") if self.fixed else self.reward.key
+        return {"beta": self.parameters.beta, "threshold": self.threshold, "key": key}
 
 
 def _check_options(method: str, parameters: Parameters) -> None:

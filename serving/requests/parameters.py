@@ -26,7 +26,7 @@ class Terms:
 
     Attributes:
         priority: 1 (first) .. 9 (last).
-        deterministic: bytes must not depend on other requests, even if the backend's rows do.
+        deterministic: bytes must not depend on other requests, even if the backend's rows do; see `determinism`.
     """
 
     priority: int = DEFAULT

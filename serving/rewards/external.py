@@ -20,6 +20,9 @@ ROWS = 1024
 BYTES = 3 * 2**20
 """Most rows and bytes of candidates in one message: gRPC by default accepts messages of up to 4 MiB."""
 
+OUTSIDE = frozenset({"remote", "client"})
+"""Fingerprints of rewards that are scored outside of the server."""
+
 
 class Once:
     """Part of a reward's key: its scores are of no use to other requests."""
