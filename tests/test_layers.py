@@ -28,7 +28,7 @@ STEERING = (
     {"targets"},
     {"posteriors"},
     {"methods"},
-    {"baselines", "flow", "problems", "search"},
+    {"baselines", "distillation", "flow", "problems", "search"},
     {"diagnostics"},
 )
 """Floors of `steering`, the lowest first: a room imports rooms of lower floors, and nothing else of ours."""

@@ -42,6 +42,8 @@ class Draw(IntEnum):
     PICK = 81
     LOOK_AHEAD = 82
     BANK = 83
+    DISTIL = 84
+    JITTER = 85
     CANDIDATES = 90
 
 

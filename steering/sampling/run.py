@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Collection, Generator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Literal, overload
 
@@ -90,20 +91,10 @@ def run(
     given = x_init.data if isinstance(x_init, Noised) else x_init
     if given is not None and tuple(given.shape) != tuple(shape):
         raise ValueError(f"x_init: expected shape {list(shape)}, got {list(given.shape)}")
-    conditions = {k: expanded(k, torch.as_tensor(c), n) for k, c in (condition or {}).items()}
-    nulls = _nulls(null or {}, conditions, n)
+    conditions, nulls = conditions_of(n, condition, null, keep, guidance)
     means = None if mean is None else expanded("mean", torch.as_tensor(mean, dtype=dtype), n)
     if means is not None and tuple(means.shape) != tuple(shape):
         raise ValueError(f"mean: expected shape {list(shape)} or {[1, *event]}, got {list(means.shape)}")
-    if guidance != 1 and not conditions:
-        raise ValueError(f"guidance: expected 1.0 without conditions, got {guidance}")
-    if unknown := sorted(set(keep) - set(conditions)):
-        raise ValueError(f"keep: expected some of {sorted(conditions)}, got {unknown[0]!r}")
-    dropped = sorted(set(conditions) - set(keep))
-    if guidance != 1 and sorted(nulls) != dropped:
-        raise ValueError(f"guidance {guidance}: expected null tensors for {dropped}, got {sorted(nulls)}")
-    if guidance != 1 and not dropped:
-        raise ValueError(f"guidance {guidance}: expected a condition that is dropped, got keep {sorted(keep)}")
     _check_guidance(guidance_interval, guidance_rescale)
     # samples are independent: groups bound the memory of the particles and keep every sample's place in its tile
     group = n
@@ -124,20 +115,43 @@ def run(
         mean=means,
         start_mean=None if start_mean is None else torch.as_tensor(start_mean, dtype=dtype),
     )
+    scoring = Scoring.of(steer)
     parts = []
     for first in range(0, n, group):
         rows = slice(first, min(first + group, n))
         generator = sample(
             whole.rows(rows), Noise(seed, range(rows.start, rows.stop)), steer, None if x_init is None else x_init[rows]
         )
-        parts.append(answered(generator, lambda request: _answer(request, network, steer, tile)))
+        parts.append(answered(generator, lambda request: answer(request, network, tile, scoring)))
     x = torch.cat([part for part, _ in parts])
     return (x, merged([r for _, r in parts])) if report else x
 
 
 def solve(generator: Generator[Rows, Tensor, Result], network: Network, tile: int | None = TILE) -> Result:
     """The result of any generator of network rows (`likelihood`, `diagnostics`, ...), answered by `network`."""
-    return answered(generator, lambda request: _answer(request, network, None, tile))
+    return answered(generator, lambda request: answer(request, network, tile))
+
+
+def conditions_of(
+    n: int,
+    condition: Mapping[str, Tensor] | None,
+    null: Mapping[str, Tensor] | None,
+    keep: Collection[str],
+    guidance: float,
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Conditions and null conditions of n samples, as a `Problem` has them; `ValueError` where they do not fit."""
+    conditions = {k: expanded(k, torch.as_tensor(c), n) for k, c in (condition or {}).items()}
+    nulls = _nulls(null or {}, conditions, n)
+    if guidance != 1 and not conditions:
+        raise ValueError(f"guidance: expected 1.0 without conditions, got {guidance}")
+    if unknown := sorted(set(keep) - set(conditions)):
+        raise ValueError(f"keep: expected some of {sorted(conditions)}, got {unknown[0]!r}")
+    dropped = sorted(set(conditions) - set(keep))
+    if guidance != 1 and sorted(nulls) != dropped:
+        raise ValueError(f"guidance {guidance}: expected null tensors for {dropped}, got {sorted(nulls)}")
+    if guidance != 1 and not dropped:
+        raise ValueError(f"guidance {guidance}: expected a condition that is dropped, got keep {sorted(keep)}")
+    return conditions, nulls
 
 
 def expanded(name: str, condition: Tensor, n: int) -> Tensor:
@@ -206,8 +220,23 @@ def _joined(parts: list[Tensor | None]) -> Tensor | None:
     return torch.cat(there, dim=-1) if there else None
 
 
+@dataclass(frozen=True)
+class Scoring:
+    """What answers reward rows: a reward, its name in errors, and the candidates of a sample it is asked at once."""
+
+    reward: Callable[[Tensor], Tensor]
+    name: str
+    held: int = 1
+
+    @classmethod
+    def of(cls, steer: Steering | None) -> "Scoring | None":
+        """Of a steering method that has a reward."""
+        return None if steer is None or steer.reward is None else cls(steer.reward, steer.name, steer.held)
+
+
 @torch.no_grad()
-def _answer(request: Rows, network: Network, steer: Steering | None, tile: int | None) -> Tensor:
+def answer(request: Rows, network: Network, tile: int | None, scoring: Scoring | None = None) -> Tensor:
+    """The reply to rows of any kind, by a network and a reward in this process."""
     if request.matrix is not None:
         return request.matrix.times(request.x)
     if request.kind == "estimate":  # nobody watches here
@@ -217,17 +246,16 @@ def _answer(request: Rows, network: Network, steer: Steering | None, tile: int |
         if request.cotangent is None:
             return _tiled(lambda x, t, **c: network(x, t, **c), tensors, tile)
         return _tiled(partial(_pullback, network), {**tensors, COTANGENT: request.cotangent}, tile)
-    assert steer is not None
-    assert steer.reward is not None
-    reward, per_call = steer.reward, None if tile is None else tile * steer.held
+    assert scoring is not None
+    reward, per_call = scoring.reward, None if tile is None else tile * scoring.held
     if request.kind == "reward_gradient":
-        reward = partial(_with_gradient, reward, steer.name)
+        reward = partial(_with_gradient, reward, scoring.name)
     try:
         return _tiled(lambda x: reward(x), {"x": request.x}, per_call)
     except SteeringError:
         raise
     except Exception as error:
-        raise SteeringError(f"reward {steer.name!r} raised {type(error).__name__}: {error}") from error
+        raise SteeringError(f"reward {scoring.name!r} raised {type(error).__name__}: {error}") from error
 
 
 @torch.enable_grad()

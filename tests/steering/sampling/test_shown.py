@@ -14,7 +14,8 @@ from steering.baselines import BestOf, Doit, Svdd, fk_steering
 from steering.numerics.noise import Noise
 from steering.problems import GaussianMixture
 from steering.sampling.rows import Rows
-from steering.sampling.run import _answer
+from steering.sampling.run import Scoring
+from steering.sampling.run import answer as in_process
 from steering.sampling.sampler import Problem, Report, Steering
 
 PATH = paths.vp_cosine()
@@ -41,7 +42,7 @@ def drawn(
     asked: Problem, steer: Steering | None = None, n: int = 5, answer: Callable[[Rows], Tensor] | None = None
 ) -> tuple[Tensor, Report, list[Rows]]:
     """Samples, their report and what was shown."""
-    reply = answer or (lambda request: _answer(request, network, steer, None))
+    reply = answer or (lambda request: in_process(request, network, None, Scoring.of(steer)))
     shown: list[Rows] = []
     sampler = steering.sample(asked, Noise(3, range(n)), steer)
     try:
