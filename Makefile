@@ -8,7 +8,7 @@ MODELS ?= deploy/models
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-text test serve lint format bench protos models models-text lock clean
+.PHONY: help install demo demo-text test serve lint format bench protos models models-text models-scenes lock clean
 
 help: ## show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -63,6 +63,9 @@ models: $(STAMP) ## train and export the demo models again (hours on two cores; 
 
 models-text: $(STAMP) ## train and import the text-to-image model again (an hour on one core; needs npm for the emoji)
 	$(BIN)/python -m exporters.emoji $(ARGS)
+
+models-scenes: $(STAMP) ## render and train the 3-D demo's model again (half an hour on one core)
+	$(BIN)/python -m exporters.scenes $(ARGS)
 
 lock: $(STAMP) ## write requirements.lock from what .venv has
 	@grep '^#' requirements.lock > requirements.lock.new

@@ -70,6 +70,7 @@ ARROWS: dict[str, set[str]] = {
         "exporters.bank", "exporters.calibrate", "exporters.export", "exporters.network", "steering", "protos",
     },
     "exporters.emoji": {"exporters.diffusers", "exporters.export", "protos"},
+    "exporters.scenes": {"exporters.bank", "exporters.calibrate", "exporters.export", "exporters.network", "protos"},
     "serving.supervised": set(),
     "serving.log_levels": set(),
     "serving.wire": {"protos"},

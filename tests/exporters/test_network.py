@@ -13,7 +13,7 @@ from exporters.bank import draw_bank
 from exporters.calibrate import calibrate_model
 from exporters.network import OnnxNetwork
 from protos.card import load_card
-from tests import gaussians
+from tests import conditional, gaussians
 
 HALF, DOUBLE = TensorProto.FLOAT16, TensorProto.DOUBLE
 
@@ -64,3 +64,22 @@ def test_banks_and_calibrations_keep_a_cards_limit(tmp_path: Path):
     free = network(tmp_path, "free", wild=50.0)
     assert max(calibrate_model(free, samples).mse) > 100
     assert isinstance(model.limit, steering.limits.Clip)
+
+
+def test_a_calibration_under_conditions_is_the_mean_of_their_curves(tmp_path: Path):
+    """Of Gaussians of two widths, whose errors are known."""
+    conditional.write(tmp_path)
+    model = OnnxNetwork(
+        tmp_path / "gaussians" / "1" / "model.onnx", load_card(tmp_path / "gaussians" / "card.yaml"), threads=1
+    )
+    width = torch.tensor([0.5, 2.0]).repeat(128)
+    condition = {"mean": torch.randn(256, 2, generator=torch.Generator().manual_seed(0)), "width": width}
+    samples = condition["mean"] + width[:, None] * torch.randn(256, 2, generator=torch.Generator().manual_seed(1))
+    curve = calibrate_model(model, samples, condition)
+    t = torch.tensor(curve.t)[:, None]
+    each = width[:2] ** 2 * t**2 / ((1 - t) ** 2 * width[:2] ** 2 + t**2)
+    torch.testing.assert_close(torch.tensor(curve.mse), each.mean(dim=1), rtol=0.25, atol=1e-4)
+    with pytest.raises(ValueError, match="expected conditions"):
+        calibrate_model(model, samples)
+    with pytest.raises(ValueError, match="expected a condition of each of 100 samples"):
+        calibrate_model(model, samples[:100], condition)
