@@ -39,7 +39,7 @@ def settled(server: Running, replicas: int, seconds: float = IDLE_S) -> tuple[fl
     """
     backlog, rows = "tiltserve_backlog_rows", "tiltserve_rows_total"
     begin = time.monotonic()
-    while (page := scrape(server)).total(backlog) or len(page.label_values(backlog, "replica")) < replicas:
+    while (page := scrape(server)).total(backlog) or len(page.label_values(backlog, "replica_id")) < replicas:
         if time.monotonic() > begin + seconds:
             return math.inf, math.nan
         time.sleep(0.2)

@@ -38,12 +38,11 @@ def check_guards(settings: Settings) -> None:
 
 def front_guards(settings: Settings, internal: str) -> FrontGuards:
     """What guards a front; `internal` is the token of this server's processes."""
-    metrics = settings.metrics_token_file
     return FrontGuards(
         certificates=_public(settings),
         tokens=_tokens(settings),
         inside=_inside(settings, internal),
-        metrics_token=None if metrics is None else _checked(lambda: secret(metrics), "metrics-token-file"),
+        metrics_token=_metrics_token(settings),
     )
 
 
@@ -51,7 +50,7 @@ def replica_guards(settings: Settings, internal: str) -> ReplicaGuards:
     """What guards a replica: whoever may call it without a front needs the same token as there, and where a front asks
     for something else, or listens where only this user comes, nobody may."""
     closed = settings.tls_client_ca is not None or (settings.socket is not None and settings.tokens is None)
-    return ReplicaGuards(_tokens(settings), _inside(settings, internal), closed)
+    return ReplicaGuards(_tokens(settings), _inside(settings, internal), closed, _metrics_token(settings))
 
 
 def services(found: Mapping[str, str | Server]) -> dict[str, str | Service]:
@@ -74,6 +73,11 @@ def _public(settings: Settings) -> Certificates | None:
 def _tokens(settings: Settings) -> Watched[tokens.Table] | None:
     path = settings.tokens
     return None if path is None else _checked(lambda: tokens.watched(path), "tokens")
+
+
+def _metrics_token(settings: Settings) -> Watched[bytes] | None:
+    path = settings.metrics_token_file
+    return None if path is None else _checked(lambda: secret(path), "metrics-token-file")
 
 
 def _inside(settings: Settings, internal: str) -> Inside:

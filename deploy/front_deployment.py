@@ -38,6 +38,7 @@ class FrontDeployment:
             allow_shared_memory=settings.allow_shared_memory,
             watching=watching(settings, "front"),
             connections=connections(settings),
+            metrics_identities=settings.metrics_identities,
         )
         await self._front.start()
 

@@ -50,6 +50,8 @@ class ReplicaDeployment:
             guards=replica_guards(settings, internal),
             watching=watching(settings, "replica"),
             connections=connections(settings),
+            metrics_ports=settings.replica_metrics_ports,
+            identities=settings.metrics_identities,
         )
         await self._replica.start()
 

@@ -320,6 +320,11 @@ class Settings(BaseModel):
     be able to reach the server: another address than loopback is refused."""
     replica_ports: PortRange = (0, 0)
     """Ports of the replicas' own servers, both ends included."""
+    replica_metrics_ports: PortRange | None = None
+    """Ports of pages with each replica's own metrics, both ends included, for fleets whose replicas are scraped by
+    themselves. None: no such pages, a front's page has the metrics of all replicas."""
+    metrics_identities: int = Field(default=100, ge=0, le=10_000)
+    """Callers that metrics count by name, the first that come; those that come later share the name `other`."""
     rewards: Addresses = Field(default_factory=dict)
     """host:port, or a `Server`, by name of rewards that their owners serve (tiltserve.v1.Reward): requests name no
     addresses."""
@@ -431,6 +436,10 @@ class Settings(BaseModel):
         low, high = self.replica_ports
         if low and high - low + 1 < self.replicas:
             raise ValueError(f"replica_ports: expected at least {self.replicas} ports, one a replica, got {low}-{high}")
+        low, high = self.replica_metrics_ports or (0, 0)
+        if low and high - low + 1 < self.replicas:
+            expected = f"expected at least {self.replicas} ports, one a replica"
+            raise ValueError(f"replica_metrics_ports: {expected}, got {low}-{high}")
         return self
 
 

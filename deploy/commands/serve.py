@@ -124,6 +124,12 @@ def serve(
     replica_ports: Annotated[
         str | None, typer.Option(metavar="LOW-HIGH", help="Ports of the replicas' own servers. [any free]")
     ] = None,
+    replica_metrics_ports: Annotated[
+        str | None, typer.Option(metavar="LOW-HIGH", help="Ports of pages with each replica's own metrics. [no pages]")
+    ] = None,
+    metrics_identities: Annotated[
+        int | None, typer.Option(metavar="N", help="Callers that metrics count by name; others are one. [100]")
+    ] = None,
     rewards: Annotated[
         list[str] | None,
         typer.Option(

@@ -100,11 +100,11 @@ def frame(fleet: "Fleet", growth: "Growth") -> "RenderableType":
         replicas.add_column(column, justify="left" if column in ("replica", "") else "right")
     for replica in fleet.replicas:
         # not 1 - idle: that is counted once a second, and looks may be nearer
-        busy = sum(growth.rate("tiltserve_engine_seconds_total", phase=phase, replica=replica.id) for phase in WORK)
+        busy = sum(growth.rate("tiltserve_engine_seconds_total", phase=phase, replica_id=replica.id) for phase in WORK)
         replicas.add_row(
             replica.id[:12],
             str(replica.pid),
-            f"{growth.rate(ROWS, kind='network', replica=replica.id):.0f}",
+            f"{growth.rate(ROWS, kind='network', replica_id=replica.id):.0f}",
             str(replica.backlog_rows),
             f"{min(1.0, busy):.0%}",
             "draining" if replica.draining else "",

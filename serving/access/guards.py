@@ -50,11 +50,13 @@ class ReplicaGuards:
     Attributes:
         tokens: of callers that come without a front.
         closed: only fronts may call.
+        metrics_token: of the replica's own page of metrics, as a front's.
     """
 
     tokens: Watched[Table] | None = None
     inside: Inside = OPEN_INSIDE
     closed: bool = False
+    metrics_token: Watched[bytes] | None = None
 
 
 OPEN_FRONT, OPEN_REPLICA = FrontGuards(), ReplicaGuards()

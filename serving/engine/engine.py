@@ -37,6 +37,10 @@ _IDLE_S = 1.0
 """How often an idle engine counts its idle time, so that whoever looks at the metrics sees it grow."""
 
 
+_ABOUT_S = 0.1
+"""A call that is cancelled so shortly before its deadline had run out of time."""
+
+
 class QueueFullError(Exception):
     """More is waiting than the engine takes on."""
 
@@ -86,6 +90,15 @@ class Engine:
         self._second_thread = SecondThread(
             self._advanced_on_second_thread, lambda seconds: metrics.spent("host", seconds)
         )
+        metrics.backlog_limit_rows.set(max_queue_rows)
+        for gauge, look in (
+            (metrics.backlog_rows, lambda: self.backlog_rows),
+            (metrics.backlog_seconds, lambda: self.backlog_seconds),
+            (metrics.running, lambda: self._running()[0]),
+            (metrics.running_bytes, lambda: self._running()[1]),
+            (metrics.queue_age_seconds, lambda: self.queue_age_s),
+        ):
+            gauge.set_function(look)
         self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
         self._thread.start()
 
@@ -94,6 +107,26 @@ class Engine:
         """Network rows that foreground tasks still have to evaluate."""
         with self._condition:
             return sum(each.backlog for each in self._foreground())
+
+    @property
+    def backlog_seconds(self) -> float:
+        """Estimated seconds until all foreground tasks are done, if no others come."""
+        with self._condition:
+            return sum(each.seconds for each in self._pace.demands([*self._foreground()]))
+
+    @property
+    def queue_age_s(self) -> float:
+        """Seconds since the oldest foreground task was made that waits for its first network call; 0 for none."""
+        with self._condition:
+            waiting = (State.READY, State.QUEUED)
+            came = [each.submitted for each in self._foreground() if not each.begun and each.state in waiting]
+            return time.monotonic() - min(came) if came else 0.0
+
+    def _running(self) -> tuple[int, int]:
+        """The number of foreground tasks, and their bytes."""
+        with self._condition:
+            sizes = [each.bytes for each in self._foreground()]
+            return len(sizes), sum(sizes)
 
     @property
     def alive(self) -> bool:
@@ -291,6 +324,8 @@ class Engine:
         self._metrics.spent("update", done - ran)
         self._turns.spent(key, done - start, call)
         self._pace.note(key.network, kind, call.size, done - start)
+        if kind == "network":
+            self._metrics.drifted(key.network.name, self._pace.slowness(key.network))
 
     def _recover(self, key: Key, call: Call[Task], error: Exception) -> None:
         """After a call that raised: smaller ones, or each task's rows alone, since one must not fail the others'."""
@@ -406,6 +441,8 @@ class Engine:
         except CancelledError:
             self._fail(task, ExternalError(f"{external.kind} {external.name!r}: its evaluation was cancelled"))
         except Exception as error:
+            if external.rows:
+                self._metrics.external_failed(external.name, error)
             self._fail(task, error)
         else:
             if external.rows:
@@ -420,8 +457,12 @@ class Engine:
 
     def _end(self, task: Task, reason: str) -> None:
         """Take a task's rows out, and close its program on the thread that it runs on."""
-        if task in self._tasks and task.backlog:
-            self._metrics.reclaimed.labels(task.model, reason).inc(task.backlog)
+        if task in self._tasks:
+            if task.backlog:
+                self._metrics.reclaimed.labels(task.model, reason).inc(task.backlog)
+            # a caller whose own clock said so first has cancelled the call
+            if reason == "deadline" or (reason == "cancelled" and task.deadline <= time.monotonic() + _ABOUT_S):
+                self._metrics.deadline_misses.labels(task.model).inc()
         away = task.heavy or task.state is State.COMPUTING
         self._forget(task)
         if away:
@@ -432,7 +473,8 @@ class Engine:
     def _forget(self, task: Task) -> None:
         self._turns.drop(task)
         with self._condition:
-            self._tasks.pop(task, None)
+            if self._tasks.pop(task, task) is None:
+                self._metrics.used(task.identity, task.spent)
             external, task.external = task.external, None
             if task.state is not State.ENDED:
                 task.become(State.ENDED)

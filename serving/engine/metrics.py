@@ -3,9 +3,19 @@
 from functools import cache
 from typing import Literal
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
 
+from serving.engine.spent import Spent
 from serving.engine.statistics import Statistics
+from serving.labels import Bounded, built
 
 # A creation time beside every counter and histogram doubles the page, and nobody reads it.
 disable_created_metrics()
@@ -21,12 +31,18 @@ Phase = Literal["idle", "pack", "network", "reward", "update", "host"]
 class ReplicaMetrics:
     """What a replica counts.
 
+    Args:
+        identities: how many callers are counted by name; JWTs may name any number.
+
     Attributes:
         statistics: the counts that Triton has too.
     """
 
-    def __init__(self) -> None:
-        self.registry = registry = CollectorRegistry()
+    def __init__(self, identities: int = 100) -> None:
+        self._identities = Bounded(identities)
+        self.registry = registry = CollectorRegistry(support_collectors_without_names=True)
+        built("tiltserve_replica_build_info", "replica", registry)
+        ProcessCollector("tiltserve_replica", registry=registry)  # a front's page has process_... of its own
         self.statistics = Statistics()
         registry.register(self.statistics)
         self.rows_total = Counter(
@@ -40,6 +56,28 @@ class ReplicaMetrics:
             registry=registry,
         )
         self.backlog_rows = Gauge("tiltserve_backlog_rows", "Network rows still to evaluate", registry=registry)
+        self.backlog_limit_rows = Gauge(
+            "tiltserve_backlog_limit_rows", "Network rows that are taken on before more are refused", registry=registry
+        )
+        self.backlog_seconds = Gauge(
+            "tiltserve_backlog_seconds", "Estimated seconds of the engine until all that was taken on is done",
+            registry=registry,
+        )  # fmt: skip
+        self.running = Gauge("tiltserve_running_requests", "Requests taken on and not ended", registry=registry)
+        self.running_bytes = Gauge(
+            "tiltserve_running_bytes", "Memory of these requests, as they estimate it themselves", registry=registry
+        )
+        self.queue_age_seconds = Gauge(
+            "tiltserve_queue_age_seconds",
+            "Seconds that the oldest request has waited whose first network call has not begun; 0 for none",
+            registry=registry,
+        )
+        self._drift = Gauge(
+            "tiltserve_cost_drift_ratio",
+            "Seconds of lately run network calls over those that were measured when the model was loaded",
+            ["model"],
+            registry=registry,
+        )
         self.network_seconds = Histogram(
             "tiltserve_network_seconds",
             "Seconds of a network call",
@@ -59,6 +97,30 @@ class ReplicaMetrics:
             "Seconds a request waits for one reply of a reward outside of the server",
             ["model"],
             buckets=_REQUEST_SECONDS,
+            registry=registry,
+        )
+        self._external_failures = Counter(
+            "tiltserve_external_failures",
+            "Requests that failed because a reward outside of the server gave no scores, by gRPC status",
+            ["model", "code"],
+            registry=registry,
+        )
+        self.deadline_misses = Counter(
+            "tiltserve_deadline_misses",
+            "Requests that were taken on and had not ended by their deadline",
+            ["model"],
+            registry=registry,
+        )
+        self._identity_rows = Counter(
+            "tiltserve_identity_rows",
+            "Rows evaluated here for callers with a name, counted when their request ends; kind is network or reward",
+            ["identity", "kind"],
+            registry=registry,
+        )
+        self._identity_seconds = Counter(
+            "tiltserve_identity_network_seconds",
+            "Seconds of network calls for callers with a name, shared among a call's requests by rows",
+            ["identity"],
             registry=registry,
         )
         self.ess = Histogram(
@@ -92,6 +154,7 @@ class ReplicaMetrics:
         self._seconds = cache(self.network_seconds.labels)
         self._fill = cache(self.bucket_fill.labels)
         self._phase = cache(self._engine_seconds.labels)
+        self._drifted = cache(self._drift.labels)
 
     def spent(self, phase: Phase, seconds: float) -> None:
         """Counts time of the engine."""
@@ -105,6 +168,26 @@ class ReplicaMetrics:
         """Counts a network call, `fill` of whose rows were asked for."""
         self._seconds(model).observe(seconds)
         self._fill(model).observe(fill)
+
+    def drifted(self, model: str, ratio: float) -> None:
+        """Notes how a network's calls take longer than they did when it was loaded."""
+        self._drifted(model).set(ratio)
+
+    def external_failed(self, name: str, error: Exception) -> None:
+        """Counts a reward outside of the server that gave no scores; the error may have a gRPC status as `code`."""
+        code = getattr(getattr(error, "code", None), "name", "INTERNAL")
+        self._external_failures.labels(name, str(code)).inc()
+
+    def used(self, identity: str, spent: Spent) -> None:
+        """Counts what a request of a caller took; "" for callers without a name, who are not counted."""
+        if not identity or not spent.parts:
+            return
+        label, seconds = self._identities.of(identity), 0.0
+        for part in list(spent.parts.values()):  # a task that was cancelled may still be in a call
+            if not part.elsewhere:
+                self._identity_rows.labels(label, part.kind).inc(part.rows)
+                seconds += part.share_s
+        self._identity_seconds.labels(label).inc(seconds)
 
     def answered(self, model: str, method: str, ess: object) -> None:
         """Counts how samples were drawn: by which steering method ("" where none were), with which effective size."""

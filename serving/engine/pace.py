@@ -44,6 +44,10 @@ class Pace:
         usual = min(seconds, 4 * self._between + 0.01)  # not what is done once, to grow a bank say
         self._between += SMOOTHING * (usual - self._between)
 
+    def slowness(self, network: Network) -> float:
+        """How many times what they were measured to cost its last calls took."""
+        return self._slowness.get(network.backend, 1.0)
+
     def forget(self, backend: Backend) -> None:
         self._slowness.pop(backend, None)
 

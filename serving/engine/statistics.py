@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from prometheus_client import Metric
+from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 Served = tuple[str, str]
@@ -166,7 +167,7 @@ def _copied(counts: Any) -> Any:
 
 
 def _metric(name: str, documentation: str, values: Mapping[Served, int]) -> Metric:
-    metric = Metric(name, documentation, "gauge")
+    metric = GaugeMetricFamily(name, documentation, labels=["model", "version"])
     for (model, version), value in sorted(values.items()):
-        metric.add_sample(name, {"model": model, "version": version}, value)
+        metric.add_metric([model, version], value)
     return metric

@@ -188,6 +188,7 @@ class Forwarder:
                     raise _late(name) from None
                 cause = error
             silent = self._roster.silent(target.replica.id) or time.monotonic() - sent > UNBEGUN_S
+            self._metrics.fleet.gave_up(target.replica.id)
             self._roster.lose(target.replica.id)
             tried.add(target.replica.id)
             if not (errors.begun(cause) or errors.left(cause) or errors.unsent(cause)):

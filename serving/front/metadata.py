@@ -1,7 +1,6 @@
 """What a front knows of server and models, as KServe v2 asks for it: liveness, readiness, metadata."""
 
 from collections.abc import Iterable, Mapping
-from importlib import metadata
 
 from google.protobuf.message import Message
 from tritonclient.grpc import service_pb2 as pb
@@ -9,6 +8,7 @@ from tritonclient.grpc import service_pb2 as pb
 from serving.front import router
 from serving.front.part import Answer
 from serving.front.roster import Roster
+from serving.labels import version
 from serving.wire import errors, kserve
 
 EXTENSIONS = ("parameters", "schedule_policy")
@@ -40,7 +40,7 @@ class Metadata:
         return pb.ServerReadyResponse(ready=self._roster.index.any_ready)
 
     async def _server_metadata(self, request: pb.ServerMetadataRequest) -> Message:
-        return pb.ServerMetadataResponse(name="tiltserve", version=_version(), extensions=sorted(self.extensions))
+        return pb.ServerMetadataResponse(name="tiltserve", version=version(), extensions=sorted(self.extensions))
 
     async def _model_ready(self, request: pb.ModelReadyRequest) -> Message:
         try:
@@ -54,10 +54,3 @@ class Metadata:
         states = self._roster.index.models[model.name].states
         versions = router.versions(each for each in states if each.state == "READY")
         return kserve.model_metadata(model.name, versions, model.inputs, model.outputs)
-
-
-def _version() -> str:
-    try:
-        return metadata.version("tiltserve")
-    except metadata.PackageNotFoundError:
-        return "unknown"

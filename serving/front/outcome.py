@@ -67,6 +67,7 @@ class Outcome:
 
     async def __aenter__(self) -> Self:
         self._here.enter_context(working_on(self.record))
+        self._here.enter_context(self._metrics.in_flight.labels(self._method).track_inprogress())
         return self
 
     async def __aexit__(
@@ -100,7 +101,7 @@ class Outcome:
 
     def _count(self, code: grpc.StatusCode) -> None:
         known = self.model if self.model in self._roster.index.models else ""
-        self._metrics.finished(known, self._method, code, time.perf_counter() - self._began)
+        self._metrics.finished(known, self.record, code, time.perf_counter() - self._began)
         self._watching.end(self.record, code)
         self.record.times = times.with_total(self.record.times, self.record.seconds)
         if code is not grpc.StatusCode.CANCELLED:

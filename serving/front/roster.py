@@ -31,7 +31,7 @@ class Roster:
         self._whole = Index()
         self._seen: dict[tuple[str, ...], Index] = {}
         self.covered: Mapping[str, float] = {}
-        self._last_read = 0.0
+        self._last_read, self._began = 0.0, time.monotonic()
         self._directory, self._every_s = directory, every_s
         self._epoch, self._kept_until = "", 0.0
         self._lost: set[str] = set()
@@ -60,6 +60,11 @@ class Roster:
     def silent(self, replica_id: str) -> bool:
         """Whether its heartbeat had stopped when the list was last read."""
         return self._last_read - self._heard.get(replica_id, self._last_read) > SILENT_S
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since the list was last read, or since there has been none to read."""
+        return time.monotonic() - max(self._last_read, self._began)
 
     async def refresh(self) -> None:
         """Reads the list, first telling the directory what was lost; a failure leaves the old list."""

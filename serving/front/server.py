@@ -21,14 +21,14 @@ from serving.fleet.directory import DirectoryClient
 from serving.front import unix
 from serving.front.config import ModelConfigs
 from serving.front.fleet import Fleet
+from serving.front.fleet_metrics import FleetMetrics
 from serving.front.forward import Forwarder
 from serving.front.health import Health
 from serving.front.inference import Inference
 from serving.front.interactive import Sampling
 from serving.front.links import INFERENCE, SAMPLING, Links
 from serving.front.log_settings import LogSettings
-from serving.front.metrics import FrontMetrics
-from serving.front.page import Page
+from serving.front.metrics import IDENTITIES, OWN, FrontMetrics
 from serving.front.part import Part
 from serving.front.repository import Repository
 from serving.front.roster import Roster
@@ -36,6 +36,7 @@ from serving.front.shared_memory import SharedMemory, local
 from serving.front.statistics import ModelStatistics
 from serving.front.trace_settings import TraceSettingRpc, TraceSettings
 from serving.front.unix import PortError
+from serving.metrics_page import Page
 from serving.supervised import Supervised
 from serving.watching.watching import Watching
 from serving.wire import channels, small
@@ -76,6 +77,7 @@ class Front:
             server.
         watching: who is told of each call.
         connections: how connections to clients and replicas are made.
+        metrics_identities: how many callers are counted by name, see `FrontMetrics`.
     """
 
     def __init__(
@@ -97,12 +99,13 @@ class Front:
         allow_shared_memory: bool = False,
         watching: Watching | None = None,
         connections: Connections | None = None,
+        metrics_identities: int = IDENTITIES,
     ) -> None:
         self._directory, self._host, self._metrics_host = directory, host, metrics_host or host
         self._socket, self._private, self._beside, self._guards = socket, private, beside, guards
         self._grpc_port, self._metrics_port, self._drain_s = grpc_port, metrics_port, drain_s
-        self.metrics = FrontMetrics(self._replica_pages, watching)
         self._roster = Roster(directory, poll_s)
+        self.metrics = FrontMetrics(FleetMetrics(self._roster), self._replica_pages, watching, metrics_identities)
         self._connections = connections or Connections()
         self._links = Links(guards.inside, self._connections)
         self._health = Health([INFERENCE.full_name, SAMPLING.full_name, _FLEET.full_name])
@@ -205,7 +208,7 @@ class Front:
         return server
 
     def _refused(self, method: str, context: ServicerContext, code: grpc.StatusCode) -> None:
-        self.metrics.refused(method, code)
+        self.metrics.refused(method, code, caller().name)
         self.metrics.watching.refused(method, context, code, caller().name)
 
     def _listen_private(self, services: Services) -> list[grpc.aio.Server]:
@@ -260,8 +263,9 @@ class Front:
 
     def _listen_metrics(self) -> None:
         token, certificates = self._guards.metrics_token, self._guards.certificates
+        host, port, parts = self._metrics_host, self._metrics_port, {OWN: self.metrics.own}
         try:
-            self._page = Page(self.metrics.registry, self._metrics_host, self._metrics_port, token, certificates)
+            self._page = Page(self.metrics.registry, host, port, token, certificates, parts)
         except OSError as error:
             cause = error.strerror or error
             raise PortError(f"metrics: expected a free port, got {self.metrics_address}: {cause}") from None
@@ -277,6 +281,7 @@ class Front:
 
     async def _follow_once(self) -> None:
         await self._roster.refresh()
+        self.metrics.fleet.follow()
         await self._links.keep({replica.id for replica in self._roster.index.replicas})
         await self._log_settings.catch_up()
         self._health.follow(self._roster.index)

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mappi
 from dataclasses import dataclass
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from serving.backends import Backend, LoadError
 from serving.backends.opening import Opener
@@ -32,6 +32,7 @@ from serving.wire.parameters import LONGEST_REWARD
 
 _log = logging.getLogger(__name__)
 LOOK_S = 1.0
+_LOAD_SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60, 120, 300, 600, 1200)
 UNLOADED = "unloaded"
 """Why a model that was unloaded is not there."""
 
@@ -103,6 +104,13 @@ class LoadedModels:
             "tiltserve_model_bytes", "Bytes of a model in memory: files and bank", ["model"], registry=registry
         )
         self._loads = Counter("tiltserve_model_loads", "Times a model was loaded", ["model"], registry=registry)
+        self._load_failures = Counter(
+            "tiltserve_model_load_failures", "Times a model could not be loaded", ["model"], registry=registry
+        )
+        self._load_seconds = Histogram(
+            "tiltserve_model_load_seconds", "Seconds that loading a model took, its trial and its measurement included",
+            ["model"], buckets=_LOAD_SECONDS, registry=registry,
+        )  # fmt: skip
         self._unloads = Counter(
             "tiltserve_model_unloads", "Times a model left the memory, for another or for good", ["model"],
             registry=registry,
@@ -413,9 +421,15 @@ class LoadedModels:
         version = self._keyed.get(key)
         if version is None:
             raise LoadError(f"{key} was unloaded")
-        model = self._loader.open(version)
+        name, began = version.folder.name, time.monotonic()
+        try:
+            model = self._loader.open(version)
+        except Exception:
+            self._load_failures.labels(name).inc()
+            raise
+        self._load_seconds.labels(name).observe(time.monotonic() - began)
         self._versions.changed()
-        self._loads.labels(version.folder.name).inc()
+        self._loads.labels(name).inc()
         return self._measured(version, model)
 
     def _unload(self, key: str) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import grpc
 import torch
+from prometheus_client import CollectorRegistry
 
 from serving.access.gate import Gate
 from serving.access.guards import OPEN_REPLICA, ReplicaGuards
@@ -20,6 +21,8 @@ from serving.engine.engine import Engine
 from serving.engine.metrics import ReplicaMetrics
 from serving.fleet.directory import DirectoryClient, ReplicaState
 from serving.fleet.heartbeat import Heartbeat
+from serving.labels import OfReplica
+from serving.metrics_page import Page
 from serving.models.draws import MOST_BYTES, DrawStore
 from serving.models.draws_on_disk import MOST_BYTES as MOST_ON_DISK
 from serving.models.draws_on_disk import DrawsOnDisk
@@ -61,6 +64,8 @@ class Replica:
         guards: what callers must show.
         watching: who is told of each call.
         connections: how connections of fronts are made.
+        metrics_ports: the page of the replica's own metrics is on the first of them that is free; None for no page.
+        identities: how many callers are counted by name, see `ReplicaMetrics`.
 
     Ray Serve sees none of the requests, so the replica drains by itself: `stop` leaves the directory, refuses new
     requests (fronts then send them to other replicas), and finishes the running ones.
@@ -92,15 +97,16 @@ class Replica:
         guards: ReplicaGuards = OPEN_REPLICA,
         watching: Watching | None = None,
         connections: Connections | None = None,
+        metrics_ports: tuple[int, int] | None = None,
+        identities: int = 100,
     ) -> None:
-        self._guards = guards
+        self._guards, self._metrics_ports = guards, metrics_ports
         self.id = uuid.uuid4().hex[:12]
         self._directory, self._host, self._ports, self._drain_s = directory, host, ports, drain_s
-        self._metrics = ReplicaMetrics()
+        self._metrics = ReplicaMetrics(identities)
         self._engine = Engine(
             self._metrics, max_bucket=max_bucket, max_queue_rows=max_queue_rows, max_queue_bytes=max_queue_bytes
         )
-        self._metrics.backlog_rows.set_function(lambda: self._engine.backlog_rows)
         disk = None if draws_dir is None else DrawsOnDisk(draws_dir, draws_dir_bytes)
         self._draws = DrawStore(draws_memory, self._metrics.registry, disk)
         self._models = LoadedModels(
@@ -116,6 +122,7 @@ class Replica:
         self._answer_s = answer_s
         self._address = ""
         self._server: grpc.aio.Server | None = None
+        self._page: Page | None = None
         self._heartbeat: Heartbeat | None = None
         self._preparation: Supervised | None = None
         self._beats = 0
@@ -124,6 +131,7 @@ class Replica:
         """Listens, registers with the directory, and loads the models; missing banks are made in the background."""
         torch.set_num_threads(1)  # for this thread and later ones: the cores are for the network
         self._server, self._address = self._listen()
+        self._page = self._listen_metrics()
         await self._server.start()
         loop = asyncio.get_running_loop()
         self._heartbeat = Heartbeat(
@@ -151,6 +159,8 @@ class Replica:
         if self._server is not None:
             await self._answering.under_way.over(self._drain_s)
             await self._server.stop(CLOSE_S)
+        if self._page is not None:
+            await asyncio.to_thread(self._page.close)
         await asyncio.to_thread(self._engine.stop)
         self._models.close()
         self._draws.close()
@@ -214,6 +224,24 @@ class Replica:
                     bound = server.add_secure_port(wanted, guards.inside.certificates.server())
                 return server, channels.address(self._host, bound)
         raise RuntimeError(f"replica: expected a free port in {low}-{high} on {self._host}, got none")
+
+    def _listen_metrics(self) -> Page | None:
+        """The page of this replica, on the first port that is free; none where no ports were given."""
+        if self._metrics_ports is None:
+            return None
+        low, high = self._metrics_ports
+        registry = CollectorRegistry(support_collectors_without_names=True)
+        registry.register(OfReplica(self._metrics.registry, self.id))
+        inside, token = self._guards.inside, self._guards.metrics_token
+        for port in range(low, high + 1):
+            with contextlib.suppress(OSError):
+                return Page(registry, self._host, port, token, inside.certificates)
+        raise RuntimeError(f"replica metrics: expected a free port in {low}-{high} on {self._host}, got none")
+
+    @property
+    def metrics_address(self) -> str:
+        """`host:port` of its own page of metrics; "" for none."""
+        return "" if self._page is None else channels.address(self._host, self._page.port)
 
 
 def _on(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:

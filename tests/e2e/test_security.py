@@ -72,7 +72,7 @@ def test_a_server_on_a_network_keeps_its_secrets(small_models: Path, tmp_path: P
         asked = urllib.request.Request(f"https://{metrics_at}/metrics", headers={"authorization": f"Bearer {metrics}"})
         with urllib.request.urlopen(asked, timeout=20, context=context) as answer:
             page = answer.read().decode()
-        assert re.search(r'tiltserve_rows_total\{[^}]*replica="', page)
+        assert re.search(r'tiltserve_rows_total\{[^}]*replica_id="', page)
         assert 'code="UNAUTHENTICATED"' in page
         own = psutil.Process(server.process.pid)
         arguments = [word for each in [own, *own.children(recursive=True)] for word in each.cmdline()]

@@ -94,7 +94,7 @@ def page(server: Server) -> dict[str, list[Any]]:
 
 def backlogs(server: Server) -> dict[str, float]:
     """Rows by replica id, as they are now: the fleet's list is up to 1.5 s old."""
-    return {each.labels["replica"]: each.value for each in page(server)["tiltserve_backlog_rows"]}
+    return {each.labels["replica_id"]: each.value for each in page(server)["tiltserve_backlog_rows"]}
 
 
 def backlog(server: Server) -> float:
@@ -701,7 +701,7 @@ def test_metrics(server: Server, client: Client):
     assert grown("nv_inference_request_success", model="rings") == 1
     assert grown("nv_inference_request_failure", model="rings") == 1
     ids = {replica.id for replica in replicas(server)}
-    assert {each.labels["replica"] for each in after["tiltserve_backlog_rows"]} == ids
+    assert {each.labels["replica_id"] for each in after["tiltserve_backlog_rows"]} == ids
 
     refusal(lambda: infer(client, "torn"))
     refusal(lambda: infer(client, "rings", reward="nan"))

@@ -532,7 +532,28 @@ def test_a_task_past_its_deadline_ends_and_its_rows_are_reclaimed(make_engine, g
     assert closed.wait(20)
     reclaimed = made.metrics.registry.get_sample_value
     assert reclaimed("tiltserve_reclaimed_rows_total", {"model": "m", "reason": "deadline"}) >= 160
+    assert reclaimed("tiltserve_deadline_misses_total", {"model": "m"}) == 1
     assert made.engine.backlog_rows == 0
+
+
+def test_the_oldest_request_that_waits_has_an_age(make_engine, gated: Gated):
+    made = make_engine()
+    look = made.metrics.registry.get_sample_value
+    holding = made.engine.submit(Task(model="m", program=evaluations(gated.network, X[:1], 1), network_rows=1))
+    assert gated.entered.wait(20)
+    assert look("tiltserve_queue_age_seconds") == 0  # its call has begun
+    waiting = Task(model="m", program=evaluations(gated.network, X[:2] + 100, 1), network_rows=2, bytes=7, identity="a")
+    future = made.engine.submit(waiting)
+    before = time.monotonic() - waiting.submitted
+    assert before <= look("tiltserve_queue_age_seconds") <= time.monotonic() - waiting.submitted
+    assert (look("tiltserve_running_requests"), look("tiltserve_running_bytes")) == (2, 7)
+    assert look("tiltserve_backlog_rows") == 3
+    gated.gate.set()
+    future.result(20)
+    holding.result(20)
+    assert look("tiltserve_running_requests") == look("tiltserve_queue_age_seconds") == 0
+    assert look("tiltserve_cost_drift_ratio", {"model": gated.network.name}) > 1  # it was held for long
+    assert look("tiltserve_identity_rows_total", {"identity": "a", "kind": "network"}) == 2
 
 
 def test_a_parked_task_past_its_deadline_ends_while_nothing_else_runs(make_engine):

@@ -829,7 +829,7 @@ def test_the_metrics_page_shows_the_front_and_its_replicas():
         assert {line for line in filtered.splitlines() if line[0] != "#"} == {
             line for line in page.splitlines() if line.startswith(names)
         }
-        assert 'tiltserve_backlog_rows{replica="a"}' in filtered
+        assert 'tiltserve_backlog_rows{replica_id="a"}' in filtered
         samples = {
             (sample.name, frozenset(sample.labels.items())): sample.value
             for family in text_string_to_metric_families(page)
@@ -844,10 +844,10 @@ def test_the_metrics_page_shows_the_front_and_its_replicas():
         assert value("tiltserve_request_seconds_count", model="adder", method="ModelInfer") == 20
         assert value("nv_inference_request_success", model="adder") == 20
         assert value("nv_inference_request_failure", model="") == 1
-        rows = [value("tiltserve_rows_total", model="adder", kind="network", replica=name) for name in "ab"]
+        rows = [value("tiltserve_rows_total", model="adder", kind="network", replica_id=name) for name in "ab"]
         assert min(rows) > 0
         assert sum(rows) == 40
-        assert value("tiltserve_backlog_rows", replica="a") == 0
+        assert value("tiltserve_backlog_rows", replica_id="a") == 0
         types = [line.split()[2] for line in page.splitlines() if line.startswith("# TYPE")]
         assert len(types) == len(set(types))
 

@@ -1,10 +1,11 @@
-"""The metrics page: Prometheus' own, with a token and TLS where the front has them."""
+"""A page of metrics, of a front or a replica: Prometheus' own, with a token and TLS where there are any."""
 
 import hmac
 import logging
 import socket
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
@@ -27,6 +28,7 @@ class Page:
         port: 0 for any free one.
         token: what readers must send as `Authorization: Bearer`; None for nothing.
         certificates: of HTTPS; None for HTTP.
+        parts: other registries by their path; every other path shows the whole `registry`.
 
     Raises:
         OSError: the port cannot be listened on.
@@ -39,8 +41,9 @@ class Page:
         port: int,
         token: Watched[bytes] | None = None,
         certificates: Certificates | None = None,
+        parts: Mapping[str, CollectorRegistry] = MappingProxyType({}),
     ) -> None:
-        pages: Wsgi = make_wsgi_app(registry)
+        pages = _by_path(make_wsgi_app(registry), {path: make_wsgi_app(part) for path, part in parts.items()})
         (family, *_, found), *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
 
         class Server(ThreadingWSGIServer):
@@ -77,6 +80,13 @@ class _Handler(WSGIRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
         """Nothing: a scrape every few seconds is no news."""
+
+
+def _by_path(whole: Wsgi, parts: Mapping[str, Wsgi]) -> Wsgi:
+    def chosen(environment: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
+        return parts.get(environment.get("PATH_INFO", "").rstrip("/"), whole)(environment, start)
+
+    return chosen
 
 
 def _guarded(pages: Wsgi, token: Watched[bytes]) -> Wsgi:

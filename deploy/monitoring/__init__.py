@@ -1,0 +1,1 @@
+"""Prometheus rules, alerts and dashboards of a fleet, and what makes and checks them."""
