@@ -81,8 +81,8 @@ class Estimator:
     """
 
     problem: Problem
-    noise: Noise
     steer: Sequence[Tilting] = ()
+    noise: Noise | None = None
     negatives: Negatives | None = None
     report: Report = field(default_factory=Report)
     ess: list[Tensor] = field(default_factory=list)
@@ -100,7 +100,7 @@ class Estimator:
         problem = self.problem.rows(views)
         if unconditional:
             problem = _null(problem)
-        rule = problem.plan.denoise(level.t)
+        rule = level.rule
         alpha = along(level.alpha, z)
         given = (z * alpha).to(problem.dtype)
         state = given.to(torch.float64)
@@ -161,6 +161,7 @@ class Estimator:
         self, problem: Problem, rule: Denoise, level: Levels, given: Tensor, denoised: State, views: Tensor, call: int
     ) -> Generator[Rows, Tensor, State]:
         """D_h - D of each state; each is steered by its view's method, at its own time."""
+        assert self.noise is not None
         centre = denoised.to(problem.dtype)
         nodes = nodes_at(problem.plan.path, level.t)
         seen: dict[int, int] = {}

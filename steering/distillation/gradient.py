@@ -16,6 +16,7 @@ import math
 from collections import Counter
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 import torch
 from jaxtyping import Float64
@@ -76,6 +77,7 @@ class Distilled:
     warnings: tuple[str, ...] = ()
 
 
+@lru_cache(maxsize=64)
 def prior(
     path: Path, prediction: str, preconditioning: str = "none", sigma_data: float = 0.5, limit: Limit | None = None
 ) -> Plan:
@@ -175,9 +177,9 @@ def times_of(
     problem: Problem, settings: Settings, iteration: int, seed: int, views: Sequence[int]
 ) -> tuple[Levels, Levels]:
     """The levels of t1 and t2 of each view, as the network knows them. Raises `PlanError`."""
-    path, given = problem.plan.path, settings.times
-    times = given if isinstance(given, Times) else given.times(path, iteration, seed, views)
-    return levels(path, times, len(views), settings.kind.two)
+    plan, given = problem.plan, settings.times
+    times = given if isinstance(given, Times) else given.times(plan.path, iteration, seed, views)
+    return levels(plan, times, len(views), settings.kind.two)
 
 
 def _looked(
@@ -205,7 +207,9 @@ def _looked(
         if problem.guidance == 1 or not problem.null:
             raise PlanError("negatives: expected guidance other than 1 and a null condition beside them, got none")
     first, second = times_of(problem, settings, iteration, seed, numbers)
-    estimator = Estimator(problem, noises.of_iteration(seed, iteration, numbers), _methods(steer, b), negatives, report)
+    methods = _methods(steer, b)
+    candidates = noises.of_iteration(seed, iteration, numbers) if methods else None
+    estimator = Estimator(problem, methods, candidates, negatives, report)
     copies = x.to(torch.float64)
     if problem.mean is not None:
         copies = copies - problem.mean.to(torch.float64)
@@ -217,10 +221,11 @@ def _looked(
         noise = drawn.reshape(k * b, *problem.event)
         if k > 1:
             copies, of = copies.repeat(k, *(1 for _ in problem.event)), of.repeat(k)
-    repeated = (first, second) if k == 1 else (first.repeated(k), second.repeated(k))
     looked = Looked(
-        estimator, copies, of, *repeated, noise, k, settings.rescale, settings.stride, settings.data_scale, target
-    )
+        estimator=estimator, copies=copies, of=of, first=first if k == 1 else first[of],
+        second=second if k == 1 else second[of], noise=noise, noises=k, rescale=settings.rescale,
+        stride=settings.stride, scale=settings.data_scale, target=target,
+    )  # fmt: skip
     return estimator, looked, (first, second)
 
 

@@ -16,7 +16,7 @@ from steering.paths import Path
 from steering.plans.limits import Limit
 from steering.sampling.rows import answered
 from steering.sampling.run import TILE, Network, Scoring, answer, conditions_of
-from steering.sampling.sampler import Problem, Tilting
+from steering.sampling.sampler import Problem, Steering, Tilting
 from steering.targets.target import Target
 
 
@@ -85,12 +85,12 @@ def distill(
         condition=conditions, guidance=guidance, null=nulls, model=network,
     )  # fmt: skip
     target = None if reward is None else Target(reward, beta)
-    if not isinstance(steer, Tilting | None) and not steer:
+    if not isinstance(steer, Steering | None) and not steer:
         raise PlanError(f"steer: expected one method for each of {len(x)} views, got none")
     asking = gradient(
         problem, x, kinds, iteration=iteration, seed=seed, views=views, over=over, steer=steer, target=target,
         negatives=negatives, deviation=deviation,
     )  # fmt: skip
-    method = steer if steer is None or isinstance(steer, Tilting) else steer[0]
+    method = steer if steer is None or isinstance(steer, Steering) else steer[0]
     scoring = Scoring.of(method) if target is None else Scoring(target.reward, target.name)
     return answered(asking, lambda rows: answer(rows, network, tile, scoring))

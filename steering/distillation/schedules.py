@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from steering.distillation.levels import Times
+from steering.distillation.levels import Times, span
 from steering.distillation.ramps import Ramp
 from steering.errors import PlanError, choose
 from steering.numerics.noise import Draw, Noise
@@ -105,25 +105,25 @@ class Schedule:
         Raises:
             PlanError: a level beyond the ends of the path.
         """
-        first, second = self.values(iteration, seed, views)
-        return Times(self._on(path, first), self._on(path, second))
+        both = self._on(path, torch.cat(self.values(iteration, seed, views)))
+        return Times(both[: len(views)], both[len(views) :])
 
     def _on(self, path: Path, values: Float64[Tensor, " b"]) -> Float64[Tensor, " b"]:
         """Path times of values in the unit, within the path."""
-        span = path.finite
+        within = span(path)
         if self.unit == "t":
-            inside = values.clamp(span.t_min, span.t_max)
+            inside = values.clamp(within.t_min, within.t_max)
             return inside if self.narrowed else values
         log_snr = -torch.log(values) if self.unit == "rho" else log_snr_of(values, self.scale)
-        noisiest, cleanest = _ends(span)
-        within = log_snr.clamp(noisiest, cleanest)
-        if not self.narrowed and bool(((log_snr - within).abs() > SLACK).any()):
-            worst = float(torch.exp(-log_snr)[(log_snr - within).abs().argmax()])
+        noisiest, cleanest = _ends(within)
+        moved = log_snr.clamp(noisiest, cleanest)
+        if not self.narrowed and bool(((log_snr - moved).abs() > SLACK).any()):
+            worst = float(torch.exp(-log_snr)[(log_snr - moved).abs().argmax()])
             raise PlanError(
                 f"schedule: expected noise levels rho in {math.exp(-cleanest):.4g}..{math.exp(-noisiest):.4g}, where "
                 f"the model is known, got {worst:.4g}"
             )
-        return span.time_of_log_snr(within).clamp(span.t_min, span.t_max)
+        return within.time_of_log_snr(moved).clamp(within.t_min, within.t_max)
 
 
 @dataclass(frozen=True, kw_only=True)

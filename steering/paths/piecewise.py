@@ -18,11 +18,14 @@ class Piecewise:
         return (right - 1).clamp(0, len(self.x) - 2)
 
     def __call__(self, x: Tensor) -> Tensor:
-        return self.y[self._segment(x)] + (x - self.x[self._segment(x)]) * self.slope(x)
+        k = self._segment(x)
+        return self.y[k] + (x - self.x[k]) * self._slope(k)
 
     def slope(self, x: Tensor) -> Tensor:
         """dy / dx, at a point of the table that of the segment to its right."""
-        k = self._segment(x)
+        return self._slope(self._segment(x))
+
+    def _slope(self, k: Tensor) -> Tensor:
         return (self.y[k + 1] - self.y[k]) / (self.x[k + 1] - self.x[k])
 
     @property
