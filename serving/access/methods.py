@@ -30,6 +30,8 @@ GROUPS: Mapping[str, Group] = {
     "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo": "metadata",
     "/tiltserve.v1.Fleet/ListModels": "metadata",
     "/tiltserve.v1.Sampling/SampleInteractive": "inference",
+    "/tiltserve.v1.Distillation/Gradient": "inference",
+    "/tiltserve.v1.Distillation/Session": "inference",
     "/tiltserve.v1.ReplicaInternal/Metrics": "internal",
     "/tiltserve.v1.ReplicaInternal/Log": "internal",
     "/tiltserve.v1.ReplicaRepository/ListFolders": "internal",

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from serving.wire.defaults import completed
+from serving.wire.distillation import Settings, Wanted, Weighted, evaluations
+from serving.wire.distillation import rows as rows_of_gradient
 from serving.wire.parameters import GRID, IMAGE, NEGATIVE, PROMPT, Parameters, timeout_s
 from serving.wire.received import Received
 from serving.wire.rows import Beside, Draws, rows_of
@@ -73,11 +75,7 @@ class Asked:
     def _sampling(self, draws: Draws) -> tuple[Parameters, dict[str, Parameter]]:
         """The parameters, as they will be read where they are valid, and the solver's options."""
         mine = {name: value for name, value in self.parameters.items() if name in Parameters.model_fields}
-        try:
-            parameters = Parameters.model_validate(mine)
-        except ValidationError as error:
-            wrong = {fault["loc"][0] for fault in error.errors(include_url=False, include_input=False)}
-            parameters = Parameters.model_validate({name: each for name, each in mine.items() if name not in wrong})
+        parameters = valid(mine)
         others = {name: each for name, each in self.parameters.items() if name not in mine and each is not None}
         parameters, options = completed(parameters, others, draws.defaults)
         if self.nodes:
@@ -85,6 +83,16 @@ class Asked:
             if parameters.end == "denoise":  # one step more, from the last node to D
                 parameters = parameters.model_copy(update={"steps": parameters.steps + 1})
         return parameters, options
+
+
+def valid(said: Mapping[str, Parameter | None]) -> Parameters:
+    """The parameters, without those that are not valid or not of a request for samples."""
+    mine = {name: value for name, value in said.items() if name in Parameters.model_fields}
+    try:
+        return Parameters.model_validate(mine)
+    except ValidationError as error:
+        wrong = {fault["loc"][0] for fault in error.errors(include_url=False, include_input=False)}
+        return Parameters.model_validate({name: each for name, each in mine.items() if name not in wrong})
 
 
 def of(request: Received, reward: str | None = None) -> Asked:
@@ -101,3 +109,61 @@ def of(request: Received, reward: str | None = None) -> Asked:
 def _nodes(shape: Sequence[int]) -> int:
     """Nodes of an explicit grid, which need not be valid."""
     return max(0, shape[0]) if len(shape) == 1 else 0
+
+
+@dataclass(frozen=True)
+class AskedGradient:
+    """A request for a gradient, whose settings are valid.
+
+    Attributes:
+        version: "" for the newest.
+        others: further models whose gradients are added.
+    """
+
+    model: str
+    version: str
+    others: Sequence[Weighted]
+    settings: Settings
+    parameters: Mapping[str, Parameter | None]
+    views: int
+    prompts: int = 0
+    negatives: int = 0
+
+    @classmethod
+    def of(cls, wanted: Wanted) -> "AskedGradient":
+        """Raises RequestError, INVALID_ARGUMENT or UNIMPLEMENTED, for settings that are not valid."""
+        request = wanted.request
+        return cls(
+            request.model, request.version, wanted.models[1:], wanted.settings(), request.parameters, wanted.views,
+            sum(each.shape[0] for each in request.inputs if each.name in (PROMPT, NEGATIVE) and each.shape),
+            wanted.negatives_a_view,
+        )  # fmt: skip
+
+    @property
+    def timeout_s(self) -> float | None:
+        """As of `Asked`."""
+        return timeout_s(self.parameters.get("timeout", 0))
+
+    def rows(self, draws: Draws | None) -> int:
+        """Network rows of one of the models, at most; as of `Asked`."""
+        known = draws or Draws()
+        parameters = self._steering()
+        rollout_rows = 0
+        if parameters.reward is not None and parameters.posterior == "rollout":
+            rollout_rows = parameters.particles * (parameters.rollout_steps - 1)
+        rows = rows_of_gradient(
+            self.settings, self.views, null_rows=known.null_rows, negatives=self.negatives, rollout_rows=rollout_rows
+        )
+        beside = Beside(self.prompts + 1, 0, seen=True) if known.units else Beside()
+        return min(_MOST, rows + beside.rows(parameters, known.units))
+
+    def sizes(self, message_bytes: int, draws: Draws | None) -> dict[str, int]:
+        """As of `Asked`: a view counts as a sample."""
+        parameters = self._steering()
+        steered = {"particles": parameters.particles} if parameters.reward is not None else {}
+        return {"message_bytes": message_bytes, "samples": self.views, **steered}
+
+    def _steering(self) -> Parameters:
+        """What of the parameters of a request for inference is valid, which would steer as many estimates."""
+        steps = evaluations(self.settings, self.views) // self.views
+        return valid({**self.parameters, "samples": self.views, "steps": steps})

@@ -13,7 +13,7 @@ from serving.access.caller import NO_LIMITS, caller
 from serving.access.limits import Usage
 from serving.fleet.directory import ModelState
 from serving.front import router
-from serving.front.asked import Asked
+from serving.front.asked import Asked, AskedGradient
 from serving.front.deadline import Deadline
 from serving.front.links import Link, Links
 from serving.front.metrics import FrontMetrics
@@ -105,6 +105,18 @@ class Forwarder:
         with self._counted(target, asked, rows, len(data)):
             return await self._send(target, deadline, send)
 
+    async def gradient(self, asked: AskedGradient, data: bytes, deadline: Deadline) -> bytes:
+        """The replica's serialised GradientResponse to the serialised GradientRequest `data`, as `infer`.
+
+        A gradient leaves nothing behind on a replica, so it may always be asked for again.
+        """
+        target = self._admit(asked)
+        rows = asked.rows(target.model.draws)
+        for other in asked.others:
+            rows += asked.rows(self._choose(other.model, other.version).model.draws)
+        with self._counted(target, asked, rows, len(data)):
+            return await self._send(target, deadline, lambda link: link.gradient(data, rows, deadline.left()))
+
     async def interact(
         self,
         asked: Asked,
@@ -138,14 +150,14 @@ class Forwarder:
             )
 
     @contextlib.contextmanager
-    def _counted(self, target: Route, asked: Asked, rows: int, size: int) -> Iterator[None]:
+    def _counted(self, target: Route, asked: Asked | AskedGradient, rows: int, size: int) -> Iterator[None]:
         """Around a request's work: it is held against the caller's limits, and counts as under way."""
         who = caller()
         sizes = {} if who.limits == NO_LIMITS else asked.sizes(size, target.model.draws)
         with self._usage.of(who, sizes, rows):
             yield
 
-    def _admit(self, asked: Asked) -> Route:
+    def _admit(self, asked: Asked | AskedGradient) -> Route:
         if self._stopping:
             raise errors.not_begun("the server is stopping and takes no new requests")
         with phase("route"):

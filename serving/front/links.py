@@ -11,7 +11,14 @@ from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import Message
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from protos.tiltserve.v1 import fleet_pb2, fleet_pb2_grpc, repository_pb2, repository_pb2_grpc, sampling_pb2
+from protos.tiltserve.v1 import (
+    distillation_pb2,
+    fleet_pb2,
+    fleet_pb2_grpc,
+    repository_pb2,
+    repository_pb2_grpc,
+    sampling_pb2,
+)
 from serving.access.caller import ANYBODY, HEADER, caller, told
 from serving.access.gate import INTERNAL
 from serving.access.guards import NAME, OPEN_INSIDE, Inside
@@ -24,6 +31,7 @@ from serving.wire.streamed import Place
 
 INFERENCE: ServiceDescriptor = service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 SAMPLING: ServiceDescriptor = sampling_pb2.DESCRIPTOR.services_by_name["Sampling"]
+DISTILLATION: ServiceDescriptor = distillation_pb2.DESCRIPTOR.services_by_name["Distillation"]
 
 
 class Link:
@@ -43,6 +51,7 @@ class Link:
         self._infer = self.channel.unary_unary(f"/{INFERENCE.full_name}/ModelInfer")
         self._stream = self.channel.stream_stream(f"/{INFERENCE.full_name}/ModelStreamInfer")
         self._interact = self.channel.stream_stream(f"/{SAMPLING.full_name}/SampleInteractive")
+        self._gradient = self.channel.unary_unary(f"/{DISTILLATION.full_name}/Gradient")
         internal = fleet_pb2_grpc.ReplicaInternalStub(self.channel)
         self._metrics, self._log = internal.Metrics, internal.Log
         self._repository = repository_pb2_grpc.ReplicaRepositoryStub(self.channel)
@@ -75,8 +84,17 @@ class Link:
 
     async def infer(self, request: bytes, rows: int, timeout: float | None) -> bytes:
         """A serialised ModelInferResponse; raises AioRpcError. Cancelling it cancels the call on the replica."""
+        return await self._unary(self._infer, request, rows, timeout)
+
+    async def gradient(self, request: bytes, rows: int, timeout: float | None) -> bytes:
+        """A serialised GradientResponse, as `infer`."""
+        return await self._unary(self._gradient, request, rows, timeout)
+
+    async def _unary(
+        self, method: grpc.aio.UnaryUnaryMultiCallable, request: bytes, rows: int, timeout: float | None
+    ) -> bytes:
         with self._under_way(rows):
-            call = self._infer(request, timeout=timeout, metadata=(*outgoing(), *self._metadata()))
+            call = method(request, timeout=timeout, metadata=(*outgoing(), *self._metadata()))
             reply: bytes = await call
             if times_come():
                 note_times(await call.trailing_metadata())

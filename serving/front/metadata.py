@@ -11,8 +11,9 @@ from serving.front.roster import Roster
 from serving.labels import version
 from serving.wire import errors, kserve
 
-EXTENSIONS = ("parameters", "schedule_policy")
-"""Of inference itself: parameters of requests, and among them `priority` and `timeout`."""
+EXTENSIONS = ("parameters", "schedule_policy", "distillation")
+"""Of inference itself: parameters of requests, and among them `priority` and `timeout`; and tiltserve.v1.Distillation,
+so that a client knows whether a server has it."""
 
 
 class Metadata:

@@ -20,13 +20,14 @@ from serving.access.guards import OPEN_FRONT, FrontGuards
 from serving.fleet.directory import DirectoryClient
 from serving.front import unix
 from serving.front.config import ModelConfigs
+from serving.front.distillation import Distillation
 from serving.front.fleet import Fleet
 from serving.front.fleet_metrics import FleetMetrics
 from serving.front.forward import Forwarder
 from serving.front.health import Health
 from serving.front.inference import Inference
 from serving.front.interactive import Sampling
-from serving.front.links import INFERENCE, SAMPLING, Links
+from serving.front.links import DISTILLATION, INFERENCE, SAMPLING, Links
 from serving.front.log_settings import LogSettings
 from serving.front.metrics import IDENTITIES, OWN, FrontMetrics
 from serving.front.part import Part
@@ -108,7 +109,7 @@ class Front:
         self.metrics = FrontMetrics(FleetMetrics(self._roster), self._replica_pages, watching, metrics_identities)
         self._connections = connections or Connections()
         self._links = Links(guards.inside, self._connections)
-        self._health = Health([INFERENCE.full_name, SAMPLING.full_name, _FLEET.full_name])
+        self._health = Health([each.full_name for each in (INFERENCE, SAMPLING, DISTILLATION, _FLEET)])
         statistics = ModelStatistics(self._roster, self._links)
         self._forwarder = Forwarder(self._roster, self._links, self.metrics, replay_wait_s, statistics)
         self._repository = Repository(self._roster, self._links, allowed=allow_model_control)
@@ -241,11 +242,12 @@ class Front:
     def _services(self) -> Services:
         """What all servers of the front serve."""
         parts = self._roster, self._forwarder, self.metrics, self._under_way, self._streams
-        services = (INFERENCE, SAMPLING, _FLEET, _HEALTH, _REFLECTION)
+        services = (INFERENCE, SAMPLING, DISTILLATION, _FLEET, _HEALTH, _REFLECTION)
         described = reflection.ReflectionServicer([each.full_name for each in services])
         return [
             Inference(*parts, self._shared_memory, self._kserve_parts()).handler(),
             Sampling(*parts).handler(),
+            Distillation(*parts, self._connections.max_message).handler(),
             small.handler(_FLEET, Fleet(self._roster, self.metrics), self._streams),
             small.handler(_HEALTH, self._health, self._streams),
             small.handler(_REFLECTION, described, self._streams),

@@ -44,10 +44,12 @@ class Held:
     Attributes:
         model: what the request asks for; a pipeline's parts are in memory too.
         models: the newest of every name that may be a reward; those that the request names are in memory.
+        others: that it asks for beside its own, in their order.
     """
 
     model: AnyModel
     models: Mapping[str, Model]
+    others: Sequence[AnyModel] = ()
 
 
 class LoadedModels:
@@ -226,11 +228,17 @@ class LoadedModels:
         return running
 
     @contextlib.asynccontextmanager
-    async def holding(self, request: InferRequest, seen: Callable[[str], bool] = anything) -> AsyncIterator[Held]:
+    async def holding(
+        self,
+        request: InferRequest,
+        seen: Callable[[str], bool] = anything,
+        others: Sequence[tuple[str, str]] = (),
+    ) -> AsyncIterator[Held]:
         """Within, the models that a request can touch are in memory; it waits for those that are not.
 
         Args:
             seen: whether a model exists for who asks; others are not loaded for it.
+            others: names and versions that it asks for beside its own model.
 
         Raises:
             RequestError: NOT_FOUND or UNAVAILABLE where the model cannot be used, UNAVAILABLE with the reason why one
@@ -238,7 +246,7 @@ class LoadedModels:
         """
         async with contextlib.AsyncExitStack() as stack:
             while True:
-                touched, now = self._touched(request, seen), self._versions.now
+                touched, now = self._touched(request, seen, others), self._versions.now
                 try:
                     await stack.enter_async_context(self._memory.holding({each.key for each in touched}))
                 except TooLargeError as error:
@@ -247,16 +255,17 @@ class LoadedModels:
                     for each in touched:  # its new files may be just being loaded
                         async with self._lock(each.folder.name):
                             pass
-                    if touched == self._touched(request, seen):
+                    if touched == self._touched(request, seen, others):
                         cause = str(error) if isinstance(error, LoadError) else f"{type(error).__name__}: {error}"
                         raise errors.unavailable(f"model {request.model!r} cannot be loaded again: {cause}") from error
-                if now is self._versions.now or touched == self._touched(request, seen):
+                if now is self._versions.now or touched == self._touched(request, seen, others):
                     break
                 await stack.aclose()  # one was replaced meanwhile
             models = self._versions.models()
             if seen is not anything:
                 models = {name: each for name, each in models.items() if seen(name)}
-            yield Held(self._versions.model(request.model, request.version, seen), models)
+            beside = [self._versions.model(*each, seen) for each in others]
+            yield Held(self._versions.model(request.model, request.version, seen), models, beside)
 
     def states(self) -> tuple[ModelState, ...]:
         """Every version for the directory, raw networks of samplers included."""
@@ -402,8 +411,10 @@ class LoadedModels:
             version.kept = await asyncio.to_thread(Kept, model)
         self._memory.resize(version.key, self._measured(version, model))
 
-    def _touched(self, request: InferRequest, seen: Callable[[str], bool]) -> set[Version]:
-        """The versions a request can touch: of its own model the one it asks for, and the newest of every model named
+    def _touched(
+        self, request: InferRequest, seen: Callable[[str], bool], others: Sequence[tuple[str, str]] = ()
+    ) -> set[Version]:
+        """The versions a request can touch: of its own models those it asks for, and the newest of every model named
         in its reward, which is no longer than `LONGEST_REWARD`, as are the names in its arguments."""
         said = [each for key, each in request.parameters.items() if key.startswith("reward") and isinstance(each, str)]
         texts = [each for each in said if len(each) <= LONGEST_REWARD]
@@ -413,8 +424,8 @@ class LoadedModels:
             for word in words
             if (ready := [each for each in self._versions.of(word) if each.ready]) and seen(word)
         }
-        mine = self._versions.choose(request.model, request.version, seen)
-        return {mine, *self._versions.parts(mine), *named}
+        mine = [self._versions.choose(*each, seen) for each in ((request.model, request.version), *others)]
+        return {*mine, *(part for each in mine for part in self._versions.parts(each)), *named}
 
     def _load(self, key: str) -> int:
         """Bring a version into memory; its bytes. Runs on a thread."""

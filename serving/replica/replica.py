@@ -29,6 +29,7 @@ from serving.models.draws_on_disk import DrawsOnDisk
 from serving.models.loaded import LoadedModels
 from serving.replica.answering import Answering
 from serving.replica.control import Control
+from serving.replica.distillation import Distillation
 from serving.replica.inference import Inference
 from serving.replica.interactive import Sampling
 from serving.replica.internal import SERVICE as INTERNAL
@@ -212,6 +213,7 @@ class Replica:
                     *Inference(self._answering, self._metrics).handlers(),
                     Streaming(self._answering).handler(),
                     Sampling(self._answering, self._answer_s).handler(),
+                    Distillation(self._answering).handler(),
                     small.handler(INTERNAL, Internal(self._metrics), self._answering.streams),
                     small.handler(REPOSITORY, repository, self._answering.streams),
                 ]

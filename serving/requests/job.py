@@ -24,8 +24,8 @@ from serving.requests.parameters import terms_of
 from serving.requests.pictured import Pictured
 from serving.requests.plain import plain_task
 from serving.requests.plans import interval_of, notes_of, plan_for
+from serving.requests.readying import ready
 from serving.requests.report import echoed
-from serving.requests.shared_setup import once
 from serving.requests.tensors import Tensors, tensors_of
 from serving.rewards import Definition, Reward
 from serving.wire import errors
@@ -37,7 +37,6 @@ from serving.wire.rows import likelihood_rows_at_once, rows_of
 from serving.wire.tensors import Parameter
 from steering.numerics.weights import checked_rewards
 from steering.sampling.run import merged
-from steering.sampling.sampler import Steering
 
 STATE_BYTES = 12 * 4
 """Bytes held for each number of a state: about twelve float32 tensors."""
@@ -351,7 +350,7 @@ def _sample(
     group, streamed = group_size(steered.steer, problem.event), watched is not None and watched.groups
     try:
         for run in steered.runs(n):
-            steer = yield from _ready(steered, run.start, model, known, problem, reward)
+            steer = yield from ready(steered, run.start, model, known, problem, reward)
             if tensors.known is not None and tensors.mask is not None:  # its values may have come only now
                 steer = steering.inpaint(tensors.mask, tensors.known)
             for rows in previews.groups(run, group, 1 if steer is None else steer.together, watched):
@@ -395,30 +394,6 @@ def _sample(
         said["samples_sha256"] = seal.hex
     steered.notes.extend(around.notes())
     return Answer(outputs, {**said, **echoed(report, steered, x), **around.told()}, steered.method)
-
-
-def _ready(
-    steered: Steered,
-    first: int,
-    model: Sampler,
-    known: Knowledge,
-    problem: steering.Problem,
-    reward: Reward | None,
-) -> Generator[Step, list[Array], Steering | None]:
-    """The method for the samples from `first` on, with what is made once for their law and the target."""
-    steer, setup, law = steered.steer, steered.setup, ""
-    if (by_law := steered.by_law) is not None:
-        number = by_law.laws.of[first]
-        if number in by_law.ready:
-            return by_law.ready[number]
-        steer, setup = yield from by_law.made(number)
-        by_law.ready[number] = steer
-        problem, law = by_law.laws.laws[number].problem, by_law.laws.laws[number].key
-    if setup is not None:
-        target = setup.target
-        key = (type(setup), target.key, target.beta, target.threshold, problem.plan.path, law)
-        yield from once(known.underway, key, evaluations(setup.prepare(problem), model, reward, announced=False))
-    return steer
 
 
 def _score(reward: Reward | None, x: torch.Tensor, report: steering.Report) -> Generator[Step, list[Array], None]:

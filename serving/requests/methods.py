@@ -307,7 +307,7 @@ def _check_options(method: str, parameters: Parameters) -> None:
             raise errors.invalid(f"{name}: steering {method!r}{also} does not take it; those that do: {takers}")
 
 
-def _scored_elsewhere(reward: Reward) -> Callable[[Tensor], Tensor]:
+def scored_elsewhere(reward: Reward) -> Callable[[Tensor], Tensor]:
     """A stand-in with the reward's name: steering asks for reward rows, and the engine answers them."""
 
     def score(x: Tensor) -> Tensor:
@@ -318,7 +318,7 @@ def _scored_elsewhere(reward: Reward) -> Callable[[Tensor], Tensor]:
 
 
 def _doob(asked: _Asked) -> Steered:
-    found, score = _found(asked), _scored_elsewhere(asked.reward)
+    found, score = _found(asked), scored_elsewhere(asked.reward)
 
     def of(posterior: Bank | Local) -> ByPosterior:
         steer = _doob_with(asked, score, found, posterior)
@@ -356,7 +356,7 @@ def _steered(method: str, asked: _Asked, found: Found, of: Callable[[Bank | Loca
 
 
 def _smc(asked: _Asked) -> Steered:
-    parameters, score = asked.parameters, _scored_elsewhere(asked.reward)
+    parameters, score = asked.parameters, scored_elsewhere(asked.reward)
     make = partial(
         steering.Smc, score, population=parameters.chains_together, keep=parameters.kept,
         potential=parameters.potential, **asked.aim,
@@ -377,26 +377,26 @@ def _fk_steering(asked: _Asked) -> Steered:
     parameters = asked.parameters
     potential: Any = parameters.potential or "difference"
     steer = fk_steering(
-        _scored_elsewhere(asked.reward), particles=parameters.chains_together, keep=parameters.kept,
+        scored_elsewhere(asked.reward), particles=parameters.chains_together, keep=parameters.kept,
         potential=potential, **asked.aim,
     )  # fmt: skip
     return Steered("fk_steering", steer, threshold=asked.threshold)
 
 
 def _svdd(asked: _Asked) -> Steered:
-    steer = Svdd(_scored_elsewhere(asked.reward), candidates=asked.parameters.candidates, **asked.aim)
+    steer = Svdd(scored_elsewhere(asked.reward), candidates=asked.parameters.candidates, **asked.aim)
     return Steered("svdd", steer, threshold=asked.threshold)
 
 
 def _best_of(asked: _Asked) -> Steered:
     chains = asked.parameters.chains_a_sample
-    return Steered("best_of", BestOf(_scored_elsewhere(asked.reward), chains, key=asked.reward.key))
+    return Steered("best_of", BestOf(scored_elsewhere(asked.reward), chains, key=asked.reward.key))
 
 
 def _doit(asked: _Asked) -> Steered:
     parameters = asked.parameters
     chosen = PRESETS.get(parameters.preset or "")
-    make = partial(steering.baselines.Doit, _scored_elsewhere(asked.reward), key=asked.reward.key)
+    make = partial(steering.baselines.Doit, scored_elsewhere(asked.reward), key=asked.reward.key)
     chains = parameters.chains_a_sample
     if chosen is None:
         return Steered("doit", make(particles=chains))
@@ -410,7 +410,7 @@ def _bank_resampling(asked: _Asked) -> Steered:
     if asked.known.cloud is None:
         raise errors.unavailable(f"bank_resampling: model {name!r} has no bank yet")
     bank = shared_bank(asked.known, None, lasting(asked.reward.key))
-    steer = BankResampling(_scored_elsewhere(asked.reward), samples=bank.samples, scored=bank.scored, **asked.aim)
+    steer = BankResampling(scored_elsewhere(asked.reward), samples=bank.samples, scored=bank.scored, **asked.aim)
     return Steered("bank_resampling", steer, steer, bank, threshold=asked.threshold)
 
 

@@ -12,7 +12,7 @@ from serving.watching.record import TRAILING, Record
 if TYPE_CHECKING:
     from serving.watching.spans import Spans
 
-TRACED = frozenset({"ModelInfer", "ModelStreamInfer", "SampleInteractive"})
+TRACED = frozenset({"ModelInfer", "ModelStreamInfer", "SampleInteractive", "Gradient", "Session"})
 
 
 class Watching:

@@ -1,8 +1,9 @@
 """Many requests at a time on one stream, within bounds."""
 
 import asyncio
+import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 from grpc.aio import ServicerContext
 
@@ -138,3 +139,36 @@ class Sender:
         """Whether the client takes its time to read; any thread may ask."""
         since = self._since
         return since is not None and time.monotonic() - since > SLOW_S
+
+
+class Turn:
+    """When something comes after another."""
+
+    def __init__(self, before: "Turn | None") -> None:
+        self._before, self._over = before, asyncio.Event()
+
+    async def come(self) -> None:
+        """Waits until the turn before is over."""
+        if self._before is not None:
+            await self._before._over.wait()
+            self._before = None
+
+    def end(self) -> None:
+        """The next one may come."""
+        self._over.set()
+
+
+class Turns:
+    """Turns one after another, in the order in which they are taken."""
+
+    def __init__(self) -> None:
+        self._last: Turn | None = None
+
+    @contextlib.contextmanager
+    def next(self) -> Iterator[Turn]:
+        """A turn, which is over at the end."""
+        self._last = turn = Turn(self._last)
+        try:
+            yield turn
+        finally:
+            turn.end()

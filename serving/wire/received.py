@@ -79,7 +79,7 @@ def infer(data: bytes) -> Received:
     Raises:
         RequestError: INVALID_ARGUMENT for bytes that are no such message, or one beyond the bounds.
     """
-    with _Reading(data) as reading:
+    with Reading(data) as reading:
         inputs, raw = list[memoryview](), list[memoryview]()
         for each in reading.fields(memoryview(data)):
             tensors = {5: inputs, 7: raw}.get(each.number)
@@ -99,12 +99,12 @@ def infer(data: bytes) -> Received:
         reading.count("parameters", len(rest.parameters))
         reading.count("outputs", len(rest.outputs))
         return Received(
-            _name("model_name", rest.model_name),
-            _name("model_version", rest.model_version),
+            named("model_name", rest.model_name),
+            named("model_version", rest.model_version),
             rest.id,
-            {_name("parameters", name): _value(value) for name, value in rest.parameters.items()},
+            {named("parameters", name): _value(value) for name, value in rest.parameters.items()},
             sent,
-            [_name("outputs", each.name) for each in rest.outputs],
+            [named("outputs", each.name) for each in rest.outputs],
             {each.name: _values(each.parameters) for each in rest.outputs if each.parameters},
         )
 
@@ -115,13 +115,13 @@ def sample(data: bytes) -> Received:
     Raises:
         RequestError: as `infer`; INVALID_ARGUMENT if it is another message, or a parameter is a tensor.
     """
-    with _Reading(data) as reading:
+    with Reading(data) as reading:
         inputs, kind = dict[str, Sent](), "none"
         for outer in reading.fields(memoryview(data)):
             kind = {1: "sample", 2: "scores"}.get(outer.number, kind)
             for each in reading.fields(outer.value) if (outer.number, outer.kind) == (1, BYTES) else ():
                 if (each.number, each.kind) == (5, BYTES):
-                    sent = _entry(reading, each.value)
+                    sent = entry(reading, each.value)
                     inputs[sent.name] = sent
                 else:
                     reading.keep(each)
@@ -131,15 +131,15 @@ def sample(data: bytes) -> Received:
         rest = sampling_pb2.SampleRequest.FromString(reading.kept())
         reading.count("parameters", len(rest.parameters))
         return Received(
-            _name("model", rest.model),
-            _name("version", rest.version),
+            named("model", rest.model),
+            named("version", rest.version),
             rest.id,
-            {_name("parameters", name): _scalar(name, value) for name, value in rest.parameters.items()},
+            {named("parameters", name): scalar(name, value) for name, value in rest.parameters.items()},
             [inputs[name] for name in sorted(inputs)],
         )
 
 
-class _Reading:
+class Reading:
     """One message's bounds; within, what cannot be read is INVALID_ARGUMENT."""
 
     def __init__(self, data: bytes) -> None:
@@ -193,7 +193,7 @@ def unreadable(size: int) -> errors.RequestError:
     return errors.invalid(f"expected a protocol buffer message, got {size} bytes that do not parse")
 
 
-def _input(reading: _Reading, data: memoryview) -> Sent:
+def _input(reading: Reading, data: memoryview) -> Sent:
     """An InferInputTensor, without raw contents."""
     texts = {1: "", 2: ""}
     shape, contents, extras = list[memoryview](), list[memoryview](), list[memoryview]()
@@ -210,19 +210,27 @@ def _input(reading: _Reading, data: memoryview) -> Sent:
     return Sent(texts[1], texts[2], _shape(texts[1], shape), None, contents, _values(given))
 
 
-def _entry(reading: _Reading, data: memoryview) -> Sent:
-    """An entry of a SampleRequest's inputs: a name and a Tensor, whose type is FP32 unless it says another."""
-    name, datatype, shape, raw = "", "", list[memoryview](), memoryview(b"")
-    for outer in reading.fields(data):
-        if (outer.number, outer.kind) == (1, BYTES):
-            name = _text(outer.value)
-        for each in reading.fields(outer.value) if (outer.number, outer.kind) == (2, BYTES) else ():
-            if (each.number, each.kind) == (1, BYTES):
-                datatype = _text(each.value)
-            elif each.kind in (BYTES, VARINT) and each.number == 2:
-                shape.append(each.value)
-            elif (each.number, each.kind) == (3, BYTES):
-                raw = each.value
+def entry(reading: Reading, data: memoryview) -> Sent:
+    """An entry of a map from names to Tensors."""
+    name, inside = "", memoryview(b"")
+    for each in reading.fields(data):
+        if (each.number, each.kind) == (1, BYTES):
+            name = _text(each.value)
+        elif (each.number, each.kind) == (2, BYTES):
+            inside = each.value
+    return tensor(reading, name, inside)
+
+
+def tensor(reading: Reading, name: str, data: memoryview) -> Sent:
+    """A Tensor, whose type is FP32 unless it says another."""
+    datatype, shape, raw = "", list[memoryview](), memoryview(b"")
+    for each in reading.fields(data):
+        if (each.number, each.kind) == (1, BYTES):
+            datatype = _text(each.value)
+        elif each.kind in (BYTES, VARINT) and each.number == 2:
+            shape.append(each.value)
+        elif (each.number, each.kind) == (3, BYTES):
+            raw = each.value
     return Sent(name, datatype or "FP32", _shape(name, shape), raw)
 
 
@@ -238,10 +246,11 @@ def _text(data: memoryview) -> str:
         raise errors.invalid(
             f"inputs: expected names of at most {LONGEST_NAME} characters, got one of {len(data)} bytes"
         )
-    return _name("inputs", str(data, "utf-8"))
+    return named("inputs", str(data, "utf-8"))
 
 
-def _name(where: str, name: str) -> str:
+def named(where: str, name: str) -> str:
+    """A name as it is; INVALID_ARGUMENT where it is too long."""
     if len(name) > LONGEST_NAME:
         raise errors.invalid(f"{where}: expected names of at most {LONGEST_NAME} characters, got one of {len(name)}")
     return name
@@ -257,7 +266,8 @@ def _value(value: pb.InferParameter) -> Parameter | None:
     return plain
 
 
-def _scalar(name: str, value: Any) -> Parameter | None:
+def scalar(name: str, value: Any) -> Parameter | None:
+    """What a Value holds; INVALID_ARGUMENT for a tensor."""
     which = value.WhichOneof("kind")
     if which == "tensor":
         raise errors.invalid(f"parameter {name!r}: expected no tensor, which goes into inputs, got one")

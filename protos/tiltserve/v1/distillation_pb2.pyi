@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class GradientRequest(_message.Message):
-    __slots__ = ("model", "version", "id", "models", "input", "conditions", "prompt", "negative_prompt", "mode", "iteration", "seed", "first_view", "schedule", "noise", "weighting", "guidance", "convention", "clip", "rescale", "reward", "reward_arguments", "beta", "posterior", "particles", "parameters", "timeout", "priority", "noises", "stride", "negatives", "negative_weights")
+    __slots__ = ("model", "version", "id", "models", "input", "conditions", "prompt", "negative_prompt", "mode", "iteration", "seed", "first_view", "schedule", "noise", "weighting", "guidance", "convention", "clip", "rescale", "reward", "reward_arguments", "beta", "posterior", "particles", "parameters", "timeout", "priority", "noises", "stride", "negatives", "negative_weights", "over")
     class ConditionsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -68,6 +68,7 @@ class GradientRequest(_message.Message):
     STRIDE_FIELD_NUMBER: _ClassVar[int]
     NEGATIVES_FIELD_NUMBER: _ClassVar[int]
     NEGATIVE_WEIGHTS_FIELD_NUMBER: _ClassVar[int]
+    OVER_FIELD_NUMBER: _ClassVar[int]
     model: str
     version: str
     id: str
@@ -99,7 +100,8 @@ class GradientRequest(_message.Message):
     stride: float
     negatives: _containers.MessageMap[str, _tensor_pb2.Tensor]
     negative_weights: _tensor_pb2.Tensor
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., id: _Optional[str] = ..., models: _Optional[_Iterable[_Union[WeightedModel, _Mapping]]] = ..., input: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., conditions: _Optional[_Mapping[str, _tensor_pb2.Tensor]] = ..., prompt: _Optional[_Iterable[str]] = ..., negative_prompt: _Optional[_Iterable[str]] = ..., mode: _Optional[str] = ..., iteration: _Optional[int] = ..., seed: _Optional[int] = ..., first_view: _Optional[int] = ..., schedule: _Optional[_Union[Schedule, _Mapping]] = ..., noise: _Optional[str] = ..., weighting: _Optional[str] = ..., guidance: _Optional[float] = ..., convention: _Optional[str] = ..., clip: _Optional[float] = ..., rescale: _Optional[float] = ..., reward: _Optional[str] = ..., reward_arguments: _Optional[_Mapping[str, _tensor_pb2.Value]] = ..., beta: _Optional[float] = ..., posterior: _Optional[str] = ..., particles: _Optional[int] = ..., parameters: _Optional[_Mapping[str, _tensor_pb2.Value]] = ..., timeout: _Optional[int] = ..., priority: _Optional[int] = ..., noises: _Optional[int] = ..., stride: _Optional[float] = ..., negatives: _Optional[_Mapping[str, _tensor_pb2.Tensor]] = ..., negative_weights: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ...) -> None: ...
+    over: int
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., id: _Optional[str] = ..., models: _Optional[_Iterable[_Union[WeightedModel, _Mapping]]] = ..., input: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., conditions: _Optional[_Mapping[str, _tensor_pb2.Tensor]] = ..., prompt: _Optional[_Iterable[str]] = ..., negative_prompt: _Optional[_Iterable[str]] = ..., mode: _Optional[str] = ..., iteration: _Optional[int] = ..., seed: _Optional[int] = ..., first_view: _Optional[int] = ..., schedule: _Optional[_Union[Schedule, _Mapping]] = ..., noise: _Optional[str] = ..., weighting: _Optional[str] = ..., guidance: _Optional[float] = ..., convention: _Optional[str] = ..., clip: _Optional[float] = ..., rescale: _Optional[float] = ..., reward: _Optional[str] = ..., reward_arguments: _Optional[_Mapping[str, _tensor_pb2.Value]] = ..., beta: _Optional[float] = ..., posterior: _Optional[str] = ..., particles: _Optional[int] = ..., parameters: _Optional[_Mapping[str, _tensor_pb2.Value]] = ..., timeout: _Optional[int] = ..., priority: _Optional[int] = ..., noises: _Optional[int] = ..., stride: _Optional[float] = ..., negatives: _Optional[_Mapping[str, _tensor_pb2.Tensor]] = ..., negative_weights: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., over: _Optional[int] = ...) -> None: ...
 
 class WeightedModel(_message.Message):
     __slots__ = ("model", "version", "weight")
@@ -144,7 +146,7 @@ class Schedule(_message.Message):
     def __init__(self, preset: _Optional[str] = ..., c0: _Optional[float] = ..., c1: _Optional[float] = ..., i_end: _Optional[int] = ..., shape: _Optional[str] = ..., gap: _Optional[float] = ..., perturb: _Optional[float] = ..., smin: _Optional[float] = ..., smax: _Optional[float] = ..., t1: _Optional[_Iterable[float]] = ..., t2: _Optional[_Iterable[float]] = ..., unit: _Optional[str] = ..., scale: _Optional[float] = ..., narrowed: _Optional[bool] = ...) -> None: ...
 
 class GradientResponse(_message.Message):
-    __slots__ = ("model", "version", "id", "gradient", "loss", "t1", "t2", "rho1", "rho2", "gradient_norm", "nonfinite", "network_rows", "reward_rows", "fingerprint", "warnings", "models")
+    __slots__ = ("model", "version", "id", "gradient", "loss", "t1", "t2", "rho1", "rho2", "gradient_norm", "nonfinite", "network_rows", "reward_rows", "fingerprint", "warnings", "models", "setup_rows", "setup_reward_rows", "ess")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     ID_FIELD_NUMBER: _ClassVar[int]
@@ -161,6 +163,9 @@ class GradientResponse(_message.Message):
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     WARNINGS_FIELD_NUMBER: _ClassVar[int]
     MODELS_FIELD_NUMBER: _ClassVar[int]
+    SETUP_ROWS_FIELD_NUMBER: _ClassVar[int]
+    SETUP_REWARD_ROWS_FIELD_NUMBER: _ClassVar[int]
+    ESS_FIELD_NUMBER: _ClassVar[int]
     model: str
     version: str
     id: str
@@ -177,7 +182,10 @@ class GradientResponse(_message.Message):
     fingerprint: str
     warnings: _containers.RepeatedScalarFieldContainer[str]
     models: _containers.RepeatedCompositeFieldContainer[ModelPart]
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., id: _Optional[str] = ..., gradient: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., loss: _Optional[_Iterable[float]] = ..., t1: _Optional[_Iterable[float]] = ..., t2: _Optional[_Iterable[float]] = ..., rho1: _Optional[_Iterable[float]] = ..., rho2: _Optional[_Iterable[float]] = ..., gradient_norm: _Optional[float] = ..., nonfinite: _Optional[int] = ..., network_rows: _Optional[int] = ..., reward_rows: _Optional[int] = ..., fingerprint: _Optional[str] = ..., warnings: _Optional[_Iterable[str]] = ..., models: _Optional[_Iterable[_Union[ModelPart, _Mapping]]] = ...) -> None: ...
+    setup_rows: int
+    setup_reward_rows: int
+    ess: float
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., id: _Optional[str] = ..., gradient: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., loss: _Optional[_Iterable[float]] = ..., t1: _Optional[_Iterable[float]] = ..., t2: _Optional[_Iterable[float]] = ..., rho1: _Optional[_Iterable[float]] = ..., rho2: _Optional[_Iterable[float]] = ..., gradient_norm: _Optional[float] = ..., nonfinite: _Optional[int] = ..., network_rows: _Optional[int] = ..., reward_rows: _Optional[int] = ..., fingerprint: _Optional[str] = ..., warnings: _Optional[_Iterable[str]] = ..., models: _Optional[_Iterable[_Union[ModelPart, _Mapping]]] = ..., setup_rows: _Optional[int] = ..., setup_reward_rows: _Optional[int] = ..., ess: _Optional[float] = ...) -> None: ...
 
 class ModelPart(_message.Message):
     __slots__ = ("model", "version", "fingerprint", "loss", "t1", "t2", "rho1", "rho2")

@@ -24,7 +24,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 from tritonclient.grpc import service_pb2
 from tritonclient.utils import InferenceServerException
 
-from protos.tiltserve.v1 import fleet_pb2, fleet_pb2_grpc, sampling_pb2
+from protos.tiltserve.v1 import distillation_pb2, fleet_pb2, fleet_pb2_grpc, sampling_pb2
 from serving.access import tokens
 from serving.access.caller import HEADER
 from serving.access.certificates import Certificates
@@ -34,6 +34,7 @@ from serving.access.methods import GROUPS
 from serving.access.watched import Watched
 from serving.engine.task import Task
 from serving.wire.streamed import AS_STATUS
+from serving.wire.tensors import tensor
 from tests.serving.access.test_jwts import claims, keys, signed
 from tests.serving.certificates import Authority, Pair
 from tests.serving.live import Live, running, until
@@ -135,15 +136,19 @@ def call(channel: grpc.Channel, path: str, request: bytes, token: str | None, **
 
 def served() -> dict[str, bytes]:
     """Every method of a front by its path, with a request about the rings."""
+    views = tensor(np.zeros((1, 2), np.float32))
+    gradient = distillation_pb2.GradientRequest(model="rings", input=views, iteration=0)
     about = {
         "ModelInfer": service_pb2.ModelInferRequest(model_name="rings"),
         "ModelStreamInfer": service_pb2.ModelInferRequest(model_name="rings"),
         "SampleInteractive": sampling_pb2.InteractiveRequest(sample=sampling_pb2.SampleRequest(model="rings")),
+        "Gradient": gradient,
+        "Session": distillation_pb2.SessionRequest(gradient=gradient),
         "ServerReflectionInfo": reflection_pb2.ServerReflectionRequest(list_services=""),
     }
     named = {"ModelReady", "ModelMetadata", "ModelConfig", "ModelStatistics"}
     found = {}
-    for file in (service_pb2, sampling_pb2, fleet_pb2, health_pb2, reflection_pb2):
+    for file in (service_pb2, sampling_pb2, distillation_pb2, fleet_pb2, health_pb2, reflection_pb2):
         for service in file.DESCRIPTOR.services_by_name.values():
             if service.full_name.startswith("tiltserve.v1.Replica"):
                 continue

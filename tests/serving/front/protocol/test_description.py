@@ -2,16 +2,19 @@
 
 from typing import Any, TypeAlias
 
+import grpc
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
 from google.protobuf import json_format
 from tritonclient.grpc import model_config_pb2
 
+from protos.tiltserve.v1 import distillation_pb2, distillation_pb2_grpc
 from serving.engine import scheduler
 from serving.wire.parameters import PRIORITIES
-from serving.wire.tensors import DATATYPES
+from serving.wire.tensors import DATATYPES, tensor
 from tests.serving.front.protocol.conftest import Refusal
+from tests.serving.live import Live
 
 Client: TypeAlias = Any  # tritonclient has no types
 MODELS = ("rings", "rings.network", "stripes", "stripes.network", "nearness")
@@ -168,13 +171,19 @@ def test_a_configuration_becomes_json(client: Client):
     assert json_format.ParseDict(whole, model_config_pb2.ModelConfig()) == config(client, "rings.network")
 
 
-def test_extensions_are_those_that_work(client: Client):
+def test_extensions_are_those_that_work(live: Live, client: Client):
     """Each is used here."""
 
     def reload() -> object:
         client.unload_model("nan", unload_dependents=True)
         client.load_model("nan")
         return client.is_model_ready("nan") or None
+
+    def gradient() -> object:
+        with grpc.insecure_channel(live.address) as channel:
+            views = tensor(np.zeros((1, 2), np.float32))
+            asked = distillation_pb2.GradientRequest(model="rings", iteration=0, input=views)
+            return distillation_pb2_grpc.DistillationStub(channel).Gradient(asked)
 
     uses = {
         "parameters": lambda: client.infer("rings", [], parameters={"steps": 2}),
@@ -186,6 +195,7 @@ def test_extensions_are_those_that_work(client: Client):
         "system_shared_memory": client.get_system_shared_memory_status,
         "logging": client.get_log_settings,
         "trace": lambda: client.get_trace_settings(),
+        "distillation": gradient,
     }
     assert set(client.get_server_metadata().extensions) == uses.keys()
     for use in uses.values():
