@@ -1,7 +1,7 @@
 """`python -m exporters.scenes --data DIR --out deploy/scene_models`: render, train, export, calibrate and measure.
 
 Everything is seeded. Training resumes from DIR/denoiser.pt, so it may be interrupted. On one CPU core rendering takes a
-minute, 1,000 steps of training 2.2, the rest one.
+minute, 1,000 steps of training 2.5, the rest one.
 """
 
 import json

@@ -5,10 +5,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from exporters.scenes import data, judging, train
+from exporters.network import OnnxNetwork
+from exporters.scenes import data, judging, networks, train
+from exporters.scenes.__main__ import CARD
 from exporters.scenes.family import DENSITY, GRID, KINDS, Field, member, voxels
 from exporters.scenes.networks import NO_KIND, SceneDenoiser
 from exporters.scenes.render import DISTANCE, FAR, NEAR, SIDE, anywhere, cameras, rays, render
+from protos.card import load_card
+from steering.plans.predictions import denoise
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def ball(radius: float) -> Field:
@@ -144,3 +150,43 @@ def test_an_unknown_camera_is_no_camera():
     with torch.no_grad():
         seen = network(x, t, torch.zeros(3, dtype=torch.int64), camera)
     assert all(float((seen[i] - seen[j]).abs().max()) > 1e-3 for i, j in ((0, 1), (0, 2), (1, 2)))
+
+
+@pytest.fixture(scope="module")
+def shipped() -> OnnxNetwork:
+    """The model of the demo."""
+    folder = ROOT / "deploy" / "scene_models" / "scenes"
+    return OnnxNetwork(folder / "1" / "model.onnx", load_card(folder / "card.yaml"), threads=1)
+
+
+def test_the_shipped_model_is_of_this_recipe(shipped: OnnxNetwork):
+    assert shipped.card.calibration is not None
+    assert shipped.card.model_copy(update={"calibration": None}) == CARD
+    curve = shipped.card.calibration
+    assert list(curve.mse) == sorted(curve.mse)
+    assert curve.mse[-1] < networks.SIGMA_DATA**2
+
+
+def test_the_shipped_model_knows_unseen_members_from_their_camera(shipped: OnnxNetwork):
+    """Told the camera and the kind, it restores them better than told neither, or a camera on the other side."""
+    camera = data.reference_cameras()
+    errors: dict[str, list[float]] = {"right": [], "none": [], "opposite": []}
+    for kind, name in enumerate(KINDS):
+        x0 = data.unseen(name, members=2)[1].float() / 127.5 - 1
+        generator = torch.Generator().manual_seed(kind)
+        sigma = 4.0  # the picture itself says little of the camera
+        x = x0 + sigma * torch.randn(x0.shape, generator=generator)
+        t = torch.full((len(x0),), sigma, dtype=torch.float64)
+        rule = denoise(shipped.path, sigma, "x0", "edm", networks.SIGMA_DATA)
+        told = torch.full((len(x0),), kind)
+        around = camera * torch.tensor([-1.0, -1.0, 1.0])
+        for asked, cond in (
+            ("right", {"kind": told, "camera": camera}),
+            ("none", {"kind": torch.full_like(told, NO_KIND), "camera": torch.zeros_like(camera)}),
+            ("opposite", {"kind": told, "camera": around}),
+        ):
+            found = rule(x, shipped(rule.scaled(x), t, **cond))
+            errors[asked].append(float((found - x0).square().mean()))
+    for right, none, opposite in zip(errors["right"], errors["none"], errors["opposite"], strict=True):
+        assert right < 0.8 * none
+        assert right < 0.8 * opposite
