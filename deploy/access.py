@@ -21,7 +21,7 @@ def check_guards(settings: Settings) -> None:
     Raises:
         SettingsError: one cannot be used.
     """
-    guards = front_guards(settings, "")
+    guards = front_guards(settings, internal_token(settings))
     for flag, found in (("reward", settings.rewards), ("network", settings.networks)):
         for each in services(found).values():
             if isinstance(each, Service):
@@ -36,12 +36,27 @@ def check_guards(settings: Settings) -> None:
         )
 
 
+def internal_token(settings: Settings) -> str:
+    """What the file says that this server's processes show each other; "" where there is none."""
+    path = settings.internal_token_file
+    return "" if path is None else _checked(lambda: secret(path), "internal-token-file").get().decode()
+
+
+def inside(settings: Settings, internal: str) -> Inside:
+    """Between fronts, directories and replicas; `internal` is the token of this server's processes."""
+    folder = settings.internal_tls
+    if folder is None:
+        return Inside(internal)
+    chain, key, authority = (folder / name for name in KEYRING)
+    return Inside(internal, _checked(lambda: Certificates(chain, key, authority), "internal-tls"))
+
+
 def front_guards(settings: Settings, internal: str) -> FrontGuards:
     """What guards a front; `internal` is the token of this server's processes."""
     return FrontGuards(
         certificates=_public(settings),
         tokens=_tokens(settings),
-        inside=_inside(settings, internal),
+        inside=inside(settings, internal),
         metrics_token=_metrics_token(settings),
     )
 
@@ -50,7 +65,7 @@ def replica_guards(settings: Settings, internal: str) -> ReplicaGuards:
     """What guards a replica: whoever may call it without a front needs the same token as there, and where a front asks
     for something else, or listens where only this user comes, nobody may."""
     closed = settings.tls_client_ca is not None or (settings.socket is not None and settings.tokens is None)
-    return ReplicaGuards(_tokens(settings), _inside(settings, internal), closed, _metrics_token(settings))
+    return ReplicaGuards(_tokens(settings), inside(settings, internal), closed, _metrics_token(settings))
 
 
 def services(found: Mapping[str, str | Server]) -> dict[str, str | Service]:
@@ -78,14 +93,6 @@ def _tokens(settings: Settings) -> Watched[tokens.Table] | None:
 def _metrics_token(settings: Settings) -> Watched[bytes] | None:
     path = settings.metrics_token_file
     return None if path is None else _checked(lambda: secret(path), "metrics-token-file")
-
-
-def _inside(settings: Settings, internal: str) -> Inside:
-    folder = settings.internal_tls
-    if folder is None:
-        return Inside(internal)
-    chain, key, authority = (folder / name for name in KEYRING)
-    return Inside(internal, _checked(lambda: Certificates(chain, key, authority), "internal-tls"))
 
 
 def _checked(make: Callable[[], Made], flag: str) -> Made:

@@ -1,4 +1,4 @@
-"""A server on one machine, from start to drained: the applications on a Ray cluster of their own."""
+"""A server from start to drained: the applications on a Ray cluster of their own, or on one that exists."""
 
 import contextlib
 import errno
@@ -9,6 +9,7 @@ import select
 import signal
 import socket
 import sys
+import tempfile
 import threading
 import time
 import uuid
@@ -18,10 +19,24 @@ from pathlib import Path
 
 import grpc
 
-from deploy.access import check_guards
-from deploy.cluster import GONE_S, OBJECT_STORE_BYTES, StartError, cluster, delete, deploy, heads_alive, kill, marked
+from deploy.access import check_guards, internal_token
+from deploy.cluster import (
+    GONE_S,
+    OBJECT_STORE_BYTES,
+    StartError,
+    cluster,
+    delete,
+    deploy,
+    heads_alive,
+    joined,
+    kill,
+    marked,
+    nodes,
+    taken,
+)
 from deploy.cores import cores
 from deploy.deployments import FRONT, HTTP, REPLICAS, applications
+from deploy.directories import DIRECTORY, named
 from deploy.log_lines import log_lines
 from deploy.private_port import check_ray
 from deploy.rays_lines import RaysLines
@@ -29,6 +44,7 @@ from deploy.scratch import Scratch, scratch
 from deploy.settings import Settings, SettingsError
 from protos.tiltserve.v1 import fleet_pb2, fleet_pb2_grpc
 from serving.access.gate import INTERNAL
+from serving.fleet.actor import RayDirectory
 from serving.front import unix
 from serving.models.folders import survey
 from serving.watching.logs import Format, said
@@ -54,7 +70,8 @@ def serve(settings: Settings) -> int:
     """
     check_ray()
     check_guards(settings)
-    _look(settings.models, settings.log_format)
+    settings.check_reachable()
+    _look(settings.repository, settings.log_format)
     with contextlib.ExitStack() as held:
         wanted = {"metrics_port": "host" if settings.metrics_host is None else "metrics_host"}
         if settings.socket is None:
@@ -62,7 +79,11 @@ def serve(settings: Settings) -> int:
         if settings.http_port is not None:
             wanted["http_port"] = "host"
         ports = {port: held.enter_context(held_port(settings, host, port)) for port, host in wanted.items()}
-        place = held.enter_context(scratch(OBJECT_STORE_BYTES))
+        if settings.address is None:
+            place = held.enter_context(scratch(OBJECT_STORE_BYTES))
+        else:
+            own = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="tiltserve-")))
+            place = Scratch(own, own)
         orderly = _Server(settings.model_copy(update=ports), place).run()
     if not orderly:  # Ray would look for its head for a minute when Python exits
         sys.stdout.flush()
@@ -120,7 +141,8 @@ class _Server:
     def __init__(self, settings: Settings, place: Scratch) -> None:
         self._settings, self._place = settings, place
         self._mark = uuid.uuid4().hex
-        self._internal = secrets.token_hex(32)
+        self._internal = internal_token(settings) or secrets.token_hex(32)
+        self._own = settings.address is None  # the cluster
         self._private = place.sessions / f"front-{self._mark[:16]}"
         self._stop, self._ready = threading.Event(), threading.Event()
         self._up = False  # Ray runs, and is needed for the start
@@ -159,7 +181,7 @@ class _Server:
                     return False
             if self._up and not self._ready.is_set() and time.monotonic() > looked + LOOK_S:
                 looked = time.monotonic()
-                if not heads_alive() and self._up:  # Serve would wait for ever
+                if self._own and not heads_alive() and self._up:  # Serve would wait for ever
                     self._abandon()
                     raise StartError("Ray: expected its processes to run, one has ended while the server started")
         ended.result()
@@ -171,16 +193,15 @@ class _Server:
 
     def _serve(self) -> None:
         settings, out, verbose = self._settings, sys.stdout, self._settings.log_level == "debug"
-        cpus = max(cores(), settings.replicas * settings.threads)
         # Ray reports processes that it lost on standard output; of a start that fails one line is enough
         with (
             contextlib.redirect_stdout(sys.stderr if verbose else io.StringIO()),
             log_lines(self._place.sessions) as sink,
-            cluster(self._mark, self._place, host=settings.inner_host, cpus=cpus, verbose=verbose),
+            self._cluster(verbose) as node,
         ):
             self._up = True
             try:
-                for name, application in applications(settings, self._internal, self._private, sink).items():
+                for name, application in applications(settings, self._internal, self._private, sink, node).items():
                     deploy(name, application)
                 private = unix.address(self._private)
                 names = _wait_for_models(private, self._internal, settings, self._stop)
@@ -199,12 +220,50 @@ class _Server:
                 self._stop.wait()
                 draining = threading.Thread(target=_drain, args=[settings], daemon=True)
                 draining.start()
-                while draining.is_alive() and heads_alive():  # a signal to the whole process group also ends Ray
+                while draining.is_alive() and self._rays():  # a signal to the whole process group also ends Ray
                     draining.join(0.2)
-                self._orderly = heads_alive()
+                self._orderly = self._rays()
+
+    @contextlib.contextmanager
+    def _cluster(self, verbose: bool) -> Iterator[str | None]:
+        """Ray, and in a cluster of others the address of this node, with a directory of our own there.
+
+        Raises:
+            StartError: see `cluster` and `joined`; a server of this release is there already.
+            SettingsError: replicas on other nodes would be out of reach.
+        """
+        settings = self._settings
+        if settings.address is None:
+            cpus = max(cores(), settings.replicas * settings.threads)
+            with cluster(self._mark, self._place, host=settings.inner_host, cpus=cpus, verbose=verbose):
+                yield None
+            return
+        with joined(settings.address, verbose=verbose) as node:
+            if there := taken(named(settings, name) for name in (REPLICAS, FRONT, HTTP)):
+                raise StartError(
+                    f"--release: expected a name that is free in this cluster, {', '.join(there)} is there"
+                )
+            if (count := nodes()) > 1 and settings.inner_host in ("127.0.0.1", "::1", "localhost"):
+                raise SettingsError(
+                    f"--replica-host: expected an address that {count} nodes reach, such as 0.0.0.0, got "
+                    f"{settings.inner_host}"
+                )
+            own = None if settings.directory else RayDirectory(named(settings, DIRECTORY), here=True)
+            try:
+                yield node
+            finally:
+                if own is not None:
+                    own.end()
+
+    def _rays(self) -> bool:
+        """Whether Ray is there."""
+        return not self._own or heads_alive()
 
     def _abandon(self) -> None:
         """End a start: nobody was promised anything yet."""
+        if not self._own:
+            _drain(self._settings, wait=False)
+            return
         told = os.dup(2)
         with Path(os.devnull).open("wb") as nowhere:  # what Ray says of lost processes tells nobody anything
             os.dup2(nowhere.fileno(), 2)
@@ -214,10 +273,10 @@ class _Server:
         os.dup2(told, 2)
 
 
-def _drain(settings: Settings) -> None:
+def _drain(settings: Settings, *, wait: bool = True) -> None:
     """Delete the applications, each after what asks it: it finishes what it took on."""
     for name in (FRONT, REPLICAS) if settings.http_port is None else (HTTP, FRONT, REPLICAS):
-        delete(name)
+        delete(named(settings, name), wait=wait)
 
 
 def _wait_for_models(private: str, internal: str, settings: Settings, stop: threading.Event) -> list[str]:

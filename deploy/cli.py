@@ -11,6 +11,7 @@ from deploy.commands.diagnose import diagnose
 from deploy.commands.export import export
 from deploy.commands.import_ import import_
 from deploy.commands.models import models
+from deploy.commands.parts import directory, front
 from deploy.commands.repository import load, unload
 from deploy.commands.sample import RewardOptions, sample
 from deploy.commands.score import score
@@ -40,6 +41,8 @@ def tiltserve(
 
 
 app.command()(serve)
+app.command()(front)
+app.command()(directory)
 app.command()(export)
 app.command("import")(import_)
 app.command(cls=RewardOptions)(sample)

@@ -5,7 +5,7 @@ import logging
 import os
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 # before Ray is imported: it reads its environment once
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -13,7 +13,7 @@ os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # the name notw
 os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's default of 15 would let any shell job slow the replicas
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # else every handshake that fails is a line: strangers fill the log
 if not os.environ.get("RAY_AUTH_TOKEN"):  # Ray would write one into HOME, which may be read-only or missing
-    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    os.environ["RAY_AUTH_TOKEN"] = os.environ["RAY_TILTSERVE_TOKEN"] = secrets.token_hex(32)
 
 import psutil
 import ray
@@ -84,6 +84,40 @@ def cluster(mark: str, place: Scratch, *, host: str, cpus: int, verbose: bool) -
         kill(alive)
 
 
+@contextlib.contextmanager
+def joined(address: str, *, verbose: bool) -> Iterator[str]:
+    """A Ray cluster that somebody else started, and which this machine is a node of: this node's address. On leaving
+    nothing of it is ended.
+
+    Raises:
+        StartError: there is none, or it lets us not in.
+    """
+    if os.environ.pop("RAY_TILTSERVE_TOKEN", None) == os.environ.get("RAY_AUTH_TOKEN"):  # that cluster has its own
+        del os.environ["RAY_AUTH_TOKEN"]
+    for name, level in (("ray", logging.ERROR), ("ray.serve", logging.WARNING)):
+        logging.getLogger(name).setLevel(level)
+    try:
+        ray.init(address=address, namespace="tiltserve", log_to_driver=verbose, logging_level=logging.ERROR)
+        serve.start(proxy_location=ProxyLocation.Disabled)
+    except (Exception, SystemExit) as error:
+        told = reason(f"{type(error).__name__}: {error}").partition("\n")[0]
+        raise StartError(f"Ray: expected a cluster at {address}, which this machine is a node of: {told}") from error
+    try:
+        yield str(ray.util.get_node_ip_address())
+    finally:
+        ray.shutdown()
+
+
+def taken(names: Iterable[str]) -> list[str]:
+    """Which of these applications run in the cluster."""
+    return sorted(set(names) & serve.status().applications.keys())
+
+
+def nodes() -> int:
+    """How many nodes of the cluster are alive."""
+    return sum(each["Alive"] for each in ray.nodes())
+
+
 def deploy(name: str, application: Application) -> None:
     """Run an application of Serve's, and wait until it is up; `StartError` with the reason if it does not come up."""
     try:
@@ -96,10 +130,10 @@ def deploy(name: str, application: Application) -> None:
         raise StartError(f"{name}: {reason(told)}") from error
 
 
-def delete(name: str) -> None:
+def delete(name: str, *, wait: bool = True) -> None:
     """End an application of Serve's, and wait until it has drained."""
     with contextlib.suppress(Exception):
-        serve.delete(name)
+        serve.delete(name, _blocking=wait)
 
 
 def heads_alive() -> bool:

@@ -2,12 +2,9 @@
 
 from pathlib import Path
 
-from deploy.access import front_guards
+from deploy.fronts import made_front
 from deploy.private_port import keep_to
 from deploy.settings import Settings
-from deploy.wiring import connections, watching
-from serving.fleet.actor import RayDirectory
-from serving.front.server import Front
 from serving.watching import logs
 
 STILL_S = 30.0
@@ -23,23 +20,7 @@ class FrontDeployment:
         """See `Front`; `internal` is the token that the processes of this server share, `sink` takes log lines."""
         logs.configure(settings.log_level, settings.log_format, sink)
         keep_to(settings.inner_host)
-        self._front = Front(
-            RayDirectory(),
-            host=settings.host,
-            grpc_port=settings.grpc_port,
-            metrics_port=settings.metrics_port,
-            metrics_host=settings.metrics_host,
-            socket=settings.socket,
-            private=private,
-            beside=beside,
-            guards=front_guards(settings, internal),
-            drain_s=settings.drain_seconds,
-            allow_model_control=settings.allow_model_control,
-            allow_shared_memory=settings.allow_shared_memory,
-            watching=watching(settings, "front"),
-            connections=connections(settings),
-            metrics_identities=settings.metrics_identities,
-        )
+        self._front = made_front(settings, internal, private=private, beside=beside)
         await self._front.start()
 
     async def check_health(self) -> None:

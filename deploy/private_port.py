@@ -12,6 +12,9 @@ PLACES = ("ray._common.tls_utils", "ray.serve._private.replica")
 """Ray's private function that opens a port on all interfaces: where it is defined, and where Serve looks it up."""
 
 
+LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+
+
 def check_ray() -> None:
     """Look for the private names that `keep_to` needs.
 
@@ -28,7 +31,8 @@ def check_ray() -> None:
 
 
 def keep_to(host: str) -> None:
-    """Let Serve's own server between deployments, which nothing here uses, listen on `host`.
+    """Let Serve's own server between deployments, which nothing here uses, listen on `host`, or on loopback where that
+    is every address.
 
     Serve starts one in each of its replicas once the deployment's constructor is through, on all interfaces, and has no
     setting for that.
@@ -39,4 +43,4 @@ def keep_to(host: str) -> None:
     check_ray()
     defined, used = map(importlib.import_module, PLACES)
     listen = getattr(defined, LISTEN)
-    setattr(used, LISTEN, lambda server, _: listen(server, address(host, 0)))
+    setattr(used, LISTEN, lambda server, _: listen(server, address(LOOPBACK.get(host, host), 0)))

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from deploy.access import replica_guards, services
+from deploy.access import internal_token, replica_guards, services
+from deploy.directories import announced, directory
 from deploy.private_port import keep_to
 from deploy.settings import Settings
 from deploy.wiring import connections, watching
 from serving.backends.opening import Opener
-from serving.fleet.actor import RayDirectory
 from serving.replica import Replica
 from serving.watching import logs
 
@@ -16,6 +16,9 @@ HUNG_S = 300.0
 STILL_S = 30.0
 """A replica that has not tried to tell the directory how it is for so long is replaced."""
 
+PORT_S = 10.0
+"""Seconds that a replica waits for a fixed port beyond the time in which the one before it drains."""
+
 
 class ReplicaDeployment:
     """One process that holds the models."""
@@ -23,14 +26,18 @@ class ReplicaDeployment:
     async def __init__(  # type: ignore[misc]  # Serve awaits it
         self, settings: Settings, internal: str, sink: Path | None = None
     ) -> None:
-        """See `Replica`; `internal` is the token that the processes of this server share, `sink` takes log lines."""
+        """See `Replica`; `internal` is the token that the processes of this server share, "" for that of the settings'
+        file here; `sink` takes log lines."""
         logs.configure(settings.log_level, settings.log_format, sink)
         keep_to(settings.inner_host)
+        internal = internal or internal_token(settings)
         self._replica = Replica(
-            settings.models,
-            RayDirectory(),
+            settings.repository,
+            directory(settings, internal),
             host=settings.inner_host,
-            ports=settings.replica_ports,
+            announce=announced(settings, settings.inner_host),
+            ports=settings.inner_ports,
+            port_s=PORT_S + settings.drain_seconds,
             threads=settings.threads,
             max_bucket=settings.max_bucket,
             max_queue_rows=settings.max_queue_rows,

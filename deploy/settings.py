@@ -4,7 +4,7 @@ import importlib.util
 import ipaddress
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -18,6 +18,7 @@ from pydantic import (
     Field,
     TypeAdapter,
     ValidationError,
+    ValidationInfo,
     model_validator,
 )
 
@@ -38,12 +39,18 @@ _OF_VALUE = (
 )
 
 
+ELSEWHERE = "elsewhere"
+"""In the context of a validation: files and folders are those of other machines."""
+
+
 class SettingsError(ValueError):
     """A setting that cannot be used; the text is one line: where it came from, what was expected, what came."""
 
 
-def _folder(path: Path) -> Path:
+def _folder(path: Path, info: ValidationInfo) -> Path:
     path = _absolute(path)
+    if _elsewhere_checked(info):
+        return path
     try:
         os.fsencode(path).decode()
         if path.is_dir():
@@ -56,12 +63,17 @@ def _folder(path: Path) -> Path:
     raise ValueError(f"expected a folder of models, got {str(path)!r}, {fault}")
 
 
-def _file(path: Path) -> Path:
+def _file(path: Path, info: ValidationInfo) -> Path:
     path = _absolute(path)
-    if not path.is_file():
+    if not path.is_file() and not _elsewhere_checked(info):
         fault = "not a file" if path.exists() else "which does not exist"
         raise ValueError(f"expected a file, got {str(path)!r}, {fault}")
     return path
+
+
+def _elsewhere_checked(info: ValidationInfo) -> bool:
+    """Whether files and folders lie on other machines, which look for them themselves."""
+    return bool((info.context or {}).get(ELSEWHERE))
 
 
 def _near(host: str) -> bool:
@@ -159,6 +171,10 @@ def _is_address(text: str) -> bool:
     return named and port.isdecimal() and 0 < int(port) < 65536
 
 
+def _host(address: str) -> str:
+    return address.rpartition(":")[0].strip("[]")
+
+
 def _bytes(value: Any) -> Any:
     """`4GiB` or a number of bytes."""
     try:
@@ -170,6 +186,21 @@ def _bytes(value: Any) -> Any:
 def _names(value: Any) -> Any:
     """Names with commas between them from the environment; flags and a file give a list."""
     return [each.strip() for each in value.split(",") if each.strip()] if isinstance(value, str) else value
+
+
+def _directories(found: tuple[str, ...]) -> tuple[str, ...]:
+    for each in found:
+        if not _is_address(each):
+            raise ValueError(f"expected HOST:PORT, got {shorten(each)}")
+        if found.count(each) > 1:
+            raise ValueError(f"expected each directory once, got {shorten(each)} twice")
+    return found
+
+
+def _cluster(address: str) -> str:
+    if address != "auto" and not _is_address(address):
+        raise ValueError(f"expected auto or HOST:PORT of a Ray cluster, got {shorten(address)}")
+    return address
 
 
 def _origins(origins: tuple[str, ...]) -> tuple[str, ...]:
@@ -185,10 +216,10 @@ def _ordered(ports: tuple[int, int]) -> tuple[int, int]:
     return ports
 
 
-def _keyring(folder: Path) -> Path:
+def _keyring(folder: Path, info: ValidationInfo) -> Path:
     folder = _absolute(folder)
     for name in KEYRING:
-        if not (folder / name).is_file():
+        if not (folder / name).is_file() and not _elsewhere_checked(info):
             raise ValueError(f"expected a folder with {', '.join(KEYRING)}, got {str(folder)!r} without {name}")
     return folder
 
@@ -232,7 +263,7 @@ class Server(BaseModel):
         return self
 
     def _near_or_without(self) -> bool:
-        return self.token_file is None or _near(self.address.partition("/")[0].rpartition(":")[0].strip("[]"))
+        return self.token_file is None or _near(_host(self.address.partition("/")[0]))
 
 
 Addresses = Annotated[dict[str, str | Server], BeforeValidator(_addresses), AfterValidator(_reachable)]
@@ -246,8 +277,25 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    models: Annotated[Path, AfterValidator(_folder)]
-    """The model repository."""
+    models: Annotated[Path, AfterValidator(_folder)] | None = None
+    """The model repository; None only for processes without models."""
+    release: str = Field(default="tiltserve", pattern=r"^[a-z0-9]([a-z0-9-]{0,51}[a-z0-9])?$")
+    """The name of this server among others of one cluster: its directory, and its applications on a Ray cluster that
+    others use too, are its own."""
+    address: Annotated[str, AfterValidator(_cluster)] | None = None
+    """A Ray cluster that exists, which this machine is a node of: auto, or HOST:PORT of its head. None: one of its own.
+    """
+    directory: Annotated[Names, AfterValidator(_directories)] = ()
+    """HOST:PORT of directories in processes of their own, which know the replicas of several hosts. (): one in Ray."""
+    directory_host: str = Field(default="127.0.0.1", min_length=1)
+    """What such a directory binds to."""
+    directory_port: Port = 8004
+    announce: Annotated[str, Field(min_length=1, max_length=253)] | None = None
+    """The address by which others reach this machine's fronts and replicas. None: what they are bound to, and where
+    that is every address, the one by which this machine reaches the directory."""
+    lame_duck_seconds: float | None = Field(default=None, ge=0, le=3600)
+    """How long a front that was told to stop serves on while it reports NOT_SERVING, so that balancers leave it. None:
+    5 for a front of its own, none for a server on one machine."""
     host: str = Field(default="127.0.0.1", min_length=1)
     """Every listener of the front binds to it. Others than loopback need TLS and tokens, or `insecure`."""
     socket: Annotated[Path, AfterValidator(_absolute)] | None = None
@@ -268,6 +316,9 @@ class Settings(BaseModel):
     """File with the token that readers of the metrics page send; None: they need none."""
     internal_tls: Annotated[Path, AfterValidator(_keyring)] | None = None
     """Folder with tls.crt, tls.key and ca.crt for mutual TLS between front and replicas. None: plain text."""
+    internal_token_file: PathOfFile | None = None
+    """File with the token that fronts, directories and replicas show each other. None: one is made at every start, for
+    processes of one server."""
     insecure: bool = False
     """Whether what is served beyond this machine may be open to everybody, or in plain text."""
     grpc_port: Port = 8001
@@ -325,6 +376,8 @@ class Settings(BaseModel):
     themselves. None: no such pages, a front's page has the metrics of all replicas."""
     metrics_identities: int = Field(default=100, ge=0, le=10_000)
     """Callers that metrics count by name, the first that come; those that come later share the name `other`."""
+    replica_port: Annotated[int, Field(ge=1, le=65535)] | None = None
+    """The port of every replica's own server, where each has an address of its own: one replica a node or pod."""
     rewards: Addresses = Field(default_factory=dict)
     """host:port, or a `Server`, by name of rewards that their owners serve (tiltserve.v1.Reward): requests name no
     addresses."""
@@ -361,6 +414,27 @@ class Settings(BaseModel):
     def threads(self) -> int:
         """`threads_per_replica`, or the cores that this process may use over the replicas, at least 1."""
         return self.threads_per_replica or max(1, cores() // self.replicas)
+
+    @property
+    def repository(self) -> Path:
+        """`models`, of a process that has some."""
+        if self.models is None:
+            raise SettingsError(_NO_MODELS)
+        return self.models
+
+    def check_reachable(self) -> None:
+        """Of what runs replicas: SettingsError where fronts on other machines could not reach them."""
+        near = _near(self.inner_host) and (self.announce is None or _near(self.announce))
+        if far := [each for each in self.directory if near and not _near(_host(each))]:
+            raise SettingsError(
+                "replica_host: expected an address that fronts elsewhere reach, such as 0.0.0.0, got "
+                f"{self.inner_host} with the directory {far[0]}"
+            )
+
+    @property
+    def inner_ports(self) -> tuple[int, int]:
+        """Ports of the replicas' own servers, both ends included."""
+        return self.replica_ports if self.replica_port is None else (self.replica_port, self.replica_port)
 
     @property
     def inner_host(self) -> str:
@@ -421,23 +495,47 @@ class Settings(BaseModel):
         return self
 
     @model_validator(mode="after")
-    def _trusted(self) -> Self:
-        for name in self.trust:
+    def _many_hosts(self) -> Self:
+        """Processes that find each other by a directory can reach each other, and know whom they talk to."""
+        if self.directory and self.internal_token_file is None:
+            raise ValueError(
+                "directory: expected --internal-token-file with it, got none: fronts, directories and replicas know "
+                "each other by what it holds"
+            )
+        if self.internal_tls is None and not self.insecure:
+            if not _near(self.directory_host):
+                why = "who is where would be readable on the way, and everybody could write it"
+                raise ValueError(_open("directory_host", self.directory_host, "--internal-tls", why))
+            for each in self.directory:
+                if not _near(_host(each)):
+                    raise ValueError(_open("directory", each, "--internal-tls", "others could read and change the way"))
+        return self
+
+    @model_validator(mode="after")
+    def _trusted(self, info: ValidationInfo) -> Self:
+        for name in self.trust if self.models is not None and not _elsewhere_checked(info) else ():
+            assert self.models is not None
             if not name or "/" in name or not (self.models / name).is_dir():
                 raise ValueError(f"trust: expected names of models in {self.models}, got {shorten(name)}")
         return self
 
     @model_validator(mode="after")
-    def _distinct(self) -> Self:
+    def _distinct(self, info: ValidationInfo) -> Self:
+        alone = self.address is None and not _elsewhere_checked(info)
         if self.grpc_port == self.metrics_port != 0:
             raise ValueError(f"metrics_port: expected another port than grpc_port, got {self.metrics_port} for both")
         if self.http_port and self.http_port in (self.grpc_port, self.metrics_port):
             raise ValueError(f"http_port: expected another port than grpc_port and metrics_port, got {self.http_port}")
         low, high = self.replica_ports
-        if low and high - low + 1 < self.replicas:
+        if self.replica_port is not None:
+            if low:
+                raise ValueError("replica_port: expected no --replica-ports with it, got both")
+            if self.replicas > 1 and alone:
+                raise ValueError(f"replica_port: expected one replica on one machine, got {self.replicas}")
+        if low and high - low + 1 < self.replicas and alone:
             raise ValueError(f"replica_ports: expected at least {self.replicas} ports, one a replica, got {low}-{high}")
         low, high = self.replica_metrics_ports or (0, 0)
-        if low and high - low + 1 < self.replicas:
+        if low and high - low + 1 < self.replicas and alone:
             expected = f"expected at least {self.replicas} ports, one a replica"
             raise ValueError(f"replica_metrics_ports: {expected}, got {low}-{high}")
         return self
@@ -447,11 +545,20 @@ def _open(key: str, host: str, wanted: str, why: str) -> str:
     return f"{key}: expected a loopback address, or {wanted}, or --insecure, got {host}: {why}"
 
 
+_NO_MODELS = f"models: expected a folder (--models, {PREFIX}MODELS or the key models of a file), got none"
+
+
 def load_settings(
-    config: Path | None = None, *, environment: Mapping[str, str] | None = None, **flags: Any
+    config: Path | None = None,
+    *,
+    environment: Mapping[str, str] | None = None,
+    only: Collection[str] | None = None,
+    **flags: Any,
 ) -> Settings:
     """Settings from flags (None: not given), the environment (default `os.environ`), a YAML file and the defaults.
 
+    `only` names those that this process needs; others may be there too, for processes that share them, and are not
+    looked at. None: it needs all, and `models` among them.
     `config` names the file; without it `TILTSERVE_CONFIG` does; without that there is none.
     `SettingsError` says in one line which of them is wrong, and how.
     """
@@ -476,16 +583,28 @@ def load_settings(
         if value is not None:
             values[key], origins[key] = value, _FLAGS.get(key, "--" + key.replace("_", "-"))
 
-    if "models" not in values:
-        raise SettingsError(
-            f"models: expected a folder (--models, {PREFIX}MODELS or the key models of a file), got none"
-        )
+    if only is not None:
+        values = {key: value for key, value in values.items() if key in only}
+    elif "models" not in values:
+        raise SettingsError(_NO_MODELS)
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
         key, _, rest = complaint(error, Settings).partition(": ")
         name, dot, inner = key.partition(".")
         raise SettingsError(f"{origins.get(name, name)}{dot}{inner}: {rest}") from None
+
+
+def settings_elsewhere(given: Mapping[str, Any]) -> Settings:
+    """Settings of processes on other machines, with the keys of a settings file: files and folders are not looked for
+    here. Raises SettingsError."""
+    for key in given:
+        if key not in Settings.model_fields:
+            raise SettingsError("args: " + unknown("key", key, Settings.model_fields))
+    try:
+        return Settings.model_validate(dict(given), context={ELSEWHERE: True})
+    except ValidationError as error:
+        raise SettingsError(f"args: {complaint(error, Settings)}") from None
 
 
 def of_a_service(variable: str, value: str) -> bool:

@@ -24,6 +24,20 @@ def serve(
     ] = None,
     metrics_host: Annotated[str | None, typer.Option(help="Address of the metrics port. [that of --host]")] = None,
     replica_host: Annotated[str | None, typer.Option(help="Address of replicas and Ray. [127.0.0.1]")] = None,
+    release: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The server's name among others of a cluster. [tiltserve]")
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(metavar="auto|HOST:PORT", help="A Ray cluster that this machine is a node of. [one of its own]"),
+    ] = None,
+    directory: Annotated[
+        list[str] | None,
+        typer.Option(metavar="HOST:PORT", help="A `tiltserve directory` of several hosts; may be repeated. [in Ray]"),
+    ] = None,
+    announce: Annotated[
+        str | None, typer.Option(metavar="HOST", help="Address by which others reach this machine. [its own]")
+    ] = None,
     tls_cert: Annotated[
         Path | None, typer.Option(metavar="FILE", help="PEM certificate of the public ports; read again on change.")
     ] = None,
@@ -40,6 +54,10 @@ def serve(
     internal_tls: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="tls.crt, tls.key, ca.crt for mutual TLS between front and replicas."),
+    ] = None,
+    internal_token_file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Holds the token that fronts, directories and replicas share. [made]"),
     ] = None,
     insecure: Annotated[
         bool | None,
@@ -121,6 +139,12 @@ def serve(
     drain_seconds: Annotated[
         float | None, typer.Option(metavar="S", help="How long running requests may finish when stopping. [30]")
     ] = None,
+    lame_duck_seconds: Annotated[
+        float | None, typer.Option(metavar="S", help="How long it serves on as NOT_SERVING when stopping. [0]")
+    ] = None,
+    replica_port: Annotated[
+        int | None, typer.Option(metavar="PORT", help="The replica's own port, one replica a machine. [any free]")
+    ] = None,
     replica_ports: Annotated[
         str | None, typer.Option(metavar="LOW-HIGH", help="Ports of the replicas' own servers. [any free]")
     ] = None,
@@ -197,7 +221,7 @@ def serve(
     with --http-port.
     """
     flags = {name: value for name, value in locals().items() if name in SETTINGS and value != []}
-    with _ending_at_once():
+    with ending_at_once():
         code = _run(config, flags)
     raise typer.Exit(code)
 
@@ -226,7 +250,7 @@ def _run(config: Path | None, flags: dict[str, Any]) -> int:
 
 
 @contextlib.contextmanager
-def _ending_at_once() -> Iterator[None]:
+def ending_at_once() -> Iterator[None]:
     """Until the server listens to signals itself, one ends the command with exit code 0: nothing was started yet."""
     before = {number: signal.signal(number, lambda *_: os._exit(0)) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -37,5 +37,6 @@ GROUPS: Mapping[str, Group] = {
     "/tiltserve.v1.ReplicaRepository/ListFolders": "internal",
     "/tiltserve.v1.ReplicaRepository/LoadModel": "internal",
     "/tiltserve.v1.ReplicaRepository/UnloadModel": "internal",
+    **{f"/tiltserve.v1.Directory/{name}": "internal" for name in ("Beat", "Leave", "List", "Announce")},
 }
 """By the path of a method. One that is served and not listed here is refused."""

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from serving.fleet.directory import LEASE_S, Directory, FrontState, Listing, ReplicaState, Wish
 
@@ -13,18 +14,29 @@ NAMESPACE = "tiltserve"
 
 
 class RayDirectory:
-    """A `DirectoryClient` of the actor. The first client starts the actor, and Ray restarts it without limit.
+    """A `DirectoryClient` of the actor of that name. The first client starts it, and Ray restarts it without limit;
+    with `here` on this node as long as it is there.
 
     A call that takes more than `timeout_s` seconds (the actor is restarting) raises TimeoutError.
     """
 
-    def __init__(self, lease_s: float = LEASE_S, timeout_s: float = 2.0) -> None:
+    def __init__(
+        self, name: str = NAME, *, lease_s: float = LEASE_S, timeout_s: float = 2.0, here: bool = False
+    ) -> None:
         self._timeout_s = timeout_s
+        placed: dict[str, Any] = {}
+        if here:
+            node = ray.get_runtime_context().get_node_id()
+            placed = {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=True)}
         self.actor: Any = (
             ray.remote(num_cpus=0, max_restarts=-1)(Directory)
-            .options(name=NAME, namespace=NAMESPACE, get_if_exists=True, lifetime="detached")
+            .options(name=name, namespace=NAMESPACE, get_if_exists=True, lifetime="detached", **placed)
             .remote(lease_s)
         )
+
+    def end(self) -> None:
+        """End the actor; the caller's server needs it no longer."""
+        ray.kill(self.actor)
 
     async def beat(self, replica: ReplicaState) -> Sequence[Wish]:
         return await self._call("beat", replica)

@@ -10,6 +10,8 @@ from typing import Generic, Literal, Protocol, TypeVar
 from serving.wire.rows import Draws
 from serving.wire.tensors import TensorSpec
 
+MOST = 4096
+"""Most replicas, and fronts, of a directory; most models that somebody wished something of."""
 LEASE_S = 3.0
 """Seconds after its last heartbeat that a replica or front is forgotten; heartbeats come every second."""
 
@@ -27,6 +29,7 @@ class ModelState:
         most_rows, usual_rows: rows that one call of the network can have, and that are worth waiting for; 0 for a
             sampler, which takes no rows.
         draws: what a front needs to know of a model that draws samples to count a request's rows; None for others.
+        cold: its bank or calibration is still being made: it answers, but less well, and soon otherwise.
     """
 
     name: str
@@ -42,6 +45,7 @@ class ModelState:
     most_rows: int = 0
     usual_rows: int = 0
     draws: Draws | None = None
+    cold: bool = False
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,7 @@ class ReplicaState:
 
     Attributes:
         wishes: all that it knows of, so that they outlive a directory that is lost.
+        threads: of its networks, which are part of fingerprints; 0 where that is not said.
     """
 
     id: str
@@ -70,6 +75,7 @@ class ReplicaState:
     draining: bool = False
     beat: int = 0
     wishes: tuple[Wish, ...] = ()
+    threads: int = 0
 
 
 @dataclass(frozen=True)
@@ -100,6 +106,10 @@ class Listing:
 Item = TypeVar("Item")
 
 
+class FullError(RuntimeError):
+    """A directory takes no more; the text is one line."""
+
+
 class Leases(Generic[Item]):
     """Items by name, each forgotten `lease_s` seconds after its last `put`; `clock` counts seconds. For any thread."""
 
@@ -109,6 +119,9 @@ class Leases(Generic[Item]):
         self._lock = threading.Lock()
 
     def put(self, name: str, item: Item) -> None:
+        """Raises FullError where there are `MOST` others."""
+        if name not in self._items and len(self._items) >= MOST and len(self.live()) >= MOST:
+            raise FullError(f"directory: expected at most {MOST} entries, got one more")
         with self._lock:
             self._items[name] = (self._clock() + self._lease_s, item)
 
@@ -144,10 +157,14 @@ class Directory:
         self._lease_s, self._epoch = lease_s, uuid.uuid4().hex
 
     def beat(self, replica: ReplicaState) -> Sequence[Wish]:
-        """Notes a replica; what is wished of each model, as far as any replica has said since this list began."""
+        """Notes a replica; what is wished of each model, as far as any replica has said since this list began. Raises
+        FullError."""
         self._left.drop(replica.id)
         self._replicas.put(replica.id, replica)
-        self._wishes = latest([*self._wishes.values(), *replica.wishes])
+        wishes = latest([*self._wishes.values(), *replica.wishes])
+        if len(wishes) > max(MOST, len(self._wishes)):
+            raise FullError(f"directory: expected wishes of at most {MOST} models, got {len(wishes)}")
+        self._wishes = wishes
         return tuple(self._wishes.values())
 
     def leave(self, replica_id: str) -> None:

@@ -24,11 +24,12 @@ class Roster:
     `refresh` reads it; `pause` waits until the next read is due, which `lose` makes now; `changed` waits for that read.
 
     Attributes:
+        leaving: this front is about to stop, and says that it is not ready.
         covered: for each replica by id a time (`time.monotonic`): what was sent to it until then is in its backlog.
     """
 
     def __init__(self, directory: DirectoryClient, every_s: float = 0.5) -> None:
-        self._whole = Index()
+        self._whole, self.leaving = Index(), False
         self._seen: dict[tuple[str, ...], Index] = {}
         self.covered: Mapping[str, float] = {}
         self._last_read, self._began = 0.0, time.monotonic()

@@ -71,7 +71,9 @@ class Front:
             None for no such endpoint.
         guards: certificates, tokens and what a front shows its replicas.
         replay_wait_s: how long a request whose replica was lost waits for an equal one.
+        announce: the host by which others reach it; None for those that it binds to.
         drain_s: how long `stop` lets requests finish.
+        lame_duck_s: how long `stop` serves on before that, while health is NOT_SERVING.
         poll_s: how often the directory is read.
         allow_model_control: whether clients may load and unload models.
         allow_shared_memory: whether clients of this machine may leave tensors in shared memory, if no others reach the
@@ -89,12 +91,14 @@ class Front:
         grpc_port: int = 0,
         metrics_port: int = 0,
         metrics_host: str | None = None,
+        announce: str | None = None,
         socket: Path | None = None,
         private: Path | None = None,
         beside: Path | None = None,
         guards: FrontGuards = OPEN_FRONT,
         replay_wait_s: float = 30.0,
         drain_s: float = 30.0,
+        lame_duck_s: float = 0.0,
         poll_s: float = 0.5,
         allow_model_control: bool = False,
         allow_shared_memory: bool = False,
@@ -105,6 +109,7 @@ class Front:
         self._directory, self._host, self._metrics_host = directory, host, metrics_host or host
         self._socket, self._private, self._beside, self._guards = socket, private, beside, guards
         self._grpc_port, self._metrics_port, self._drain_s = grpc_port, metrics_port, drain_s
+        self._announce, self._lame_duck_s = announce, lame_duck_s
         self._roster = Roster(directory, poll_s)
         self.metrics = FrontMetrics(FleetMetrics(self._roster), self._replica_pages, watching, metrics_identities)
         self._connections = connections or Connections()
@@ -134,9 +139,22 @@ class Front:
         return channels.address(self._host, self._grpc_port)
 
     @property
+    def _announced(self) -> str:
+        """Where others reach the gRPC server."""
+        if self._announce is None or self._socket is not None:
+            return self.grpc_address
+        return channels.address(self._announce, self._grpc_port)
+
+    @property
     def metrics_address(self) -> str:
         """`host:port` of the metrics page, with the real port once started."""
         return channels.address(self._metrics_host, self._metrics_port)
+
+    async def ready(self) -> list[str]:
+        """The names of the models that answer, once there are some. For the event loop of the front."""
+        while not self._roster.index.any_ready:
+            await self._roster.changed()
+        return [name for name, each in self._roster.index.models.items() if each.newest]
 
     async def start(self) -> None:
         """Listens; raises PortError, with nothing left open."""
@@ -158,17 +176,26 @@ class Front:
         self._myself = grpc.aio.insecure_channel(myself, options=self._connections.channel())
 
     async def stop(self) -> None:
-        """Reports NOT_SERVING, lets requests finish for up to `drain_s` seconds, and closes everything.
+        """Reports NOT_SERVING, serves on for `lame_duck_s` seconds, lets requests finish for up to `drain_s` seconds,
+        and closes everything.
 
-        Streams that hold no work are ended at once, and so are calls whose request has not come yet.
+        Streams that hold no work are then ended at once, and so are calls whose request has not come yet.
         """
         self._health.close()
+        self._roster.leaving = True
+        if self._servers and self._lame_duck_s:
+            await asyncio.sleep(self._lame_duck_s)
+            self._streams.stop()
+            # whoever is still here is sent to another front by the closing of his connection, which a client's next
+            # request does not notice; a refusal it would
+            await asyncio.gather(*(server.stop(self._drain_s + CLOSE_S) for server in self._servers))
         self._forwarder.stop()
         self._streams.stop()
         if self._servers:
-            await asyncio.sleep(_REFUSE_S)
-            await self._under_way.over(self._drain_s)
-            await asyncio.gather(*(server.stop(CLOSE_S) for server in self._servers))
+            if not self._lame_duck_s:
+                await asyncio.sleep(_REFUSE_S)
+                await self._under_way.over(self._drain_s)
+                await asyncio.gather(*(server.stop(CLOSE_S) for server in self._servers))
             for path in filter(None, (self._socket, self._private, self._beside)):
                 path.unlink(missing_ok=True)
         if self._following is not None:
@@ -289,7 +316,8 @@ class Front:
         self._health.follow(self._roster.index)
         # Repeated, because the directory forgets what it is not told; while it is down the roster says so.
         with contextlib.suppress(Exception):
-            await self._directory.announce_front(self.grpc_address, self.metrics_address)
+            metrics = channels.address(self._announce or self._metrics_host, self._metrics_port)
+            await self._directory.announce_front(self._announced, metrics)
 
     def _replica_pages(self) -> Mapping[str, str]:
         """The metrics text of every replica that answers; called by the page's threads."""

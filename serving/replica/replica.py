@@ -5,6 +5,7 @@ import contextlib
 import logging
 import math
 import os
+import time
 import uuid
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -46,12 +47,16 @@ from serving.wire.streams import CLOSE_S
 from steering.targets.rewards import BUILT_IN
 
 _log = logging.getLogger(__name__)
+_LOOK_S = 0.2
+"""Seconds between two looks at a port that is taken."""
 
 
 class Replica:
     """Serves the models under `models` on `host`, on the first free port of `ports` ((0, 0): any).
 
     Args:
+        announce: the host by which fronts reach it; None for `host`.
+        port_s: seconds to wait for a single port that is taken, as by a replica before it that drains.
         model_memory: most bytes of models in memory, see `LoadedModels`; None for no bound.
         draws_memory: most bytes of draws that are kept for steering under conditions, see `DrawStore`.
         draws_dir: a folder for such draws, shared with other replicas, of at most `draws_dir_bytes`; None for none.
@@ -78,7 +83,9 @@ class Replica:
         directory: DirectoryClient,
         *,
         host: str = "127.0.0.1",
+        announce: str | None = None,
         ports: tuple[int, int] = (0, 0),
+        port_s: float = 0.0,
         threads: int = 1,
         max_bucket: int = 256,
         max_queue_rows: int = 2**24,
@@ -104,6 +111,7 @@ class Replica:
         self._guards, self._metrics_ports = guards, metrics_ports
         self.id = uuid.uuid4().hex[:12]
         self._directory, self._host, self._ports, self._drain_s = directory, host, ports, drain_s
+        self._announce, self._port_s, self._threads = announce or host, port_s, threads
         self._metrics = ReplicaMetrics(identities)
         self._engine = Engine(
             self._metrics, max_bucket=max_bucket, max_queue_rows=max_queue_rows, max_queue_bytes=max_queue_bytes
@@ -131,7 +139,7 @@ class Replica:
     async def start(self) -> None:
         """Listens, registers with the directory, and loads the models; missing banks are made in the background."""
         torch.set_num_threads(1)  # for this thread and later ones: the cores are for the network
-        self._server, self._address = self._listen()
+        self._server, self._address = await self._listen()
         self._page = self._listen_metrics()
         await self._server.start()
         loop = asyncio.get_running_loop()
@@ -194,15 +202,24 @@ class Replica:
             self._answering.draining,
             self._beats,
             self._control.wishes,
+            self._threads,
         )
 
     async def _tell(self) -> None:
         if self._heartbeat is not None:
             await self._heartbeat.now()
 
-    def _listen(self) -> tuple[grpc.aio.Server, str]:
-        """A server on the first port that is free."""
+    async def _listen(self) -> tuple[grpc.aio.Server, str]:
+        """A server on the first port that is free, and the address to announce."""
         low, high = self._ports
+        end = time.monotonic() + (self._port_s if low == high != 0 else 0.0)
+        while (found := self._bound(low, high)) is None:
+            if time.monotonic() >= end:
+                raise RuntimeError(f"replica: expected a free port in {low}-{high} on {self._host}, got none")
+            await asyncio.sleep(_LOOK_S)
+        return found
+
+    def _bound(self, low: int, high: int) -> tuple[grpc.aio.Server, str] | None:
         repository = Repository(self._models, self._control, allowed=self._allow_model_control)
         guards = self._guards
         gate = Gate(guards.tokens, internal=guards.inside.token, closed=guards.closed, direct=True)
@@ -224,8 +241,8 @@ class Replica:
                     bound = server.add_insecure_port(wanted)
                 else:
                     bound = server.add_secure_port(wanted, guards.inside.certificates.server())
-                return server, channels.address(self._host, bound)
-        raise RuntimeError(f"replica: expected a free port in {low}-{high} on {self._host}, got none")
+                return server, channels.address(self._announce, bound)
+        return None
 
     def _listen_metrics(self) -> Page | None:
         """The page of this replica, on the first port that is free; none where no ports were given."""

@@ -15,32 +15,36 @@ from serving.wire.received import unreadable
 from serving.wire.streams import Streams
 
 
-def parsed(data: bytes, parse: Callable[[bytes], Message]) -> Any:
-    """The message in the bytes; INVALID_ARGUMENT if there is none, or they are more than `SMALL`."""
-    if len(data) > SMALL:
-        raise errors.invalid(f"expected a request of at most {SMALL} bytes, got {len(data)}")
+def parsed(data: bytes, parse: Callable[[bytes], Message], longest: int = SMALL) -> Any:
+    """The message in the bytes; INVALID_ARGUMENT if there is none, or they are more than `longest`."""
+    if len(data) > longest:
+        raise errors.invalid(f"expected a request of at most {longest} bytes, got {len(data)}")
     try:
         return parse(data)
     except DecodeError:
         raise unreadable(len(data)) from None
 
 
-def handler(service: ServiceDescriptor, servicer: object, streams: Streams) -> grpc.GenericRpcHandler:
-    """The methods that `servicer` has, as generated code would register them."""
+def handler(
+    service: ServiceDescriptor, servicer: object, streams: Streams, longest: int = SMALL
+) -> grpc.GenericRpcHandler:
+    """The methods that `servicer` has, as generated code would register them; `longest` bounds a request's bytes."""
     methods = {
-        method.name: _handler(method, getattr(servicer, method.name), streams)
+        method.name: _handler(method, getattr(servicer, method.name), streams, longest)
         for method in service.methods
         if hasattr(servicer, method.name)
     }
     return grpc.method_handlers_generic_handler(service.full_name, methods)
 
 
-def _handler(method: MethodDescriptor, answer: Callable[..., Any], streams: Streams) -> grpc.RpcMethodHandler:
+def _handler(
+    method: MethodDescriptor, answer: Callable[..., Any], streams: Streams, longest: int
+) -> grpc.RpcMethodHandler:
     parse = GetMessageClass(method.input_type).FromString
 
     async def unary(data: bytes, context: ServicerContext) -> bytes:
         try:
-            request = parsed(data, parse)
+            request = parsed(data, parse, longest)
         except errors.RequestError as error:
             await errors.abort(context, error)
         reply: bytes = (await answer(request, context)).SerializeToString()
@@ -48,7 +52,7 @@ def _handler(method: MethodDescriptor, answer: Callable[..., Any], streams: Stre
 
     async def replies(data: bytes, context: ServicerContext) -> AsyncIterator[bytes]:
         try:
-            request = parsed(data, parse)
+            request = parsed(data, parse, longest)
         except errors.RequestError as error:
             await errors.abort(context, error)
         async for reply in answer(request, context):
@@ -61,7 +65,7 @@ def _handler(method: MethodDescriptor, answer: Callable[..., Any], streams: Stre
                     data = await streams.begun(messages, "another request")
                 except StopAsyncIteration:
                     return
-                yield parsed(data, parse)
+                yield parsed(data, parse, longest)
 
         try:
             async for reply in answer(requests(), context):

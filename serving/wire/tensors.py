@@ -103,5 +103,14 @@ def value(given: Given) -> tensor_pb2.Value:
     return tensor_pb2.Value(tensor=tensor(given))
 
 
+def scalar(given: tensor_pb2.Value) -> Parameter:
+    """The parameter in a message; ValueError for a tensor, and for nothing."""
+    kind = given.WhichOneof("kind")
+    if kind is None or kind == "tensor":
+        raise ValueError(f"expected a flag, an integer, a number or a text, got {kind or 'nothing'}")
+    found: Parameter = getattr(given, kind)
+    return found
+
+
 def values(given: Mapping[str, Parameter] | Mapping[str, Given]) -> dict[str, tensor_pb2.Value]:
     return {name: value(each) for name, each in given.items()}

@@ -18,7 +18,8 @@ HEAVY = (
 
 
 @pytest.mark.parametrize(
-    "module", ["serving.front.server", "deploy.front_deployment", "deploy.http_deployment", "deploy.settings"]
+    "module",
+    ["serving.front.server", "deploy.front_deployment", "deploy.http_deployment", "deploy.settings", "deploy.parts"],
 )
 def test_a_front_imports_nothing_heavy(module: str):
     code = f"import sys, {module}; print(*({HEAVY!r} & sys.modules.keys()))".replace("('", "{'").replace("')", "'}")

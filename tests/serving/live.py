@@ -19,7 +19,7 @@ from tritonclient.utils import InferenceServerException
 
 from protos.tiltserve.v1 import reward_pb2, reward_pb2_grpc
 from serving.access.guards import OPEN_FRONT, OPEN_REPLICA, FrontGuards, ReplicaGuards
-from serving.fleet.directory import LocalDirectory
+from serving.fleet.directory import DirectoryClient, LocalDirectory
 from serving.front.server import Front
 from serving.replica import Replica
 from tests import networks
@@ -103,6 +103,7 @@ class Live:
         poll_s: float = 0.1,
         front: Mapping[str, Any] | None = None,
         guards: tuple[FrontGuards, ReplicaGuards] = (OPEN_FRONT, OPEN_REPLICA),
+        directory: DirectoryClient | None = None,
         **settings: Any,
     ) -> None:
         self._loop = asyncio.new_event_loop()
@@ -110,13 +111,13 @@ class Live:
         self._thread.start()
 
         async def start() -> None:
-            directory = LocalDirectory()
+            self.directory = directory or LocalDirectory()
             self.replicas = [
-                Replica(models, directory, drain_s=0.5, guards=guards[1], **settings) for _ in range(count)
+                Replica(models, self.directory, drain_s=0.5, guards=guards[1], **settings) for _ in range(count)
             ]
             for replica in self.replicas:
                 await replica.start()
-            self.front = Front(directory, drain_s=0.5, poll_s=poll_s, guards=guards[0], **(front or {}))
+            self.front = Front(self.directory, drain_s=0.5, poll_s=poll_s, guards=guards[0], **(front or {}))
             await self.front.start()
 
         self.on_loop(start())

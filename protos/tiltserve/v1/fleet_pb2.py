@@ -22,9 +22,10 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from protos.tiltserve.v1 import tensor_pb2 as protos_dot_tiltserve_dot_v1_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fprotos/tiltserve/v1/fleet.proto\x12\x0ctiltserve.v1\"\x13\n\x11ListModelsRequest\"_\n\x0fListModelsReply\x12#\n\x06models\x18\x01 \x03(\x0b\x32\x13.tiltserve.v1.Model\x12\'\n\x08replicas\x18\x02 \x03(\x0b\x32\x15.tiltserve.v1.Replica\"T\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08versions\x18\x02 \x03(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x0c\n\x04kind\x18\x05 \x01(\t\"\xcf\x01\n\x07Replica\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0b\n\x03pid\x18\x03 \x01(\x03\x12\x14\n\x0c\x62\x61\x63klog_rows\x18\x04 \x01(\x03\x12\x10\n\x08\x64raining\x18\x05 \x01(\x08\x12=\n\x0c\x66ingerprints\x18\x06 \x03(\x0b\x32\'.tiltserve.v1.Replica.FingerprintsEntry\x1a\x33\n\x11\x46ingerprintsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"J\n\tLogLevels\x12\x0c\n\x04info\x18\x01 \x01(\x08\x12\x0f\n\x07warning\x18\x02 \x01(\x08\x12\r\n\x05\x65rror\x18\x03 \x01(\x08\x12\x0f\n\x07verbose\x18\x04 \x01(\x05\"\n\n\x08LogReply\"\x10\n\x0eMetricsRequest\"\x1c\n\x0cMetricsReply\x12\x0c\n\x04text\x18\x01 \x01(\t2U\n\x05\x46leet\x12L\n\nListModels\x12\x1f.tiltserve.v1.ListModelsRequest\x1a\x1d.tiltserve.v1.ListModelsReply2\x8e\x01\n\x0fReplicaInternal\x12\x43\n\x07Metrics\x12\x1c.tiltserve.v1.MetricsRequest\x1a\x1a.tiltserve.v1.MetricsReply\x12\x36\n\x03Log\x12\x17.tiltserve.v1.LogLevels\x1a\x16.tiltserve.v1.LogReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fprotos/tiltserve/v1/fleet.proto\x12\x0ctiltserve.v1\x1a protos/tiltserve/v1/tensor.proto\"\x13\n\x11ListModelsRequest\"_\n\x0fListModelsReply\x12#\n\x06models\x18\x01 \x03(\x0b\x32\x13.tiltserve.v1.Model\x12\'\n\x08replicas\x18\x02 \x03(\x0b\x32\x15.tiltserve.v1.Replica\"T\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08versions\x18\x02 \x03(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x0c\n\x04kind\x18\x05 \x01(\t\"\xcf\x01\n\x07Replica\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0b\n\x03pid\x18\x03 \x01(\x03\x12\x14\n\x0c\x62\x61\x63klog_rows\x18\x04 \x01(\x03\x12\x10\n\x08\x64raining\x18\x05 \x01(\x08\x12=\n\x0c\x66ingerprints\x18\x06 \x03(\x0b\x32\'.tiltserve.v1.Replica.FingerprintsEntry\x1a\x33\n\x11\x46ingerprintsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"J\n\tLogLevels\x12\x0c\n\x04info\x18\x01 \x01(\x08\x12\x0f\n\x07warning\x18\x02 \x01(\x08\x12\r\n\x05\x65rror\x18\x03 \x01(\x08\x12\x0f\n\x07verbose\x18\x04 \x01(\x05\"\n\n\x08LogReply\"\x10\n\x0eMetricsRequest\"\x1c\n\x0cMetricsReply\x12\x0c\n\x04text\x18\x01 \x01(\t\"L\n\x0b\x42\x65\x61tRequest\x12\x0f\n\x07release\x18\x01 \x01(\t\x12,\n\x07replica\x18\x02 \x01(\x0b\x32\x1b.tiltserve.v1.ReplicaReport\"4\n\tBeatReply\x12\'\n\x06wishes\x18\x01 \x03(\x0b\x32\x17.tiltserve.v1.ModelWish\"3\n\x0cLeaveRequest\x12\x0f\n\x07release\x18\x01 \x01(\t\x12\x12\n\nreplica_id\x18\x02 \x01(\t\"\x0c\n\nLeaveReply\"\x1e\n\x0bListRequest\x12\x0f\n\x07release\x18\x01 \x01(\t\"\x99\x01\n\tListReply\x12-\n\x08replicas\x18\x01 \x03(\x0b\x32\x1b.tiltserve.v1.ReplicaReport\x12\x0c\n\x04left\x18\x02 \x03(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\t\x12\x15\n\rlease_seconds\x18\x04 \x01(\x01\x12)\n\x06\x66ronts\x18\x05 \x03(\x0b\x32\x19.tiltserve.v1.FrontReport\"L\n\x0f\x41nnounceRequest\x12\x0f\n\x07release\x18\x01 \x01(\t\x12(\n\x05\x66ront\x18\x02 \x01(\x0b\x32\x19.tiltserve.v1.FrontReport\"\x0f\n\rAnnounceReply\"<\n\x0b\x46rontReport\x12\x14\n\x0cgrpc_address\x18\x01 \x01(\t\x12\x17\n\x0fmetrics_address\x18\x02 \x01(\t\"\xd4\x01\n\rReplicaReport\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0b\n\x03pid\x18\x03 \x01(\x03\x12)\n\x06models\x18\x04 \x03(\x0b\x32\x19.tiltserve.v1.ModelReport\x12\x14\n\x0c\x62\x61\x63klog_rows\x18\x05 \x01(\x03\x12\x10\n\x08\x64raining\x18\x06 \x01(\x08\x12\x0c\n\x04\x62\x65\x61t\x18\x07 \x01(\x03\x12\x0f\n\x07threads\x18\t \x01(\x03\x12\'\n\x06wishes\x18\x08 \x03(\x0b\x32\x17.tiltserve.v1.ModelWish\"\xc7\x02\n\x0bModelReport\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12\r\n\x05state\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x06 \x01(\t\x12*\n\x06inputs\x18\x07 \x03(\x0b\x32\x1a.tiltserve.v1.TensorReport\x12+\n\x07outputs\x18\x08 \x03(\x0b\x32\x1a.tiltserve.v1.TensorReport\x12\x0f\n\x07\x62\x61\x63kend\x18\t \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\n \x01(\t\x12\x11\n\tmost_rows\x18\x0b \x01(\x03\x12\x12\n\nusual_rows\x18\x0c \x01(\x03\x12(\n\x05\x64raws\x18\r \x01(\x0b\x32\x19.tiltserve.v1.DrawsReport\x12\x0c\n\x04\x63old\x18\x0e \x01(\x08\"_\n\x0cTensorReport\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x64\x61tatype\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x03\x12\x10\n\x08optional\x18\x04 \x01(\x08\x12\x0e\n\x06\x63olumn\x18\x05 \x01(\x08\"\x8c\x02\n\x0b\x44rawsReport\x12\x39\n\x08\x64\x65\x66\x61ults\x18\x01 \x03(\x0b\x32\'.tiltserve.v1.DrawsReport.DefaultsEntry\x12\x19\n\x11without_null_rows\x18\x02 \x01(\x08\x12\x33\n\x05units\x18\x03 \x03(\x0b\x32$.tiltserve.v1.DrawsReport.UnitsEntry\x1a\x44\n\rDefaultsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\"\n\x05value\x18\x02 \x01(\x0b\x32\x13.tiltserve.v1.Value:\x02\x38\x01\x1a,\n\nUnitsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\";\n\tModelWish\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06loaded\x18\x02 \x01(\x08\x12\x10\n\x08revision\x18\x03 \x01(\x03\x32U\n\x05\x46leet\x12L\n\nListModels\x12\x1f.tiltserve.v1.ListModelsRequest\x1a\x1d.tiltserve.v1.ListModelsReply2\x8e\x01\n\x0fReplicaInternal\x12\x43\n\x07Metrics\x12\x1c.tiltserve.v1.MetricsRequest\x1a\x1a.tiltserve.v1.MetricsReply\x12\x36\n\x03Log\x12\x17.tiltserve.v1.LogLevels\x1a\x16.tiltserve.v1.LogReply2\x8a\x02\n\tDirectory\x12:\n\x04\x42\x65\x61t\x12\x19.tiltserve.v1.BeatRequest\x1a\x17.tiltserve.v1.BeatReply\x12=\n\x05Leave\x12\x1a.tiltserve.v1.LeaveRequest\x1a\x18.tiltserve.v1.LeaveReply\x12:\n\x04List\x12\x19.tiltserve.v1.ListRequest\x1a\x17.tiltserve.v1.ListReply\x12\x46\n\x08\x41nnounce\x12\x1d.tiltserve.v1.AnnounceRequest\x1a\x1b.tiltserve.v1.AnnounceReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,26 +34,64 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_REPLICA_FINGERPRINTSENTRY']._loaded_options = None
   _globals['_REPLICA_FINGERPRINTSENTRY']._serialized_options = b'8\001'
-  _globals['_LISTMODELSREQUEST']._serialized_start=49
-  _globals['_LISTMODELSREQUEST']._serialized_end=68
-  _globals['_LISTMODELSREPLY']._serialized_start=70
-  _globals['_LISTMODELSREPLY']._serialized_end=165
-  _globals['_MODEL']._serialized_start=167
-  _globals['_MODEL']._serialized_end=251
-  _globals['_REPLICA']._serialized_start=254
-  _globals['_REPLICA']._serialized_end=461
-  _globals['_REPLICA_FINGERPRINTSENTRY']._serialized_start=410
-  _globals['_REPLICA_FINGERPRINTSENTRY']._serialized_end=461
-  _globals['_LOGLEVELS']._serialized_start=463
-  _globals['_LOGLEVELS']._serialized_end=537
-  _globals['_LOGREPLY']._serialized_start=539
-  _globals['_LOGREPLY']._serialized_end=549
-  _globals['_METRICSREQUEST']._serialized_start=551
-  _globals['_METRICSREQUEST']._serialized_end=567
-  _globals['_METRICSREPLY']._serialized_start=569
-  _globals['_METRICSREPLY']._serialized_end=597
-  _globals['_FLEET']._serialized_start=599
-  _globals['_FLEET']._serialized_end=684
-  _globals['_REPLICAINTERNAL']._serialized_start=687
-  _globals['_REPLICAINTERNAL']._serialized_end=829
+  _globals['_DRAWSREPORT_DEFAULTSENTRY']._loaded_options = None
+  _globals['_DRAWSREPORT_DEFAULTSENTRY']._serialized_options = b'8\001'
+  _globals['_DRAWSREPORT_UNITSENTRY']._loaded_options = None
+  _globals['_DRAWSREPORT_UNITSENTRY']._serialized_options = b'8\001'
+  _globals['_LISTMODELSREQUEST']._serialized_start=83
+  _globals['_LISTMODELSREQUEST']._serialized_end=102
+  _globals['_LISTMODELSREPLY']._serialized_start=104
+  _globals['_LISTMODELSREPLY']._serialized_end=199
+  _globals['_MODEL']._serialized_start=201
+  _globals['_MODEL']._serialized_end=285
+  _globals['_REPLICA']._serialized_start=288
+  _globals['_REPLICA']._serialized_end=495
+  _globals['_REPLICA_FINGERPRINTSENTRY']._serialized_start=444
+  _globals['_REPLICA_FINGERPRINTSENTRY']._serialized_end=495
+  _globals['_LOGLEVELS']._serialized_start=497
+  _globals['_LOGLEVELS']._serialized_end=571
+  _globals['_LOGREPLY']._serialized_start=573
+  _globals['_LOGREPLY']._serialized_end=583
+  _globals['_METRICSREQUEST']._serialized_start=585
+  _globals['_METRICSREQUEST']._serialized_end=601
+  _globals['_METRICSREPLY']._serialized_start=603
+  _globals['_METRICSREPLY']._serialized_end=631
+  _globals['_BEATREQUEST']._serialized_start=633
+  _globals['_BEATREQUEST']._serialized_end=709
+  _globals['_BEATREPLY']._serialized_start=711
+  _globals['_BEATREPLY']._serialized_end=763
+  _globals['_LEAVEREQUEST']._serialized_start=765
+  _globals['_LEAVEREQUEST']._serialized_end=816
+  _globals['_LEAVEREPLY']._serialized_start=818
+  _globals['_LEAVEREPLY']._serialized_end=830
+  _globals['_LISTREQUEST']._serialized_start=832
+  _globals['_LISTREQUEST']._serialized_end=862
+  _globals['_LISTREPLY']._serialized_start=865
+  _globals['_LISTREPLY']._serialized_end=1018
+  _globals['_ANNOUNCEREQUEST']._serialized_start=1020
+  _globals['_ANNOUNCEREQUEST']._serialized_end=1096
+  _globals['_ANNOUNCEREPLY']._serialized_start=1098
+  _globals['_ANNOUNCEREPLY']._serialized_end=1113
+  _globals['_FRONTREPORT']._serialized_start=1115
+  _globals['_FRONTREPORT']._serialized_end=1175
+  _globals['_REPLICAREPORT']._serialized_start=1178
+  _globals['_REPLICAREPORT']._serialized_end=1390
+  _globals['_MODELREPORT']._serialized_start=1393
+  _globals['_MODELREPORT']._serialized_end=1720
+  _globals['_TENSORREPORT']._serialized_start=1722
+  _globals['_TENSORREPORT']._serialized_end=1817
+  _globals['_DRAWSREPORT']._serialized_start=1820
+  _globals['_DRAWSREPORT']._serialized_end=2088
+  _globals['_DRAWSREPORT_DEFAULTSENTRY']._serialized_start=1974
+  _globals['_DRAWSREPORT_DEFAULTSENTRY']._serialized_end=2042
+  _globals['_DRAWSREPORT_UNITSENTRY']._serialized_start=2044
+  _globals['_DRAWSREPORT_UNITSENTRY']._serialized_end=2088
+  _globals['_MODELWISH']._serialized_start=2090
+  _globals['_MODELWISH']._serialized_end=2149
+  _globals['_FLEET']._serialized_start=2151
+  _globals['_FLEET']._serialized_end=2236
+  _globals['_REPLICAINTERNAL']._serialized_start=2239
+  _globals['_REPLICAINTERNAL']._serialized_end=2381
+  _globals['_DIRECTORY']._serialized_start=2384
+  _globals['_DIRECTORY']._serialized_end=2650
 # @@protoc_insertion_point(module_scope)

@@ -218,3 +218,214 @@ class ReplicaInternal:
             timeout,
             metadata,
             _registered_method=True)
+
+
+class DirectoryStub:
+    """Of a directory on its own: who is where. Internal. A release is a server with its replicas and fronts; a directory
+    refuses others' (FAILED_PRECONDITION).
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.Beat = channel.unary_unary(
+                '/tiltserve.v1.Directory/Beat',
+                request_serializer=protos_dot_tiltserve_dot_v1_dot_fleet__pb2.BeatRequest.SerializeToString,
+                response_deserializer=protos_dot_tiltserve_dot_v1_dot_fleet__pb2.BeatReply.FromString,
+                _registered_method=True)
+        self.Leave = channel.unary_unary(
+                '/tiltserve.v1.Directory/Leave',
+                request_serializer=protos_dot_tiltserve_dot_v1_dot_fleet__pb2.LeaveRequest.SerializeToString,
+                response_deserializer=protos_dot_tiltserve_dot_v1_dot_fleet__pb2.LeaveReply.FromString,
+                _registered_method=True)
+        self.List = channel.unary_unary(
+                '/tiltserve.v1.Directory/List',
+                request_serializer=protos_dot_tiltserve_dot_v1_dot_fleet__pb2.ListRequest.SerializeToString,
+                response_deserializer=protos_dot_tiltserve_dot_v1_dot_fleet__pb2.ListReply.FromString,
+                _registered_method=True)
+        self.Announce = channel.unary_unary(
+                '/tiltserve.v1.Directory/Announce',
+                request_serializer=protos_dot_tiltserve_dot_v1_dot_fleet__pb2.AnnounceRequest.SerializeToString,
+                response_deserializer=protos_dot_tiltserve_dot_v1_dot_fleet__pb2.AnnounceReply.FromString,
+                _registered_method=True)
+
+
+class DirectoryServicer:
+    """Of a directory on its own: who is where. Internal. A release is a server with its replicas and fronts; a directory
+    refuses others' (FAILED_PRECONDITION).
+    """
+
+    def Beat(self, request, context):
+        """each replica, every second
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Leave(self, request, context):
+        """a replica stops, or was lost
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def List(self, request, context):
+        """fronts, twice a second
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Announce(self, request, context):
+        """each front
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_DirectoryServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'Beat': grpc.unary_unary_rpc_method_handler(
+                    servicer.Beat,
+                    request_deserializer=protos_dot_tiltserve_dot_v1_dot_fleet__pb2.BeatRequest.FromString,
+                    response_serializer=protos_dot_tiltserve_dot_v1_dot_fleet__pb2.BeatReply.SerializeToString,
+            ),
+            'Leave': grpc.unary_unary_rpc_method_handler(
+                    servicer.Leave,
+                    request_deserializer=protos_dot_tiltserve_dot_v1_dot_fleet__pb2.LeaveRequest.FromString,
+                    response_serializer=protos_dot_tiltserve_dot_v1_dot_fleet__pb2.LeaveReply.SerializeToString,
+            ),
+            'List': grpc.unary_unary_rpc_method_handler(
+                    servicer.List,
+                    request_deserializer=protos_dot_tiltserve_dot_v1_dot_fleet__pb2.ListRequest.FromString,
+                    response_serializer=protos_dot_tiltserve_dot_v1_dot_fleet__pb2.ListReply.SerializeToString,
+            ),
+            'Announce': grpc.unary_unary_rpc_method_handler(
+                    servicer.Announce,
+                    request_deserializer=protos_dot_tiltserve_dot_v1_dot_fleet__pb2.AnnounceRequest.FromString,
+                    response_serializer=protos_dot_tiltserve_dot_v1_dot_fleet__pb2.AnnounceReply.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'tiltserve.v1.Directory', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('tiltserve.v1.Directory', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class Directory:
+    """Of a directory on its own: who is where. Internal. A release is a server with its replicas and fronts; a directory
+    refuses others' (FAILED_PRECONDITION).
+    """
+
+    @staticmethod
+    def Beat(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tiltserve.v1.Directory/Beat',
+            protos_dot_tiltserve_dot_v1_dot_fleet__pb2.BeatRequest.SerializeToString,
+            protos_dot_tiltserve_dot_v1_dot_fleet__pb2.BeatReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Leave(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tiltserve.v1.Directory/Leave',
+            protos_dot_tiltserve_dot_v1_dot_fleet__pb2.LeaveRequest.SerializeToString,
+            protos_dot_tiltserve_dot_v1_dot_fleet__pb2.LeaveReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def List(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tiltserve.v1.Directory/List',
+            protos_dot_tiltserve_dot_v1_dot_fleet__pb2.ListRequest.SerializeToString,
+            protos_dot_tiltserve_dot_v1_dot_fleet__pb2.ListReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Announce(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tiltserve.v1.Directory/Announce',
+            protos_dot_tiltserve_dot_v1_dot_fleet__pb2.AnnounceRequest.SerializeToString,
+            protos_dot_tiltserve_dot_v1_dot_fleet__pb2.AnnounceReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
