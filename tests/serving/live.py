@@ -95,6 +95,7 @@ class Live:
     """The server; `replicas` may be looked into. `front` are settings of the front, the others of replicas."""
 
     replicas: list[Replica]
+    front: Front
 
     def __init__(
         self,
