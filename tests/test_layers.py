@@ -41,8 +41,9 @@ CLIENT = (
     {"listings", "progress"},
     {"names", "steps"},
     {"operations"},
-    {"pipelines"},
+    {"distillation", "pipelines"},
     {"aio", "client"},
+    {"losses"},
 )
 """Floors of `tiltserve`, as those of `steering`. Of ours it has the generated code besides, and nothing else."""
 
@@ -186,6 +187,7 @@ ONLY = {
     "tiltserve.progress": {"rich"},
     "tiltserve.pictures": {"PIL"},
     "tiltserve.answers": {"PIL"},
+    "tiltserve.losses": {"torch"},
 }
 """Part or room -> the third-party packages that it may import: what a client has to install."""
 

@@ -7,10 +7,13 @@ with Client("127.0.0.1:8001") as client:
 sevens.samples, sevens.rewards, sevens.report
 """
 
+from typing import TYPE_CHECKING, Any
+
 from tiltserve.address import TLS
-from tiltserve.aio import AsyncClient, AsyncStream
+from tiltserve.aio import AsyncClient, AsyncDistillation, AsyncStream
 from tiltserve.answers import Group, Inferred, Likelihood, Preview, Report, Samples, Time
-from tiltserve.client import Client, Stream
+from tiltserve.client import Client, Distillation, Stream
+from tiltserve.distillation import Gradient
 from tiltserve.errors import (
     AlreadyExists,
     Cancelled,
@@ -29,17 +32,23 @@ from tiltserve.errors import (
 from tiltserve.listings import Fleet, Metadata, Model, Replica, Statistics, Tensor
 from tiltserve.pipelines import AsyncPipeline, Pipeline, PipelineOutput
 
+if TYPE_CHECKING:
+    from tiltserve.losses import as_loss, distill_loss
+
 __all__ = [
     "TLS",
     "AlreadyExists",
     "AsyncClient",
+    "AsyncDistillation",
     "AsyncPipeline",
     "AsyncStream",
     "Cancelled",
     "Client",
     "DeadlineExceeded",
+    "Distillation",
     "FailedPrecondition",
     "Fleet",
+    "Gradient",
     "Group",
     "Inferred",
     "Internal",
@@ -64,4 +73,15 @@ __all__ = [
     "Unauthenticated",
     "Unavailable",
     "Unimplemented",
+    "as_loss",
+    "distill_loss",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Losses need torch, which the client does not: they are imported when they are asked for."""
+    if name in ("as_loss", "distill_loss"):
+        from tiltserve import losses
+
+        return getattr(losses, name)
+    raise AttributeError(f"module 'tiltserve' has no attribute {name!r}")

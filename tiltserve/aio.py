@@ -4,16 +4,17 @@ import asyncio
 import contextlib
 import copy
 import inspect
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import grpc
 
-from tiltserve import errors, operations, progress, steps
+from tiltserve import distillation, errors, operations, progress, steps
 from tiltserve.address import DEFAULT, TLS, Address
 from tiltserve.answers import Floats, Group, Inferred, Likelihood, Preview, Samples
+from tiltserve.distillation import Asked, Gradient, Models, Shared
 from tiltserve.errors import Unimplemented
 from tiltserve.listings import Fleet, Metadata, Model, Statistics
 from tiltserve.operations import Memory, Wanted
@@ -182,6 +183,39 @@ class AsyncClient:
         patience = self._patience(timeout)
         return await self._run(operations.likelihood(self._memory, patience, asked, x, law, probes))
 
+    async def distill(
+        self,
+        model: Models,
+        images: Any,
+        *,
+        iteration: int,
+        conditions: Mapping[str, Any] | None = None,
+        reward_args: Mapping[str, Any] | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        version: str = "",
+        request_id: str = "",
+        timeout: float | None = None,
+        **wanted: Any,
+    ) -> Gradient:
+        """As `Client.distill`."""
+        wanted["iteration"] = iteration
+        asked = Asked.of(model, images, conditions, reward_args, parameters, version, request_id, wanted)
+        return await self._run(distillation.gradient(self._memory, self._patience(timeout), asked))
+
+    def distillation(
+        self,
+        model: Models,
+        *,
+        conditions: Mapping[str, Any] | None = None,
+        reward_args: Mapping[str, Any] | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        version: str = "",
+        **wanted: Any,
+    ) -> "AsyncDistillation":
+        """As `Client.distillation`, best inside of `async with`."""
+        asked = Asked.of(model, None, conditions, reward_args, parameters, version, "", wanted)
+        return AsyncDistillation(asked, self._memory, self._patience, self._session())
+
     async def metadata(self, model: str, *, version: str = "", timeout: float | None = None) -> Metadata:
         """As `Client.metadata`."""
         return await self._run(operations.metadata(self._patience(timeout), model, version))
@@ -326,6 +360,76 @@ class AsyncStream(AsyncIterator[Preview | Group | Samples]):
     def close(self) -> None:
         """Take the request off the server, if it is still running."""
         self._session.close()
+
+
+class AsyncDistillation:
+    """As `Distillation`, for asyncio: tasks wait for each other."""
+
+    def __init__(
+        self, asked: Asked, memory: Memory, patience: Callable[[float | None], Patience], session: "_Session"
+    ) -> None:
+        self._shared, self._memory, self._patience, self._session = Shared(asked), memory, patience, session
+        self._lock = asyncio.Lock()
+        self._user: asyncio.Task[Any] | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        with contextlib.suppress(RuntimeError):  # the event loop may be closed, and the call with it
+            self.close()
+
+    async def distill(
+        self,
+        images: Any,
+        *,
+        iteration: int,
+        conditions: Mapping[str, Any] | None = None,
+        reward_args: Mapping[str, Any] | None = None,
+        request_id: str = "",
+        timeout: float | None = None,
+        **wanted: Any,
+    ) -> Gradient:
+        """As `Distillation.distill`."""
+        wanted["iteration"] = iteration
+        asked = Asked.of(None, images, conditions, reward_args, None, "", request_id, wanted)
+        (gradient,) = [each async for each in self._run([asked], timeout)]
+        return gradient
+
+    def each(
+        self, calls: Iterable[Mapping[str, Any]], *, ahead: int = 1, timeout: float | None = None
+    ) -> AsyncIterator[Gradient]:
+        """As `Distillation.each`, for `async for`."""
+        return self._run(map(distillation.of_call, calls), timeout, ahead)
+
+    def close(self) -> None:
+        """End the stream."""
+        self._session.close()
+
+    async def _run(self, calls: Iterable[Asked], timeout: float | None, ahead: int = 0) -> AsyncIterator[Gradient]:
+        patiently = partial(self._patience, timeout)
+        operation = distillation.streamed(self._memory, patiently, self._shared, calls, ahead)
+        me = asyncio.current_task()
+        if self._user is me:
+            raise errors.InvalidArgument("expected no call of a session inside a loop over its each(), got one")
+        async with self._lock:
+            if self._session.closed():
+                raise errors.Cancelled("the session was closed")
+            self._user = me
+            try:
+                async for each in _drive(operation, self._session):
+                    if not isinstance(each, _Result):
+                        yield each
+            except errors.TiltserveError as error:
+                raise error.with_traceback(None) from None
+            finally:
+                self._user = None
+                operation.close()
 
 
 class _Result:

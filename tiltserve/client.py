@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from queue import SimpleQueue
 from types import TracebackType
@@ -11,9 +11,10 @@ from typing import Any, Self, TypeVar
 import grpc
 from google.protobuf.message import Message
 
-from tiltserve import errors, operations, progress, steps
+from tiltserve import distillation, errors, operations, progress, steps
 from tiltserve.address import DEFAULT, TLS, Address
 from tiltserve.answers import Floats, Group, Inferred, Likelihood, Preview, Samples
+from tiltserve.distillation import Asked, Gradient, Models, Shared
 from tiltserve.errors import Unimplemented
 from tiltserve.listings import Fleet, Metadata, Model, Statistics
 from tiltserve.operations import Memory, Wanted
@@ -222,6 +223,57 @@ class Client:
         patience = self._patience(timeout)
         return self._run(operations.likelihood(self._memory, patience, asked, x, law, probes))
 
+    def distill(
+        self,
+        model: Models,
+        images: Any,
+        *,
+        iteration: int,
+        conditions: Mapping[str, Any] | None = None,
+        reward_args: Mapping[str, Any] | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        version: str = "",
+        request_id: str = "",
+        timeout: float | None = None,
+        **wanted: Any,
+    ) -> Gradient:
+        """The gradient of a distillation loss with respect to views: what an optimiser descends to make them likely.
+
+        Args:
+            model: a sampler or a pipeline, or several with their weights, {"a": 1.0, "b": 0.5}.
+            images: views [n, *event], float16 or float32, in the model's own range: images, or a pipeline's latents.
+            iteration: counted by the caller. Noise and times are functions of it, of the seed and of the view.
+            wanted: by name: seed, mode (sds, cds, ism), schedule (coarse, refine, texture, or a mapping of its fields),
+                noise (fixed, iteration), weighting, guidance and its convention, clip, rescale, first_view, prompt and
+                negative_prompt of a pipeline; reward, beta, posterior, particles and whatever else steers; conditions
+                of the model and arguments of the reward as `sample` takes them.
+            timeout: seconds for all of it.
+
+        Raises:
+            TiltserveError: a subclass for each status.
+        """
+        wanted["iteration"] = iteration
+        asked = Asked.of(model, images, conditions, reward_args, parameters, version, request_id, wanted)
+        return self._run(distillation.gradient(self._memory, self._patience(timeout), asked))
+
+    def distillation(
+        self,
+        model: Models,
+        *,
+        conditions: Mapping[str, Any] | None = None,
+        reward_args: Mapping[str, Any] | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        version: str = "",
+        **wanted: Any,
+    ) -> "Distillation":
+        """A session of distillation gradients on one stream: what is the same for all is sent once.
+
+        Args:
+            wanted: as `distill`, for every call; a call says the rest.
+        """
+        asked = Asked.of(model, None, conditions, reward_args, parameters, version, "", wanted)
+        return Distillation(asked, self._memory, self._patience, self._session())
+
     def metadata(self, model: str, *, version: str = "", timeout: float | None = None) -> Metadata:
         """What a model takes and gives."""
         return self._run(operations.metadata(self._patience(timeout), model, version))
@@ -348,6 +400,78 @@ class Stream(Iterator[Preview | Group | Samples]):
     def close(self) -> None:
         """Take the request off the server, if it is still running."""
         self._session.close()
+
+
+class Distillation:
+    """Gradients of one model on one stream, one call at a time: threads wait for each other. Close it, or use it as a
+    context. A stream that breaks is begun again; nothing of a session is on the server."""
+
+    def __init__(
+        self, asked: Asked, memory: Memory, patience: Callable[[float | None], Patience], session: "_Session"
+    ) -> None:
+        self._shared, self._memory, self._patience, self._session = Shared(asked), memory, patience, session
+        self._lock, self._user = threading.Lock(), 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+    def distill(
+        self,
+        images: Any,
+        *,
+        iteration: int,
+        conditions: Mapping[str, Any] | None = None,
+        reward_args: Mapping[str, Any] | None = None,
+        request_id: str = "",
+        timeout: float | None = None,
+        **wanted: Any,
+    ) -> Gradient:
+        """As `Client.distill`, with what the session does not say already."""
+        wanted["iteration"] = iteration
+        asked = Asked.of(None, images, conditions, reward_args, None, "", request_id, wanted)
+        (gradient,) = self._run([asked], timeout)
+        return gradient
+
+    def each(
+        self, calls: Iterable[Mapping[str, Any]], *, ahead: int = 1, timeout: float | None = None
+    ) -> Iterator[Gradient]:
+        """The gradients of many calls in their order; each is a mapping of keywords of `distill`, with `images`.
+
+        Args:
+            ahead: how many calls are sent before the answer to the first is waited for.
+            timeout: seconds for each.
+        """
+        return self._run(map(distillation.of_call, calls), timeout, ahead)
+
+    def close(self) -> None:
+        """End the stream."""
+        self._session.close()
+
+    def _run(self, calls: Iterable[Asked], timeout: float | None, ahead: int = 0) -> Iterator[Gradient]:
+        patiently = partial(self._patience, timeout)
+        operation = distillation.streamed(self._memory, patiently, self._shared, calls, ahead)
+        me = threading.get_ident()
+        if self._user == me:
+            raise errors.InvalidArgument("expected no call of a session inside a loop over its each(), got one")
+        with self._lock:
+            if self._session.closed():
+                raise errors.Cancelled("the session was closed")
+            self._user = me
+            try:
+                yield from _drive(operation, self._session)
+            except errors.TiltserveError as error:
+                raise error.with_traceback(None) from None
+            finally:
+                self._user = 0
+                operation.close()
 
 
 class _Session:

@@ -128,6 +128,12 @@ def of_call(error: Any) -> TiltserveError:
     return of(error.code(), error.details(), error.trailing_metadata())
 
 
+def of_number(code: int, message: str) -> TiltserveError:
+    """The exception of an error that came inside a stream with gRPC's number of a status."""
+    name = next((each.name for each in grpc.StatusCode if each.value[0] == code), None)
+    return TiltserveError(message) if name is None else _KINDS.get(name, TiltserveError)(message)
+
+
 def in_band(message: str) -> TiltserveError:
     """The exception of an error that came inside a stream: `[StatusCode.NAME] line`, as Triton's clients write it, or a
     line alone."""

@@ -265,7 +265,7 @@ def score(
     memory: Memory, patience: Patience, reward: str, x: Any, version: str, arguments: Mapping[str, Any]
 ) -> Operation[Array]:
     """What a served network makes of samples: float32 [n]."""
-    model = yield from _described(memory, patience, reward, version)
+    model = yield from described(memory, patience, reward, version)
     if model is None:
         raise NotFound(
             f"unknown model {reward!r}, expected a served network: other rewards are known to requests alone"
@@ -358,7 +358,7 @@ def _request(memory: Memory, patience: Patience, wanted: Wanted) -> Operation[Re
     keywords = {name: each for name, each in wanted.keywords.items() if each is not None}
     model = None
     if conditions or keywords.keys() & {*names.TEXTS, names.IMAGE, *names.SIZES}:
-        model = yield from _described(memory, patience, wanted.model, wanted.version)
+        model = yield from described(memory, patience, wanted.model, wanted.version)
     if model is None or model.pictures:
         try:
             rows = _of_pipeline(model, keywords, parameters, inputs)
@@ -379,25 +379,21 @@ def _request(memory: Memory, patience: Patience, wanted: Wanted) -> Operation[Re
         else:
             open_names[name] = each
     if open_names:
-        model = yield from _described(memory, patience, wanted.model, wanted.version)
-        takes = yield from _takes(memory, patience, reward)
-        for name, each in open_names.items():
-            kind = names.kind(name, model, reward, takes)
-            if kind == "condition":
-                conditions[name] = each
-            elif kind == "argument":
-                arguments[PREFIX + name] = each
-            elif name in names.TEXTS or name == names.IMAGE:
+        model = yield from described(memory, patience, wanted.model, wanted.version)
+        apart = yield from told_apart(memory, patience, model, reward, open_names)
+        conditions |= apart.conditions
+        arguments |= {PREFIX + name: each for name, each in apart.arguments.items()}
+        for name, (each, said) in apart.others.items():
+            if name in names.TEXTS or name == names.IMAGE:
                 raise InvalidArgument(f"{name}: expected a pipeline, got {wanted.model!r}, which takes none")
-            elif tensors.dimensions(name, each):
+            if tensors.dimensions(name, each):
                 inputs[name] = tensors.array(name, each)
             else:
-                parameters[name] = tensors.scalar(name, each)
-                unknown[name] = names.unknown(name, model, reward, takes)
-    inputs |= {name: _condition(model, name, each) for name, each in conditions.items()}
+                parameters[name], unknown[name] = tensors.scalar(name, each), said
+    inputs |= {name: condition(model, name, each) for name, each in conditions.items()}
     for name, each in arguments.items():
         if tensors.dimensions(name, each):
-            inputs[name] = _argument(name, each, reward)
+            inputs[name] = argument(name, each, reward)
         else:
             parameters[name] = tensors.scalar(name, each)
     parameters |= {name: tensors.scalar(name, each) for name, each in wanted.parameters.items()}
@@ -445,7 +441,36 @@ def _of_pipeline(
     return rows
 
 
-def _described(memory: Memory, patience: Patience, model: str, version: str = "") -> Operation[Metadata | None]:
+@dataclass(frozen=True)
+class Apart:
+    """Keywords by what they are.
+
+    Attributes:
+        others: neither, each with what to say of it if the server does not know it either.
+    """
+
+    conditions: dict[str, Any] = field(default_factory=dict)
+    arguments: dict[str, Any] = field(default_factory=dict)
+    others: dict[str, tuple[Any, str]] = field(default_factory=dict)
+
+
+def told_apart(
+    memory: Memory, patience: Patience, model: Metadata | None, reward: str | None, keywords: Mapping[str, Any]
+) -> Operation[Apart]:
+    """Which keywords are conditions of a model, which arguments of a reward; `InvalidArgument` for what may be both."""
+    takes, apart = (yield from _takes(memory, patience, reward)), Apart()
+    for name, each in keywords.items():
+        kind = names.kind(name, model, reward, takes)
+        if kind == "condition":
+            apart.conditions[name] = each
+        elif kind == "argument":
+            apart.arguments[name] = each
+        else:
+            apart.others[name] = each, names.unknown(name, model, reward, takes)
+    return apart
+
+
+def described(memory: Memory, patience: Patience, model: str, version: str = "") -> Operation[Metadata | None]:
     """A model's metadata, None if there is no such model."""
     key = (model, version)
     if key not in memory.models:
@@ -464,11 +489,11 @@ def _takes(memory: Memory, patience: Patience, reward: str | None) -> Operation[
         return set(names.BUILT_IN[reward])
     if not reward.isidentifier() and not reward.replace("-", "_").replace(".", "_").isidentifier():
         return None  # an expression
-    model = yield from _described(memory, patience, reward)
+    model = yield from described(memory, patience, reward)
     return None if model is None else {each.name for each in model.inputs}
 
 
-def _condition(model: Metadata | None, name: str, value: Any) -> Array:
+def condition(model: Metadata | None, name: str, value: Any) -> Array:
     """A condition as the model takes it: with rows, one for all samples where it came without."""
     spec = None if model is None else model.input(name)
     if spec is None:
@@ -478,7 +503,7 @@ def _condition(model: Metadata | None, name: str, value: Any) -> Array:
     return made[None] if made.ndim == len(spec.shape) - 1 else made
 
 
-def _argument(name: str, value: Any, reward: str | None) -> Array:
+def argument(name: str, value: Any, reward: str | None) -> Array:
     """A tensor that is an argument of a reward: numbers as float32, but labels stay whole."""
     made = tensors.array(name, value)
     whole = made.dtype.kind in "iu" and reward not in names.BUILT_IN

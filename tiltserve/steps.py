@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from google.protobuf.message import Message
 from tritonclient.grpc import service_pb2 as pb
 
-from protos.tiltserve.v1 import fleet_pb2, sampling_pb2
+from protos.tiltserve.v1 import distillation_pb2, fleet_pb2, sampling_pb2
 from tiltserve.errors import DeadlineExceeded, Unavailable
 from tiltserve.tensors import Array
 
@@ -43,6 +43,8 @@ LOAD = Rpc(_KSERVE + "RepositoryModelLoad", pb.RepositoryModelLoadResponse.FromS
 UNLOAD = Rpc(_KSERVE + "RepositoryModelUnload", pb.RepositoryModelUnloadResponse.FromString)
 LIST = Rpc("/tiltserve.v1.Fleet/ListModels", fleet_pb2.ListModelsReply.FromString)
 INTERACT = Rpc("/tiltserve.v1.Sampling/SampleInteractive", sampling_pb2.InteractiveReply.FromString)
+GRADIENT = Rpc("/tiltserve.v1.Distillation/Gradient", distillation_pb2.GradientResponse.FromString)
+DISTILLATION = Rpc("/tiltserve.v1.Distillation/Session", distillation_pb2.SessionResponse.FromString)
 
 
 @dataclass(frozen=True)
