@@ -18,7 +18,7 @@ from steering.flow.interpolate import interpolate
 from steering.flow.invert import decode, encode, round_trip
 from steering.flow.likelihood import bits_per_dimension, log_likelihood
 from steering.flow.reflow import couple
-from steering.methods.doob import BANK_SIZE, Doob, draw_bank
+from steering.methods.doob import BANK_SIZE, Doob, bank_size, draw_bank
 from steering.methods.inverse_problems import Project, inpaint, linear
 from steering.methods.smc import Smc
 from steering.numerics.noise import Noise
@@ -92,10 +92,10 @@ def plan(
 
 
 __all__ = [
-    "BANK_SIZE", "BudgetError", "Calibration", "Doob", "NetworkError", "Noise", "Noised", "Path", "Plan", "PlanError",
-    "Problem", "Program", "Project", "Report", "Rows", "Smc", "Solver", "Start", "SteeringError", "Uncalibrated",
-    "UnsuitableError", "baselines", "bits_per_dimension", "calibrate", "couple", "decode", "distill", "distillation",
-    "draw_bank", "encode", "grids", "inpaint", "interpolants", "interpolate", "limits", "linear", "log_likelihood",
-    "most_network_rows", "paths", "plan", "posteriors", "predictions", "reversible", "rewards", "round_trip",
-    "rows_at_once", "run", "sample", "solve", "solvers", "units",
+    "BANK_SIZE", "BudgetError", "Calibration", "Doob", "NetworkError", "Noise", "Noised", "Path", "Plan",
+    "PlanError", "Problem", "Program", "Project", "Report", "Rows", "Smc", "Solver", "Start", "SteeringError",
+    "Uncalibrated", "UnsuitableError", "bank_size", "baselines", "bits_per_dimension", "calibrate", "couple",
+    "decode", "distill", "distillation", "draw_bank", "encode", "grids", "inpaint", "interpolants", "interpolate",
+    "limits", "linear", "log_likelihood", "most_network_rows", "paths", "plan", "posteriors", "predictions",
+    "reversible", "rewards", "round_trip", "rows_at_once", "run", "sample", "solve", "solvers", "units",
 ]  # fmt: skip

@@ -129,7 +129,7 @@ def prepared(model: Sampler) -> Routine:
     samples = known.cloud.samples if known.cloud is not None else None
     if samples is None:
         problem = steering.Problem(plan=plan, event=card.event_shape)
-        samples = yield from evaluations(steering.draw_bank(problem, steering.BANK_SIZE), model, None)
+        samples = yield from evaluations(steering.draw_bank(problem, steering.bank_size(card.event_shape)), model, None)
     calibration = known.calibration
     if calibration is None:
         measuring = steering.calibrate(

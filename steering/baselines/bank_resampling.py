@@ -12,7 +12,7 @@ from torch import Tensor
 
 from steering.errors import SteeringError, UnsuitableError
 from steering.methods.aimed import Aimed
-from steering.methods.doob import BANK_SIZE, draw_bank
+from steering.methods.doob import bank_size, draw_bank
 from steering.numerics.noise import START, Draw, Noise
 from steering.numerics.weights import draw_indices, effective_size, softmax
 from steering.sampling.rows import Rows
@@ -82,6 +82,6 @@ class BankResampling(Aimed):
             return samples, self._scored_given[key]
         where = (problem.model, problem.event, problem.plan.path)
         if where not in self._drawn:
-            samples = yield from draw_bank(problem, BANK_SIZE)
+            samples = yield from draw_bank(problem, bank_size(problem.event))
             self._drawn[where] = samples, (yield from self.target.score(samples))
         return self._drawn[where]

@@ -9,7 +9,7 @@ exactly. So any solver is steered by replacing D; the reward is only ever called
 drawn without the network makes steering free of network calls.
 """
 
-from collections.abc import Generator, Hashable
+from collections.abc import Generator, Hashable, Sequence
 from dataclasses import replace
 from math import prod
 
@@ -30,6 +30,8 @@ from steering.sampling.sampler import Problem, Tilting, sample
 from steering.targets.target import Reward, Target
 
 BANK_SIZE = 4096
+LEAST_BANK = 64
+BANK_BYTES = 2**28  # of float32: 4,096 latents of 4 x 64 x 64
 UNMEASURED = "under conditions: the variance of Gaussian data instead of a measured one, and no bank but a given one"
 CALIBRATION_SIZE = 256
 
@@ -189,7 +191,7 @@ class Doob(Aimed, Tilting):
         if isinstance(posterior, Bank | Neighbours):
             samples = posterior.cloud.samples
         else:
-            samples = yield from draw_bank(problem, BANK_SIZE if posterior is None else CALIBRATION_SIZE)
+            samples = yield from draw_bank(problem, bank_size(problem.event) if posterior is None else CALIBRATION_SIZE)
             posterior = posterior or bank(samples)
         calibration: Calibration | None = posterior.measured if isinstance(posterior, Bank) else None
         if calibration is None:
@@ -203,6 +205,11 @@ class Doob(Aimed, Tilting):
             return posterior.with_local(posterior.local.calibrated(calibration)), []
         local, why = automatic(posterior.cloud, plan.path, calibration)
         return posterior.with_local(local), [why]
+
+
+def bank_size(event: Sequence[int]) -> int:
+    """Samples of a bank that is drawn: `BANK_SIZE`, or what fits into `BANK_BYTES`, but at least `LEAST_BANK`."""
+    return max(LEAST_BANK, min(BANK_SIZE, BANK_BYTES // (4 * prod(event))))
 
 
 def draw_bank(problem: Problem, size: int) -> Generator[Rows, Tensor, Tensor]:

@@ -16,7 +16,7 @@ import steering
 from steering import paths, posteriors
 from steering.errors import SteeringError
 from steering.methods.correction import DoobTilt
-from steering.methods.doob import BANK_SIZE
+from steering.methods.doob import BANK_SIZE, bank_size
 from steering.numerics.noise import Noise
 from steering.paths import Path
 from steering.plans.plan import Plan
@@ -709,3 +709,12 @@ def test_small_banks_of_images_get_neighbours_and_of_vectors_a_gaussian():
     for shape, kind in (((8, 1, 4, 4), posteriors.Neighbours), ((8, 16), posteriors.Gaussian)):
         local, _ = posteriors.automatic(posteriors.Cloud(torch.randn(shape)), PATH, CURVE)
         assert isinstance(local, kind)
+
+
+@pytest.mark.parametrize(
+    ("event", "size"),
+    [((2,), BANK_SIZE), ((4, 64, 64), BANK_SIZE), ((3, 512, 512), 85), ((3, 2048, 2048), 64)],
+    ids=str,
+)
+def test_a_bank_of_large_events_has_fewer_samples(event: tuple[int, ...], size: int):
+    assert bank_size(event) == size
