@@ -14,11 +14,14 @@ from deploy.fronts import made_front
 from deploy.settings import Settings, SettingsError
 from deploy.wiring import connections
 from serving.fleet.server import DirectoryServer
+from serving.front.probes import Probes
 from serving.front.server import Front
 from serving.front.unix import PortError
 from serving.watching import logs
 
 LAME_DUCK_S = 5.0
+STILL_S = 60.0
+"""A front that has not tried to read a directory for so long is not alive."""
 
 
 def run_front(settings: Settings) -> None:
@@ -64,10 +67,25 @@ async def _front(settings: Settings) -> None:
         await front.start()
     except PortError as error:
         raise SettingsError(str(error)) from None
+    try:
+        probes = _probes(settings, front)
+    except OSError as error:
+        await front.stop()
+        wanted = f"a free port, got {settings.health_port}"
+        raise SettingsError(f"health_port: expected {wanted}: {error.strerror or error}") from None
     telling = asyncio.create_task(_tell(front))
     await stop.wait()
     telling.cancel()
-    await front.stop()
+    await front.stop()  # probes are answered until it has drained
+    if probes is not None:
+        await asyncio.to_thread(probes.close)
+
+
+def _probes(settings: Settings, front: Front) -> Probes | None:
+    if settings.health_port is None:
+        return None
+    host = settings.metrics_host or settings.host
+    return Probes(host, settings.health_port, live=lambda: front.check_health(STILL_S), ready=lambda: front.serving)
 
 
 async def _tell(front: Front) -> None:

@@ -323,6 +323,9 @@ class Settings(BaseModel):
     """Whether what is served beyond this machine may be open to everybody, or in plain text."""
     grpc_port: Port = 8001
     metrics_port: Port = 8002
+    health_port: Port | None = None
+    """Where `tiltserve front` answers the probes of an orchestrator, in plain HTTP on `metrics_host`: /live and /ready.
+    None: nowhere."""
     http_port: Port | None = None
     """Of an endpoint that speaks OpenAI's images API over HTTP, guarded as the gRPC port. None: there is none."""
     http_allow_origin: Annotated[Names, AfterValidator(_origins)] = ()

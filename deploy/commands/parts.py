@@ -66,6 +66,9 @@ def front(
         int | None, typer.Option(metavar="PORT", help="Prometheus port, 0 for any free. [8002]")
     ] = None,
     metrics_host: Annotated[str | None, typer.Option(help="Address of the metrics port. [that of --host]")] = None,
+    health_port: Annotated[
+        int | None, typer.Option(metavar="PORT", help="Plain HTTP for probes: /live and /ready. [not served]")
+    ] = None,
     release: Release = None,
     tls_cert: Annotated[
         Path | None, typer.Option(metavar="FILE", help="PEM certificate of the public ports; read again on change.")

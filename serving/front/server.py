@@ -150,6 +150,11 @@ class Front:
         """`host:port` of the metrics page, with the real port once started."""
         return channels.address(self._metrics_host, self._metrics_port)
 
+    @property
+    def serving(self) -> bool:
+        """Whether a replica takes requests and this front was not told to stop. For its event loop."""
+        return self._roster.index.any_ready and not self._roster.leaving
+
     async def ready(self) -> list[str]:
         """The names of the models that answer, once there are some. For the event loop of the front."""
         while not self._roster.index.any_ready:

@@ -3,8 +3,11 @@
 import contextlib
 import os
 import re
+import socket
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -45,6 +48,19 @@ def line(ran: "subprocess.Popen[str]") -> str:
     return ran.stdout.readline()
 
 
+def free_port() -> int:
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        return int(holder.getsockname()[1])
+
+
+def probed(port: int, path: str) -> int:
+    try:
+        return int(urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}", timeout=10).status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
 def test_a_front_and_a_directory_of_their_own(tmp_path: Path):
     """A front that is told to stop says so while it still serves, and ends with nothing under way."""
     networks.write_rings(tmp_path / "models")
@@ -59,7 +75,9 @@ def test_a_front_and_a_directory_of_their_own(tmp_path: Path):
         guards = FrontGuards(inside=inside), ReplicaGuards(inside=inside)
         config = tmp_path / "shared.yaml"
         config.write_text("models: /not/here\nreplicas: 7\ndirectory_port: 9\nmetrics_port: 0\ngrpc_port: 0\n")
+        health_port = free_port()
         options = ["--directory", found[1], "--config", str(config), "--lame-duck-seconds", "3", *token]
+        options += ["--health-port", str(health_port)]
         with running(tmp_path / "models", guards=guards, directory=client) as live, part("front", *options) as front:
             ready = re.fullmatch(r"ready grpc=(\S+) metrics=\S+ models=rings,rings\.network\n", line(front))
             assert ready
@@ -74,11 +92,13 @@ def test_a_front_and_a_directory_of_their_own(tmp_path: Path):
 
                 assert drawn()
                 assert asked.is_server_ready()
+                assert probed(health_port, "live") == probed(health_port, "ready") == 200
                 front.terminate()
                 health = health_pb2_grpc.HealthStub(channel)
                 until(lambda: health.Check(health_pb2.HealthCheckRequest()).status == NOT_SERVING)
                 assert drawn()
                 assert not asked.is_server_ready()
+                assert (probed(health_port, "live"), probed(health_port, "ready")) == (200, 503)
             assert front.wait(20) == 0
             assert front.stderr is not None
             assert "Traceback" not in front.stderr.read()
