@@ -8,7 +8,7 @@ MODELS ?= deploy/models
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-text test serve lint format bench protos models models-text models-scenes lock clean
+.PHONY: help install demo demo-text test serve lint format bench protos models models-text models-scenes lock chart-tools clean
 
 help: ## show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -71,7 +71,11 @@ lock: $(STAMP) ## write requirements.lock from what .venv has
 	@grep '^#' requirements.lock > requirements.lock.new
 	$(BIN)/python -m pip freeze --all --exclude pip --exclude wheel --exclude tiltserve --exclude tiltserve-client | sed -E 's/\+[a-z0-9.]+$$//' >> requirements.lock.new
 	@mv requirements.lock.new requirements.lock
+	$(BIN)/python -m deploy.locks
+
+chart-tools: $(STAMP) ## fetch helm and Kubernetes' schemas for the chart's tests into k8s/.tools (60 MB)
+	PYTHON=$(BIN)/python k8s/tools.sh
 
 clean: ## remove .venv, caches and outputs
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build client/build dist demo ./*.egg-info
+	rm -rf $(VENV) k8s/.tools .pytest_cache .mypy_cache .ruff_cache .hypothesis build client/build dist demo ./*.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -117,6 +117,7 @@ ARROWS: dict[str, set[str]] = {
     "deploy.private_port": {"deploy.settings", "serving"},
     "deploy.access": {"deploy.settings", "serving"},
     "deploy.wiring": {"deploy.settings", "serving"},
+    "deploy.locks": set(),
     "deploy.log_lines": set(),
     "deploy.rays_lines": {"serving"},
     "deploy.directories": {"deploy.access", "deploy.settings", "deploy.wiring", "serving"},
