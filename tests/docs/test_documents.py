@@ -22,7 +22,7 @@ from protos.card import Card, Condition, DynamicThreshold, Inputs, Range, Sample
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-FOLDERS = "benchmarks|client|deploy|docs|examples|exporters|protos|serving|steering|tests|tiltserve"
+FOLDERS = "benchmarks|client|deploy|docs|examples|exporters|k8s|protos|serving|steering|tests|tiltserve"
 # a document may name a file of a part that it is about without the part's own name
 PARTS = [ROOT, ROOT / "serving", ROOT / "steering", ROOT / "deploy"]
 PATH = re.compile(rf"(?:(?:{FOLDERS})/[\w.*/-]*|[\w.*-]+(?:/[\w.*-]+)*/(?:[\w.*-]+\.(?:py|yaml|md|json|proto))?)")
