@@ -8,10 +8,10 @@ MODELS ?= deploy/models
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-text test serve lint format bench protos models models-text models-scenes lock chart-tools clean
+.PHONY: help install demo demo-text test serve monitor lint format bench protos models models-text models-scenes lock chart-tools clean
 
 help: ## show the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # Only a changed lock or pyproject installs again.
 $(STAMP): requirements.lock pyproject.toml client/pyproject.toml
@@ -42,6 +42,11 @@ endif
 
 serve: $(STAMP) ## keep a server up on 8001 (gRPC) and 8002 (metrics) until interrupted
 	$(BIN)/tiltserve serve --models $(MODELS) $(ARGS)
+
+monitor: ## watch `make serve` with Prometheus, its rules and alerts, on 9090 until interrupted
+	@command -v prometheus >/dev/null || { echo "error: expected the program prometheus, found none: apt install prometheus" >&2; exit 1; }
+	@mkdir -p build/monitor
+	prometheus --config.file=deploy/monitoring/prometheus.yaml --storage.tsdb.path=build/monitor --storage.tsdb.retention.time=7d --web.listen-address=127.0.0.1:9090 --log.level=warn $(ARGS)
 
 lint: $(STAMP) ## ruff and mypy
 	$(BIN)/ruff check .
