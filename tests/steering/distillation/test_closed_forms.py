@@ -1,7 +1,7 @@
 """Gradients on Gaussian priors, whose closed forms say the sign, the scale and the fixed points."""
 
 import math
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,11 +11,8 @@ from torch import Tensor
 import steering
 from steering import distillation, paths
 from steering.distillation import Distilled, Settings, Times, noises
-from steering.numerics.noise import Noise
-from steering.plans.plan import Stage
-from steering.problems import GaussianMixture, Quadratic
-from steering.sampling.rows import Rows
-from steering.sampling.sampler import Guided, Problem, Tilt, Tilting
+from steering.problems import Exact, GaussianMixture, Quadratic
+from steering.sampling.sampler import Problem
 
 D, S, VIEWS = 8, 0.7, 3
 RHO1, RHO2 = 0.9, 0.6
@@ -32,23 +29,6 @@ PATHS = {
     "flow": paths.rectified_flow(),
     "discrete": paths.vp_betas(),
 }
-
-
-class Exact(Tilting, Tilt):
-    """D_h in closed form."""
-
-    def __init__(self, law: Quadratic) -> None:
-        self.law = law
-
-    def prepare(self, problem: Problem) -> Generator[Rows, Tensor, Tilt]:
-        yield from ()
-        return self
-
-    def steer(self, stage: Stage, x: Tensor, denoised: Tensor, noise: Noise) -> Generator[Rows, Tensor, Guided]:
-        yield from ()
-        at = stage.update.at
-        alpha, sigma = (torch.full((len(x),), c, dtype=torch.float64) for c in (at.alpha, at.sigma))
-        return Guided(self.law.denoised(x, alpha, sigma))
 
 
 TILT = Quadratic(PRIOR, A / BETA, EYE * B / BETA)
