@@ -174,7 +174,8 @@ class Forwarder:
         `repeatable`.
 
         If the target has too much to do, an equal replica with clearly less to do is asked, once. A request with which
-        its replica had not begun when it stopped answering is not sent on: it may be what stopped the replica.
+        its replica had not begun when it stopped answering is not sent on: it may be what stopped the replica. Where
+        the replica's machine is out of reach it was not.
         """
         name = target.model.name
         tried: set[str] = set()
@@ -205,7 +206,7 @@ class Forwarder:
             tried.add(target.replica.id)
             if not (errors.begun(cause) or errors.left(cause) or errors.unsent(cause)):
                 unbegun += 1
-                if silent or unbegun > UNBEGUN_REPLAYS:
+                if (silent and not errors.cut_off(cause)) or unbegun > UNBEGUN_REPLAYS:
                     lost = "its replica" if unbegun == 1 else f"{unbegun} replicas"
                     raise errors.unavailable(f"model {name!r}: {lost} ended without having begun with the request")
             if not repeatable():
@@ -266,7 +267,10 @@ class Forwarder:
 
 
 def _settled(target: Route, asked: Asked, data: bytes) -> tuple[bytes, int]:
-    """A request with the seed that all its repetitions have, and its network rows."""
+    """A request with the seed that all its repetitions have, and its network rows; for the target's version, where it
+    would take another one."""
+    if target.pinned:
+        data = kserve.with_version(data, target.model.version)
     if target.model.draws is not None and not asked.seeded:
         data = kserve.with_seed(data, secrets.randbelow(2**63))
     return data, asked.rows(target.model.draws)

@@ -86,7 +86,7 @@ class Health(health_pb2_grpc.HealthServicer):
 def _of(listed: Listed) -> Iterable[tuple[str, Status]]:
     """The statuses of a model and its versions by their names."""
     name = listed.routes[0].model.name
-    yield name, SERVING if listed.newest else NOT_SERVING
+    yield name, SERVING if listed.taking else NOT_SERVING
     serving = {each.model.version for each in listed.routes if each.takes_requests}
     for version in {each.model.version for each in listed.routes}:
         yield f"{name}/{version}", SERVING if version in serving else NOT_SERVING

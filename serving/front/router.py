@@ -17,11 +17,13 @@ class Route:
 
     Attributes:
         load: network rows that it has to evaluate before it is idle, as far as the caller knows.
+        pinned: whether a request must name the version, because the replica itself would take a newer one.
     """
 
     replica: ReplicaState
     model: ModelState
     load: int = 0
+    pinned: bool = False
 
     @property
     def takes_requests(self) -> bool:
@@ -34,11 +36,11 @@ class Listed:
 
     Attributes:
         routes: where it is listed, in any state, oldest version first.
-        newest: those of its newest version that take requests.
+        taking: those that take requests which name no version, see `preferred`.
     """
 
     routes: Sequence[Route]
-    newest: Sequence[Route]
+    taking: Sequence[Route]
 
     @property
     def states(self) -> list[ModelState]:
@@ -66,7 +68,7 @@ class Index:
             for model in each.models:
                 found.setdefault(model.name, []).append(Route(each, model, each.backlog_rows))
         models = {name: _listed(found[name]) for name in sorted(found)}
-        return cls(replicas, models, any(each.newest for each in models.values()))
+        return cls(replicas, models, any(each.taking for each in models.values()))
 
     def only(self, seen: Callable[[str], bool]) -> "Index":
         """The same replicas as if they held only models whose name is seen."""
@@ -85,13 +87,13 @@ def choose(
     unreported: Callable[[str], int] = lambda replica_id: 0,
     rng: random.Random = _RNG,
 ) -> Route:
-    """The less loaded of two random replicas that hold the newest ready version of the model.
+    """The less loaded of two random replicas that hold the model, each with its newest version that is warm.
 
     The best of two spreads load nearly as evenly as the best of all, and fronts that share one stale list do not all
     choose the same replica. Reported backlogs are up to 1.5 s old, so a front adds the rows that it has sent since.
 
     Args:
-        version: "" for the newest one.
+        version: "" for any that a replica prefers.
         fingerprint: accept only replicas whose answers have the same bytes.
         exclude: ids of replicas that were tried.
         unreported: rows that the caller has sent to a replica (by its id) and no report has yet.
@@ -100,7 +102,7 @@ def choose(
         RequestError: NOT_FOUND for an unknown model or version, UNAVAILABLE while no replica can take the request.
     """
     if name in index.models and not (version or exclude or fingerprint is not None):
-        usable = index.models[name].newest
+        usable = index.models[name].taking
     else:
         usable = ()
     if not usable:
@@ -139,17 +141,30 @@ def versions(models: Iterable[ModelState]) -> list[str]:
 
 def _listed(routes: Sequence[Route]) -> Listed:
     routes = sorted(routes, key=lambda each: version_order(each.model.version))
-    return Listed(routes, _newest([each for each in routes if each.takes_requests]))
+    return Listed(routes, preferred([each for each in routes if each.takes_requests]))
 
 
-def _newest(routes: Sequence[Route]) -> Sequence[Route]:
-    """Those of the newest version."""
-    newest = max((version_order(version) for version in {each.model.version for each in routes}), default=None)
-    return [each for each in routes if version_order(each.model.version) == newest]
+def preferred(routes: Sequence[Route]) -> Sequence[Route]:
+    """Of these, oldest version first, what requests that name no version may be sent to: one of each replica.
+
+    While a new version is brought out, it gets as large a share of the requests as there are replicas that have it, and
+    only where it is warm: until then its replica goes on with the version before. A replica that has nothing warm gets
+    nothing while there are others. So the first replica of a new version is not flooded, and the last one moves the
+    last requests.
+    """
+    newest: dict[str, Route] = {}
+    warm: dict[str, Route] = {}
+    for each in routes:
+        newest[each.replica.id] = each
+        if not each.model.cold:
+            warm[each.replica.id] = each
+    return [
+        replace(each, pinned=each.model.version != newest[key].model.version) for key, each in (warm or newest).items()
+    ]
 
 
 def _usable(routes: Sequence[Route], name: str, fingerprint: str | None, exclude: Collection[str]) -> Sequence[Route]:
-    """The routes of the newest version that may be used."""
+    """The routes that may be used."""
     if not any(each.model.state == "READY" for each in routes):
         raise errors.not_begun(_why_not_ready([each.model for each in routes]))
     usable = [
@@ -159,7 +174,7 @@ def _usable(routes: Sequence[Route], name: str, fingerprint: str | None, exclude
     ]
     if not usable:
         raise errors.not_begun(f"model {name!r}: every replica that holds it is draining, lost or of another kind")
-    return _newest(usable)
+    return preferred(usable)
 
 
 def _why_not_ready(states: Sequence[ModelState]) -> str:

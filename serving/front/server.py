@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -35,6 +36,7 @@ from serving.front.repository import Repository
 from serving.front.roster import Roster
 from serving.front.shared_memory import SharedMemory, local
 from serving.front.statistics import ModelStatistics
+from serving.front.summary import summaries
 from serving.front.trace_settings import TraceSettingRpc, TraceSettings
 from serving.front.unix import PortError
 from serving.metrics_page import Page
@@ -44,6 +46,7 @@ from serving.wire import channels, small
 from serving.wire.channels import Connections
 from serving.wire.streams import CLOSE_S, Streams, UnderWay
 
+_log = logging.getLogger(__name__)
 _FLEET = fleet_pb2.DESCRIPTOR.services_by_name["Fleet"]
 _HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"]
 _REFLECTION = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
@@ -126,6 +129,7 @@ class Front:
             self.metrics.watching.spans.asked = self.trace_settings.sampled
         self._log_settings = LogSettings(self._roster, self._links)
         self._servers: list[grpc.aio.Server] = []
+        self._unequal: dict[tuple[str, str], str] = {}
         self._folder: Path | None = None
         self._page: Page | None = None
         self._following: Supervised | None = None
@@ -159,7 +163,7 @@ class Front:
         """The names of the models that answer, once there are some. For the event loop of the front."""
         while not self._roster.index.any_ready:
             await self._roster.changed()
-        return [name for name, each in self._roster.index.models.items() if each.newest]
+        return [name for name, each in self._roster.index.models.items() if each.taking]
 
     async def start(self) -> None:
         """Listens; raises PortError, with nothing left open."""
@@ -319,10 +323,20 @@ class Front:
         await self._links.keep({replica.id for replica in self._roster.index.replicas})
         await self._log_settings.catch_up()
         self._health.follow(self._roster.index)
+        self._compare()
         # Repeated, because the directory forgets what it is not told; while it is down the roster says so.
         with contextlib.suppress(Exception):
             metrics = channels.address(self._announce or self._metrics_host, self._metrics_port)
             await self._directory.announce_front(self._announced, metrics)
+
+    def _compare(self) -> None:
+        """Log a line where replicas of a fleet have come to differ in what they answer."""
+        listed = self._roster.index.models
+        found = {(name, each.version): each.unequal for name in listed for each in summaries(self._roster.index, name)}
+        for (name, version), told in found.items():
+            if told and self._unequal.get((name, version)) != told:
+                _log.warning("model %s version %s: %s", name, version, told)
+        self._unequal = found
 
     def _replica_pages(self) -> Mapping[str, str]:
         """The metrics text of every replica that answers; called by the page's threads."""

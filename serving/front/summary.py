@@ -18,6 +18,7 @@ class Summary:
         state: the best of all replicas; READY where one takes requests.
         reason: why it is not READY, or not everywhere; empty where it is.
         ready: replicas that take requests for it.
+        unequal: what is to say of replicas whose answers differ, see `unequal`.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Summary:
     state: State
     reason: str
     ready: int
+    unequal: str = ""
 
 
 def summaries(index: Index, name: str) -> list[Summary]:
@@ -44,7 +46,24 @@ def _summary(routes: Sequence[Route], replicas: int) -> Summary:
     ready = sum(each.state == "READY" for each in states)
     partly = len({each.state for each in states}) > 1 or len(states) < replicas
     reason = "; ".join(_counted(states, max(replicas, len(states)))) if partly else best.reason
-    return Summary(best.name, best.version, best.kind, best.state, reason, ready)
+    told = unequal(routes)
+    reason = "; ".join(filter(None, (reason, told)))
+    return Summary(best.name, best.version, best.kind, best.state, reason, ready, told)
+
+
+def unequal(routes: Sequence[Route]) -> str:
+    """What is to say of replicas whose answers have other bytes than each other's; empty where all are equal.
+
+    They serve, but a request whose replica is lost waits for an equal one. Those that still prepare a model are not
+    meant: they become equal.
+    """
+    ready = [each for each in routes if each.takes_requests and not each.model.cold]
+    prints = Counter(each.model.fingerprint for each in ready)
+    if len(prints) < 2:
+        return ""
+    kinds = sorted({(each.replica.threads, each.model.backend, each.model.device) for each in ready})
+    told = ", ".join(f"{backend} {device} with {threads} threads" for threads, backend, device in kinds)
+    return f"{len(prints)} fingerprints on {len(ready)} replicas, whose answers differ in bytes: {told}"
 
 
 def _state(route: Route) -> ModelState:

@@ -247,7 +247,7 @@ def states(version: Version) -> Iterator[ModelState]:
             yield ModelState(name + RAW, number, "network", version.state, version.reason)
         return
     for state in content.shown or _shown(content):
-        yield replace(state, reason=version.reason)
+        yield replace(state, reason=version.reason, cold=version.lacking and state.kind == "sampler")
 
 
 def _shown(content: Content) -> Iterator[ModelState]:

@@ -134,3 +134,12 @@ def begun(error: grpc.aio.AioRpcError) -> bool:
 def unsent(error: grpc.aio.AioRpcError) -> bool:
     """True if the call never left: there was nobody to connect to."""
     return "failed to connect" in (error.details() or "")
+
+
+_NO_WAY = ("No route to host", "Connection timed out", "Host is down", "Network is unreachable")
+
+
+def cut_off(error: grpc.aio.AioRpcError) -> bool:
+    """True if not even the kernel of the other machine answered: it, or the way to it, is gone, and no request of ours
+    has done that."""
+    return any(each in (error.details() or "") for each in _NO_WAY)

@@ -2,12 +2,14 @@
 
 import collections
 import random
+from dataclasses import replace
 
 import grpc
 import pytest
 
 from serving.fleet.directory import Directory, FrontState, ModelState, ReplicaState
 from serving.front import router
+from serving.front.summary import summaries
 from serving.wire.errors import RequestError
 
 
@@ -77,10 +79,37 @@ def test_excluded_and_draining_replicas_get_nothing():
 
 
 def test_the_newest_ready_version_unless_asked():
-    replicas = [replica("a", digits("9"), digits("10"), digits("11", "LOADING")), replica("b", digits("9"))]
+    replicas = [replica("a", digits("9"), digits("10"), digits("11", "LOADING"))]
     assert router.choose(router.Index.of(replicas), "digits").model.version == "10"
-    assert picked(replicas) == {"a": 200}
     assert router.choose(router.Index.of(replicas), "digits", "9").model.version == "9"
+
+
+def versions(replicas, **how) -> collections.Counter[str]:
+    rng, index = random.Random(0), router.Index.of(replicas)
+    return collections.Counter(router.choose(index, "digits", rng=rng, **how).model.version for _ in range(400))
+
+
+def test_a_new_version_gets_the_share_of_its_replicas():
+    old = [replica(name, digits("1")) for name in "abc"]
+    both = replica("d", digits("1"), digits("2"))
+    assert 60 < versions([*old, both])["2"] < 140
+    assert versions([replica(name, digits("1"), digits("2")) for name in "abcd"]) == {"2": 400}
+    # one that was tried has no share
+    assert versions([old[0], both], exclude={"a"}) == {"2": 400}
+
+
+def test_what_is_cold_gets_nothing_while_something_is_warm():
+    """A new version that still lacks its bank, or a replica that has just started."""
+    cold = replace(digits("2"), cold=True)
+    upgraded = replica("a", digits("1"), cold)
+    target = router.choose(router.Index.of([upgraded]), "digits")
+    assert (target.model.version, target.pinned) == ("1", True)
+    assert router.choose(router.Index.of([upgraded]), "digits", "2").model.version == "2"
+    assert versions([replica("a", digits("1")), replica("b", cold)]) == {"1": 400}
+    assert picked([replica("a", cold), replica("b", cold)]).keys() == {"a", "b"}
+    warm = router.choose(router.Index.of([replica("a", digits("1"), digits("2"))]), "digits")
+    assert (warm.model.version, warm.pinned) == ("2", False)
+    assert refusal([upgraded], fingerprint="other").code is grpc.StatusCode.UNAVAILABLE
 
 
 @pytest.mark.parametrize(
@@ -147,3 +176,16 @@ def test_fronts_are_listed_while_they_announce_themselves():
     assert directory.fronts() == [FrontState("127.0.0.1:1", "127.0.0.1:2")]
     clock.now += 3
     assert directory.fronts() == []
+
+
+def test_replicas_that_differ_are_named():
+    two, four = (
+        ReplicaState(name, "x:1", 1, (digits(fingerprint=name),), threads=t) for name, t in (("a", 2), ("b", 4))
+    )
+    (told,) = summaries(router.Index.of([two, four]), "digits")
+    assert told.reason == (
+        "2 fingerprints on 2 replicas, whose answers differ in bytes:  CPU with 2 threads,  CPU with 4 threads"
+    )
+    cold = ReplicaState("b", "x:1", 1, (replace(digits(fingerprint="g"), cold=True),))
+    for others in ([], [cold], [replace(two, id="b")]):
+        assert summaries(router.Index.of([two, *others]), "digits")[0].unequal == ""

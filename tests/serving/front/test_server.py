@@ -53,6 +53,7 @@ class Replica(service_pb2_grpc.GRPCInferenceServiceServicer, fleet_pb2_grpc.Repl
         self.arrived, self.gate, self.cancelled = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self.gate.set()
         self.error: Exception | None = None
+        self.cut = ""
         self.metrics = ReplicaMetrics()
         self.draining, self.backlog, self.beat, self.begins = False, 0, 0, True
 
@@ -80,6 +81,8 @@ class Replica(service_pb2_grpc.GRPCInferenceServiceServicer, fleet_pb2_grpc.Repl
         except asyncio.CancelledError:
             self.cancelled.set()
             raise
+        if self.cut:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, self.cut)
         if isinstance(self.error, errors.RequestError):
             await errors.abort(context, self.error)
         if self.error is not None:
@@ -325,6 +328,29 @@ def test_a_request_during_which_a_replica_fell_silent(begins: bool, monkeypatch:
                     await asked
             assert len(other.seen) == begins
             await live.kill(other)
+
+    asyncio.run(body())
+
+
+def test_a_request_whose_replica_is_out_of_reach_is_sent_on(monkeypatch: pytest.MonkeyPatch):
+    """Its heartbeat has stopped and it had not begun, but no request pulls a cable."""
+    monkeypatch.setattr(roster, "SILENT_S", 0.4)
+
+    async def body():
+        silent, other = Replica("a"), Replica("b")
+        silent.begins = False
+        silent.gate.clear()
+        async with system(silent) as live:
+            asked = asyncio.create_task(live.infer(parameters={"seed": 1}))
+            await silent.arrived.wait()
+            await live.join(other)
+            live.beats.pop("a").cancel()
+            await until(lambda: live.front._roster.silent("a"))
+            silent.cut = "Stream removed (recvmsg:No route to host (113))"
+            silent.gate.set()
+            assert (await asked).as_numpy("y").tolist() == [3, 5]
+            await live.kill(other)
+            await silent.server.stop(None)
 
     asyncio.run(body())
 
