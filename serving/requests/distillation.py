@@ -362,7 +362,7 @@ def _notes(model: Sampler | Pipeline) -> list[str]:
 def _counted(asked: _Asked, made: _Made, parameters: Parameters) -> _Made:
     """The prior with the rows and the memory that it takes; raises as `_made`."""
     settings, problem, views = asked.settings, made.problem, asked.views
-    _, second = distillation.times_of(problem, made.kinds, settings.iteration, settings.seed, _numbers(asked))
+    first, second = distillation.times_of(problem, made.kinds, settings.iteration, settings.seed, _numbers(asked))
     k = 0 if made.negatives is None else made.negatives.weights.shape[1]
     rows = distillation.network_rows(problem, made.kinds, second.rho, k)
     guided = 2 + k if problem.guidance != 1 and problem.condition and problem.null else 1
@@ -386,7 +386,9 @@ def _counted(asked: _Asked, made: _Made, parameters: Parameters) -> _Made:
         size += lacking[0].draws * math.prod(problem.event) * STATE_BYTES
         hint = f"{once_only} of its rows are draws that are made once; posterior 'gaussian' steers without them"
     at_once = views * settings.noises_a_view * guided
-    return replace(made, rows=rows + beside, rows_at_once=at_once, bytes=size, hint=hint)
+    # the times are drawn once: drawing them takes as long as a third of a small gradient
+    drawn = replace(made.kinds, times=distillation.Times(first.t, second.t), scale=made.kinds.data_scale)
+    return replace(made, kinds=drawn, rows=rows + beside, rows_at_once=at_once, bytes=size, hint=hint)
 
 
 def _numbers(asked: _Asked) -> range:
