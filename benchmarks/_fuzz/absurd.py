@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2 as pb
 
 from benchmarks._fuzz.methods import NAN, NETWORK, REGION, REWARD, SAMPLER, F
-from protos.tiltserve.v1 import sampling_pb2, tensor_pb2
+from protos.tiltserve.v1 import distillation_pb2, sampling_pb2, tensor_pb2
 from serving.wire.parameters import EVERYWHERE, Parameters
 from serving.wire.streamed import EMPTY_FINAL
 from serving.wire.tensors import DATATYPES
@@ -192,6 +192,77 @@ def _firsts(draw: Draw) -> bytes:
     return sampling_pb2.InteractiveRequest(sample=sample).SerializeToString()
 
 
+_KINDS: dict[str, st.SearchStrategy[Any]] = {
+    "mode": st.sampled_from(("", "sds", "cds", "ism", "reward_sds", "vsd")) | words,
+    "noise": st.sampled_from(("", "fixed", "iteration")) | words,
+    "weighting": st.sampled_from(("", "uniform", "sds", "fantasia3d")) | words,
+    "convention": st.sampled_from(("", "null", "cond")) | words,
+    "reward": st.sampled_from((REWARD, NAN, *BUILT_IN, *_DEEP)) | words,
+    "posterior": st.sampled_from(("bank", "gaussian", "residuals", "rollout")) | words,
+    "iteration": integers, "seed": integers, "first_view": integers, "over": integers, "priority": integers,
+    "noises": st.sampled_from((0, 1, 2, 3, 64, 65)) | integers,
+    "particles": st.sampled_from((2, 4, 8, 3)) | integers,
+    "timeout": st.sampled_from((0, 1, 1000, 10**5)) | integers,
+    **dict.fromkeys(("guidance", "clip", "rescale", "beta", "stride"), numbers),
+}  # fmt: skip
+"""Values of the fields of a GradientRequest, right and wrong."""
+
+
+@st.composite
+def _gradient_requests(draw: Draw) -> Any:
+    """A request for a gradient: mostly of the sampler's views, with any of its fields."""
+    asked = distillation_pb2.GradientRequest(model=draw(models), version=draw(versions), id=draw(words))
+    if draw(st.integers(0, 3)):
+        asked.iteration = 3
+        views = draw(st.sampled_from((1, 2, 4)))
+        asked.input.CopyFrom(tensor_pb2.Tensor(shape=[views, 2], data=bytes(8 * views)))
+    for name in draw(st.lists(st.sampled_from(sorted(_KINDS)), max_size=4, unique=True)):
+        setattr(asked, name, draw(_KINDS[name]))
+    for name, datatype, shape, data in draw(st.lists(_tensors(), max_size=2)):
+        sent = tensor_pb2.Tensor(datatype=datatype, shape=shape, data=data)
+        where = draw(st.sampled_from(("input", "conditions", "negatives", "reward_arguments", "negative_weights")))
+        if where in ("input", "negative_weights"):
+            getattr(asked, where).CopyFrom(sent)
+        elif where == "reward_arguments":
+            asked.reward_arguments[name].CopyFrom(tensor_pb2.Value(tensor=sent))
+        else:
+            getattr(asked, where)[name].CopyFrom(sent)
+    if not draw(st.integers(0, 2)):
+        _schedule(draw, asked.schedule)
+    if not draw(st.integers(0, 5)):
+        for name in draw(st.lists(models, max_size=9)):
+            asked.models.add(model=name, weight=draw(numbers))
+    if not draw(st.integers(0, 5)):
+        asked.prompt.extend(draw(st.lists(words, max_size=3)))
+    return asked
+
+
+def _schedule(draw: Draw, schedule: Any) -> None:
+    """Some fields of a schedule."""
+    texts = {
+        "preset": ("coarse", "refine", "x"),
+        "shape": ("sqrt", "linear", "uniform", "x"),
+        "unit": ("t", "rho", "x"),
+    }
+    for name, known in texts.items():
+        if not draw(st.integers(0, 2)):
+            setattr(schedule, name, draw(st.sampled_from(known)))
+    for name in draw(st.sets(st.sampled_from(("c0", "c1", "gap", "perturb", "smin", "smax", "scale")), max_size=3)):
+        setattr(schedule, name, draw(numbers | st.floats(0, 1000)))
+    for name in ("t1", "t2"):
+        getattr(schedule, name).extend(draw(st.lists(numbers | st.floats(0, 1), max_size=2)))
+
+
+@st.composite
+def _gradients(draw: Draw) -> tuple[str, bytes]:
+    """A method of Distillation, and a message for it."""
+    asked = draw(_gradient_requests())
+    if draw(st.booleans()):
+        return "Gradient", asked.SerializeToString()
+    kind = draw(st.sampled_from(("common", "gradient", "gradient", "gradient")))
+    return "Session", distillation_pb2.SessionRequest(**{kind: asked}).SerializeToString()
+
+
 @st.composite
 def _named(draw: Draw) -> tuple[str, bytes]:
     """A method whose requests are a name or two, and a request of odd ones."""
@@ -244,6 +315,7 @@ messages: st.SearchStrategy[tuple[str, bytes]] = st.one_of(
     st.tuples(st.sampled_from(("ModelInfer", "ModelStreamInfer")), requests()),
     st.tuples(st.sampled_from(("ModelInfer", "ModelStreamInfer")), requests()),
     st.tuples(st.just("SampleInteractive"), _firsts()),
+    _gradients(),
     *[_named()] * 4,
 )
 """A method's name, and a message for it."""

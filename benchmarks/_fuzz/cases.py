@@ -18,6 +18,7 @@ LARGE = 257 * 2**20
 """Bytes of a message that is longer than any may be."""
 MOST_BYTES_OF_METADATA = 16 * 1024
 """Beyond which gRPC itself refuses a call."""
+INFERENCE = ("ModelInfer", "ModelStreamInfer", "SampleInteractive", "Gradient", "Session")
 Metadata = tuple[tuple[str, str | bytes], ...]
 
 
@@ -67,7 +68,7 @@ class Cases:
         self._rng = random.Random(seed)
         self.methods: Mapping[str, Method] = methods(spare)
         self._all = list(self.methods.values())
-        self._common = [self.methods[name] for name in ("ModelInfer", "ModelStreamInfer", "SampleInteractive")]
+        self._common = [self.methods[name] for name in INFERENCE]
         self._absurd = absurd.examples(max(50, min(3000, count // 20)), seed)
         self._next, self._large = 0, large
 
@@ -138,11 +139,15 @@ class Cases:
         return mixed
 
     def _stream(self) -> Case:
-        """Many messages on one ModelStreamInfer, of which clients leave in every way."""
-        rng, method = self._rng, self.methods["ModelStreamInfer"]
+        """Many messages on one ModelStreamInfer or Session, of which clients leave in every way."""
+        rng = self._rng
+        method = self.methods["Session" if rng.random() < 0.3 else "ModelStreamInfer"]
         count = rng.choice((0, 1, 2, 3, 5, 8, 8, 13)) if rng.random() < 0.995 else 1000
-        light = method.bodies[4:7]  # networks alone, of which many are soon answered
+        # networks alone, or small gradients, of which many are soon answered
+        light = method.bodies[4:7] if method.name == "ModelStreamInfer" else method.bodies[:2]
         bodies = [rng.choice(light if count == 1000 else method.bodies) for _ in range(count)]
+        if method.name == "Session":
+            del bodies[300:]  # gradients take longer than rows of a network
         messages = [self._damaged(method, each) if rng.random() < 0.4 else each for each in bodies]
         leaving = rng.random()
         more: dict[str, object] = {"as_status": rng.random() < 0.2}

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from google.protobuf.descriptor import MethodDescriptor
@@ -12,12 +13,14 @@ from grpc_reflection.v1alpha import reflection_pb2
 from tritonclient.grpc import service_pb2 as pb
 
 from benchmarks._load import infer_body
-from protos.tiltserve.v1 import fleet_pb2, repository_pb2, sampling_pb2, tensor_pb2
+from protos.tiltserve.v1 import distillation_pb2, fleet_pb2, repository_pb2, sampling_pb2, tensor_pb2
+from serving.wire.tensors import tensor
 
 F = np.float32
 _SERVICES = (
     pb.DESCRIPTOR.services_by_name["GRPCInferenceService"],
     sampling_pb2.DESCRIPTOR.services_by_name["Sampling"],
+    distillation_pb2.DESCRIPTOR.services_by_name["Distillation"],
     fleet_pb2.DESCRIPTOR.services_by_name["Fleet"],
     fleet_pb2.DESCRIPTOR.services_by_name["ReplicaInternal"],
     repository_pb2.DESCRIPTOR.services_by_name["ReplicaRepository"],
@@ -111,6 +114,8 @@ def _bodies(spare: str) -> Mapping[str, Sequence[Message | bytes]]:
         "TraceSetting": [b"", trace, pb.TraceSettingRequest(model_name=SAMPLER)],
         "LogSettings": [b"", log],
         "SampleInteractive": [sampling_pb2.InteractiveRequest(sample=each) for each in interactive()],
+        "Gradient": gradients(),
+        "Session": [distillation_pb2.SessionRequest(gradient=each) for each in gradients()],
         "ListModels": [b""],
         "Metrics": [b""],
         "Log": [fleet_pb2.LogLevels(info=True, verbose=1)],
@@ -152,6 +157,30 @@ def streamed() -> list[bytes]:
         infer_body(SAMPLER, {"samples": 2, "steps": 4, "seed": 5, "preview_every": 1}),
         infer_body(SAMPLER, {"samples": 4, "steps": 3, "seed": 6, "stream_samples": True}),
     ]
+
+
+def gradients() -> list[distillation_pb2.GradientRequest]:
+    """Requests for gradients that are answered, of every mode, plain and tilted."""
+    value, x = tensor_pb2.Value, tensor(np.linspace(-2, 2, 8, dtype=F).reshape(4, 2))
+    half = tensor(np.zeros((1, 2), np.float16))
+    schedule = distillation_pb2.Schedule
+    kinds: list[dict[str, Any]] = [
+        {"input": x, "iteration": 3},
+        {"input": half, "mode": "cds", "iteration": 0, "schedule": schedule(t1=[0.5], t2=[0.25]), "clip": 2.0},
+        {"input": x, "mode": "ism", "iteration": 9, "schedule": schedule(preset="refine", i_end=20)},
+        {
+            "input": x, "mode": "reward_sds", "iteration": 1, "noises": 4, "reward": REWARD,
+            "reward_arguments": {"mode": value(integer=3)},
+        },
+        {
+            "input": x, "iteration": 2, "reward": "linear", "beta": 0.5, "posterior": "gaussian",
+            "reward_arguments": {"direction": value(tensor=tensor(np.ones(2, F)))},
+        },
+    ]  # fmt: skip
+    alone = [distillation_pb2.GradientRequest(model=SAMPLER, id="mine", seed=1, **each) for each in kinds]
+    weighted = distillation_pb2.WeightedModel
+    several = [weighted(model=SAMPLER, weight=0.5), weighted(model=SAMPLER, version="1")]
+    return [*alone, distillation_pb2.GradientRequest(models=several, input=x, iteration=4)]
 
 
 def interactive() -> list[sampling_pb2.SampleRequest]:

@@ -5,12 +5,14 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+import grpc
 from tritonclient.grpc import service_pb2 as pb
 
 from benchmarks._fuzz.cases import LARGE, MOST_BYTES_OF_METADATA, REPLICA, Case
 from benchmarks._fuzz.client import ENDED, Ended
 from benchmarks._fuzz.methods import Method
 from benchmarks._load import LEFT
+from protos.tiltserve.v1 import distillation_pb2
 from serving.access.methods import GROUPS
 from serving.wire.errors import LONGEST
 from serving.wire.streamed import FINAL
@@ -23,6 +25,8 @@ ALLOWED: Mapping[str, frozenset[str]] = {
     "ModelInfer": _INFERENCE,
     "ModelStreamInfer": _FEW | {"RESOURCE_EXHAUSTED"},  # errors of its requests are in its responses
     "SampleInteractive": _INFERENCE,
+    "Gradient": _INFERENCE,
+    "Session": _FEW,  # errors of its requests are in its responses
     "ModelMetadata": _NAMED,
     "ModelConfig": _NAMED,
     "ModelStatistics": _NAMED,
@@ -41,7 +45,7 @@ ALLOWED: Mapping[str, frozenset[str]] = {
 """Statuses of methods at the front, without those that a case itself brings about; `_FEW` where none is here."""
 _AT_REPLICA = (
     "ServerLive", "ServerReady", "ModelReady", "ModelMetadata", "ModelInfer", "ModelStatistics", "ModelStreamInfer",
-    "SampleInteractive",
+    "SampleInteractive", "Gradient",
 )  # fmt: skip
 """What a replica answers anybody; `internal` methods are for its own front, and the front has none."""
 _IN_BAND = re.compile(r"\[StatusCode\.([A-Z_]+)\] (.+)", re.DOTALL)
@@ -96,14 +100,17 @@ class Judge:
             yield from self._of_one(ended)
         if case.method == "ModelStreamInfer" and case.kind != "messages":
             yield from self._in_band(ended)
+        if case.method == "Session":
+            yield from self._of_session(ended)
 
     def _of_one(self, ended: Ended) -> Iterator[str]:
         """Faults of an answer to one message."""
         case, method = ended.case, self.methods[ended.case.method]
-        parses, streams = method.parses(case.messages[0]), case.method == "ModelStreamInfer"
+        parses, streams = method.parses(case.messages[0]), case.method in ("ModelStreamInfer", "Session")
         if not parses and not streams:
             yield "expected INVALID_ARGUMENT for what is no message"
-        if case.kind == "right" and streams and ended.replies and _failed(ended.replies[-1]):
+        infers = case.method == "ModelStreamInfer"
+        if case.kind == "right" and infers and ended.replies and _failed(ended.replies[-1]):
             yield "expected an answer to a request that is right"
 
     def _in_band(self, ended: Ended) -> Iterator[str]:
@@ -123,6 +130,19 @@ class Judge:
                 yield from _text(found[2])
         if ended.status == "OK" and last != len(ended.case.messages):
             yield f"expected {len(ended.case.messages)} last responses, got {last}"
+
+    def _of_session(self, ended: Ended) -> Iterator[str]:
+        """Errors in a session are lines with a status, and requests that are right have none."""
+        for reply in ended.replies:
+            response = distillation_pb2.SessionResponse.FromString(reply)
+            if not response.HasField("error"):
+                continue
+            error = response.error
+            status = next((each.name for each in grpc.StatusCode if each.value[0] == error.code), str(error.code))
+            self.counts["Session, in-band", status] += 1
+            if ended.case.kind == "right" or status not in self._of_inference(ended.case, error.message):
+                yield f"expected another status than {status} with {error.message[:300]!r}"
+            yield from _text(error.message)
 
     def _allowed(self, ended: Ended) -> frozenset[str]:
         case = ended.case
@@ -145,6 +165,8 @@ class Judge:
             found.add("PERMISSION_DENIED")
         if case.to == REPLICA and any(key == "tiltserve-internal" for key, _ in case.metadata):
             open_to_all = ("OK", "UNIMPLEMENTED") if GROUPS[case.path] == "health" else ()
+            if case.method == "Session":  # which replicas have not
+                open_to_all = ("UNIMPLEMENTED",)
             return frozenset({"UNAUTHENTICATED", *found, *open_to_all})
         internal = GROUPS[case.path] == "internal"
         if internal and case.to == REPLICA:
@@ -155,7 +177,7 @@ class Judge:
             return frozenset({"OK", *found})
         if case.kind == "messages":
             found |= {"INTERNAL", "UNIMPLEMENTED"} if not self.methods[case.method].takes_stream else set()
-        if case.method in ("ModelInfer", "SampleInteractive") or case.as_status:
+        if case.method in ("ModelInfer", "SampleInteractive", "Gradient") or case.as_status:
             return frozenset({*self._of_inference(case, ended.detail), *found})
         if f"model {self.spare!r}" in ended.detail:
             found.add("UNAVAILABLE")
