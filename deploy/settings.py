@@ -389,7 +389,7 @@ class Settings(BaseModel):
     reward_memory_seconds: float = Field(default=600.0, ge=0)
     """How long such a reward's scores of a model's bank may be used again; 0 for never."""
     answer_seconds: float = Field(default=60.0, gt=0)
-    """How long a client that scores candidates itself may take for one batch."""
+    """How long a client that scores candidates itself may take for one batch, and one that reads a path for some."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["text", "json"] = "text"
     """Log lines for people, or one JSON object each."""

@@ -38,7 +38,7 @@ CLIENT = (
     {"address", "tensors"},
     {"pictures"},
     {"answers"},
-    {"listings", "progress"},
+    {"latents", "listings", "progress"},
     {"names", "steps"},
     {"operations"},
     {"distillation", "pipelines"},

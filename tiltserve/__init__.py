@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tiltserve.address import TLS
 from tiltserve.aio import AsyncClient, AsyncDistillation, AsyncStream
-from tiltserve.answers import Group, Inferred, Likelihood, Preview, Report, Samples, Time
+from tiltserve.answers import Group, Inferred, Likelihood, Pair, Preview, Report, Samples, Time
 from tiltserve.client import Client, Distillation, Stream
 from tiltserve.distillation import Gradient
 from tiltserve.errors import (
@@ -29,6 +29,7 @@ from tiltserve.errors import (
     Unavailable,
     Unimplemented,
 )
+from tiltserve.latents import spherical
 from tiltserve.listings import Fleet, Metadata, Model, Replica, Statistics, Tensor
 from tiltserve.pipelines import AsyncPipeline, Pipeline, PipelineOutput
 
@@ -57,6 +58,7 @@ __all__ = [
     "Metadata",
     "Model",
     "NotFound",
+    "Pair",
     "PermissionDenied",
     "Pipeline",
     "PipelineOutput",
@@ -75,6 +77,7 @@ __all__ = [
     "Unimplemented",
     "as_loss",
     "distill_loss",
+    "spherical",
 ]
 
 

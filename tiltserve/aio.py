@@ -11,9 +11,9 @@ from typing import Any, Self, TypeVar
 
 import grpc
 
-from tiltserve import distillation, errors, operations, progress, steps
+from tiltserve import distillation, errors, latents, operations, progress, steps
 from tiltserve.address import DEFAULT, TLS, Address
-from tiltserve.answers import Floats, Group, Inferred, Likelihood, Preview, Samples
+from tiltserve.answers import Floats, Inferred, Likelihood, Samples, Shown
 from tiltserve.distillation import Asked, Gradient, Models, Shared
 from tiltserve.errors import Unimplemented
 from tiltserve.listings import Fleet, Metadata, Model, Statistics
@@ -85,7 +85,7 @@ class AsyncClient:
         score: Callable[[Floats], Any] | None = None,
         progress: bool = False,
         timing: bool = False,
-        on_preview: Callable[[Preview | Group], object] | None = None,
+        on_preview: Callable[[Shown], object] | None = None,
         conditions: Mapping[str, Any] | None = None,
         reward_args: Mapping[str, Any] | None = None,
         parameters: Mapping[str, Any] | None = None,
@@ -114,7 +114,7 @@ class AsyncClient:
         model: str,
         n: int | None = None,
         *,
-        preview_every: int = 1,
+        preview_every: int | None = None,
         reward: str | None = None,
         conditions: Mapping[str, Any] | None = None,
         reward_args: Mapping[str, Any] | None = None,
@@ -126,8 +126,16 @@ class AsyncClient:
     ) -> "AsyncStream":
         """As `Client.stream`: iterate with `async for`, best inside of `async with`."""
         asked, previews = Wanted.of(model, n, reward, conditions, reward_args, parameters, version, request_id, wanted)
-        previews = {**previews, "preview_every": preview_every}
+        previews = previews if preview_every is None else {**previews, "preview_every": preview_every}
         return AsyncStream(operations.stream(self._memory, self._patience(timeout), asked, previews), self._session())
+
+    async def encode(self, model: str, x: Any, **wanted: Any) -> Samples:
+        """As `Client.encode`."""
+        return await self.sample(model, **latents.encoding(x, wanted))
+
+    async def decode(self, model: str, z: Any, **wanted: Any) -> Samples:
+        """As `Client.decode`."""
+        return await self.sample(model, **latents.decoding(z, wanted))
 
     async def score(
         self,
@@ -249,12 +257,10 @@ class AsyncClient:
         asked: Wanted,
         previews: Mapping[str, Any],
         shown: bool,
-        on_preview: Callable[[Preview | Group], object] | None,
+        on_preview: Callable[[Shown], object] | None,
         patience: Patience,
     ) -> Samples:
-        operation = operations.stream(
-            self._memory, patience, asked, {"preview_every": 1, **previews}, small=on_preview is None
-        )
+        operation = operations.stream(self._memory, patience, asked, previews, small=on_preview is None)
         with progress.bar(asked.model, asked.n or 1, shown) as bar:
             async with AsyncStream(operation, self._session()) as stream:
                 try:
@@ -314,7 +320,7 @@ class _Connection:
             await self._channel.close()
 
 
-class AsyncStream(AsyncIterator[Preview | Group | Samples]):
+class AsyncStream(AsyncIterator[Shown | Samples]):
     """As `Stream`, for `async for` and `async with`."""
 
     def __init__(self, operation: Operation[Samples], session: "_Session") -> None:
@@ -333,7 +339,7 @@ class AsyncStream(AsyncIterator[Preview | Group | Samples]):
         with contextlib.suppress(RuntimeError):  # the event loop may be closed, and the call with it
             self.close()
 
-    async def __anext__(self) -> Preview | Group | Samples:
+    async def __anext__(self) -> Shown | Samples:
         if self._result is not None:
             raise StopAsyncIteration
         try:
@@ -345,7 +351,7 @@ class AsyncStream(AsyncIterator[Preview | Group | Samples]):
             self.close()
             self._result = came.value
         else:
-            shown: Preview | Group = came
+            shown: Shown = came
             return shown
         return self._result
 

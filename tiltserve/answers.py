@@ -126,6 +126,13 @@ class Samples:
         return self.outputs.get("latents")
 
     @property
+    def samples_sha256(self) -> str | None:
+        """The SHA-256 of what was drawn, in hexadecimal, as the server says it: `hashlib.sha256(samples.tobytes())`.
+        None unless `deterministic=True` asked for it."""
+        said = self.parameters.get("samples_sha256")
+        return None if said is None else str(said)
+
+    @property
     def denoised(self) -> Array:
         """The samples: what comes after the last `Preview`."""
         return self.samples
@@ -201,6 +208,53 @@ class Preview:
 
 
 @dataclass(frozen=True, eq=False)
+class Pair:
+    """Two neighbouring states of some samples on the path to them.
+
+    Attributes:
+        states: float32 [group, 2, *event]; x_t is alpha x_0 + sigma noise, with rho = sigma / alpha.
+        number, pairs: this pair, 1 being the first, and how many there are.
+        first: the number of its first sample.
+        t, alpha, rho: of both, on the path that is drawn by; rho is infinite where alpha is 0.
+    """
+
+    states: Floats
+    number: int
+    pairs: int
+    first: int
+    t: tuple[float, float]
+    alpha: tuple[float, float]
+    rho: tuple[float, float]
+
+    @property
+    def denoised(self) -> Floats:
+        """The later states, noise and all, for whoever shows whatever a stream gives."""
+        later: Floats = self.states[:, 1]
+        return later
+
+    @property
+    def images(self) -> Pictures:
+        """As `Samples.images`, of the later states."""
+        return pictures.shown(self.denoised)
+
+    def pil(self) -> "list[Image]":
+        """As `Samples.pil`, of the later states."""
+        return pictures.pil(self.images)
+
+    @property
+    def stage(self) -> int:
+        return self.number
+
+    @property
+    def stages(self) -> int:
+        return self.pairs
+
+    def __repr__(self) -> str:
+        t, n = self.t, len(self.states)
+        return f"<Pair: {self.number} of {self.pairs}, t {t[0]:.4g} to {t[1]:.4g}, {n} samples>"
+
+
+@dataclass(frozen=True, eq=False)
 class Group:
     """Finished samples [group, *event] with their rewards [group], if there is one, while others are drawn: those from
     number `first`. They are among the `Samples` at the end too."""
@@ -229,6 +283,10 @@ class Group:
 
     def __repr__(self) -> str:
         return f"<Group: {len(self.samples)} finished from {self.first}>"
+
+
+Shown = Preview | Pair | Group
+"""What comes before the samples of a stream."""
 
 
 @dataclass(frozen=True, eq=False)

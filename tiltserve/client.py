@@ -11,9 +11,9 @@ from typing import Any, Self, TypeVar
 import grpc
 from google.protobuf.message import Message
 
-from tiltserve import distillation, errors, operations, progress, steps
+from tiltserve import distillation, errors, latents, operations, progress, steps
 from tiltserve.address import DEFAULT, TLS, Address
-from tiltserve.answers import Floats, Group, Inferred, Likelihood, Preview, Samples
+from tiltserve.answers import Floats, Inferred, Likelihood, Samples, Shown
 from tiltserve.distillation import Asked, Gradient, Models, Shared
 from tiltserve.errors import Unimplemented
 from tiltserve.listings import Fleet, Metadata, Model, Statistics
@@ -87,7 +87,7 @@ class Client:
         score: Callable[[Floats], Any] | None = None,
         progress: bool = False,
         timing: bool = False,
-        on_preview: Callable[[Preview | Group], object] | None = None,
+        on_preview: Callable[[Shown], object] | None = None,
         conditions: Mapping[str, Any] | None = None,
         reward_args: Mapping[str, Any] | None = None,
         parameters: Mapping[str, Any] | None = None,
@@ -138,7 +138,7 @@ class Client:
         model: str,
         n: int | None = None,
         *,
-        preview_every: int = 1,
+        preview_every: int | None = None,
         reward: str | None = None,
         conditions: Mapping[str, Any] | None = None,
         reward_args: Mapping[str, Any] | None = None,
@@ -154,15 +154,32 @@ class Client:
         looks slowly misses previews, and no samples.
 
         Args:
-            preview_every: a preview of every so many stages.
+            preview_every: a preview of every so many stages; of every one unless it is said.
             wanted: as `sample`. Besides, `preview_dtype="uint8"` makes previews a quarter as large, `preview_size=32`
                 bounds the edges of images, and `stream_samples=True` also gives each `Group` of many samples when it is
-                finished.
+                finished. `trajectory=True` gives each `Pair` of the path instead of previews, and misses none.
         """
         asked, previews = Wanted.of(model, n, reward, conditions, reward_args, parameters, version, request_id, wanted)
-        previews = {**previews, "preview_every": preview_every}
+        previews = previews if preview_every is None else {**previews, "preview_every": preview_every}
         operation = operations.stream(self._memory, self._patience(timeout), asked, previews)
         return Stream(operation, self._session())
+
+    def encode(self, model: str, x: Any, **wanted: Any) -> Samples:
+        """The latents of samples x [n, *event]: the noise that they come from along a path without noise. They are the
+        answer's `samples`, fit to be an `x_init`.
+
+        Args:
+            wanted: as `sample`: conditions, solver, steps (60), ...
+        """
+        return self.sample(model, **latents.encoding(x, wanted))
+
+    def decode(self, model: str, z: Any, **wanted: Any) -> Samples:
+        """The samples of latents z [n, *event], or of an answer of `encode`, plain or steered.
+
+        Args:
+            wanted: as `sample`: conditions, solver and steps, as those that encoded them; a reward, ...
+        """
+        return self.sample(model, **latents.decoding(z, wanted))
 
     def score(
         self,
@@ -307,12 +324,10 @@ class Client:
         asked: Wanted,
         previews: Mapping[str, Any],
         shown: bool,
-        on_preview: Callable[[Preview | Group], object] | None,
+        on_preview: Callable[[Shown], object] | None,
         patience: Patience,
     ) -> Samples:
-        operation = operations.stream(
-            self._memory, patience, asked, {"preview_every": 1, **previews}, small=on_preview is None
-        )
+        operation = operations.stream(self._memory, patience, asked, previews, small=on_preview is None)
         with progress.bar(asked.model, asked.n or 1, shown) as bar, Stream(operation, self._session()) as stream:
             try:
                 for each in stream:
@@ -355,7 +370,7 @@ class Client:
             return self._methods[rpc.path]
 
 
-class Stream(Iterator[Preview | Group | Samples]):
+class Stream(Iterator[Shown | Samples]):
     """Previews, and the samples last. As a context it is closed in the end, which takes the request off the server."""
 
     def __init__(self, operation: Operation[Samples], session: "_Session") -> None:
@@ -373,11 +388,11 @@ class Stream(Iterator[Preview | Group | Samples]):
     def __del__(self) -> None:
         self.close()
 
-    def __next__(self) -> Preview | Group | Samples:
+    def __next__(self) -> Shown | Samples:
         if self._result is not None:
             raise StopIteration
         try:
-            shown: Preview | Group = next(self._driven)
+            shown: Shown = next(self._driven)
             return shown
         except StopIteration as done:
             self.close()

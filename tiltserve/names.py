@@ -26,8 +26,9 @@ PARAMETERS = frozenset(
 )  # fmt: skip
 """Parameters of a request for samples, and options of solvers. One that a newer server has besides is sent as well."""
 
-STREAMED = frozenset({"preview_every", "preview_dtype", "preview_size", "stream_samples"})
-"""Parameters of a stream: how often, and how small, the denoised estimate is shown; whether finished groups come."""
+STREAMED = frozenset({"preview_every", "preview_dtype", "preview_size", "stream_samples", "trajectory"})
+"""Parameters of a stream: how often, and how small, the denoised estimate is shown; whether finished groups come, or
+the path."""
 
 TENSORS = {"x_init": "FP32", "known": "FP32", "mean": "FP32", "mask": "BOOL"}
 """Inputs of every sampler, and their datatypes. `grid` may be one."""

@@ -15,6 +15,7 @@ from tiltserve.answers import (
     Group,
     Inferred,
     Likelihood,
+    Pair,
     Preview,
     Samples,
     drawn_of,
@@ -132,7 +133,7 @@ def sample(memory: Memory, patience: Patience, wanted: Wanted, *, timing: bool =
 def stream(
     memory: Memory, patience: Patience, wanted: Wanted, previews: Mapping[str, Parameter], *, small: bool = False
 ) -> Operation[Samples]:
-    """Draw samples by ModelStreamInfer; each `Preview` and `Group` is emitted.
+    """Draw samples by ModelStreamInfer; each `Preview`, `Pair` and `Group` is emitted.
 
     A stream that breaks is begun again: the seed is fixed, so what comes is the same, and what was emitted is passed
     over.
@@ -141,8 +142,8 @@ def stream(
         small: nobody looks at the estimates.
     """
     request = yield from _request(memory, patience, wanted)
-    if small:
-        previews = {**previews, "preview_dtype": "none"}
+    if not previews.get("trajectory"):
+        previews = {"preview_every": 1, **previews, **({"preview_dtype": "none"} if small else {})}
     message, emitted, stages = request.message(**previews), (0, 0.0), 0
     groups: dict[int, Inferred] = {}
     while True:
@@ -155,13 +156,15 @@ def stream(
                 said = answer.parameters
                 if said.get(FINAL, True):
                     return samples_of(joined(groups, answer) if groups else answer, stages)
-                first, stage = int(said.get("first", 0)), float(said.get("stage", math.inf))
+                first, stage = int(said.get("first", 0)), float(said.get("stage", said.get("pair", math.inf)))
                 if (first, stage) <= emitted:
                     continue
-                emitted, stages = (first, stage), int(said.get("stages", stages))
+                emitted, stages = (first, stage), int(said.get("stages", said.get("pairs", stages)))
                 if (drawn := drawn_of(answer)) is not None:
                     groups[first] = answer
                     yield Emit(Group(drawn, answer.outputs.get("rewards"), first, stages))
+                elif "pair" in said:
+                    yield Emit(_pair(answer))
                 else:
                     yield Emit(_preview(answer))
             raise errors.Internal("the stream ended before the samples came")
@@ -378,6 +381,8 @@ def _request(memory: Memory, patience: Patience, wanted: Wanted) -> Operation[Re
             arguments[name] = each
         else:
             open_names[name] = each
+    if wanted.n is None and inputs.get("x_init") is not None and inputs["x_init"].ndim:
+        parameters.setdefault("samples", len(inputs["x_init"]))
     if open_names:
         model = yield from described(memory, patience, wanted.model, wanted.version)
         apart = yield from told_apart(memory, patience, model, reward, open_names)
@@ -559,6 +564,12 @@ def _preview(answer: Inferred) -> Preview:
         int(said.get("network_rows", 0)),
         (float(said["low"]), float(said["high"])) if "low" in said and "high" in said else None,
     )
+
+
+def _pair(answer: Inferred) -> Pair:
+    said = answer.parameters
+    t, alpha, rho = ((float(said[name]), float(said[f"{name}_next"])) for name in ("t", "alpha", "rho"))
+    return Pair(answer.outputs["states"], int(said["pair"]), int(said["pairs"]), int(said["first"]), t, alpha, rho)
 
 
 def _scores(given: object, rows: int) -> Array:

@@ -4,11 +4,11 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any, Protocol
 
-from tiltserve.answers import Group, Preview
+from tiltserve.answers import Shown
 
 
 class Bar(Protocol):
-    def __call__(self, shown: Preview | Group) -> None: ...
+    def __call__(self, shown: Shown) -> None: ...
 
 
 @contextlib.contextmanager
@@ -31,7 +31,7 @@ def bar(title: str, n: int, shown: bool) -> Iterator[Bar]:
     with Progress(*columns, transient=True, console=Console(stderr=True)) as progress:
         task = progress.add_task(title, total=n)
 
-        def grow(shown: Preview | Group) -> None:
+        def grow(shown: Shown) -> None:
             share = shown.stage / shown.stages if shown.stages else 1.0
             progress.update(task, completed=shown.first + share * len(shown.denoised))
 

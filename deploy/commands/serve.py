@@ -169,7 +169,8 @@ def serve(
         float | None, typer.Option(metavar="S", help="How long its scores of a bank are used again, 0: never. [600]")
     ] = None,
     answer_seconds: Annotated[
-        float | None, typer.Option(metavar="S", help="How long a client may take to score candidates itself. [60]")
+        float | None,
+        typer.Option(metavar="S", help="How long a client may take to score candidates, or to read a path. [60]"),
     ] = None,
     allow_model_control: Annotated[
         bool | None,

@@ -23,8 +23,8 @@ SAMPLED = ("samples", "rewards")
 """Outputs of a request for samples."""
 PICTURES, LATENTS = "images", "latents"
 """Outputs of a request for pictures, the second one only where it is asked for."""
-PREVIEWED = "denoised"
-"""The output of what a streamed request shows before its samples."""
+PREVIEWED, STATES = "denoised", "states"
+"""The outputs of what a streamed request shows before its samples: estimates, or its path."""
 
 
 def reverts(model: Sampler) -> bool:
@@ -48,6 +48,7 @@ def sampler_state(model: Sampler) -> ModelState:
             TensorSpec("samples", "FP32", (-1, *event)),
             *(TensorSpec(name, "FP32", (-1,)) for name in (*SAMPLED[1:], *LIKELIHOODS)),
             TensorSpec(PREVIEWED, "FP32", (-1, *event)),
+            TensorSpec(STATES, "FP32", (-1, 2, *event)),
         ),
         backend=_software(backend),
         device=_device(backend),
@@ -97,6 +98,7 @@ def pipeline_state(model: Pipeline, sampler: ModelState) -> ModelState:
             TensorSpec(LATENTS, "FP32", (-1, *event)),
             TensorSpec(SAMPLED[1], "FP32", (-1,)),
             TensorSpec(PREVIEWED, "UINT8", (-1, *model.shown[1:], CHANNELS)),
+            TensorSpec(STATES, "FP32", (-1, 2, *event)),
         ),
         draws=Draws(defaults_of(model), model.card.guidance_input is None, model.units),
     )

@@ -25,12 +25,19 @@ class Scorer(Protocol):
 
 Shown = Callable[[Tensor], Generator[Step, list[Array], Tensor]]
 """What becomes of estimates [n, *event] that are shown."""
+Passed = Callable[[steering.Rows], Generator[Step, list[Array], Tensor]]
+"""What becomes of states on a path that is shown."""
 
 
 def as_it_is(x: Tensor) -> Generator[Step, list[Array], Tensor]:
     """An estimate is shown as it is."""
     yield from ()
     return x
+
+
+def unseen(rows: steering.Rows) -> Generator[Step, list[Array], Tensor]:
+    """Nobody looks at a state."""
+    return as_it_is(rows.x)
 
 
 def evaluations(
@@ -40,9 +47,10 @@ def evaluations(
     kind: Literal["network", "reward"] = "network",
     announced: bool = True,
     shown: Shown = as_it_is,
+    passed: Passed = unseen,
 ) -> Generator[Step, list[Array], Result]:
     """A sampler's rows as evaluations: network rows of the model, counted as `kind`, the reward's own evaluations, and
-    those of estimates that are shown."""
+    those of estimates and states that are shown."""
     try:
         rows = next(sampler)
         while True:
@@ -52,6 +60,8 @@ def evaluations(
                 reply = yield from scores if announced else _unannounced(scores)
             elif rows.kind == "estimate":
                 reply = yield from shown(rows.x)
+            elif rows.kind == "state":
+                reply = yield from passed(rows)
             elif rows.matrix is not None:
                 (output,) = yield Product(rows.matrix, rows.x)
                 reply = torch.from_numpy(output)

@@ -22,7 +22,8 @@ from serving.models.pipeline import AnyModel
 from serving.models.versions import anything
 from serving.replica.counting import Counting
 from serving.requests import distillation, job
-from serving.requests.previews import Preview
+from serving.requests.previews import Part
+from serving.requests.trajectory import Room
 from serving.rewards import Definition
 from serving.rewards.remote import RemoteRewards
 from serving.watching.record import current
@@ -94,7 +95,7 @@ class Answering:
         context: ServicerContext,
         rewards: Mapping[str, Definition] = MappingProxyType({}),
         counting: Counting | None = None,
-        deliver: Callable[[AnyModel, Preview | Answer], None] | None = None,
+        deliver: Callable[[AnyModel, Part], Room | None] | None = None,
     ) -> tuple[AnyModel, Answer]:
         """Run a request that came in so many bytes. If the caller leaves, its rows leave the engine.
 

@@ -63,7 +63,8 @@ class Replica:
         rewards: host:port, or more of the server, by name of rewards that their owners serve.
         reward_s: seconds that a call to such a reward may take. remembered_s: seconds for which its scores of a bank
         are used again.
-        answer_s: how long a client that scores candidates itself may take for one batch.
+        answer_s: how long a client that scores candidates itself may take for one batch, and one that reads a path for
+        some of it.
         opener: chooses the backend of a graph; None for ONNX Runtime on `threads` threads.
         trust: names of models that are served even if their rows are not independent.
         allow_model_control: whether fronts may have models loaded and unloaded.
@@ -228,7 +229,7 @@ class Replica:
             server.add_generic_rpc_handlers(
                 [
                     *Inference(self._answering, self._metrics).handlers(),
-                    Streaming(self._answering).handler(),
+                    Streaming(self._answering, self._answer_s).handler(),
                     Sampling(self._answering, self._answer_s).handler(),
                     Distillation(self._answering).handler(),
                     small.handler(INTERNAL, Internal(self._metrics), self._answering.streams),

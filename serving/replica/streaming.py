@@ -8,12 +8,14 @@ from dataclasses import replace
 import grpc
 from grpc.aio import ServicerContext
 
+from serving.backends import Array
 from serving.models.pipeline import AnyModel
 from serving.replica.answering import Answering
 from serving.replica.counting import Counting
 from serving.replica.inference import SERVICE, response_of, timed
 from serving.replica.statuses import UNEXPECTED, Recorded
-from serving.requests.previews import Preview
+from serving.requests.previews import Part, Preview
+from serving.requests.trajectory import Pair, Room
 from serving.watching.record import phase
 from serving.wire import errors, kserve, received, streamed
 from serving.wire.answer import Answer
@@ -26,10 +28,14 @@ METHOD = "ModelStreamInfer"
 
 
 class Streaming:
-    """The method of one replica."""
+    """The method of one replica.
 
-    def __init__(self, answering: Answering) -> None:
-        self._answering = answering
+    Args:
+        reading_s: how long a client may read nothing of a path, none of which is dropped.
+    """
+
+    def __init__(self, answering: Answering, reading_s: float) -> None:
+        self._answering, self._reading_s = answering, reading_s
 
     def handler(self) -> grpc.GenericRpcHandler:
         """The method, taking and giving bytes."""
@@ -68,14 +74,28 @@ class Streaming:
         streamed.check(request.parameters)
         with contextlib.suppress(Exception):  # said before, or the caller has left
             await context.send_initial_metadata((errors.BEGUN,))
-        waiting = Waiting[tuple[AnyModel, Preview | Answer]](sender)
+        waiting, loop = Waiting[tuple[AnyModel, Part]](sender), asyncio.get_running_loop()
 
-        def deliver(model: AnyModel, part: Preview | Answer) -> None:
+        async def read() -> list[Array]:
+            """Until some of what waits is sent."""
+            try:
+                async with asyncio.timeout(self._reading_s):
+                    await waiting.room()
+            except TimeoutError:
+                raise errors.deadline(
+                    f"trajectory: expected a client that reads within {self._reading_s:g} s, got one that does not"
+                ) from None
+            return []
+
+        def deliver(model: AnyModel, part: Part) -> Room | None:
             waiting.put((model, part), part.nbytes, preview=isinstance(part, Preview))
+            if not isinstance(part, Pair) or not waiting.crowded:
+                return None
+            return lambda: asyncio.run_coroutine_threadsafe(read(), loop)
 
-        async def before(taken: tuple[AnyModel, Preview | Answer]) -> bytes:
+        async def before(taken: tuple[AnyModel, Part]) -> bytes:
             model, part = taken
-            answer = await aside(part.nbytes, part.answer) if isinstance(part, Preview) else part
+            answer = part if isinstance(part, Answer) else await aside(part.nbytes, part.answer)
             return streamed.wrapped(await self._response(request, model, answer, final=False))
 
         answering = self._answering.answer(request, size, context, counting=counting, deliver=deliver)

@@ -10,7 +10,7 @@ from torch import Tensor
 from serving import rewards
 from serving.backends import Array
 from serving.engine.task import Step
-from serving.models.described import LIKELIHOODS, PREVIEWED, SAMPLED, own
+from serving.models.described import LIKELIHOODS, PREVIEWED, SAMPLED, STATES, own
 from serving.models.evaluations import as_it_is
 from serving.models.model import Model, Sampler
 from serving.requests.tensors import NOTHING, Given
@@ -35,7 +35,7 @@ class Around:
         row_bytes: what the conditions of a row take beside those that its tensors hold.
     """
 
-    known: Sequence[str] = (*SAMPLED, *LIKELIHOODS, PREVIEWED)
+    known: Sequence[str] = (*SAMPLED, *LIKELIHOODS, PREVIEWED, STATES)
     pictures = False
     row_bytes = 0
 

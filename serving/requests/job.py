@@ -11,12 +11,12 @@ from serving.backends import Array, InputError, OutOfMemoryError, UnavailableErr
 from serving.engine.admission import DeadlineError
 from serving.engine.engine import DeadlinePassedError, ExternalError, NetworkFailedError, QueueFullError
 from serving.engine.task import Routine, Step, Task
-from serving.models.described import LIKELIHOODS, PREVIEWED
+from serving.models.described import LIKELIHOODS, PREVIEWED, STATES
 from serving.models.draws import Wanted
-from serving.models.evaluations import as_it_is, evaluations
+from serving.models.evaluations import as_it_is, evaluations, unseen
 from serving.models.model import Knowledge, Model, PlainModel, Sampler
 from serving.models.pipeline import AnyModel, Pipeline
-from serving.requests import determinism, likelihood, previews
+from serving.requests import determinism, likelihood, previews, trajectory
 from serving.requests.around import Around
 from serving.requests.methods import Steered, completed, group_size, instead, method_of, steering_for
 from serving.requests.parameters import parse as parameters_of
@@ -132,6 +132,7 @@ def _sampling_task(
         mean=tensors.mean,
         start_mean=_start_mean(model, known, tensors) if parameters.start_mean else None,
         show_every=parameters.preview_every or 0,
+        show_path=parameters.trajectory,
     )
     doubled = 2 if tensors.condition and parameters.guidance != 1 else 1
     sent = sum(each[0].numel() * each.element_size() for each in tensors.condition.values())
@@ -165,6 +166,8 @@ def _sampling_task(
         raise errors.invalid(f"output {absent[0]!r}: expected a parameter likelihood beside it, got none")
     if PREVIEWED in request.outputs and parameters.preview_every is None:
         raise errors.invalid(f"output {PREVIEWED!r}: expected a parameter preview_every beside it, got none")
+    if STATES in request.outputs and not parameters.trajectory:
+        raise errors.invalid(f"output {STATES!r}: expected a parameter trajectory beside it, got none")
     reward = None
     if parameters.reward is not None:
         reward = around.reward(parameters, models, reward_arguments, tensors.reward, remotes)
@@ -196,6 +199,9 @@ def _sampling_task(
     if exact:
         steered.notes.extend(determinism.check_bank(model, steered.method))
     group = min(n, group_size(steered.steer, card.event_shape))
+    if parameters.trajectory:
+        trajectory.check(plan, steered.steer)
+        group = trajectory.group_size(group, card.event_shape, longest)
     rows = _network_rows(problem, parameters, rows_of(parameters.here, options, plan.most_rows))
     rows += around.rows(parameters, reward)
     if tensors.x_init is None:
@@ -204,7 +210,7 @@ def _sampling_task(
     if problem.guidance != 1 and problem.guidance_interval is not None and plan.stages and not _guided(problem):
         steered.notes.append("guidance: no row of the plan lies in its interval, it acts nowhere")
     program = _cautioned(
-        _sample(around, known, problem, parameters, reward, steered, tensors, watched, later, exact),
+        _sample(around, known, problem, parameters, reward, steered, tensors, watched, later, exact, group),
         model.network.caution,
         *around.cautions,
         *(() if reward is None else reward.cautions),
@@ -212,6 +218,8 @@ def _sampling_task(
     held = n + group * (0 if steered.steer is None else steered.steer.held)
     at_once = steering.rows_at_once(steered.steer, group) * doubled
     size = _bytes(held, card.event_shape) + told(at_once) + around.held(parameters)
+    if parameters.trajectory:
+        size += trajectory.held(group, card.event_shape, plan)
     hint = ""
     if steered.by_law is not None and (lacking := steered.by_law.laws.lacking):
         most = lacking[0].draws
@@ -333,11 +341,13 @@ def _sample(
     watched: previews.Watched | None,
     later: Sequence[Wanted],
     exact: bool,
+    group: int,
 ) -> Routine:
     """Run the samplers of a request, group after group, and put the answer together.
 
     Args:
         exact: the answer has a hash.
+        group: samples that are drawn together.
     """
     seal = determinism.Seal() if exact else None
     yield from around.prepare()
@@ -347,7 +357,7 @@ def _sample(
     start: steering.Start | None = tensors.x_init
     if tensors.x_init is not None and parameters.strength is not None:
         start = steering.Noised(tensors.x_init)
-    group, streamed = group_size(steered.steer, problem.event), watched is not None and watched.groups
+    streamed = watched is not None and watched.groups
     try:
         for run in steered.runs(n):
             steer = yield from ready(steered, run.start, model, known, problem, reward)
@@ -364,7 +374,8 @@ def _sample(
                 if watched is not None:
                     sampler = watched.watched(sampler, rows.start, len(problem.plan.stages))
                     shown = around.shown if watched.looks else as_it_is
-                x, report = yield from evaluations(sampler, model, reward, shown=shown)
+                passed = unseen if watched is None else watched.along(problem.plan, rows.start).passed
+                x, report = yield from evaluations(sampler, model, reward, shown=shown, passed=passed)
                 if streamed:
                     yield from _score(reward, x, report)
                 parts.append((x, report))

@@ -176,7 +176,7 @@ def _only(problem: steering.Problem, i: int) -> steering.Problem:
     condition, null = (
         {name: tensor.clone() for name, tensor in each.items()} for each in (one.condition, one.null)
     )  # what is kept holds no tensors of the whole request
-    return replace(one, condition=condition, null=null, start_mean=None, show_every=0)
+    return replace(one, condition=condition, null=null, start_mean=None, show_every=0, show_path=False)
 
 
 def _rows(name: str, tensor: Tensor, n: int) -> Sequence[bytes]:

@@ -43,7 +43,7 @@ def terms_of(request: InferRequest) -> Terms:
     deterministic = request.parameters.get("deterministic", False)
     if not isinstance(deterministic, bool):
         raise errors.invalid(f"parameter deterministic: expected a valid boolean, got {deterministic!r}")
-    return Terms(priority or DEFAULT, deterministic)
+    return Terms(priority or DEFAULT, deterministic or request.parameters.get("trajectory") is True)
 
 
 def parse(

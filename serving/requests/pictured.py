@@ -11,7 +11,7 @@ from torch import Tensor
 from serving import rewards
 from serving.backends import Array
 from serving.engine.task import Step
-from serving.models.described import LATENTS, PICTURES, PREVIEWED, defaults_of
+from serving.models.described import LATENTS, PICTURES, PREVIEWED, STATES, defaults_of
 from serving.models.encodings import Encoding, Handle
 from serving.models.model import Model
 from serving.models.pipeline import SIZE_NUMBERS, Pipeline, Reading
@@ -41,7 +41,7 @@ class Pictured(Around):
         deterministic: bytes must not depend on other requests.
     """
 
-    known = (PICTURES, LATENTS, "rewards", PREVIEWED)
+    known = (PICTURES, LATENTS, "rewards", PREVIEWED, STATES)
     pictures = True
 
     def __init__(self, request: InferRequest, pipeline: Pipeline, *, deterministic: bool) -> None:

@@ -14,6 +14,7 @@ from protos.card import Card
 from serving.models.described import PREVIEWED
 from serving.pipelines.pictures import quantized
 from serving.requests.methods import Steered
+from serving.requests.trajectory import Pair, Path, Room
 from serving.wire import errors
 from serving.wire.answer import Answer
 from serving.wire.parameters import Parameters
@@ -99,9 +100,11 @@ class Preview:
         return Answer({PREVIEWED: self.look.of(self.estimate)}, said)
 
 
-Deliver = Callable[[Preview | Answer], None]
-"""Takes what is to be sent before a request's answer, in order, on any thread, and returns at once. Previews may be
-dropped, finished samples may not."""
+Part = Preview | Pair | Answer
+"""What is sent before a request's answer: previews, pairs of a path, finished samples."""
+Deliver = Callable[[Part], Room | None]
+"""Takes such a part, in order, on any thread, and returns at once. Previews may be dropped, others may not. What it
+gives is to be waited for by whoever can, since too much waits to be sent; None where there is room."""
 
 
 @dataclass
@@ -110,6 +113,7 @@ class Watched:
 
     Attributes:
         look: of previews; None for no previews.
+        path: whether states are sent on the way.
         groups: whether finished groups of samples are sent.
         rows: network rows of the groups that are finished.
     """
@@ -117,6 +121,7 @@ class Watched:
     deliver: Deliver
     look: Look | None
     groups: bool
+    path: bool = False
     rows: int = field(default=0, init=False)
 
     def watched(
@@ -135,6 +140,10 @@ class Watched:
                 request = sampler.send(reply)
         except StopIteration as stop:
             return stop.value
+
+    def along(self, plan: steering.Plan, first: int) -> Path:
+        """The path of samples that are drawn by a plan, from number `first` on."""
+        return Path(self.deliver, plan, first)
 
     @property
     def looks(self) -> bool:
@@ -188,13 +197,15 @@ def watched_for(
     for name in ("preview_dtype", "preview_size"):
         if getattr(parameters, name) is not None and parameters.preview_every is None:
             raise errors.invalid(f"{name}: expected a parameter preview_every beside it, got none")
-    for name in ("preview_every", "stream_samples"):
+    for name in ("preview_every", "stream_samples", "trajectory"):
         if getattr(parameters, name) and deliver is None:
             raise errors.invalid(f"{name}: expected a request on ModelStreamInfer, got one on a call of one answer")
-    if deliver is None or not (parameters.preview_every or parameters.stream_samples):
+    if deliver is None or not (parameters.preview_every or parameters.stream_samples or parameters.trajectory):
         return None
-    look = _pictures if pictures else _look
-    return Watched(deliver, look(parameters, card) if parameters.preview_every else None, parameters.stream_samples)
+    if parameters.preview_every and parameters.trajectory:
+        raise errors.invalid("preview_every: expected none beside trajectory, which shows every step, got one")
+    look = (_pictures if pictures else _look)(parameters, card) if parameters.preview_every else None
+    return Watched(deliver, look, parameters.stream_samples, parameters.trajectory)
 
 
 def notes_of(watched: Watched | None, plan: steering.Plan, steered: Steered, every: int) -> list[str]:

@@ -33,7 +33,7 @@ SIZES = "height", "width"
 PICTURED = (PROMPT, NEGATIVE, "output_format", "decode_for_reward")
 """Parameters of requests for pictures alone."""
 
-STREAMED = ("preview_every", "preview_dtype", "preview_size", "stream_samples")
+STREAMED = ("preview_every", "preview_dtype", "preview_size", "stream_samples", "trajectory")
 """Parameters of what a streamed request sends before its answer."""
 
 GRID = "grid"
@@ -120,6 +120,7 @@ class Parameters(BaseModel):
     preview_dtype: Literal["float32", "fp32", "float16", "fp16", "uint8", "none"] | None = None
     preview_size: Annotated[int, Field(ge=1, le=2**16)] | None = None
     stream_samples: bool = False
+    trajectory: bool = False
     output_format: Literal["raw", "png"] = "raw"
     decode_for_reward: Literal["tiny", "full", "none"] | None = None
 

@@ -27,16 +27,20 @@ class Place(NamedTuple):
 
     Attributes:
         first: the number of its first sample.
-        stage: of a preview, from 1; infinity for finished samples, which come after the previews of the same ones.
+        stage: of a preview, or the number of a pair of a path, from 1; infinity for finished samples, which come after
+            the previews of the same ones.
+        kept: it must not be dropped.
     """
 
     first: float
     stage: float
     final: bool = False
+    kept: bool = False
 
     @property
     def preview(self) -> bool:
-        return self.stage < math.inf
+        """Whether a later one may take its place."""
+        return self.stage < math.inf and not self.kept
 
     @property
     def order(self) -> tuple[float, float]:
@@ -63,7 +67,8 @@ def place(response: bytes) -> Place:
                     found |= {name: value.bool_param or value.int64_param for name, value in entry.items()}
     except DecodeError:
         raise errors.internal(f"expected a response of a stream, got {len(response)} bytes that do not parse") from None
-    return Place(float(found.get("first", 0)), float(found.get("stage", math.inf)), bool(found.get(FINAL)))
+    stage, kept = found.get("stage", found.get("pair", math.inf)), "pair" in found
+    return Place(float(found.get("first", 0)), float(stage), bool(found.get(FINAL)), kept)
 
 
 def wrapped(response: bytes) -> bytes:

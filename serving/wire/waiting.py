@@ -14,8 +14,9 @@ Result = TypeVar("Result")
 
 MOST_PREVIEWS, MOST_BYTES = 32, 2**20
 """Previews of a request that wait, and their bytes; the newest always may."""
-AHEAD = 4 * 2**20
-"""Bytes of a request's responses that a front takes from a replica before its client does."""
+AHEAD, MOST_AHEAD = 4 * 2**20, 256
+"""Bytes of a request's responses, and their number, that wait before whoever makes them waits: a front that takes them
+from a replica, or a request that sends its path."""
 
 
 class _Waiting(NamedTuple, Generic[Part]):
@@ -37,6 +38,12 @@ class Waiting(Generic[Part]):
         self._parts: deque[_Waiting[Part]] = deque()
         self._there, self._sent = asyncio.Event(), asyncio.Event()
 
+    @property
+    def crowded(self) -> bool:
+        """Whether so much waits that whoever can wait should."""
+        with self._lock:
+            return self._full()
+
     def put(self, part: Part, size: int, *, preview: bool) -> None:
         """Takes a part of so many bytes; called on any thread."""
         with self._lock:
@@ -51,7 +58,7 @@ class Waiting(Generic[Part]):
 
     async def room(self) -> None:
         """Waits until what waits is little, for whoever puts in there what waits as well elsewhere."""
-        while sum(each.size for each in self._parts) > AHEAD:
+        while self.crowded:
             self._sent.clear()
             await self._sent.wait()
 
@@ -89,6 +96,9 @@ class Waiting(Generic[Part]):
             finally:
                 ringing.cancel()
         return True
+
+    def _full(self) -> bool:
+        return len(self._parts) > MOST_AHEAD or sum(each.size for each in self._parts) > AHEAD
 
     def _bound(self) -> None:
         previews = [each for each in self._parts if each.preview]

@@ -72,7 +72,7 @@ class BestOf(Aimed):
         whose = torch.arange(samples).repeat_interleave(self.n)
         chains = Noise(noise.seed, (noise.indices[:, None] * self.n + torch.arange(self.n)).flatten().tolist())
         start = None if x_init is None else x_init[whose]
-        whole = replace(problem.rows(whose), show_every=0)
+        whole = replace(problem.rows(whose), show_every=0, show_path=False)
         x, report = yield from sample(whole, chains, self.inner, start)
         if report.rewards is None:
             report.rewards = yield from self.target.score(x)

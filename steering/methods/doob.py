@@ -214,6 +214,6 @@ def bank_size(event: Sequence[int]) -> int:
 
 def draw_bank(problem: Problem, size: int) -> Generator[Rows, Tensor, Tensor]:
     """`size` samples [size, *event] of an unconditional model itself, by a deterministic solver."""
-    setup = replace(problem, plan=setup_plan(problem.plan), start_mean=None, show_every=0)
+    setup = replace(problem, plan=setup_plan(problem.plan), start_mean=None, show_every=0, show_path=False)
     samples, _ = yield from sample(setup, Noise(SEED, range(size)))
     return samples

@@ -37,7 +37,9 @@ def grown(problem: Problem, target: Target, bank: Bank, union: Union) -> Generat
         return None
     assert bank.local is not None
     # shared by requests that start elsewhere
-    setup = replace(problem, plan=setup_plan(problem.plan), dtype=torch.float32, start_mean=None, show_every=0)
+    setup = replace(
+        problem, plan=setup_plan(problem.plan), dtype=torch.float32, start_mean=None, show_every=0, show_path=False
+    )
     tilted = TiltedBank.of(union, level, setup.dtype)
     local = leaning(bank.local, union, tilted)
     drawn, reports = [], []

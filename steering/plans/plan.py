@@ -244,6 +244,13 @@ class Plan:
         return max(self.rows, budget + len(self.opening) + len(self.closing))
 
     @cached_property
+    def landings(self) -> Mapping[int, int]:
+        """By a table's stage, the number of the node whose state r_0 is after it. Stages between two nodes, and those
+        that go on from there to the same one, such as the first of Heun's, have none."""
+        last = {stage.update.to: stage.index for stage in self.stages}
+        return {last[node]: number for number, node in enumerate(self.nodes) if number and node in last}
+
+    @cached_property
     def amplification(self) -> float | None:
         if self.direct is not None or self.generates:
             return None

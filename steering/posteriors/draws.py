@@ -132,7 +132,7 @@ def record(problem: Problem, draws: int | None = None, seed: int = SEED) -> Gene
     rows = torch.zeros(draws, dtype=torch.int64)
     alike = problem.rows(rows) if problem.condition else problem
     plan = recording_plan(problem.plan)
-    whole = replace(alike, plan=plan, dtype=torch.float32, show_every=0)
+    whole = replace(alike, plan=plan, dtype=torch.float32, show_every=0, show_path=False)
     stages = _kept(plan, problem.event, draws)
     keeping = _Keeping(frozenset(stage.index for stage in stages))
     x0, _ = yield from guided(whole, Noise(seed, range(draws)), keeping.ready(), None)

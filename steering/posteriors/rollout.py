@@ -59,7 +59,7 @@ class Rollout:
         rows = torch.arange(n).repeat_interleave(m)
         inner = Noise(noise.seed ^ (stage.index + 1) << 40, [])
         inner.indices = noise.indices[rows] * m + torch.arange(m).repeat(n)
-        whole = replace(problem.rows(rows), plan=rest, show_every=0)
+        whole = replace(problem.rows(rows), plan=rest, show_every=0, show_path=False)
         registers, known = ([each[rows].reshape(n * m, *problem.event)] for each in (x, centre))
         for step in rest.stages:
             at_hand = known.pop() if known and step.t == stage.t else None

@@ -33,9 +33,12 @@ class Rows:
     "estimate": what samples look like on the way, for whoever watches: x [n, *event] is the denoised estimate of a
     stage, whose number is `stage`, from 1. Nothing is to be evaluated, and the reply is not read. Only problems with
     `show_every` have them.
+
+    "state": likewise, x [n, *event] is the state at the node of the plan whose number is `stage`, from 0. Only problems
+    with `show_path` have them.
     """
 
-    kind: Literal["network", "reward", "pullback", "reward_gradient", "product", "estimate"]
+    kind: Literal["network", "reward", "pullback", "reward_gradient", "product", "estimate", "state"]
     x: Tensor
     t: Tensor
     condition: Condition = field(default_factory=dict)
@@ -71,6 +74,10 @@ class Rows:
     @classmethod
     def estimate(cls, x: Tensor, stage: int) -> "Rows":
         return cls("estimate", x, torch.empty(0, dtype=torch.float64), stage=stage)
+
+    @classmethod
+    def state(cls, x: Tensor, node: int) -> "Rows":
+        return cls("state", x, torch.empty(0, dtype=torch.float64), stage=node)
 
     def beside(self, other: "Rows") -> "Rows | None":
         """These rows and then those of another request of their kind; None where conditions differ in shape."""

@@ -100,6 +100,8 @@ class Problem:
             short of their mean, alpha and sigma those of t_max: .068 m s on Stable Diffusion's betas.
         show_every: stages of the plan from one denoised estimate that is shown, as rows of kind "estimate", to the
             next; 0 for none. It changes no sample. Steered estimates are shown as they are steered.
+        show_path: the states at the plan's nodes are shown, as rows of kind "state", from the first to the sample. It
+            changes no sample. Plans without stages have none.
     """
 
     plan: Plan
@@ -114,6 +116,7 @@ class Problem:
     mean: Tensor | None = None
     start_mean: Tensor | None = None
     show_every: int = 0
+    show_path: bool = False
 
     def rows(self, index: Tensor | slice) -> "Problem":
         """The same problem for some of the samples: `index` is a mask, an index or a slice of them."""
@@ -133,6 +136,11 @@ class Problem:
         """Shows the estimate [n, *event] of a stage, if it is one of those that are shown."""
         if self.show_every and (stage.index + 1) % self.show_every == 0:
             yield Rows.estimate(denoised if self.mean is None else denoised + self.mean, stage.index + 1)
+
+    def passed(self, node: int | None, x: Tensor) -> Generator[Rows, Tensor, None]:
+        """Shows the state x [n, *event] at a node of the plan, if the path is shown; None for no node."""
+        if self.show_path and node is not None:
+            yield Rows.state(x if self.mean is None else x + self.mean, node)
 
     def guided(self, t: float | Tensor) -> Tensor | slice | None:
         """The samples that null rows are asked for at the network's time t, or at a time each [n]: None for none."""
@@ -432,7 +440,8 @@ def _directly(problem: Problem, noise: Noise, x: Tensor) -> Generator[Rows, Tens
 
 def _march(problem: Problem, noise: Noise, tilt: Tilt | None, x: Tensor) -> Generator[Rows, Tensor, Tensor]:
     """Stage after stage of a plan's table."""
-    registers = [x]
+    registers, landings = [x], problem.plan.landings
+    yield from problem.passed(0, x)
     for stage in problem.plan.stages:
         x = registers[0]
         denoised = yield from evaluate(problem, stage.denoise, x)
@@ -442,4 +451,5 @@ def _march(problem: Problem, noise: Noise, tilt: Tilt | None, x: Tensor) -> Gene
             denoised, noises = guided.denoised, list(guided.noises or noises)
         yield from problem.shown(stage, denoised)
         registers = stage.advance(registers, denoised, noises)
+        yield from problem.passed(landings.get(stage.index), registers[0])
     return registers[0]

@@ -8,6 +8,7 @@ import pytest
 
 from tests.serving.live import MODE, Live, until
 from tiltserve import AsyncClient, Cancelled, Client, Group, InvalidArgument, NotFound, Preview, Samples
+from tiltserve.answers import Shown
 
 LONG: dict[str, Any] = {"n": 64, "steps": 1000}
 STEERED: dict[str, Any] = {"reward": "nearness", "mode": MODE, "beta": 0.2, "steps": 8, "seed": 1}
@@ -68,7 +69,7 @@ def test_small_previews_of_images(client: Client):
 
 
 def test_callbacks_and_a_bar(client: Client, capsys: pytest.CaptureFixture[str]):
-    seen: list[Preview | Group] = []
+    seen: list[Shown] = []
     expected = client.sample("rings", 4, **STEERED)
     drawn = client.sample("rings", 4, on_preview=seen.append, preview_every=4, **STEERED)
     assert drawn.samples.tobytes() == expected.samples.tobytes()
@@ -95,7 +96,7 @@ def test_leaving_takes_the_rows_out(client: Client, served: Live):
         raise KeyError(next(stream))
     until(lambda: not engine.backlog_rows)
 
-    def stop(preview: Preview | Group) -> None:
+    def stop(preview: Shown) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -124,7 +125,7 @@ def test_asyncio(client: Client, served: Live):
 
             shown: list[int] = []
 
-            async def look(preview: Preview | Group) -> None:
+            async def look(preview: Shown) -> None:
                 await asyncio.sleep(0)
                 shown.append(preview.stage)
 

@@ -182,6 +182,7 @@ def test_live_ready_and_metadata(server: Server, client: Client):
         ("log_likelihood", "FP32", [-1]),
         ("standard_error", "FP32", [-1]),
         ("denoised", "FP32", [-1, 2]),
+        ("states", "FP32", [-1, 2, 2]),
     ]
     stranger = client.get_model_metadata("stranger.network")
     assert [(each.name, list(each.shape)) for each in stranger.inputs] == [("noisy", [-1, 2]), ("noise_level", [-1, 1])]

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
 ELSEWHERE = {"reward_service.py", "interactive.py", "black_box.py", "export_checkpoint.py"}
 """Scripts of tests of their own: of rewards outside of the server, and below."""
-CLIENTS = {"sample.py", "stream.py", "score.py", "many_requests.py", "triton_client.py"}
+CLIENTS = {"sample.py", "stream.py", "score.py", "many_requests.py", "triton_client.py", "interpolate.py"}
 
 
 def run(*command: str, folder: Path = ROOT, **environment: str) -> str:
@@ -43,6 +43,7 @@ def test_every_example_is_run() -> None:
         ("score.py", "of a steered one"),
         ("many_requests.py", "10 samples of 6 requests in"),
         ("triton_client.py", "samples (4, 1, 28, 28) rewards"),
+        ("interpolate.py", "again: the same bytes"),
     ],
 )
 def test_client_developers(demo_server: Running, name: str, expected: str) -> None:

@@ -58,6 +58,7 @@ def test_it_says_how_it_is_and_what_it_holds(client: triton.InferenceServerClien
         "log_likelihood",
         "standard_error",
         "denoised",
+        "states",
     }
     with pytest.raises(InferenceServerException, match="unknown model 'dogs'"):
         client.get_model_metadata("dogs")

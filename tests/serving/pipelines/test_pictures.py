@@ -341,6 +341,7 @@ def test_what_it_takes_and_gives_is_listed(pictured: Live):
         "latents": ("FP32", [-1, *EVENT]),
         "rewards": ("FP32", [-1]),
         "denoised": ("UINT8", [-1, 8, 8, 3]),
+        "states": ("FP32", [-1, 2, 4, 4, 4]),
     }
     assert config.parameters["kind"].string_value == "pipeline"
     assert config.model_transaction_policy.decoupled

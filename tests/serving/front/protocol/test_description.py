@@ -60,6 +60,7 @@ def test_a_sampler_lists_all_that_it_takes_and_gives(client: Client):
         "log_likelihood": ("FP32", [-1]),
         "standard_error": ("FP32", [-1]),
         "denoised": ("FP32", [-1, *event]),
+        "states": ("FP32", [-1, 2, *event]),
     }
 
 
