@@ -8,10 +8,10 @@ MODELS ?= deploy/models
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-text test serve monitor lint format bench protos models models-text models-scenes lock chart-tools clean
+.PHONY: help install demo demo-text demo-3d test serve monitor lint format bench protos models models-text models-scenes lock chart-tools clean
 
 help: ## show the targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # Only a changed lock or pyproject installs again.
 $(STAMP): requirements.lock pyproject.toml client/pyproject.toml
@@ -31,6 +31,9 @@ COMPUTE := tests/steering tests/exporters tests/protos
 
 demo-text: $(STAMP) ## serve a small text-to-image model, draw and steer prompts: demo/text.png, demo/text.json
 	$(BIN)/python -m deploy.demo_text $(ARGS)
+
+demo-3d: $(STAMP) ## make 3-D scenes with a served model, plain and steered: demo/3d/scenes.png, .gif
+	$(BIN)/python examples/distill3d.py $(ARGS)
 
 test: $(STAMP) ## run the tests (ARGS="-k name" for some)
 ifeq ($(strip $(ARGS)),)

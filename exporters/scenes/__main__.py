@@ -20,7 +20,7 @@ from exporters.export import export_model
 from exporters.network import OnnxNetwork
 from exporters.scenes import data, judging, train
 from exporters.scenes.family import KINDS
-from exporters.scenes.networks import NO_KIND, SIGMA_DATA
+from exporters.scenes.networks import NO_KIND, SIGMA_DATA, Redness
 from exporters.scenes.render import anywhere
 from protos.card import Card, Condition, Defaults, dump_card
 
@@ -43,6 +43,7 @@ CARD = Card(
     },
     defaults=Defaults(solver="dpmpp_2m", steps=20),
 )
+REDNESS = Card(name="redness", score_output="reward")
 STEPS = 10000
 CALIBRATING = 256
 """Samples that the calibration is measured on, each from another camera."""
@@ -55,7 +56,8 @@ def main(
     members: Annotated[int, typer.Option("--members", min=12, help="training members of each kind")] = data.MEMBERS,
     demo: Annotated[Path | None, typer.Option("--demo", help="report's folder [default: OUT/../demo_data]")] = None,
 ) -> None:
-    """Train the denoiser of chairs and mugs that is told the camera; export it with card and calibration."""
+    """Train the denoiser of chairs and mugs that is told the camera; export it with card and calibration, and a reward
+    beside it."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
     logging.getLogger("exporters").setLevel(logging.INFO)
     torch.set_num_threads(1)
@@ -65,6 +67,8 @@ def main(
     parity = export_model(
         denoiser, out / "scenes", CARD, examples=asked(64, torch.Generator()), outputs=["raw"], probe=asked
     )
+    pictured = {"x": pictures.x(torch.arange(64))}
+    export_model(Redness(), out / "redness", REDNESS, examples=pictured, outputs=["reward"])
     network = OnnxNetwork(out / "scenes" / "1" / "model.onnx", CARD)
     condition = told(CALIBRATING, torch.Generator().manual_seed(0))
     samples = draw_bank(network, samples=CALIBRATING, condition=condition)

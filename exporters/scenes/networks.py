@@ -91,6 +91,14 @@ class SceneDenoiser(nn.Module):
         return F.pixel_shuffle(self.head(y), 2)
 
 
+class Redness(nn.Module):
+    """A reward: `x [B, 3, 32, 32] of -1..1 -> [B]`, 40 times the mean of red less half of green and blue, in 0..1."""
+
+    def forward(self, x: Float[Tensor, "b 3 side side"]) -> Float[Tensor, " b"]:
+        red, green, blue = (x / 2 + 0.5).mean(dim=(2, 3)).unbind(1)
+        return 40 * (red - (green + blue) / 2)
+
+
 def _seen_from(camera: Float[Tensor, "b 3"]) -> Float[Tensor, "b 10"]:
     """A direction, its products of two (all 0 for an unknown camera), and angles of twice its azimuth's sharpness."""
     x, y, z = camera.unbind(1)

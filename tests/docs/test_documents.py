@@ -154,7 +154,7 @@ def check_tiltserve(arguments: list[str]) -> None:
 
 @functools.cache
 def targets() -> frozenset[str]:
-    return frozenset(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    return frozenset(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
 
 def check_make(arguments: list[str]) -> None:

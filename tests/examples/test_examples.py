@@ -16,7 +16,7 @@ pytestmark = pytest.mark.e2e
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
-ELSEWHERE = {"reward_service.py", "interactive.py", "black_box.py", "export_checkpoint.py"}
+ELSEWHERE = {"reward_service.py", "interactive.py", "black_box.py", "export_checkpoint.py", "distill3d.py"}
 """Scripts of tests of their own: of rewards outside of the server, and below."""
 CLIENTS = {"sample.py", "stream.py", "score.py", "many_requests.py", "triton_client.py", "interpolate.py"}
 
