@@ -77,13 +77,15 @@ def task_for(
     """
     terms = terms_of(request)
     _check_names(request, priors)
+    for each in priors:
+        _check_shape(tensors.input, each.model)
+    numbers = tensors.input.size * settings.noises_a_view
+    if numbers > MOST_NUMBERS:  # before a copy is made of them
+        raise errors.invalid(
+            f"input: expected at most {MOST_NUMBERS} numbers in all views with each of their noises, got {numbers}"
+        )
     x = torch.from_numpy(tensors.input.astype(np.float32))
     asked = _Asked(request, settings, tensors, x, models, remotes, terms.deterministic, several=len(priors) > 1)
-    if asked.numbers > MOST_NUMBERS:
-        raise errors.invalid(
-            f"input: expected at most {MOST_NUMBERS} numbers in all views with each of their noises, "
-            f"got {asked.numbers}"
-        )
     try:
         made = [_made(asked, each) for each in priors]
     except ValueError as error:  # of steering
@@ -208,7 +210,6 @@ def _made(asked: _Asked, prior: Prior) -> _Made:
     """A model's part of a request; raises RequestError, and ValueError as `steering` does."""
     settings, model = asked.settings, prior.model
     assert not isinstance(model, PlainModel)
-    _check_shape(asked.tensors.input, model)
     request = _request(asked, model)
     around = (
         Pictured(request, model, deterministic=asked.fixed) if isinstance(model, Pipeline) else Around(request, model)
@@ -252,8 +253,9 @@ def _made(asked: _Asked, prior: Prior) -> _Made:
     return _counted(asked, made, parameters)
 
 
-def _check_shape(given: Array, model: Sampler | Pipeline) -> None:
+def _check_shape(given: Array, model: AnyModel) -> None:
     """Refuse views that are no samples of the model, or no latents of the pipeline."""
+    assert not isinstance(model, PlainModel)  # which `_check_names` refuses
     sampler = model.sampler if isinstance(model, Pipeline) else model
     event = tuple(sampler.card.event_shape)
     if given.shape[1:] == event:

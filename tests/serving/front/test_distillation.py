@@ -323,6 +323,7 @@ LINEAR = {"direction": value(np.ones(D, np.float32))}
         ({"parameters": {"samples": value(3)}}, "unknown parameter 'samples'"),
         ({"parameters": {"refresh": value(3)}}, "parameter refresh: expected a valid boolean, got 3"),
         ({"prompt": ["a"]}, "prompt: expected none, no model here reads prompts, got one"),
+        ({"x": np.zeros((4096, 256), np.float32), "noises": 64}, "input: expected FP32 or FP16 [views, 2]"),
         ({"noises": 65}, "noises: expected less than or equal to 64"),
         ({"priority": 12}, "parameter priority: expected an integer in 1..9"),
         ({"timeout": -5}, "parameter 'timeout': expected an integer >= 0 (microseconds), got -5"),
