@@ -8,7 +8,7 @@ MODELS ?= deploy/models
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-text demo-3d test serve monitor lint format bench protos models models-text models-scenes lock chart-tools clean
+.PHONY: help install demo demo-text demo-3d test serve monitor lint format bench e2e-cluster protos models models-text models-scenes lock chart-tools clean
 
 help: ## show the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -59,6 +59,9 @@ lint: $(STAMP) ## ruff and mypy
 format: $(STAMP) ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+e2e-cluster: $(STAMP) ## faults of three hosts under load (root; needs iproute2 and redis-server; ten minutes)
+	$(BIN)/python -m benchmarks.cluster_faults $(ARGS)
 
 bench: $(STAMP) ## list the benchmarks, or run some: ARGS="name"
 	$(BIN)/tiltserve bench $(ARGS)
