@@ -2,16 +2,17 @@
 
     make bench ARGS="distillation_service"
 
-A server with one replica, over loopback. The first table has one client at a time, whose next call waits for the last
-one's answer: four views of 3 x 32 x 32 in float32, four latents of 4 x 64 x 64 in float16, and four pictures of
-3 x 512 x 512 in float16, of networks that cost next to nothing. `network` are the milliseconds of the calls of the
-network, `beside` those of all else: client, front, replica, noise, the gradient itself; `least` are those of the
-quickest calls, which a busy machine delays least: of streamed ones, whose network's times are not told, the whole.
-`echo` is a call of a plain network with as many rows, for what the two hops take. The second has 1 and 8 optimisations
-at a time, of four views each, on the digits' U-Net: rows a second, and their share of those of the bare network in this
-process.
+First the gradient alone, in this process. Then a server with one replica, over loopback. The first table has one
+client at a time, whose next call waits for the last one's answer: four views of 3 x 32 x 32 in float32, four latents of
+4 x 64 x 64 in float16, and four pictures of 3 x 512 x 512 in float16, of networks that cost next to nothing. `network`
+are the milliseconds of the calls of the network, `beside` those of all else: client, front, replica, noise, the
+gradient itself; `least` are those of the quickest calls, which a busy machine delays least: of streamed ones, whose
+network's times are not told, the whole. `echo` is a call of a plain network with as many rows, for what the two hops
+take. The second has 1 and 8 optimisations at a time, of four views each, on the digits' U-Net: rows a second, and their
+share of those of the bare network in this process.
 """
 
+import math
 import statistics
 import tempfile
 import time
@@ -21,10 +22,12 @@ from typing import Annotated, Any
 
 import grpc
 import numpy as np
+import torch
 import typer
 from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+import steering
 from benchmarks._load import Closed, Driver, Request, infer_body, percentile
 from benchmarks._server import MODELS, machine
 from deploy.process import running_server
@@ -34,6 +37,7 @@ from serving.backends.ort import OrtNetwork
 from serving.watching.record import TIMES, TIMING, TRAILING
 from serving.watching.times import milliseconds
 from serving.wire.tensors import tensor
+from steering.sampling.rows import answered
 from tests import gaussians
 
 VIEWS, MB = 4, 2**20
@@ -109,6 +113,22 @@ def echo(channel: grpc.Channel, count: int) -> Times:
     return found[WARM:]
 
 
+def alone(name: str, mode: str) -> float:
+    """Milliseconds of a core that the gradient of four views takes beside the network, in the quickest of some runs."""
+    torch.set_num_threads(1)
+    x = torch.from_numpy(views(name).astype(np.float32))
+    path = steering.paths.rectified_flow(t_min=0.001, t_max=0.999)
+    plan = steering.distillation.prior(path, "velocity")
+    problem = steering.Problem(plan=plan, event=SHAPES[name][0])
+    settings, best, end = steering.distillation.Settings(mode=mode), math.inf, time.perf_counter() + 2.0
+    while time.perf_counter() < end:
+        asking = steering.distillation.gradient(problem, x, settings, iteration=1, seed=1)
+        begin = time.perf_counter()
+        answered(asking, lambda rows: rows.x)
+        best = min(best, 1000 * (time.perf_counter() - begin))
+    return best
+
+
 def bare(seconds: float) -> float:
     """Rows a second of the digits' network in this process, at the best size of a call."""
     network, best = OrtNetwork(MODELS / "digits" / "1" / "model.onnx", 1), 0.0
@@ -156,6 +176,9 @@ def main(
 ) -> None:
     """Print both tables; times are in milliseconds."""
     print(machine())
+    for name in SHAPES:
+        told = ", ".join(f"{mode} {alone(name, mode):.2f}" for mode in ("sds", "cds"))
+        print(f"the gradient of four {name} without its network: {told} ms of a core")
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         for name, (event, _) in SHAPES.items():
