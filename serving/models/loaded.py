@@ -433,10 +433,11 @@ class LoadedModels:
         if version is None:
             raise LoadError(f"{key} was unloaded")
         name, began = version.folder.name, time.monotonic()
+        failures = self._load_failures.labels(name)  # there at 0, or its first growth would not be seen
         try:
             model = self._loader.open(version)
         except Exception:
-            self._load_failures.labels(name).inc()
+            failures.inc()
             raise
         self._load_seconds.labels(name).observe(time.monotonic() - began)
         self._versions.changed()
