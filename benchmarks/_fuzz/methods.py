@@ -156,6 +156,7 @@ def streamed() -> list[bytes]:
     return [
         infer_body(SAMPLER, {"samples": 2, "steps": 4, "seed": 5, "preview_every": 1}),
         infer_body(SAMPLER, {"samples": 4, "steps": 3, "seed": 6, "stream_samples": True}),
+        infer_body(SAMPLER, {"samples": 2, "steps": 4, "seed": 7, "trajectory": True}),
     ]
 
 

@@ -31,6 +31,8 @@ def completed(
     if parameters.path is not None or parameters.start_t is not None or parameters.solver == "searched":
         left_out |= {"grid"}
     said = parameters.model_fields_set | left_out
+    if "solver" in said:
+        said |= {"eta"}  # the card's is an option of its solver
     whole = parameters.completed(
         {name: each for name, each in defaults.items() if name in Parameters.model_fields and name not in said}
     )

@@ -13,6 +13,8 @@ import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
 from serving.models.model import Model, Sampler
+from serving.wire.defaults import completed
+from serving.wire.parameters import Parameters
 from tests.networks import edit_card
 from tests.serving.live import Live, running
 from tests.serving.requests.test_job import refusal
@@ -109,6 +111,14 @@ def test_a_default_that_draws_noise_is_replaced(live: Live):
     outputs, said = asked(live.address, "sprayed", samples=5, seed=11, deterministic=True)
     assert said["solver"] == "ddim"  # without the card's eta
     assert np.array_equal(outputs["samples"], asked(live.address, solver="ddim", **{**PLAIN, "steps": 6})[0]["samples"])
+
+
+@pytest.mark.parametrize("asked", [{"solver": "heun"}, {"solver": "ddim"}, {"reverse": True}, {"likelihood": "data"}])
+def test_a_cards_eta_is_its_own_solvers_alone(asked: dict[str, Any]):
+    """Another solver that is named, and the way to noise, have none of it."""
+    card: dict[str, Any] = {"solver": "ddim", "eta": 1.0}
+    assert completed(Parameters(), {}, card)[0].eta == 1.0
+    assert completed(Parameters(**asked), {}, card)[0].eta is None
 
 
 def test_steered_images_are_drawn_without_noise(live: Live):
