@@ -1,4 +1,7 @@
-"""Any torch module -> a model folder: `<version>/model.onnx`, `config.pbtxt` and, if described, `card.yaml`."""
+"""Any torch module -> a model folder: `<version>/model.onnx`, `config.pbtxt` and, if described, `card.yaml`.
+
+With `vjp`, the version's folder also has `vjp.onnx`, the network's vector-Jacobian graph.
+"""
 
 import contextlib
 import inspect
@@ -6,6 +9,7 @@ import logging
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +19,14 @@ import onnxscript.optimizer
 import torch
 from torch import Tensor, nn
 
-from exporters import parity
+from exporters import parity, vjp
 from exporters.config import triton_config
 from exporters.network import open_session
-from protos.card import Card, dump_card, ranged
+from protos.card import Card, Vjp, dump_card, ranged
 from protos.ranges import index_ranges
 
 OPSET = 20
+VJP = "vjp.onnx"
 TINY = 1e-7
 """Numbers below it may be taken for 0 by the exporter's simplification."""
 HALF_TOLERANCE = 2e-2
@@ -45,6 +50,7 @@ def export_model(
     probe: parity.Probe | None = None,
     sizes: Sequence[int] = parity.SIZES,
     tolerance: float | None = None,
+    gradients: bool = False,
 ) -> parity.Parity:
     """Export `network` in evaluation mode, compare it with the module, and only then put the folder in place.
 
@@ -57,6 +63,9 @@ def export_model(
         outputs: names of what the module returns, in order.
         probe: draws the inputs of the comparison; by default random ones like the examples, at the card's times.
         tolerance: largest error of the comparison; None for 1e-4, and 2e-2 of a module that takes float16.
+        gradients: also write the vector-Jacobian graph, and say so in the card, which must be there: of a sampler's
+            output in x; of a plain network's score in what takes the sample. Its errors are in units of the largest
+            number of the gradients.
 
     Raises:
         ExportError: the module cannot be exported, or does not fit its card. Nothing is written.
@@ -78,10 +87,80 @@ def export_model(
             network, open_session(file), draw, time=parity.time_input(card), sizes=sizes, tolerance=tolerance
         )
         (staged / "config.pbtxt").write_text(triton_config(folder.name, graph))
+        if gradients:
+            card, found = _pulled_back(network, file.with_name(VJP), card, examples, outputs, draw, sizes, tolerance)
+            report = replace(report, error={**report.error, **found.error})
         if card is not None:
             dump_card(ranged(card, index_ranges(graph)), staged / "card.yaml")
         _install(staged, folder, version)
     return report
+
+
+def _pulled_back(
+    network: nn.Module,
+    file: Path,
+    card: Card | None,
+    examples: Mapping[str, Tensor],
+    outputs: Sequence[str],
+    draw: parity.Probe,
+    sizes: Sequence[int],
+    tolerance: float,
+) -> tuple[Card, parity.Parity]:
+    """Write the vector-Jacobian graph of a network in evaluation mode, and compare it with torch's gradients; the card
+    that says so, and the errors."""
+    said = _vjp(card, examples, outputs)
+    assert card is not None  # else nothing could be said
+    module = vjp.Pullback(network, outputs.index(said.of), list(examples).index(said.to))
+    with torch.no_grad():
+        made = network(*examples.values())
+    output: Tensor = made if isinstance(made, Tensor) else list(made)[outputs.index(said.of)]
+    row, dtype = output.shape[1:], output.dtype
+    rows = {name: each.fed for name, each in card.conditions.items()}
+    free = {name: [1 + i for i, axis in enumerate(fed) if axis == -1] for name, fed in rows.items()}
+    tensors = vjp.distinct({**examples, said.cotangent: torch.randn(len(output), *row).to(dtype)}, free)
+    try:
+        with _quiet():
+            moves = bool(module(*tensors.values())[1].any())
+            graph = vjp.traced(module, list(tensors.values()))
+    except Exception as error:  # tracing a user's module may raise anything
+        raise ExportError(f"{type(network).__name__}: its gradient cannot be exported: {_gist(error)}") from error
+    if not moves and not card.is_sampler:  # such as a rounded score
+        raise ExportError(f"gradients: expected some of {said.of!r} in {said.to!r} other than 0, got 0 everywhere")
+    _graph(graph, file, tensors, [said.of, said.gradient], rows)
+    report = parity.check(
+        module,
+        open_session(file),
+        vjp.probe(draw, said.cotangent, row, dtype),
+        time=parity.time_input(card),
+        sizes=sizes,
+        tolerance=tolerance,
+        relative=(said.gradient,),
+    )
+    return card.model_copy(update={"vjp": said}), report
+
+
+def _vjp(card: Card | None, examples: Mapping[str, Tensor], outputs: Sequence[str]) -> Vjp:
+    """Which output is differentiated in which input, and the names of cotangent and gradient."""
+    if card is None:
+        raise ExportError("gradients: expected a card, which says that they are there, got none")
+    if card.is_sampler:
+        of, to = card.output, card.inputs.x
+    else:
+        floats = [name for name, each in examples.items() if each.is_floating_point()]
+        if not floats:
+            raise ExportError(f"gradients: expected an input of floats, got {', '.join(examples)}")
+        to = (card.sample and card.sample.input) or ("x" if "x" in floats else floats[0])
+        of = card.score_output or ("reward" if "reward" in outputs else outputs[0])
+        if to not in floats or of not in outputs:
+            raise ExportError(f"gradients: expected input {to!r} (floats) and output {of!r}, as the card says")
+    cotangent, gradient = (_unused(name, {*examples, *outputs}) for name in ("cotangent", "gradient"))
+    return Vjp(of=of, to=to, cotangent=cotangent, gradient=gradient)
+
+
+def _unused(name: str, used: set[str]) -> str:
+    while name in used:
+        name += "_"
+    return name
 
 
 def _check(network: nn.Module, card: Card | None, examples: Mapping[str, Tensor], outputs: Sequence[str]) -> None:

@@ -5,7 +5,7 @@ depends on its neighbours, as when one time is broadcast to the whole batch. A s
 call, so the second is as wrong as the first.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -90,12 +90,14 @@ def check(
     sizes: Sequence[int] = SIZES,
     tolerance: float = TOLERANCE,
     seed: int = 0,
+    relative: Collection[str] = (),
 ) -> Parity:
     """Compare the graph with the module at each batch size, and each row in its batch with the same row alone.
 
     Args:
         network: in evaluation mode; called with the drawn inputs in order.
         time: the input whose values are named in errors.
+        relative: outputs whose errors are in units of the largest number of a call: gradients may be of any size.
 
     Raises:
         ParityError: at the first batch size where either comparison exceeds the tolerance.
@@ -114,12 +116,13 @@ def check(
             if got[name].shape != expected[name].shape or got[name].shape[:1] != (size,):
                 shapes = f"{list(expected[name].shape)} from the module and {list(got[name].shape)} from the graph"
                 raise ParityError(f"output {name!r} at batch size {size}: expected [{size}, ...], got {shapes}")
-            errors = row_errors(got[name], expected[name])
+            errors = row_errors(got[name], expected[name], relative=name in relative)
             worst[name] = max(worst[name], float(errors.max()))
             if worst[name] > tolerance:
                 what = f"output {name!r} of the graph differs from the module's"
                 raise ParityError(_text(what, errors, tolerance, times))
-            errors = row_errors(got[name], np.concatenate([one[name] for one in alone]))
+            together = np.concatenate([one[name] for one in alone])
+            errors = row_errors(got[name], together, relative=name in relative)
             mixing = max(mixing, float(errors.max()))
             if mixing > tolerance:
                 what = f"output {name!r} of a row depends on the other rows of its batch"
@@ -129,11 +132,16 @@ def check(
     return Parity(worst, mixing, sum(sizes), tuple(sizes), tolerance)
 
 
-def row_errors(got: np.ndarray, expected: np.ndarray) -> np.ndarray:
-    """[B, ...] twice -> [B]: each row's worst |got - expected| / (1 + |expected|); inf - inf is 0, NaN is inf."""
+def row_errors(got: np.ndarray, expected: np.ndarray, *, relative: bool = False) -> np.ndarray:
+    """[B, ...] twice -> [B]: each row's worst |got - expected| / (1 + |expected|); inf - inf is 0, NaN is inf.
+
+    Args:
+        relative: divide by the largest |expected| instead.
+    """
     a, b = got.astype(np.float64), expected.astype(np.float64)
     with np.errstate(invalid="ignore"):
-        error = np.where(a == b, 0.0, np.abs(a - b) / (1 + np.abs(b)))
+        scale = np.abs(b).max(initial=np.finfo(np.float32).tiny) if relative else 1 + np.abs(b)
+        error = np.where(a == b, 0.0, np.abs(a - b) / scale)
     return np.nan_to_num(error, nan=np.inf, posinf=np.inf).reshape(len(a), -1).max(axis=1)
 
 

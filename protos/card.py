@@ -271,6 +271,21 @@ class Sample(Strict):
         return self
 
 
+class Vjp(Strict):
+    """The vector-Jacobian graph `vjp.onnx` in the version's folder, for methods that steer by gradients. It takes the
+    network's inputs and a cotangent, and gives the output and its gradient.
+
+    Attributes:
+        of, to: the output that is differentiated, and the input in which.
+        cotangent: the graph's input shaped like the output; gradient: its output shaped like the input, J^T cotangent.
+    """
+
+    of: str = "output"
+    to: str = "x"
+    cotangent: str = "cotangent"
+    gradient: str = "gradient"
+
+
 class Calibration(Strict):
     """The denoiser's error: `mse[i]` is the mean over dimensions of E|x_0 - D(x_t)|^2 at time t[i], t ascending."""
 
@@ -324,6 +339,7 @@ class Card(Strict):
     sample: how a plain network takes a sample when it is used as a reward.
     score_output: which output is the reward.
     defaults: of a sampler or a pipeline; a pipeline's are asked first.
+    vjp: None where the network has no vector-Jacobian graph.
     """
 
     format: Literal[1] = 1
@@ -349,6 +365,7 @@ class Card(Strict):
     score_output: str | None = None
     pipeline: Pipeline | None = None
     defaults: Defaults | None = None
+    vjp: Vjp | None = None
 
     @property
     def limit(self) -> dict[str, Any]:
@@ -439,7 +456,14 @@ class Card(Strict):
                     raise ValueError(f"{key}: expected none beside a path, got some")
             if self.clip is not None and self.dynamic_threshold is not None:
                 raise ValueError("dynamic_threshold: expected none beside clip, got one")
+            if self.vjp is not None and (self.vjp.of, self.vjp.to) != (self.output, self.inputs.x):
+                raise ValueError(
+                    f"vjp: expected the output {self.output!r} in {self.inputs.x!r}, got {self.vjp.of!r} in "
+                    f"{self.vjp.to!r}"
+                )
         else:
+            if self.vjp is not None and self.is_pipeline:
+                raise ValueError("vjp: expected none beside a pipeline, whose parts have their own, got one")
             if self.defaults is not None and not self.is_pipeline:
                 raise ValueError("defaults: expected none without a path or a pipeline, got some")
             for key in ("prediction", "t_range", "calibration", *_OF_SAMPLERS):

@@ -62,7 +62,10 @@ ARROWS: dict[str, set[str]] = {
     "exporters.bank": {"exporters.network", "steering", "protos"},
     "exporters.calibrate": {"exporters.network", "steering", "protos"},
     "exporters.parity": {"exporters.network", "steering", "protos"},
-    "exporters.export": {"exporters.config", "exporters.network", "exporters.parity", "steering", "protos"},
+    "exporters.vjp": {"exporters.parity"},
+    "exporters.export": {
+        "exporters.config", "exporters.network", "exporters.parity", "exporters.vjp", "steering", "protos",
+    },
     "exporters.diffusers": {
         "exporters.bank", "exporters.calibrate", "exporters.export", "exporters.network", "exporters.parity",
         "steering", "protos",

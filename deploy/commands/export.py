@@ -40,6 +40,9 @@ def export(
     clip: Annotated[
         str | None, typer.Option(metavar="LOW,HIGH", help="Bounds of the denoised estimate; one number for both.")
     ] = None,
+    vjp: Annotated[
+        bool, typer.Option("--vjp", help="Also export the vector-Jacobian graph, for steering by gradients.")
+    ] = False,
 ) -> None:
     """Export a torch module and write its model card.
 
@@ -85,12 +88,14 @@ def export(
             written,
             examples=examples or examples_of(written, dtype=float_type(network)),
             outputs=[written.output],
+            gradients=vjp,
         )
     except (SourceError, ExportError) as error:
         fail(str(error))
     except ParityError as error:
         fail(str(error), code=1)
-    print(f"exported {written.name} to {folder}; worst error against torch {max(report.error.values()):.1e}")
+    print(f"exported {written.name} to {folder}; worst error against torch {max(report.error.values()):.1e}", end="")
+    print(" (gradients included)" if vjp else "")
 
 
 def _card(base: Path | None, folder: Path, **options: Any) -> "Card":

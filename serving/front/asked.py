@@ -10,7 +10,7 @@ from serving.wire.distillation import Settings, Wanted, Weighted, evaluations
 from serving.wire.distillation import rows as rows_of_gradient
 from serving.wire.parameters import GRID, IMAGE, NEGATIVE, PROMPT, Parameters, timeout_s
 from serving.wire.received import Received
-from serving.wire.rows import Beside, Draws, rows_of
+from serving.wire.rows import Beside, Draws, pullback_rows, rows_of
 from serving.wire.tensors import Parameter
 
 _MOST = 2**31
@@ -56,6 +56,7 @@ class Asked:
         parameters, options = self._sampling(draws)
         beside = Beside(self.prompts + 1, self.pictures, seen=True) if draws.units else Beside()
         rows = rows_of(parameters, options, null_rows=draws.null_rows)
+        rows += pullback_rows(parameters, rows, draws.units)
         return min(_MOST, rows + beside.rows(parameters, draws.units))
 
     def sizes(self, message_bytes: int, draws: Draws | None) -> dict[str, int]:

@@ -100,6 +100,14 @@ class Adapter:
         prediction = torch.from_numpy(np.ascontiguousarray(output))
         return prediction if self.card.output_scale is None else prediction * self.card.output_scale
 
+    def cotangent(self, of_prediction: Tensor) -> Tensor:
+        """A cotangent [B, *event] of the card's prediction as one of the graph's output."""
+        if self.card.output_scale is not None:
+            of_prediction = of_prediction * self.card.output_scale
+        if self.halved is None:
+            return of_prediction
+        return torch.cat([of_prediction, torch.zeros_like(of_prediction)], dim=self.halved)
+
     def fault(self, name: str, value: Array) -> str:
         """Why a condition's values, of the card's type, are refused; empty if they are accepted."""
         return self.card.conditions[name].fault(value) or _misfit(self.inputs[name].dtype, value)

@@ -2,14 +2,24 @@
 
 from typing import Any
 
+from protos.card import Defaults
 from serving.models.model import Sampler
 from serving.wire import solver_names
 from serving.wire.parameters import Parameters
 
 
-def fault(model: Sampler) -> str:
-    """Why a request that says nothing would be refused for the card's defaults; empty where it would not."""
-    said, usual = model.card.defaults, Parameters()
+def merged(first: Defaults, then: Defaults | None) -> Defaults:
+    """What a pipeline says, and then its sampler, but no options of another solver than the pipeline's."""
+    if then is None:
+        return first
+    options = {**((then.options or {}) if first.solver is None else {}), **(first.options or {})}
+    said = then.model_dump(exclude_none=True) | first.model_dump(exclude_none=True)
+    return Defaults.model_validate({**said, "options": options or None})
+
+
+def fault(model: Sampler, said: Defaults | None) -> str:
+    """Why a request that says nothing would be refused for these defaults; empty where it would not."""
+    usual = Parameters()
     if said is None:
         return ""
     if said.guidance not in (None, 1) and not model.card.conditions:

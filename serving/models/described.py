@@ -9,11 +9,12 @@ import steering
 from protos.card import Card, Defaults
 from serving.backends import Backend, GraphTensor
 from serving.fleet.directory import Device, ModelState
+from serving.models.defaults import merged
 from serving.models.model import PlainModel, Sampler
 from serving.models.pipeline import CHANNELS, Pipeline
 from serving.models.trial import MOST
 from serving.wire.parameters import GRID, IMAGE, MASK, NEGATIVE, NULL, PROMPT
-from serving.wire.rows import Draws
+from serving.wire.rows import PULLBACK, Draws
 from serving.wire.tensors import Parameter, TensorSpec, datatype
 from steering.targets.rewards import BUILT_IN
 
@@ -52,8 +53,13 @@ def sampler_state(model: Sampler) -> ModelState:
         ),
         backend=_software(backend),
         device=_device(backend),
-        draws=Draws(own(model.card.defaults)),
+        draws=Draws(own(model.card.defaults), units=pullback_units(model)),
     )
+
+
+def pullback_units(model: Sampler) -> dict[str, float]:
+    """How many network rows a row of the vector-Jacobian graph takes as long as; nothing where there is none."""
+    return {} if model.backward is None else {PULLBACK: model.backward.units}
 
 
 def own(defaults: Defaults | None) -> dict[str, Parameter]:
@@ -65,10 +71,7 @@ def own(defaults: Defaults | None) -> dict[str, Parameter]:
 
 def defaults_of(pipeline: Pipeline) -> dict[str, Parameter]:
     """Parameters of a pipeline's requests: its own, else its sampler's, but no options of another solver's."""
-    of_sampler = pipeline.sampler.card.defaults
-    if of_sampler is not None and pipeline.defaults.solver is not None:
-        of_sampler = of_sampler.model_copy(update={"options": None})
-    return own(of_sampler) | own(pipeline.defaults)
+    return own(merged(pipeline.defaults, pipeline.sampler.card.defaults))
 
 
 def pipeline_state(model: Pipeline, sampler: ModelState) -> ModelState:
@@ -100,7 +103,7 @@ def pipeline_state(model: Pipeline, sampler: ModelState) -> ModelState:
             TensorSpec(PREVIEWED, "UINT8", (-1, *model.shown[1:], CHANNELS)),
             TensorSpec(STATES, "FP32", (-1, 2, *event)),
         ),
-        draws=Draws(defaults_of(model), model.card.guidance_input is None, model.units),
+        draws=Draws(defaults_of(model), model.card.guidance_input is None, model.units | pullback_units(model.sampler)),
     )
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 import steering
 from serving.backends import Array
 from serving.engine.task import Evaluation, Product, Step
+from serving.models.backward import number
 from serving.models.model import Sampler
 
 Result = TypeVar("Result")
@@ -20,6 +21,10 @@ class Scorer(Protocol):
 
     def scores(self, x: Tensor) -> Generator[Step, list[Array], Tensor]:
         """Asks for evaluations and returns the scores [B] of x [B, *event]."""
+        ...
+
+    def gradients(self, x: Tensor) -> Generator[Step, list[Array], Tensor]:
+        """As `scores`: the scores and then their gradients in x, flattened, [B, 1 + d]."""
         ...
 
 
@@ -54,10 +59,13 @@ def evaluations(
     try:
         rows = next(sampler)
         while True:
-            if rows.kind == "reward":
+            if rows.kind in ("reward", "reward_gradient"):
                 assert reward is not None
-                scores = reward.scores(rows.x)
+                scores = reward.scores(rows.x) if rows.kind == "reward" else reward.gradients(rows.x)
                 reply = yield from scores if announced else _unannounced(scores)
+            elif rows.kind == "pullback":
+                (output,) = yield _pullback_evaluation(model, rows, announced)
+                reply = number(output).reshape(rows.x.shape)
             elif rows.kind == "estimate":
                 reply = yield from shown(rows.x)
             elif rows.kind == "state":
@@ -83,6 +91,15 @@ def _unannounced(program: Generator[Step, list[Array], Tensor]) -> Generator[Ste
     except StopIteration as stop:
         result: Tensor = stop.value
         return result
+
+
+def _pullback_evaluation(model: Sampler, rows: steering.Rows, announced: bool) -> Evaluation:
+    """Rows of J^T v, J the Jacobian of the prediction, as an evaluation of the vector-Jacobian graph."""
+    backward = model.backward
+    assert backward is not None  # a method that needs it is refused without
+    assert rows.cotangent is not None
+    feeds, cotangent = model.adapter.feeds(rows), model.adapter.cotangent(rows.cotangent)
+    return backward.evaluation(feeds, cotangent, "network", units=backward.units, announced=announced)
 
 
 def network_evaluation(

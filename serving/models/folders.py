@@ -19,8 +19,8 @@ from serving.fleet.directory import Kind
 from serving.models import policy
 from serving.models.model import RAW
 
-GRAPH, TORCH, CARD, BANK, PROGRAMS, CONFIG = (
-    "model.onnx", "model.pt2", "card.yaml", "bank.npz", "searched.json", "config.pbtxt",
+GRAPH, TORCH, CARD, BANK, PROGRAMS, CONFIG, VJP = (
+    "model.onnx", "model.pt2", "card.yaml", "bank.npz", "searched.json", "config.pbtxt", "vjp.onnx",
 )  # fmt: skip
 _CARD_LIKE = re.compile(r"card\.(ya?ml|json)", re.IGNORECASE)
 Stamp = tuple[tuple[str, int, int, int], ...]
@@ -48,6 +48,10 @@ class Folder:
     @property
     def bank(self) -> Path:
         return self.root / self.version / BANK
+
+    @property
+    def vjp(self) -> Path:
+        return self.root / self.version / VJP
 
     @property
     def programs(self) -> Path:

@@ -454,7 +454,8 @@ class LoadedModels:
         else:
             gone = unloaded(model)
             shown = tuple(states(version))
-            self._release(model.network.backend)
+            for network in model.networks:
+                self._release(network.backend)
             version.content = Content(gone, raw(gone), shown)
         self._versions.changed()
         self._count(version, 0)

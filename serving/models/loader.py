@@ -102,9 +102,10 @@ class Loader:
 
 
 def close(model: Opened) -> None:
-    """Close the backend of a model that nobody uses, if it has one."""
+    """Close the backends of a model that nobody uses, if it has some."""
     if not isinstance(model, Recipe):
-        model.network.backend.close()
+        for network in model.networks:
+            network.backend.close()
 
 
 def _written(folder: Folder) -> LoadError:

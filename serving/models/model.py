@@ -3,7 +3,7 @@
 import copy
 import dataclasses
 import hashlib
-from collections.abc import Collection, Hashable, Mapping, MutableMapping
+from collections.abc import Collection, Hashable, Mapping, MutableMapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,9 +14,10 @@ from cachetools import LRUCache
 
 import steering
 from protos.card import Card, End, Range, Sample
-from serving.backends import Array
+from serving.backends import Array, triton
 from serving.engine.task import Network
 from serving.models.adapter import Adapter, Tables
+from serving.models.backward import Backward
 from serving.models.draws import DrawStore
 from steering.posteriors import Chosen, Cloud, Gaussian, Local, Neighbours, Union, Variance
 
@@ -36,6 +37,7 @@ class PlainModel:
         ranges: allowed values of some inputs, by name.
         sample: how it takes a sample as a reward, None for as it is. score_output: the output that is the reward.
         without: numbers that some inputs must not have, by name: they would end the process.
+        backward: its vector-Jacobian graph, if it came with one.
     """
 
     name: str
@@ -46,6 +48,12 @@ class PlainModel:
     sample: Sample | None = None
     score_output: str | None = None
     without: Mapping[str, Collection[int]] = field(default_factory=dict)
+    backward: Backward | None = None
+
+    @property
+    def networks(self) -> Sequence[Network]:
+        """What of it is in memory."""
+        return _networks(self)
 
     def out_of_range(self, name: str, value: Array) -> str:
         """Why an input's values are refused; empty if they are accepted."""
@@ -121,6 +129,8 @@ class Sampler:
         programs: searched solver programs by number of steps.
         ranges: allowed values of some inputs of the network, by name.
         draws: those of its laws under conditions; where it is loaded, the replica's.
+        lasting: whether its rows are evaluated here alone: a network on another server may change without a word.
+        backward: its network's vector-Jacobian graph, if it came with one.
     """
 
     def __init__(
@@ -139,12 +149,20 @@ class Sampler:
         self.ranges: Mapping[str, Range] = {**(ranges or {}), **card.conditions}
         self.adapter = Adapter.of(card, path, network.backend.inputs, network.backend.outputs)
         self.draws = DrawStore()
+        self.lasting = not elsewhere(network)
+        self.backward: Backward | None = None
         self.limit = steering.limits.build(**card.limit)
         self.learn(None, None)
 
-    def referring(self, tables: Tables) -> "Sampler":
-        """This sampler, for rows whose conditions refer to these tables."""
+    @property
+    def networks(self) -> Sequence[Network]:
+        """What of it is in memory."""
+        return _networks(self)
+
+    def referring(self, tables: Tables, made_by: Collection[PlainModel] = ()) -> "Sampler":
+        """This sampler, for rows whose conditions refer to these tables, which these networks make."""
         other = copy.copy(self)
+        other.lasting = self.lasting and not any(elsewhere(each.network) for each in made_by)
         other.adapter = self.adapter.referring(tables)
         return other
 
@@ -185,6 +203,15 @@ class Sampler:
 
 def _explicit(grid: object) -> bool:
     return grid is not None and not isinstance(grid, str)
+
+
+def elsewhere(network: Network) -> bool:
+    """Whether it runs on another server."""
+    return network.backend.kind.startswith(f"{triton.KIND} ")
+
+
+def _networks(model: "Model") -> Sequence[Network]:
+    return [model.network] if model.backward is None else [model.network, model.backward.network]
 
 
 Model = PlainModel | Sampler

@@ -13,6 +13,7 @@ from protos.card import Card, Condition, Defaults, dump_text
 from protos.pipeline import Codec
 from protos.pipeline import Pipeline as Parts
 from serving.backends import GraphTensor, LoadError, shown
+from serving.models.defaults import fault, merged
 from serving.models.encodings import Encodings, Handle
 from serving.models.folders import Folder
 from serving.models.model import Model, PlainModel, Sampler
@@ -202,6 +203,8 @@ class Recipe:
         encoder = binding.coder("encoder", self.card.encoder, sampler, picture, sampler.card.event_shape)
         reading = binding.reading(sampler)
         binding.check_filled(sampler, reading)
+        if self.card.guidance_input is None and (wrong := fault(sampler, merged(self.defaults, sampler.card.defaults))):
+            raise PartError(f"{self.folder.card}: with the sampler {sampler.name!r}: {wrong}")
         return Pipeline(
             self.name, self.version, self.card, self.defaults, self.digest, sampler, reading, decoder, encoder, preview,
             picture, self.encodings,

@@ -3,7 +3,7 @@
 import hashlib
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,16 +11,18 @@ import torch
 
 import steering
 from protos.card import Card, CardError, Range, dump_text, load_card, ranged
-from protos.digest import sha256
+from protos.digest import graph_sha256, sha256
 from protos.programs import ProgramsError, load_programs
 from serving.backends import Backend, LoadError, shown
 from serving.backends.costs import Costs
 from serving.backends.limited import Limited
 from serving.backends.made_up import MadeUp
 from serving.backends.shared import SharedInputs, per_row
+from serving.backends.triton import TritonNetwork
 from serving.engine.task import Network
 from serving.models import defaults, ranges
 from serving.models.adapter import check_graph, check_names, check_time, check_times
+from serving.models.backward import Backward, check_backward
 from serving.models.folders import Folder
 from serving.models.model import Model, PlainModel, Sampler
 from serving.models.pipeline import Opened, Recipe
@@ -60,13 +62,15 @@ def load(folder: Folder, opener: Open, measure: Measure = guess, trials: Trials 
         raise LoadError(f"{folder.card}: expected a model with a graph, got a pipeline")
     backend = opener(folder.graph)
     try:
-        return _loaded(folder, card, backend, measure, trials or Trials())
+        return _loaded(folder, card, backend, opener, measure, trials or Trials())
     except BaseException:
         backend.close()
         raise
 
 
-def _loaded(folder: Folder, card: Card | None, backend: Backend, measure: Measure, trials: Trials) -> Model:
+def _loaded(
+    folder: Folder, card: Card | None, backend: Backend, opener: Open, measure: Measure, trials: Trials
+) -> Model:
     owner = folder.digest
     path = _path(folder, card, backend) if card is not None and card.is_sampler else None
     if card is not None and path is None:
@@ -80,17 +84,56 @@ def _loaded(folder: Folder, card: Card | None, backend: Backend, measure: Measur
         tried = trials.run(folder, backend, digest, arguments, None)
         network = _network(folder, key, backend, measure, tried)
         sample, score = (None, None) if card is None else (card.sample, card.score_output)
-        return PlainModel(folder.name, folder.version, network, digest[:16], arguments, sample, score, without)
+        backward = _backward(folder, card, key, network, opener, measure, trials, arguments)
+        return PlainModel(
+            folder.name, folder.version, network, digest[:16], arguments, sample, score, without, backward
+        )
     card = ranged(card, found)
-    tried = trials.run(folder, backend, digest, {**limits, **ranges.asked(card, path)}, card.output)
+    asked = {**limits, **ranges.asked(card, path)}
+    tried = trials.run(folder, backend, digest, asked, card.output)
     network = _network(folder, key, backend, measure, tried)
     programs = _load_programs(folder.programs, owner) if folder.programs.exists() else {}
     samples = _load_bank(folder.bank, card.event_shape, owner) if folder.bank.exists() else None
     sampler = Sampler(folder.name, folder.version, card, path, network, digest, programs, limits)
-    if why := defaults.fault(sampler):
+    if why := defaults.fault(sampler, card.defaults):
         raise LoadError(f"{folder.card}: {why}")
     sampler.learn(samples, _calibration(card))
+    sampler.backward = _backward(folder, card, key, network, opener, measure, trials, asked)
     return sampler
+
+
+def _backward(
+    folder: Folder,
+    card: Card | None,
+    key: str,
+    network: Network,
+    opener: Open,
+    measure: Measure,
+    trials: Trials,
+    limits: Mapping[str, Range],
+) -> Backward | None:
+    """The network's vector-Jacobian graph, tried and measured as the network was; None where the card says of none, and
+    where the network runs on another server, which has no such graph.
+
+    Args:
+        key: of the network, equal for equal graphs on equal backends.
+        limits: what may be asked of the graph's inputs, by name.
+    """
+    if card is None or card.vjp is None or isinstance(network.backend, TritonNetwork):
+        return None
+    backend = opener(folder.vjp)
+    try:
+        check_backward(folder.vjp, card.vjp, network.backend, rowwise := per_row(backend))
+        key = f"{key} vjp {graph_sha256(folder.vjp)}"
+        tried = trials.run(folder, backend, key, limits, None, folder.vjp)
+        costs = measure(rowwise, key, tried.made_up)
+        if isinstance(rowwise, SharedInputs):
+            rowwise.use(costs.sizes)
+        made = Network(folder.name, rowwise, costs, tried.caution, folder.version)
+        return Backward(made, card.vjp, costs.row_s / network.costs.row_s)
+    except BaseException:
+        backend.close()
+        raise
 
 
 def _network(folder: Folder, key: str, graph: Backend, measure: Measure, tried: Tried) -> Network:

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from protos.card import Range
 from serving.backends import Backend, LoadError
@@ -46,7 +47,13 @@ class Trials:
     known: MutableMapping[str, Findings] = field(default_factory=dict)
 
     def run(
-        self, folder: Folder, backend: Backend, digest: str, ranges: Mapping[str, Range], needed: str | None
+        self,
+        folder: Folder,
+        backend: Backend,
+        digest: str,
+        ranges: Mapping[str, Range],
+        needed: str | None,
+        file: Path | None = None,
     ) -> Tried:
         """Try a graph.
 
@@ -54,6 +61,7 @@ class Trials:
             digest: equal for equal graphs and cards.
             ranges: of the graph's inputs by name, as far as they are known.
             needed: the output that samples need; the others may be left out. None: all are needed.
+            file: of the graph; None for the folder's own.
 
         Raises:
             LoadError: its rows are not independent, or it draws noise.
@@ -62,7 +70,7 @@ class Trials:
         def examined(outputs: Sequence[str]) -> Findings:
             key = f"{digest} {' '.join(outputs)}"
             if key not in self.known:
-                self.known[key] = find(folder.graph, backend, ranges, outputs, self.most)
+                self.known[key] = find(file or folder.graph, backend, ranges, outputs, self.most)
             return self.known[key]
 
         served = [each.name for each in backend.outputs]
@@ -70,7 +78,7 @@ class Trials:
         if findings.fault and not self.trusted and needed is not None and len(served) > 1:
             findings = examined([needed])  # the others are the raw network's
             faults = {name: fault for name in served if name != needed and (fault := examined([name]).fault)}
-        where = f"network {folder.name!r}" if isinstance(backend, TritonNetwork) else folder.graph
+        where = f"network {folder.name!r}" if isinstance(backend, TritonNetwork) else file or folder.graph
         if findings.fault and not self.trusted:
             raise LoadError(f"{where}: {findings.fault} (--trust {folder.name} serves it all the same)")
         if caution := _caution(folder.name, findings):

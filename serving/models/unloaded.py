@@ -10,6 +10,7 @@ from typing import IO
 import torch
 
 from serving.backends import Array, Backend
+from serving.engine.task import Network
 from serving.models.model import Knowledge, Model, PlainModel, Sampler
 from serving.models.pipeline import Opened
 
@@ -36,12 +37,20 @@ class UnloadedBackend:
 
 def unloaded(model: Model) -> Model:
     """The model without its network, and without what is known of its law."""
-    network = replace(model.network, backend=UnloadedBackend(model.network.backend))
+    network, backward = _unloaded(model.network), model.backward
+    if backward is not None:
+        backward = replace(backward, network=_unloaded(backward.network))
     if isinstance(model, PlainModel):
-        return replace(model, network=network)
-    return Sampler(
+        return replace(model, network=network, backward=backward)
+    gone = Sampler(
         model.name, model.version, model.card, model.path, network, model.digest, model.programs, model.ranges
     )
+    gone.backward = backward
+    return gone
+
+
+def _unloaded(network: Network) -> Network:
+    return replace(network, backend=UnloadedBackend(network.backend))
 
 
 def identity(model: Opened) -> str:

@@ -31,19 +31,27 @@ def decoded(coder: Coder | None, latents: Tensor, kind: Kind = "network") -> Mad
     a decoder they are pictures already."""
     if coder is None:
         return latents
-    z = latents.to(torch.float32) / coder.card.scale + coder.card.shift
-    return (yield from _through(coder, z, kind))
+    return (yield from _through(coder, read(coder, latents), kind))
+
+
+def read(coder: Coder, latents: Tensor) -> Array:
+    """What the decoder gets for latents [n, *event]."""
+    return _fed(coder, latents.to(torch.float32) / coder.card.scale + coder.card.shift)
+
+
+def _fed(coder: Coder, x: Tensor) -> Array:
+    return x.contiguous().numpy().astype(coder.takes.dtype, copy=False)
 
 
 def encoded(coder: Coder, pictures: Array) -> Made:
     """The latents z = scale * (encoded - shift) [n, *event] of pictures of 0..255 [n, height, width, 3]."""
     x = torch.from_numpy(pictures.astype(np.float32, copy=False)).permute(0, 3, 1, 2) / 127.5 - 1
-    z = yield from _through(coder, x, "network")
+    z = yield from _through(coder, _fed(coder, x), "network")
     return (z - coder.card.shift) * coder.card.scale
 
 
-def _through(coder: Coder, x: Tensor, kind: Kind) -> Made:
-    feeds = {coder.takes.name: x.contiguous().numpy().astype(coder.takes.dtype, copy=False)}
+def _through(coder: Coder, x: Array, kind: Kind) -> Made:
+    feeds = {coder.takes.name: x}
     (output,) = yield Evaluation(coder.model.network, feeds, (coder.gives.name,), len(x), kind, units=coder.units)
     made = torch.from_numpy(np.ascontiguousarray(output.astype(np.float32, copy=False)))
     if not bool(made.isfinite().all()):

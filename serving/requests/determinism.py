@@ -24,7 +24,7 @@ from serving.wire.kserve import InferRequest
 from serving.wire.parameters import Parameters
 from serving.wire.tensors import Array, viewed
 
-QUIET = ("none", "doob", "best_of", "bank_resampling")
+QUIET = ("none", "doob", "best_of", "bank_resampling", "classifier_guidance", "dps", "lgd_mc", "tfg")
 """Steering methods that draw by plans without noise."""
 ON_BANK = ("doob", "bank_resampling")
 """Those whose bytes depend on the model's bank or calibration."""

@@ -17,8 +17,8 @@ from serving.models.described import LATENTS
 from serving.models.evaluations import evaluations
 from serving.models.model import Knowledge, Model, PlainModel, Sampler
 from serving.models.pipeline import AnyModel, Pipeline
+from serving.requests.admitted import STATE_BYTES
 from serving.requests.around import Around
-from serving.requests.job import STATE_BYTES
 from serving.requests.methods import Steered, scored_elsewhere, steering_for
 from serving.requests.parameters import parse as parameters_of
 from serving.requests.parameters import terms_of

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import torch
 
@@ -17,6 +17,7 @@ from serving.models.evaluations import as_it_is, evaluations, unseen
 from serving.models.model import Knowledge, Model, PlainModel, Sampler
 from serving.models.pipeline import AnyModel, Pipeline
 from serving.requests import determinism, likelihood, previews, trajectory
+from serving.requests.admitted import Admitted, guided_stages
 from serving.requests.around import Around
 from serving.requests.methods import Steered, completed, group_size, instead, method_of, steering_for
 from serving.requests.parameters import parse as parameters_of
@@ -33,13 +34,9 @@ from serving.wire.answer import Answer
 from serving.wire.channels import LONGEST_ANSWER
 from serving.wire.kserve import InferRequest
 from serving.wire.parameters import Parameters
-from serving.wire.rows import likelihood_rows_at_once, rows_of
 from serving.wire.tensors import Parameter
 from steering.numerics.weights import checked_rewards
 from steering.sampling.run import merged
-
-STATE_BYTES = 12 * 4
-"""Bytes held for each number of a state: about twelve float32 tensors."""
 
 
 def output_names(model: AnyModel) -> list[str]:
@@ -104,7 +101,7 @@ def _sampling_task(
     parameters, options, reward_arguments = parameters_of(request, around.defaults)
     if parameters.likelihood is not None:
         parameters = likelihood.checked(parameters, request.parameters)
-    n, card = parameters.samples, model.card
+    card = model.card
     exact = deterministic and parameters.likelihood is None
     parameters = around.settled(completed(parameters, card.event_shape, around.defaults, quiet=exact))
     if exact:
@@ -134,13 +131,6 @@ def _sampling_task(
         show_every=parameters.preview_every or 0,
         show_path=parameters.trajectory,
     )
-    doubled = 2 if tensors.condition and parameters.guidance != 1 else 1
-    sent = sum(each[0].numel() * each.element_size() for each in tensors.condition.values())
-
-    def told(rows: int) -> int:
-        """Bytes that conditions of so many rows take: what rows only refer to is there in a call alone."""
-        return rows * sent + min(rows, model.network.costs.largest) * around.row_bytes
-
     if plan.reverse and tensors.x_init is None:
         raise errors.invalid("reverse: expected the data to start from in an input x_init, got none")
     for name, what in (("strength", "data to start from"), ("start_t", "state to start from")):
@@ -150,17 +140,8 @@ def _sampling_task(
         program = _cautioned(
             likelihood.program(model, problem, parameters, tensors, request.outputs), model.network.caution
         )
-        rows = rows_of(parameters, options)
-        at_once = n * doubled * likelihood_rows_at_once(parameters.probes)
-        together = min(n, likelihood.group_size(parameters.probes, card.event_shape)) * at_once // n
-        return Task(
-            model=model.name,
-            program=program,
-            network_rows=rows,
-            network=model.network,
-            rows_at_once=at_once,
-            bytes=_bytes(n, card.event_shape) + told(together),
-        )
+        load = Admitted(around, model, problem, parameters, options).likelihoods()
+        return Task(model=model.name, program=program, network=model.network, **asdict(load))
     around.check_answer(parameters, longest)
     if absent := [name for name in request.outputs if name in LIKELIHOODS]:
         raise errors.invalid(f"output {absent[0]!r}: expected a parameter likelihood beside it, got none")
@@ -198,16 +179,15 @@ def _sampling_task(
         )
     if exact:
         steered.notes.extend(determinism.check_bank(model, steered.method))
-    group = min(n, group_size(steered.steer, card.event_shape))
+    group = min(parameters.samples, group_size(steered.steer, card.event_shape))
     if parameters.trajectory:
         trajectory.check(plan, steered.steer)
         group = trajectory.group_size(group, card.event_shape, longest)
-    rows = _network_rows(problem, parameters, rows_of(parameters.here, options, plan.most_rows))
-    rows += around.rows(parameters, reward)
+    load = Admitted(around, model, problem, parameters, options).samples(steered, reward, group)
     if tensors.x_init is None:
         steered.notes.extend(notes_of(plan))
     steered.notes.extend(previews.notes_of(watched, plan, steered, problem.show_every))
-    if problem.guidance != 1 and problem.guidance_interval is not None and plan.stages and not _guided(problem):
+    if problem.guidance != 1 and problem.guidance_interval is not None and plan.stages and not guided_stages(problem):
         steered.notes.append("guidance: no row of the plan lies in its interval, it acts nowhere")
     program = _cautioned(
         _sample(around, known, problem, parameters, reward, steered, tensors, watched, later, exact, group),
@@ -215,48 +195,7 @@ def _sampling_task(
         *around.cautions,
         *(() if reward is None else reward.cautions),
     )
-    held = n + group * (0 if steered.steer is None else steered.steer.held)
-    at_once = steering.rows_at_once(steered.steer, group) * doubled
-    size = _bytes(held, card.event_shape) + told(at_once) + around.held(parameters)
-    if parameters.trajectory:
-        size += trajectory.held(group, card.event_shape, plan)
-    hint = ""
-    if steered.by_law is not None and (lacking := steered.by_law.laws.lacking):
-        most = lacking[0].draws
-        size += sum(each.bytes for each in lacking) + _bytes(most, card.event_shape) + told(most * doubled)
-        evaluations_alone = rows / at_once + sum(each.stages for each in lacking)
-        once_only = sum(each.network_rows for each in lacking)
-        rows += once_only
-        at_once = max(1, round(rows / evaluations_alone))
-        hint = f"{once_only} of its rows are draws that are made once; residual_wait=false steers without them"
-    return Task(
-        model=around.name,
-        program=program,
-        network_rows=rows,
-        network=model.network,
-        rows_at_once=at_once,
-        bytes=size,
-        heavy=reward is not None,
-        hint=hint,
-    )
-
-
-def _guided(problem: steering.Problem) -> int:
-    """Stages of a table at which null rows are asked for."""
-    times = torch.tensor([stage.denoise.t for stage in problem.plan.stages], dtype=torch.float64)
-    guided = problem.guided(times)
-    return 0 if guided is None else len(times[guided])
-
-
-def _network_rows(problem: steering.Problem, parameters: Parameters, most: int) -> int:
-    """Network rows of a request for samples, `most` where null rows are asked at every stage.
-
-    Exact for tables; what draws otherwise, or looks ahead by roll-outs, is at times of its own.
-    """
-    stages = len(problem.plan.stages)
-    if problem.guidance == 1 or problem.guidance_interval is None or not stages or parameters.posterior == "rollout":
-        return most
-    return most // (2 * stages) * (stages + _guided(problem))
+    return Task(model=around.name, program=program, network=model.network, heavy=reward is not None, **asdict(load))
 
 
 def _start_mean(model: Sampler, known: Knowledge, tensors: Tensors) -> torch.Tensor:
@@ -286,11 +225,6 @@ def _cautioned(program: Routine, *cautions: str) -> Routine:
         return replace(answer, parameters={**answer.parameters, "warnings": warnings})
 
     return warning() if said else program
-
-
-def _bytes(states: int, event: tuple[int, ...]) -> int:
-    """Estimated bytes held by `states` states: registers, estimates, rows and replies."""
-    return states * math.prod(event) * STATE_BYTES
 
 
 def _check_threshold(parameters: Parameters, reward: Reward | None) -> None:

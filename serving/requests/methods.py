@@ -21,7 +21,19 @@ from serving.rewards.external import lasting
 from serving.wire import errors
 from serving.wire.kserve import InferRequest
 from serving.wire.parameters import Parameters
-from steering.baselines import BASELINES, PRESETS, BankResampling, BestOf, Svdd, fk_steering
+from serving.wire.rows import PULLING, TFG_STEPS
+from steering.baselines import (
+    PRESETS,
+    BankResampling,
+    BestOf,
+    ClassifierGuidance,
+    Dps,
+    LgdMc,
+    Svdd,
+    Tfg,
+    fk_steering,
+    tds,
+)
 from steering.numerics.tiles import ROWS
 from steering.posteriors import Bank, Local
 from steering.posteriors.residuals import Residuals
@@ -50,6 +62,11 @@ TAKES: Mapping[str, Sequence[str]] = {
     "fk_steering": (*AIM, "population", "keep", "potential"),
     "doit": ("chains", "preset"),
     "bank_resampling": AIM,
+    "classifier_guidance": ("beta",),
+    "dps": ("beta",),
+    "lgd_mc": ("beta", "candidates", "spread"),
+    "tfg": ("beta", "candidates", "spread", "rho", "mu"),
+    "tds": ("beta", "population", "keep"),
 }
 """Methods by name, with the parameters they take."""
 OPTIONS = tuple(dict.fromkeys(name for names in TAKES.values() for name in names))
@@ -148,11 +165,6 @@ def method_of(parameters: Parameters) -> str:
         RequestError: INVALID_ARGUMENT for unknown names and methods that are not served.
     """
     name = parameters.method
-    if name in BASELINES and name not in TAKES:
-        raise errors.invalid(
-            f"steering {name!r} needs gradients, and engines here only run forwards: expected one of "
-            f"{', '.join(TAKES)}; in a notebook, steering.baselines has it"
-        )
     if name not in (*TAKES, "none"):
         raise errors.invalid(f"unknown steering {name!r}, expected one of {', '.join((*TAKES, 'none'))}")
     return name
@@ -248,7 +260,25 @@ def steering_for(
         raise errors.invalid(str(error)) from None
     if why := "" if made.steer is None else made.steer.unsuitable(plan):
         raise errors.invalid(why)
+    if made.steer is not None and made.steer.needs_gradients:
+        _check_gradients(method, model, problem, reward)
     return made
+
+
+def _check_gradients(method: str, model: Sampler, problem: steering.Problem, reward: Reward) -> None:
+    """Refuse a method whose gradients are not to be had."""
+    if method in PULLING:
+        if model.backward is None:
+            raise errors.invalid(
+                f"steering {method!r}: expected a model with a vector-Jacobian graph (tiltserve export --vjp), got "
+                f"{model.name!r} without; classifier_guidance needs the reward's alone, and doob none"
+            )
+        if model.limit is not None:
+            raise errors.invalid(f"steering {method!r}: expected a model without a limit of D (clip), got one")
+        if problem.guidance != 1 and problem.guidance_rescale:
+            raise errors.invalid(f"steering {method!r}: expected guidance_rescale 0, got {problem.guidance_rescale:g}")
+    if why := reward.no_gradient:
+        raise errors.invalid(f"steering {method!r}: expected a reward with a gradient, got {reward.name!r}: {why}")
 
 
 def group_size(steer: Steering | None, event: Sequence[int]) -> int:
@@ -414,6 +444,29 @@ def _bank_resampling(asked: _Asked) -> Steered:
     return Steered("bank_resampling", steer, steer, bank, threshold=asked.threshold)
 
 
+def _by_gradients(make: Callable[..., Steering], asked: _Asked, options: Mapping[str, Any] | None = None) -> Steered:
+    """A baseline that differentiates the reward, and mostly the network."""
+    parameters = asked.parameters
+    made = make(scored_elsewhere(asked.reward), parameters.beta, key=asked.aim["key"], **(options or {}))
+    return Steered(parameters.method, made)
+
+
+def _lgd_mc(asked: _Asked) -> Steered:
+    spread = {} if asked.parameters.spread is None else {"spread": asked.parameters.spread}
+    return _by_gradients(LgdMc, asked, {"draws": asked.parameters.gradient_draws, **spread})
+
+
+def _tfg(asked: _Asked) -> Steered:
+    parameters = asked.parameters
+    spread = {} if parameters.spread is None else {"spread": parameters.spread}
+    strengths = {"rho": parameters.rho, "mu": parameters.mu, "iterations": TFG_STEPS}
+    return _by_gradients(Tfg, asked, {"draws": parameters.gradient_draws, **strengths, **spread})
+
+
+def _tds(asked: _Asked) -> Steered:
+    return _by_gradients(tds, asked, {"particles": asked.parameters.chains_together, "keep": asked.parameters.kept})
+
+
 _MAKE: Mapping[str, Callable[[_Asked], Steered]] = {
     "doob": _doob,
     "smc": _smc,
@@ -422,4 +475,9 @@ _MAKE: Mapping[str, Callable[[_Asked], Steered]] = {
     "fk_steering": _fk_steering,
     "doit": _doit,
     "bank_resampling": _bank_resampling,
+    "classifier_guidance": partial(_by_gradients, ClassifierGuidance),
+    "dps": partial(_by_gradients, Dps),
+    "lgd_mc": _lgd_mc,
+    "tfg": _tfg,
+    "tds": _tds,
 }

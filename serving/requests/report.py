@@ -29,6 +29,9 @@ def echoed(report: Report, steered: Steered, x: Tensor) -> dict[str, Parameter]:
         "steering": steered.method,
         "warnings": "; ".join([*steered.notes, *report.warnings, *_further(report, steered, x)]),
     }
+    if report.gradient_rows or report.reward_gradient_rows:
+        parameters["gradient_rows"] = report.gradient_rows
+        parameters["reward_gradient_rows"] = report.reward_gradient_rows
     if steered.posterior:
         parameters["posterior"] = steered.posterior
     if report.ess.numel():

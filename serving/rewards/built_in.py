@@ -9,7 +9,7 @@ from torch import Tensor
 
 from serving.backends import Array
 from serving.engine.task import Step
-from serving.rewards.reward import PREFIX, Scoring, came, check_names
+from serving.rewards.reward import PREFIX, Scoring, beside, came, check_names
 from serving.wire import errors
 from serving.wire.tensors import SINGLE, Given
 from steering.errors import SteeringError
@@ -41,13 +41,27 @@ class BuiltInReward:
     def cautions(self) -> tuple[str, ...]:
         return ()
 
+    @property
+    def no_gradient(self) -> str:
+        return "" if self.threshold is None else "it is an event"
+
     def score(self, x: Tensor) -> Tensor:
         return self.built_in.score(x, **self.arguments)
 
     def scores(self, x: Tensor) -> Scoring:
         """Implements `Reward.scores`."""
         yield from tuple[Step, ...]()  # nothing to ask for
-        scores = self.score(x)
+        return self._checked(self.score(x))
+
+    def gradients(self, x: Tensor) -> Scoring:
+        """Implements `Reward.gradients`, by torch."""
+        yield from tuple[Step, ...]()
+        with torch.enable_grad():
+            scores = self._checked(self.score(x := x.detach().requires_grad_()))
+            (gradient,) = torch.autograd.grad(scores, x, torch.ones_like(scores))
+        return beside(scores, gradient)
+
+    def _checked(self, scores: Tensor) -> Tensor:
         if bool(scores.isinf().any()):  # none of these functions is infinite
             raise SteeringError(f"reward {self.name!r}: expected values in the range of float32, got one beyond")
         return scores

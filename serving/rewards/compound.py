@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from serving.rewards.expressions import Apply, Expression, Term, evaluate
-from serving.rewards.reward import Reward, Scoring
+from serving.rewards.reward import Reward, Scoring, beside
 from steering.errors import SteeringError
 from steering.numerics.weights import checked_rewards
 from steering.targets.rewards import event
@@ -64,12 +64,38 @@ class Compound:
     def cautions(self) -> tuple[str, ...]:
         return tuple(each for reward in self.scored.values() for each in reward.cautions)
 
+    @property
+    def no_gradient(self) -> str:
+        each = (f"of {reward.name!r}: {why}" for reward in self.scored.values() if (why := reward.no_gradient))
+        return next(each, "")
+
     def scores(self, x: Tensor) -> Scoring:
         """Implements `Reward.scores`; each term's scores are checked under its own name."""
         found: dict[tuple[object, ...], Tensor] = {}
         for identity, reward in self.scored.items():
             scores = checked_rewards((yield from reward.scores(x)), len(x), reward.name, torch.float32)
             found[identity] = scores if reward.threshold is None else event(scores, reward.threshold)
+        return self._value(found)
+
+    def gradients(self, x: Tensor) -> Scoring:
+        """Implements `Reward.gradients`: the chain rule through the expression, whose derivatives are torch's."""
+        found, slopes = dict[tuple[object, ...], Tensor](), dict[tuple[object, ...], Tensor]()
+        for identity, reward in self.scored.items():
+            both = yield from reward.gradients(x)
+            scores = checked_rewards(both[:, 0], len(x), reward.name, torch.float32)
+            found[identity], slopes[identity] = scores.detach().requires_grad_(), both[:, 1:]
+        with torch.enable_grad():
+            value = self._value(found)
+            # a term that the expression does not depend on has no derivative
+            by_term = torch.autograd.grad(value, [*found.values()], torch.ones_like(value), allow_unused=True)
+        total = torch.zeros(len(x), x[0].numel())
+        for slope, of_term in zip(by_term, slopes.values(), strict=True):
+            if slope is not None:
+                total = total + of_term * slope[:, None]
+        return beside(value, total)
+
+    def _value(self, found: Mapping[tuple[object, ...], Tensor]) -> Tensor:
+        """The expression of the scores."""
         value = evaluate(self.expression, {term: found[identity] for term, identity in self.identities.items()})
         finite = torch.stack([each.isfinite() for each in found.values()]).all(dim=0)
         if bool((value.isinf() & finite).any()):

@@ -14,7 +14,7 @@ from serving.backends import Array, GraphTensor
 from serving.models.evaluations import evaluations
 from serving.models.model import Model, Sampler
 from serving.rewards.network import exact, tensor_argument
-from serving.rewards.reward import PREFIX, Scoring, check_names
+from serving.rewards.reward import PREFIX, Scored, Scoring, check_names
 from serving.wire import errors
 from serving.wire.tensors import Given
 from steering.paths import MeanReverting
@@ -26,7 +26,7 @@ NUMBERS = 2**20
 
 
 @dataclass(frozen=True)
-class LogDensity:
+class LogDensity(Scored):
     """log p of a sampler's law of data, by its probability flow: about 4 steps (1 + 2 probes) rows a candidate.
 
     Every candidate has the same probes, so that the score is a function of the candidate alone; with as many probes as

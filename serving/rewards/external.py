@@ -14,6 +14,7 @@ from torch import Tensor
 from serving.backends import Array
 from serving.engine.task import External
 from serving.rewards import Scoring
+from serving.rewards.reward import Scored
 from serving.wire import errors
 
 ROWS = 1024
@@ -34,7 +35,7 @@ def lasting(key: object) -> bool:
 
 
 @dataclass(frozen=True, eq=False)
-class ExternalReward:
+class ExternalReward(Scored):
     """A reward with its arguments, computed outside of the server and asked from this event loop.
 
     Attributes:

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from serving.backends import Array, GraphTensor, shown
 from serving.engine.task import Evaluation
+from serving.models.backward import number
 from serving.models.model import RAW, Model, PlainModel
-from serving.rewards.reward import PREFIX, Scoring, came, check_names
+from serving.rewards.reward import PREFIX, Scoring, beside, came, check_names
 from serving.rewards.taking import AS_IT_IS, Taking
 from serving.wire import errors
 from serving.wire.tensors import Given, named
@@ -44,15 +45,40 @@ class NetworkReward:
     def cautions(self) -> tuple[str, ...]:
         return (self.model.network.caution,)
 
+    @property
+    def no_gradient(self) -> str:
+        backward = self.model.backward
+        if backward is None:
+            return "its network has no vector-Jacobian graph (tiltserve export --vjp)"
+        if (backward.card.to, backward.card.of) != (self.input, self.output):
+            had = f"{backward.card.of!r} in {backward.card.to!r}"
+            return f"its vector-Jacobian graph is of {had}, and the score is {self.output!r} of {self.input!r}"
+        return "it takes samples as whole numbers" if self.taking.dtype.kind in "iu" else ""
+
     def scores(self, x: Tensor) -> Scoring:
         """Implements `Reward.scores`; rewards of one network share its calls, also if their arguments differ."""
-        rows = len(x)
-        feeds: dict[str, Array] = {self.input: self.taking(x)}
-        feeds |= {name: np.broadcast_to(value, (rows, *value.shape)) for name, value in self.arguments.items()}
-        (scores,) = yield Evaluation(self.model.network, feeds, (self.output,), rows, "reward")
+        feeds = self._feeds(self.taking(x))
+        (scores,) = yield Evaluation(self.model.network, feeds, (self.output,), len(x), "reward")
         if scores.dtype.kind != "f" or scores.dtype == np.float16:
             scores = scores.astype(np.float32)
-        return torch.from_numpy(scores.reshape(rows))
+        return torch.from_numpy(scores.reshape(len(x)))
+
+    def gradients(self, x: Tensor) -> Scoring:
+        """Implements `Reward.gradients`: by the network's vector-Jacobian graph, through what becomes of a sample."""
+        backward = self.model.backward
+        assert backward is not None
+        with torch.enable_grad():
+            prepared = self.taking.prepared(x := x.detach().requires_grad_())
+        feeds, ones = self._feeds(self.taking.typed(prepared)), torch.ones(len(x))
+        scores, gradient = yield backward.evaluation(feeds, ones, "reward", both=True)
+        with torch.enable_grad():
+            (back,) = torch.autograd.grad(prepared, x, number(gradient).reshape(prepared.shape).to(prepared.dtype))
+        return beside(number(scores).reshape(len(x)), back)
+
+    def _feeds(self, samples: Array) -> dict[str, Array]:
+        rows = len(samples)
+        arguments = {name: np.broadcast_to(value, (rows, *value.shape)) for name, value in self.arguments.items()}
+        return {self.input: samples, **arguments}
 
 
 @dataclass(frozen=True)

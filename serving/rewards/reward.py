@@ -4,6 +4,7 @@ from collections.abc import Generator, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from serving.backends import Array
@@ -26,6 +27,7 @@ class Reward(Protocol):
         fingerprint: rewards with equal fingerprints and arguments score equally on every replica.
         threshold: None for a tilt by the score; else the reward is the event "score >= threshold".
         cautions: what every answer that rests on it must say.
+        no_gradient: why it has no gradient, such as "a service only scores"; empty if it has one.
     """
 
     @property
@@ -43,9 +45,31 @@ class Reward(Protocol):
     @property
     def cautions(self) -> tuple[str, ...]: ...
 
+    @property
+    def no_gradient(self) -> str: ...
+
     def scores(self, x: Tensor) -> Scoring:
         """The scores [B] of candidates x [B, *event], unchecked."""
         ...
+
+    def gradients(self, x: Tensor) -> Scoring:
+        """The scores and then their gradients in x, flattened, [B, 1 + d], unchecked; only if it has some."""
+        ...
+
+
+def beside(scores: Tensor, gradients: Tensor) -> Tensor:
+    """Scores [B] and their gradients [B, *event] as `Reward.gradients` gives them, [B, 1 + d]."""
+    return torch.cat([scores.detach()[:, None].to(gradients.dtype), gradients.flatten(1)], dim=1)
+
+
+class Scored:
+    """Part of a reward that only scores."""
+
+    no_gradient = "it is scored forwards only"
+
+    def gradients(self, x: Tensor) -> Scoring:
+        """Implements `Reward.gradients`: never asked for."""
+        raise AssertionError(self.no_gradient)
 
 
 class Definition(Protocol):

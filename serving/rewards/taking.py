@@ -49,6 +49,14 @@ class Taking:
 
     def __call__(self, x: Tensor) -> Array:
         """Prepared samples [B, ...] of the input's type."""
+        return self.typed(self.prepared(x))
+
+    def typed(self, prepared: Tensor) -> Array:
+        """Numbers in the input's type."""
+        return prepared.detach().contiguous().numpy().astype(self.dtype, copy=False)
+
+    def prepared(self, x: Tensor) -> Tensor:
+        """Prepared samples [B, ...] in float32, differentiably unless they are whole numbers."""
         x, card = x.to(torch.float32), self.card
         if card.range is not None and card.to is not None:
             (first, last), (low, high) = card.range, card.to
@@ -69,7 +77,7 @@ class Taking:
             x = x.squeeze(1)
         elif card.layout == "flat":
             x = x.flatten(1)
-        return x.contiguous().numpy().astype(self.dtype, copy=False)
+        return x
 
 
 def _resized(x: Tensor, card: Sample) -> Tensor:

@@ -16,7 +16,7 @@ PRIORITIES = (1, 5, 9)
 STEERING = (
     "steering", "reward", "beta", "threshold", "particles", "posterior", "rollout_steps", "residual_draws",
     "residual_wait", "refresh", "reward_budget", "population", "keep", "inner", "potential", "chains", "candidates",
-    "preset",
+    "spread", "rho", "mu", "preset",
 )  # fmt: skip
 """Parameters of how samples are steered, and toward what."""
 
@@ -50,7 +50,7 @@ def timeout_s(value: Parameter | None) -> float | None:
 
 
 MOST_STEPS = 1000
-_POPULATIONS = {"smc": 64, "fk_steering": 16}
+_POPULATIONS = {"smc": 64, "tds": 64, "fk_steering": 16}
 _PRESET_CHAINS = {
     "halfcheetah-medium-expert-v2": 4,
     "hopper-medium-expert-v2": 4,
@@ -115,6 +115,9 @@ class Parameters(BaseModel):
     potential: Literal["twisted", "difference", "max", "sum"] | None = None
     chains: Annotated[int, Field(ge=1, le=1024)] = 8
     candidates: Annotated[int, Field(ge=1, le=256)] = 8
+    spread: Annotated[Single, Field(ge=0)] | None = None
+    rho: Annotated[Single, Field(ge=0)] = 0.5
+    mu: Annotated[Single, Field(ge=0)] = 0.5
     preset: str | None = None
     preview_every: Annotated[int, Field(ge=1, le=MOST_STEPS)] | None = None
     preview_dtype: Literal["float32", "fp32", "float16", "fp16", "uint8", "none"] | None = None
@@ -154,13 +157,18 @@ class Parameters(BaseModel):
 
     @property
     def chains_together(self) -> int:
-        """Chains of a population, for the methods that have some: `smc` and `fk_steering`."""
+        """Chains of a population, for the methods that have some: `smc`, `tds` and `fk_steering`."""
         return self.population or _POPULATIONS.get(self.method, 1)
 
     @property
     def kept(self) -> int:
-        """Samples drawn from one population: all chains of `smc`, one of `fk_steering`, unless it is said."""
+        """Samples drawn from one population: all chains of `smc`, one of the others, unless it is said."""
         return self.keep or (self.chains_together if self.method == "smc" else 1)
+
+    @property
+    def gradient_draws(self) -> int:
+        """Candidates whose gradients are averaged at a stage: of `lgd_mc` 8 and of `tfg` 2, unless it is said."""
+        return 2 if self.method == "tfg" and "candidates" not in self.model_fields_set else self.candidates
 
     @property
     def chains_a_sample(self) -> int:

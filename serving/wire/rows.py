@@ -16,6 +16,14 @@ from serving.wire.tensors import Parameter
 
 TEXT, ENCODER, DECODER, PREVIEW = "text", "encoder", "decoder", "preview"
 """Networks of a pipeline beside its sampler."""
+PULLBACK = "pullback"
+"""A sampler's vector-Jacobian graph, among `Draws.units`."""
+PULLING = ("dps", "lgd_mc", "tfg", "tds")
+"""Methods that take one of its rows beside every network row."""
+BY_GRADIENTS = ("classifier_guidance", *PULLING)
+"""Methods that differentiate rewards."""
+DIFFERENTIATED = 3
+"""Rows that a decoder takes for a candidate whose gradient is asked for, about: there, and back."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +63,8 @@ class Beside:
             looks = parameters.steps_taken // parameters.preview_every
             whole += looks * parameters.samples * units.get(shown, 0.0)
         if self.seen and parameters.reward is not None:
-            whole += candidates(parameters) * units.get(judging(parameters, units), 0.0)
+            each = DIFFERENTIATED if parameters.method in BY_GRADIENTS else 1
+            whole += each * candidates(parameters) * units.get(judging(parameters, units), 0.0)
         return math.ceil(whole)
 
 
@@ -76,9 +85,17 @@ def candidates(parameters: Parameters) -> int:
         return n + chains * steps * (1 + local)
     if method in ("best_of", "doit"):
         return n * parameters.chains_a_sample
+    if method == "tds":
+        return n + -(-n // parameters.kept) * parameters.chains_together * steps
+    if method in ("lgd_mc", "tfg"):
+        return n * (1 + parameters.gradient_draws * steps * (TFG_STEPS if method == "tfg" else 1))
+    if method in ("dps", "classifier_guidance"):
+        return n * (1 + steps)
     return n * (1 + (parameters.candidates * steps if method == "svdd" else 0))
 
 
+TFG_STEPS = 2
+"""Steps of `tfg`'s mean guidance."""
 RowsOf = Callable[[int, Callable[[str, int], int]], int]
 """Network rows of a sample, given the number of steps and how to look up a solver's option with its default."""
 
@@ -163,7 +180,7 @@ def stage_rows(parameters: Parameters) -> tuple[int, int]:
         rollouts = parameters.particles * (parameters.rollout_steps - 1)
     if method == "smc":
         return parameters.chains_together * (1 + (rollouts if parameters.inner == "doob" else 0)), parameters.kept
-    if method == "fk_steering":
+    if method in ("fk_steering", "tds"):
         return parameters.chains_together, parameters.kept
     if method in ("best_of", "doit"):
         return parameters.chains_a_sample, 1
@@ -174,6 +191,11 @@ def stage_rows(parameters: Parameters) -> tuple[int, int]:
     if method == "doob" and not parameters.residual_wait:  # SVDD steers where draws are not there
         return max(1 + rollouts, parameters.candidates), 1
     return 1 + (rollouts if method == "doob" else 0), 1
+
+
+def pullback_rows(parameters: Parameters, rows: int, units: Mapping[str, float]) -> int:
+    """Rows of the vector-Jacobian graph of a request that takes so many network rows, in these, at most."""
+    return math.ceil(rows * units.get(PULLBACK, 0.0)) if parameters.method in PULLING else 0
 
 
 def likelihood_rows(probes: int) -> int:

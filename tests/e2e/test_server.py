@@ -521,7 +521,7 @@ def test_a_network_whose_rows_are_not_independent_is_refused_or_warned_of(client
         ("rings", {}, {"reward": "nearness +"}, INVALID, "reward 'nearness +': expected a reward's name or an expr"),
         ("rings", {}, {"reward": "nan", "threshold": 1.0, "beta": 2.0}, INVALID, "threshold: expected no beta"),
         ("rings", {}, {"reward": "nearness", "reward_mode": 9}, INVALID, "reward_mode of reward 'nearness': expected"),
-        ("rings", {}, {"reward": "nan", "steering": "dps"}, INVALID, "steering 'dps' needs gradients, and engines"),
+        ("rings", {}, {"reward": "nan", "steering": "dps"}, INVALID, "steering 'dps': expected a model with a vector"),
         ("rings", {}, {"reward": "nan", "steering": "up"}, INVALID, "unknown steering 'up', expected one of doob, "),
         ("rings", {}, {"reward": "nan", "steering": "smc"}, INVALID, "solver 'dpmpp_2m' with eta 0 draws no noise"),
         ("rings", {}, {"reward": "nan", "chains": 4}, INVALID, "chains: steering 'doob' does not take it; those that"),

@@ -143,6 +143,30 @@ def test_a_module_that_fails_leaves_no_folder(tmp_path: Path):
     assert list(tmp_path.iterdir()) == []
 
 
+class Rounded(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.round().sum(dim=1)
+
+
+class Steps(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return (x > 0).float().sum(dim=1)
+
+
+@pytest.mark.parametrize(
+    ("module", "text"),
+    [
+        (Rounded(), "gradients: expected some of 'y' in 'x' other than 0, got 0 everywhere"),
+        (Steps(), "Steps: its gradient cannot be exported: ValueError: expected an output that depends on the input"),
+    ],
+)
+def test_a_score_without_a_gradient_is_refused(tmp_path: Path, module: nn.Module, text: str):
+    card, examples = Card(name="net"), {"x": torch.randn(4, 2)}
+    with pytest.raises(ExportError, match=text):
+        export_model(module, tmp_path / "net", card, examples=examples, outputs=["y"], sizes=(1,), gradients=True)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("examples", "outputs", "text"),
     [

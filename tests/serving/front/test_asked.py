@@ -15,7 +15,7 @@ from serving.requests import job, methods
 from serving.wire import kserve, received
 from serving.wire.errors import RequestError
 from serving.wire.kserve import InferRequest
-from serving.wire.rows import Draws
+from serving.wire.rows import BY_GRADIENTS, Draws
 from serving.wire.tensors import tensor, value
 
 F = np.float32
@@ -116,7 +116,7 @@ def test_rows_are_those_of_steering(models: dict[str, Model], monkeypatch: pytes
 
 
 def test_every_method_is_compared():
-    assert set(BY_METHOD) == {*methods.TAKES, "none"}
+    assert {*BY_METHOD, *BY_GRADIENTS} == {*methods.TAKES, "none"}  # those have tests of their own
 
 
 def test_presets_have_the_chains_that_steering_gives_them(models: dict[str, Model]):

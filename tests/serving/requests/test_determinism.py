@@ -146,7 +146,8 @@ def test_steered_images_are_drawn_without_noise(live: Live):
         ({"solver": "dlg"}, "deterministic: expected a plan without noise, got solver 'dlg'"),
         (
             {**NEAR, "steering": "smc"},
-            "deterministic: expected steering without noise (none, doob, best_of, bank_resampling), got 'smc'",
+            "deterministic: expected steering without noise (none, doob, best_of, bank_resampling, "
+            "classifier_guidance, dps, lgd_mc, tfg), got 'smc'",
         ),
         (
             {**NEAR, "steering": "doit", "preset": "hopper-medium-v2"},

@@ -22,6 +22,7 @@ from serving.models.folders import scan
 from serving.models.model import Model, Sampler
 from serving.models.repository import load
 from serving.requests import job
+from serving.requests.admitted import STATE_BYTES
 from serving.wire import kserve, received
 from serving.wire.errors import RequestError
 from serving.wire.kserve import InferRequest
@@ -93,8 +94,8 @@ def test_models_with_conditions_have_no_mean_to_start_from(models: dict[str, Mod
         ({"steering": "smc"}, "steering 'smc': expected a parameter reward beside it, got none"),
         (
             {"steering": "dps", "reward": "nan"},
-            "steering 'dps' needs gradients, and engines here only run forwards: expected one of doob, smc, .*; in a "
-            "notebook, steering.baselines has it",
+            "steering 'dps': expected a model with a vector-Jacobian graph .tiltserve export --vjp., got 'rings' "
+            "without; classifier_guidance needs the reward's alone, and doob none$",
         ),
         ({"steering": "smk", "reward": "nan"}, "unknown steering 'smk', expected one of doob, smc, .*, none"),
         ({"posterior": "bnk"}, "parameter posterior: expected 'bank', .*, 'residuals' or 'rollout', got 'bnk'"),
@@ -102,12 +103,15 @@ def test_models_with_conditions_have_no_mean_to_start_from(models: dict[str, Mod
         ({"reward": "nan", "refresh": 1}, "parameter refresh: expected a valid boolean, got 1"),
         (
             {"reward": "nan", "population": 8},
-            "population: steering 'doob' does not take it; those that do: smc, fk_steering$",
+            "population: steering 'doob' does not take it; those that do: smc, fk_steering, tds$",
         ),
-        ({"reward": "nan", "candidates": 8}, "candidates: steering 'doob' does not take it; those that do: svdd$"),
+        (
+            {"reward": "nan", "candidates": 8},
+            "candidates: steering 'doob' does not take it; those that do: svdd, lgd_mc, tfg$",
+        ),
         (
             {"reward": "nan", "steering": "best_of", "beta": 2.0},
-            "beta: steering 'best_of' does not take it; those that do: doob, smc, svdd, fk_steering, bank_resampling$",
+            "beta: steering 'best_of' does not take it; those that do: doob, smc, svdd, fk_steering, bank_resampling, ",
         ),
         (
             {"reward": "nan", "steering": "svdd", "reward_budget": 99},
@@ -340,7 +344,7 @@ def test_conditions_count_as_memory_of_the_rows_that_hold_them(models: dict[str,
         task.program.close()
         return task.bytes
 
-    state = 16 * job.STATE_BYTES
+    state = 16 * STATE_BYTES
     assert held(samples=3) == 3 * (state + 8)
     assert held(samples=3, guidance=2.0) == 3 * (state + 16)
 
