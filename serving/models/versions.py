@@ -187,7 +187,8 @@ class Versions:
                 yield replace(pipeline_state(bound, sampler), reason=version.reason)
 
     def choose(self, name: str, number: str = "", seen: Callable[[str], bool] = anything) -> Version:
-        """The version that a request for a model asks for; the newest ready one where it asks for none.
+        """The version that a request for a model asks for; the newest ready one where it asks for none, of a pipeline
+        the newest whose parts fit.
 
         Args:
             seen: whether a model exists for who asks.
@@ -207,11 +208,13 @@ class Versions:
         if not ready:
             last = found[-1]
             raise errors.unavailable(f"model {name!r} is {last.state.lower()}: {last.reason or 'not loaded yet'}")
-        if (fault := self.fault(ready[-1])) is not None:
+        # a pipeline's newest version may not fit the parts that there are, where an older one does
+        chosen = next((each for each in reversed(ready) if self.fault(each) is None), ready[-1])
+        if (fault := self.fault(chosen)) is not None:
             raise errors.unavailable(f"model {name!r} is {'loading' if fault.soon else 'unavailable'}: {fault}")
-        if name != ready[-1].folder.name and not ready[-1].sampler:
-            raise errors.not_found(f"unknown model {name!r}: {ready[-1].folder.name!r} has no raw network of its own")
-        return ready[-1]
+        if name != chosen.folder.name and not chosen.sampler:
+            raise errors.not_found(f"unknown model {name!r}: {chosen.folder.name!r} has no raw network of its own")
+        return chosen
 
     def model(self, name: str, number: str = "", seen: Callable[[str], bool] = anything) -> AnyModel:
         """As `choose`: the model itself, or the raw network where the name is that."""

@@ -17,7 +17,6 @@ from torch import Tensor
 
 import serving.models
 import steering
-from serving.backends import triton
 from serving.engine.task import Routine
 from serving.models.draws import DrawStore, Evaluating, Record, Recording, Wanted
 from serving.models.draws_on_disk import Form
@@ -36,8 +35,7 @@ class Law:
     """What is drawn: a problem of one row, a key that is equal for equal draws, and their number.
 
     Attributes:
-        lasting: nothing else decides the draws, so that they may be kept on disk. A network on another server may
-            change without a word.
+        lasting: nothing else decides the draws, so that they may be kept on disk, see `Sampler.lasting`.
     """
 
     problem: steering.Problem
@@ -115,9 +113,9 @@ class Laws:
         rows = draws * (len(plan.stages) + (0 if guided is None else len(times[guided])))
         common = _common(model, problem, plan, draws, fixed)
         keys = list(numbers) or [b""]
-        lasting = not model.network.backend.kind.startswith(f"{triton.KIND} ")
+        steady = model.lasting
         laws = [
-            Law(_only(problem, i), hashlib.sha256(common + key).hexdigest(), draws, len(plan.stages), rows, lasting)
+            Law(_only(problem, i), hashlib.sha256(common + key).hexdigest(), draws, len(plan.stages), rows, steady)
             for i, key in zip(first, keys, strict=True)
         ]
         store = model.draws

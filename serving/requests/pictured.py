@@ -57,7 +57,8 @@ class Pictured(Around):
                 raise errors.invalid(f"input {name!r}: expected a sampler, got {pipeline.name!r}, which is a pipeline")
         outputs = [] if {*self.known} <= {*request.outputs} else request.outputs
         super().__init__(
-            replace(request, parameters=others, inputs=own, outputs=outputs), pipeline.sampler.referring(self._tables)
+            replace(request, parameters=others, inputs=own, outputs=outputs),
+            pipeline.sampler.referring(self._tables, pipeline.networks),
         )
         self._asked, self._pipeline, self._deterministic = request, pipeline, deterministic
         self.defaults = defaults_of(pipeline)

@@ -14,15 +14,19 @@ from tritonclient.utils import InferenceServerException
 
 from protos.card import CardError, Defaults, dump_card, load_card
 from protos.pipeline import Codec, Pipeline, Tokenizer
-from serving.backends import LoadError
+from serving.backends import Backend, LoadError
+from serving.backends import triton as triton_backend
 from serving.backends.opening import Opener
 from serving.models.described import defaults_of
 from serving.models.folders import scan
 from serving.models.loaded import LoadedModels
+from serving.models.model import PlainModel, Sampler
 from serving.models.pipeline import PartError, Recipe
 from serving.models.repository import load, opened
+from serving.models.unloaded import UnloadedBackend
 from serving.rewards import bind
 from serving.rewards.decoded import DecodedReward
+from serving.wire.errors import RequestError
 from serving.wire.kserve import InferRequest
 from tests import pipelines
 from tests.serving.live import running, until
@@ -187,6 +191,57 @@ def test_a_pipeline_is_what_its_parts_are(tmp_path: Path, picture_models: Path):
         until(lambda: "model 'tiny.unet': it is unavailable: unloaded" in states()["tiny"][1])
         client.unload_model("tiny")
         until(lambda: states()["tiny"] == ("UNAVAILABLE", "unloaded"))
+
+
+def test_an_older_version_serves_where_the_newest_does_not_fit(tmp_path: Path, picture_models: Path):
+    for name in ("tiny", "tiny.unet", "tiny.text", "tiny.decoder", "tiny.encoder", "tiny.tiny"):
+        shutil.copytree(picture_models / name, tmp_path / name)
+    (tmp_path / "tiny" / "config.pbtxt").write_text("version_policy: { all {} }")
+    newer = tmp_path / "tiny" / "2" / "tokenizer.json"
+    newer.parent.mkdir()
+    words = (tmp_path / "tiny" / "1" / "tokenizer.json").read_text()
+    newer.write_text(words.replace('"sky":11', '"sky":11,"sea":99').replace('"sky": 11', '"sky": 11, "sea": 99'))
+
+    async def run() -> None:
+        shelf = LoadedModels(tmp_path, 1)
+        await shelf.load_all()
+        try:
+            assert {(each.name, each.version, each.state) for each in shelf.states() if each.name == "tiny"} == {
+                ("tiny", "1", "READY"), ("tiny", "2", "UNAVAILABLE"),
+            }  # fmt: skip
+            async with shelf.holding(InferRequest("tiny")) as held:
+                assert held.model.version == "1"
+            with pytest.raises(RequestError, match="expected tokens up to 11, its tokenizer has 99"):
+                shelf.model("tiny", "2")
+        finally:
+            shelf.close()
+
+    asyncio.run(run())
+
+
+def test_options_that_the_samplers_solver_does_not_take_are_refused(tmp_path: Path, parts: dict[str, object]):
+    found = recipe(tmp_path)
+    wrong = replace(found, defaults=Defaults(options={"corrections": 2.0}))
+    with pytest.raises(PartError, match=r"card.yaml: with the sampler 'tiny.unet': defaults: .*corrections"):
+        wrong.bound(parts)
+    assert replace(found, defaults=Defaults(solver="pc", options={"corrections": 2.0})).bound(parts).name == "tiny"
+
+
+def test_draws_of_prompts_that_are_read_elsewhere_do_not_last(parts: dict[str, object]):
+    """They are told apart by prompts, and another server's network may change without a word."""
+    sampler, text = parts["tiny.unet"], parts["tiny.text"]
+    assert isinstance(sampler, Sampler)
+    assert isinstance(text, PlainModel)
+
+    class Elsewhere(UnloadedBackend):
+        def __init__(self, backend: Backend) -> None:
+            super().__init__(backend)
+            self.kind = f"{triton_backend.KIND} there 1 text 1"
+
+    remote = replace(text, network=replace(text.network, backend=Elsewhere(text.network.backend)))
+    assert sampler.lasting
+    assert sampler.referring({}, [text]).lasting
+    assert not sampler.referring({}, [remote]).lasting
 
 
 def test_parts_come_back_into_memory_together(picture_models: Path):
