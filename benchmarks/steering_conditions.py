@@ -112,6 +112,7 @@ def cells(few: bool) -> Generator[tuple[int, float, str], None, None]:
 def main(
     few: Annotated[bool, typer.Option(help="Three cells instead of eighteen.")] = False,
     chosen: Annotated[list[str] | None, typer.Option("--method", "-m")] = None,
+    only: Annotated[list[int] | None, typer.Option("--dimensions", "-d", help="2, 8, 32; all by default.")] = None,
     seed: int = 0,
     samples: Annotated[int, typer.Option(help="Per cell and method.")] = 1024,
     reference: Annotated[int, typer.Option(help="Samples of each guided law.")] = 12000,
@@ -124,6 +125,8 @@ def main(
     noisy = {"draws-sde", "smc", "svdd", "fk"}
     known: dict[tuple[int, float], tuple[Law, dict[bool, Tensor]]] = {}
     for d, guidance, name in cells(few):
+        if only and d not in only:
+            continue
         if (d, guidance) not in known:
             law = Law(d, guidance, seed)
             known[d, guidance] = law, {sde: law.run(SDE if sde else ODE, reference, 99) for sde in (False, True)}
