@@ -5,9 +5,10 @@
 Rewards: the log-probability of a label, of either of two, an event that has no gradient (the thickest twentieth), and
 half of an image to match. Shares are read by the judge, a classifier that never steers; distances are between its
 features of the samples and of held-out real digits of that kind; `spread` is the mean distance between two samples over
-that between two real ones. The exact tilt is the model's own stored samples, reweighted. Rivals that look ahead may ask
-the network for `--rows` rows a sample: 20 and a bank's share at 1,024 samples drawn, by default. Gradients go through
-the same ONNX graphs, run by torch.
+that between two real ones. The exact tilt is the model's own stored samples, reweighted; with `--own`, also so many
+plain samples of each method's own solver: with noise the model has another law than without. `+-` is a share's standard
+error. Rivals that look ahead may ask the network for `--rows` rows a sample: 20 and a bank's share at 1,024 samples
+drawn, by default. Gradients go through the same ONNX graphs, run by torch.
 """
 
 import math
@@ -240,21 +241,45 @@ def spread(features: Tensor) -> float:
     return float(torch.cdist(features, features).sum()) / (len(features) * (len(features) - 1))
 
 
+def error(weights: Tensor, right: Tensor) -> float:
+    """The standard error of a reweighted share."""
+    off = right.to(torch.float64) - weights @ right.to(torch.float64)
+    return float((weights * off).square().sum().sqrt())
+
+
+def show_own(solver: str, x: Tensor, task: Task, reader: Reader, real: Tensor, g: torch.Generator) -> None:
+    """The exact tilt of plain samples of one solver."""
+    read = reader.read(x)
+    with torch.no_grad():
+        scores = torch.cat([task.target.reward(rows) for rows in x.split(512)]).to(torch.float64)
+    weights, right = softmax(task.target.log_weights(scores)), task.right(x, read)
+    again = read.features[torch.multinomial(weights, REFERENCE, replacement=True, generator=g)]
+    print(
+        f"  exact tilt of {len(x)} plain samples by {solver} ({effective_size(weights):.0f} effective): share "
+        f"{float(weights @ right.to(torch.float64)):.3f} +- {error(weights, right):.3f}, mean reward "
+        f"{float((weights * scores)[weights > 0].sum()):.3f}, distance {energy_distance(again, real):.4f}",
+        flush=True,
+    )
+
+
 def main(
     names: Annotated[list[str] | None, typer.Option("--task", "-t", help="0..9, '3 or 7', thick, 'left half'.")] = None,
     chosen: Annotated[list[str] | None, typer.Option("--method", "-m")] = None,
     seed: int = 0,
     samples: Annotated[int, typer.Option(help="Per task and method.")] = 128,
     rows: Annotated[int, typer.Option(help="Network rows a sample that rivals may spend.")] = 100,
+    own: Annotated[int, typer.Option(help="Plain samples of each solver, whose exact tilt is shown too.")] = 0,
+    threads: int = 2,
 ) -> None:
     """Print a table per task."""
-    torch.set_num_threads(2)
+    torch.set_num_threads(threads)
     model, reader = Model(), Reader()
     data = np.load(ROOT / "deploy" / "demo_data" / "held_out.npz")
     images = torch.from_numpy(data["images"][:, None].astype(np.float32) / 127.5 - 1)
     real, bank = reader.read(images), reader.read(model.bank)
     table, known = tasks(reader, model, images, torch.from_numpy(data["labels"])), methods(rows)
     path = path_of(model.card)
+    plain: dict[str, Tensor] = {}
     for name in names or list(table):
         task = table[name]
         with torch.no_grad():
@@ -270,7 +295,8 @@ def main(
             floors.append(abs(energy_distance(mine[order[: len(mine) // 2]], mine[order[len(mine) // 2 :]])))
         tilt = bank.features[torch.multinomial(weights, REFERENCE, replacement=True, generator=g)]
         print(
-            f"\n{name}: exact tilt (of {effective_size(weights):.0f} effective stored samples) share {exact:.3f}, mean "
+            f"\n{name}: exact tilt (of {effective_size(weights):.0f} effective stored samples) share {exact:.3f} +- "
+            f"{error(weights, task.right(model.bank, bank)):.3f}, mean "
             f"reward {mean:.3f}, distance to {len(mine)} real ones {energy_distance(tilt, mine):.4f} (floor "
             f"{sum(floors) / len(floors):.4f})\nmethod            share  reward  distance  spread  network  rewards  "
             "seconds"
@@ -281,10 +307,15 @@ def main(
                 continue
             plan = steering.plan(draw.solver, path=path, steps=draw.steps, prediction="v")
             network = model.differentiable if draw.gradients else model.forward
+            if own and draw.solver not in plain:
+                plain[draw.solver] = steering.run(plan, network, (own, *EVENT), seed + 1000, tile=64)
+            if own:
+                show_own(draw.solver, plain[draw.solver], task, reader, mine, g)
             begin = time.perf_counter()
             x, report = steering.run(plan, network, (samples, *EVENT), seed, draw.steer, report=True, tile=64)
             seconds = time.perf_counter() - begin
             read = reader.read(x)
+            right = task.right(x, read).to(torch.float64)
             with torch.no_grad():
                 reward = float(task.target.reward(x).mean())
             extra = ""
@@ -295,10 +326,11 @@ def main(
             if name == "left half":
                 extra = f"  off by {math.sqrt(-reward * 2 * 0.4**2 / 392):.3f} a pixel"
             print(
-                f"{method:16} {float(task.right(x, read).to(torch.float64).mean()):6.3f} {reward:7.3f} "
+                f"{method:16} {float(right.mean()):6.3f} {reward:7.3f} "
                 f"{energy_distance(read.features, mine):9.4f} {spread(read.features) / spread(mine):7.3f} "
                 f"{(report.network_rows + 2 * report.gradient_rows) / samples:8.1f} "
-                f"{(report.reward_rows + 3 * report.reward_gradient_rows) / samples:8.1f} {seconds:8.1f}{extra}",
+                f"{(report.reward_rows + 3 * report.reward_gradient_rows) / samples:8.1f} {seconds:8.1f}{extra}"
+                f"  +-{float(right.std()) / samples**0.5:.3f}",
                 flush=True,
             )
 

@@ -65,10 +65,15 @@ class Level:
 
 @dataclass(frozen=True, eq=False)
 class Residuals:
-    """Residuals of `draws` near a state's estimate, times a `scale` for each of their levels."""
+    """Residuals of `draws` near a state's estimate, times a `scale` for each of their levels.
+
+    Attributes:
+        nearness: most numbers by which estimates of images are compared.
+    """
 
     draws: Draws
     scale: tuple[float, ...]
+    nearness: int = NEARNESS
 
     @property
     def calibration(self) -> Variance:
@@ -150,7 +155,7 @@ class Residuals:
     def _pooled(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n p"]:
         """Flattened events in float32, averaged over squares of pixels if they are larger than `NEARNESS`."""
         event = self.draws.x0.shape[1:]
-        factor = _factor(tuple(event))
+        factor = _factor(tuple(event), self.nearness)
         if factor == 1:
             return x.to(torch.float32)
         (pooled,) = by_tiles(
@@ -160,9 +165,9 @@ class Residuals:
         return pooled
 
 
-def residuals(draws: Draws) -> Residuals:
+def residuals(draws: Draws, nearness: int = NEARNESS) -> Residuals:
     """The residual posterior of a law's draws; see `Residuals`."""
-    return Residuals(draws, (IMAGES if draws.x0.ndim > 2 else 1.0,) * len(draws.residuals))
+    return Residuals(draws, (IMAGES if draws.x0.ndim > 2 else 1.0,) * len(draws.residuals), nearness)
 
 
 def fitting(draws: Draws) -> Bank | Local:
@@ -173,12 +178,10 @@ def fitting(draws: Draws) -> Bank | Local:
     return bank(draws.x0).with_local(Gaussian(draws))
 
 
-def _factor(event: tuple[int, ...]) -> int:
-    """The side of the squares that leave at most `NEARNESS` numbers of an event [channels, height, width]."""
+def _factor(event: tuple[int, ...], most: int) -> int:
+    """The side of the squares that leave at most so many numbers of an event [channels, height, width]."""
     factor = 1
     if len(event) == 3:
-        while event[0] * math.ceil(event[1] / factor) * math.ceil(event[2] / factor) > NEARNESS and factor < min(
-            event[1:]
-        ):
+        while event[0] * math.ceil(event[1] / factor) * math.ceil(event[2] / factor) > most and factor < min(event[1:]):
             factor *= 2
     return factor
