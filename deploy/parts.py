@@ -61,7 +61,7 @@ def run_directory(settings: Settings) -> None:
 
 
 async def _front(settings: Settings) -> None:
-    stop = _signalled()
+    stop, again = _signalled()
     front = made_front(settings, internal_token(settings), lame_duck_s=LAME_DUCK_S)
     try:
         await front.start()
@@ -76,7 +76,9 @@ async def _front(settings: Settings) -> None:
     telling = asyncio.create_task(_tell(front))
     await stop.wait()
     telling.cancel()
+    hurrying = asyncio.create_task(_hurry(front, again))
     await front.stop()  # probes are answered until it has drained
+    hurrying.cancel()
     if probes is not None:
         await asyncio.to_thread(probes.close)
 
@@ -88,13 +90,18 @@ def _probes(settings: Settings, front: Front) -> Probes | None:
     return Probes(host, settings.health_port, live=lambda: front.check_health(STILL_S), ready=lambda: front.serving)
 
 
+async def _hurry(front: Front, again: asyncio.Event) -> None:
+    await again.wait()
+    front.hurry()
+
+
 async def _tell(front: Front) -> None:
     names = await front.ready()
     _print(f"ready grpc={front.grpc_address} metrics={front.metrics_address} models={','.join(names)}")
 
 
 async def _directory(settings: Settings, server: DirectoryServer) -> None:
-    stop = _signalled()
+    stop, _ = _signalled()
     try:
         await server.start()
     except RuntimeError as error:
@@ -104,12 +111,12 @@ async def _directory(settings: Settings, server: DirectoryServer) -> None:
     await server.stop()
 
 
-def _signalled() -> asyncio.Event:
-    """Set by SIGINT and SIGTERM."""
-    stop = asyncio.Event()
+def _signalled() -> tuple[asyncio.Event, asyncio.Event]:
+    """Set by the first SIGINT or SIGTERM, and by the next one."""
+    first, again = asyncio.Event(), asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    return stop
+        asyncio.get_running_loop().add_signal_handler(number, lambda: (again if first.is_set() else first).set())
+    return first, again
 
 
 def _print(line: str) -> None:

@@ -112,7 +112,7 @@ class Front:
         self._directory, self._host, self._metrics_host = directory, host, metrics_host or host
         self._socket, self._private, self._beside, self._guards = socket, private, beside, guards
         self._grpc_port, self._metrics_port, self._drain_s = grpc_port, metrics_port, drain_s
-        self._announce, self._lame_duck_s = announce, lame_duck_s
+        self._announce, self._lame_duck_s, self._hurried = announce, lame_duck_s, asyncio.Event()
         self._roster = Roster(directory, poll_s)
         self.metrics = FrontMetrics(FleetMetrics(self._roster), self._replica_pages, watching, metrics_identities)
         self._connections = connections or Connections()
@@ -193,7 +193,8 @@ class Front:
         self._health.close()
         self._roster.leaving = True
         if self._servers and self._lame_duck_s:
-            await asyncio.sleep(self._lame_duck_s)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._hurried.wait(), self._lame_duck_s)
             self._streams.stop()
             # whoever is still here is sent to another front by the closing of his connection, which a client's next
             # request does not notice; a refusal it would
@@ -219,6 +220,10 @@ class Front:
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
         self._servers, self._following, self._myself, self._page, self._folder = [], None, None, None, None
+
+    def hurry(self) -> None:
+        """A front that is being stopped does not serve on, and drains now."""
+        self._hurried.set()
 
     async def check_health(self, still_s: float) -> None:
         """Raises RuntimeError when the fleet was not read for `still_s` seconds, or the gRPC server does not answer."""

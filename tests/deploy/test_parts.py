@@ -62,7 +62,7 @@ def probed(port: int, path: str) -> int:
 
 
 def test_a_front_and_a_directory_of_their_own(tmp_path: Path):
-    """A front that is told to stop says so while it still serves, and ends with nothing under way."""
+    """A front that is told to stop says so while it still serves; told again, it ends with nothing under way."""
     networks.write_rings(tmp_path / "models")
     file = tmp_path / "token"
     file.write_text(TOKEN)
@@ -76,7 +76,7 @@ def test_a_front_and_a_directory_of_their_own(tmp_path: Path):
         config = tmp_path / "shared.yaml"
         config.write_text("models: /not/here\nreplicas: 7\ndirectory_port: 9\nmetrics_port: 0\ngrpc_port: 0\n")
         health_port = free_port()
-        options = ["--directory", found[1], "--config", str(config), "--lame-duck-seconds", "3", *token]
+        options = ["--directory", found[1], "--config", str(config), "--lame-duck-seconds", "600", *token]
         options += ["--health-port", str(health_port)]
         with running(tmp_path / "models", guards=guards, directory=client) as live, part("front", *options) as front:
             ready = re.fullmatch(r"ready grpc=(\S+) metrics=\S+ models=rings,rings\.network\n", line(front))
@@ -99,6 +99,7 @@ def test_a_front_and_a_directory_of_their_own(tmp_path: Path):
                 assert drawn()
                 assert not asked.is_server_ready()
                 assert (probed(health_port, "live"), probed(health_port, "ready")) == (200, 503)
+            front.terminate()  # and does not wait for the rest of ten minutes
             assert front.wait(20) == 0
             assert front.stderr is not None
             assert "Traceback" not in front.stderr.read()
