@@ -8,7 +8,7 @@ MODELS ?= deploy/models
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-text demo-3d test serve monitor lint format bench e2e-cluster protos models models-text models-scenes lock chart-tools clean
+.PHONY: help install demo demo-text demo-3d test serve monitor e2e-alerts lint format bench e2e-cluster protos models models-text models-scenes lock chart-tools clean
 
 help: ## show the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ monitor: ## watch `make serve` with Prometheus, its rules and alerts, on 9090 un
 	@command -v prometheus >/dev/null || { echo "error: expected the program prometheus, found none: apt install prometheus" >&2; exit 1; }
 	@mkdir -p build/monitor
 	prometheus --config.file=deploy/monitoring/prometheus.yaml --storage.tsdb.path=build/monitor --storage.tsdb.retention.time=7d --web.listen-address=127.0.0.1:9090 --log.level=warn $(ARGS)
+
+e2e-alerts: $(STAMP) ## put faults into a fleet that a real Prometheus and Alertmanager watch (about 15 minutes)
+	$(BIN)/python -m benchmarks.alerts $(ARGS)
 
 lint: $(STAMP) ## ruff and mypy
 	$(BIN)/ruff check .
