@@ -813,6 +813,7 @@ def test_reflection_describes_every_service():
             assert methods == 20
             assert services == {
                 "inference.GRPCInferenceService",
+                "tiltserve.v1.Distillation",
                 "tiltserve.v1.Fleet",
                 "tiltserve.v1.Sampling",
                 "grpc.health.v1.Health",
