@@ -219,7 +219,7 @@ def test_prompts_are_encoded_once(pictured: Live):
     replica = pictured.replicas[0]
 
     def rows(model: str) -> float:
-        return pictured.metric("tiltserve_rows_total", model=model, replica=replica.id)
+        return pictured.metric("tiltserve_rows_total", model=model, replica_id=replica.id)
 
     def asked(*prompts: str, **others: Any) -> None:
         with triton.InferenceServerClient(replica._address) as client:
