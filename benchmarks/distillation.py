@@ -23,6 +23,7 @@ from typing import Annotated
 import torch
 import typer
 
+import steering
 from benchmarks._distillation import formulas, scenes, voxels
 from benchmarks._distillation.priors import Offline, Prior, Served
 from deploy.process import running_server
@@ -149,8 +150,12 @@ def main(
         else:
             with learned_prior(False) as prior:
                 iterations = scenes.TILTED // 3 if quick else scenes.TILTED
+                curve = load_card(MODEL / "card.yaml").calibration
+                assert curve is not None
+                measured = steering.Calibration(tuple(curve.t), tuple(curve.mse))
                 for each in kind or list(KINDS[:1]):
-                    scenes.tilted(prior, each, data.unseen(each), iterations, 60 if quick else scenes.BANK)
+                    members = 60 if quick else scenes.BANK
+                    scenes.tilted(prior, each, data.unseen(each), iterations, measured, members)
 
 
 if __name__ == "__main__":

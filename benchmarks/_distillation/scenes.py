@@ -15,7 +15,9 @@ from benchmarks._distillation.priors import Prior, Wish
 from exporters.scenes import data, judging
 from exporters.scenes.family import GRID, KINDS, Field, member, voxels
 from exporters.scenes.render import ELEVATIONS, cameras, render
+from steering import Calibration
 from steering.distillation import Settings, schedule
+from steering.posteriors import bank, gaussian, neighbours
 
 STEP = 0.05
 SMOOTH = 2e-4
@@ -192,19 +194,34 @@ def redness(x: Tensor) -> Tensor:
     return 20 * (x[:, 0] - 0.5 * (x[:, 1] + x[:, 2])).mean(dim=(1, 2))
 
 
-def tilted(prior: Prior, kind: str, references: Tensor, iterations: int, members: int = BANK) -> None:
+def _tilting(settings: Settings, methods: Sequence[steering.Doob], i: int, chosen: list[int]) -> Wish:
+    return Wish(settings, steer=[methods[k] for k in chosen])
+
+
+def tilted(
+    prior: Prior, kind: str, references: Tensor, iterations: int, measured: Calibration, members: int = BANK
+) -> None:
     """Prints the reward of scenes and their distance to the family: plain, tilted, and with weighted noises.
+
+    `measured` is the error of the prior's D. Without it a bank under conditions takes candidates as wide as data where
+    its samples do not reach, and tilts far too much.
 
     A camera's bank is what training members look like from there: it costs renders, where the model's own samples would
     cost 12 x 20 x members network rows. Members that scenes are compared with are others.
     """
     around = data.reference_cameras()
     fields = [member("train", kind, number) for number in range(members)]
-    bank = torch.stack([render(field, around) for field in fields])
-    methods = [
-        steering.Doob(redness, BETA, posterior=steering.posteriors.bank(bank[:, k]), key=k) for k in range(len(around))
-    ]
-    rewards = torch.stack([redness(bank[:, k]) for k in range(len(around))], dim=1)
+    seen = torch.stack([render(field, around) for field in fields])
+    methods = {
+        name: [
+            steering.Doob(
+                redness, BETA, posterior=bank(seen[:, k]).with_local(local(seen[:, k]).calibrated(measured)), key=k
+            )
+            for k in range(len(around))
+        ]
+        for name, local in (("gaussian", lambda x: gaussian()), ("neighbours", neighbours))
+    }
+    rewards = torch.stack([redness(seen[:, k]) for k in range(len(around))], dim=1)
     whole = rewards.mean(dim=1)
     print(f"\n{kind}, tilted toward red, beta {BETA}             reward   one    each   rows  reward rows")
     print(f"  {'members, mean':36}{float(whole.mean()):9.2f}")
@@ -215,11 +232,12 @@ def tilted(prior: Prior, kind: str, references: Tensor, iterations: int, members
     times = schedule("coarse", scale=SCALE, i_end=iterations)
     plain = Settings(mode="sds", times=times)
     weighs = Settings(mode="reward_sds", times=times, noises=4)
-    for name, views, wish in (
+    ways: list[tuple[str, int, Callable[[int, list[int]], Wish]]] = [
         ("sds", 8, lambda i, chosen: Wish(plain)),
         ("sds, noises weighted by reward", 2, lambda i, chosen: Wish(weighs, ("redness", redness), BETA)),
-        ("sds, tilted", 8, lambda i, chosen: Wish(plain, steer=[methods[k] for k in chosen])),
-    ):
+        *((f"sds, tilted, bank to {name}", 8, partial(_tilting, plain, each)) for name, each in methods.items()),
+    ]
+    for name, views, wish in ways:
         got = optimised(prior, Run(kind, iterations, wish, views=views, fixed=True), references)
         reward = float(redness(got.pictures).mean())
         print(f"  {name:36}{reward:9.2f}{got.one:7.3f}{got.each:7.3f} {got.rows:6} {got.reward_rows:12}", flush=True)
