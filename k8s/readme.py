@@ -16,6 +16,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 CHART = ROOT / "k8s" / "chart" / "tiltserve"
 MONITORING = ROOT / "deploy" / "monitoring"
+RULES = ("alerts.yaml", "recording.yaml")
 FILES = CHART / "files" / "monitoring"
 _HEAD = """\
 # The chart tiltserve
@@ -55,8 +56,7 @@ def main() -> int:
 def files() -> dict[Path, str]:
     """The text of each file that is made of others."""
     made = {CHART / "README.md": page()}
-    rules = (path for path in MONITORING.glob("*.yaml") if not path.stem.endswith("_test"))
-    made |= {FILES / path.name: path.read_text() for path in sorted(rules)}
+    made |= {FILES / name: (MONITORING / name).read_text() for name in RULES}
     made |= {FILES / "dashboards" / path.name: path.read_text() for path in MONITORING.glob("dashboards/*.json")}
     return made
 
