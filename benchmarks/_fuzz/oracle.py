@@ -164,7 +164,7 @@ class Judge:
         if "--allow-" in ended.detail:
             found.add("PERMISSION_DENIED")
         if case.to == REPLICA and any(key == "tiltserve-internal" for key, _ in case.metadata):
-            open_to_all = ("OK", "UNIMPLEMENTED") if GROUPS[case.path] == "health" else ()
+            open_to_all: tuple[str, ...] = ("OK", "UNIMPLEMENTED") if GROUPS[case.path] == "health" else ()
             if case.method == "Session":  # which replicas have not
                 open_to_all = ("UNIMPLEMENTED",)
             return frozenset({"UNAUTHENTICATED", *found, *open_to_all})
