@@ -33,6 +33,7 @@ from serving.wire.distillation import evaluations as estimates
 from serving.wire.kserve import InferRequest
 from serving.wire.parameters import NEGATIVE, NULL, PROMPT, Parameters
 from steering import distillation
+from steering.distillation.gradient import MOST_VIEW
 from steering.paths import MeanReverting
 from steering.sampling.sampler import Tilting
 from steering.targets.target import Target
@@ -77,6 +78,11 @@ def task_for(
     """
     terms = terms_of(request)
     _check_names(request, priors)
+    if settings.first_view + len(tensors.input) > MOST_VIEW:
+        raise errors.invalid(
+            f"first_view: expected numbers of views below {MOST_VIEW}, got {settings.first_view} for the first of "
+            f"{len(tensors.input)}"
+        )
     for each in priors:
         _check_shape(tensors.input, each.model)
     numbers = tensors.input.size * settings.noises_a_view
@@ -314,7 +320,7 @@ def _times(sent: Schedule) -> distillation.Schedule | distillation.Times:
         for name in ("c0", "c1", "gap", "smin", "smax"):
             if name not in said:
                 raise errors.invalid(f"schedule.{name}: expected a number beside unit {sent.unit!r}, got none")
-        said = {"perturb": 0.0, **said}
+        said = {"perturb": 0.0, "narrowed": False, **said}  # no preset's levels, which move to what the model knows
     return distillation.schedule(preset or "coarse", **said)
 
 
@@ -364,6 +370,8 @@ def _notes(model: Sampler | Pipeline) -> list[str]:
 def _counted(asked: _Asked, made: _Made, parameters: Parameters) -> _Made:
     """The prior with the rows and the memory that it takes; raises as `_made`."""
     settings, problem, views = asked.settings, made.problem, asked.views
+    if made.negatives is not None and (problem.guidance == 1 or not problem.null):
+        raise errors.invalid(f"negatives: expected guidance other than 1 beside them, got {settings.scale:g}")
     first, second = distillation.times_of(problem, made.kinds, settings.iteration, settings.seed, _numbers(asked))
     k = 0 if made.negatives is None else made.negatives.weights.shape[1]
     rows = distillation.network_rows(problem, made.kinds, second.rho, k)

@@ -22,7 +22,7 @@ from serving.wire.fields import BYTES, tagged, varint
 from serving.wire.kserve import InferRequest
 from serving.wire.parameters import NEGATIVE, PROMPT, Single
 from serving.wire.received import Reading, Received, Sent, entry, named, scalar, tensor
-from serving.wire.tensors import Array, Parameter, datatype, viewed
+from serving.wire.tensors import SINGLE, Array, Parameter, datatype, viewed
 
 INPUT, WEIGHTS = "input", "negative_weights"
 ARGUMENT = "reward_"
@@ -32,8 +32,6 @@ NEEDS_TRAINING = "vsd"
 MOST_VIEWS, MOST_MODELS, MOST_NEGATIVES = 4096, 8, 16
 REWARDED_NOISES = 4
 """Noises of a view where they are weighed and the request does not say how many."""
-MOST_INVERSIONS = 50
-"""Steps of an inversion, at most."""
 TAKEN = (
     "threshold", "rollout_steps", "residual_draws", "refresh", "decode_for_reward", "guidance_low", "guidance_high",
     "guidance_unit", "guidance_drop", "guidance_keep", "deterministic",
@@ -107,7 +105,7 @@ class Settings(_Strict):
     @property
     def most_inversions(self) -> int:
         """Steps of the inversion of a view, at most."""
-        return min(MOST_INVERSIONS, max(1, math.ceil(1000 / self.stride)))
+        return math.ceil(1000 / self.stride)
 
     @property
     def fixed_noise(self) -> bool:
@@ -239,8 +237,8 @@ def _models(rest: pb.GradientRequest) -> Sequence[Weighted]:
     found = []
     for each in rest.models:
         weight = each.weight if each.HasField("weight") else 1.0
-        if not math.isfinite(weight):
-            raise errors.invalid(f"models: expected finite weights, got {weight}")
+        if not abs(weight) <= SINGLE:
+            raise errors.invalid(f"models: expected weights of a size up to {SINGLE:.3g}, got {weight}")
         found.append(Weighted(named("models", each.model), named("models", each.version), weight))
     return found
 

@@ -287,6 +287,7 @@ LINEAR = {"direction": value(np.ones(D, np.float32))}
         ({"mode": "sdf"}, "mode: expected one of sds, cds, ism, reward_sds, got 'sdf'"),
         ({"iteration": None}, "iteration: expected an integer >= 0, which the client counts, got none"),
         ({"iteration": -1}, "iteration: expected greater than or equal to 0, got -1"),
+        ({"first_view": 2**31 - 2}, "first_view: expected numbers of views below 2147483648, got 2147483646 for the"),
         ({"seed": -1}, "seed: expected greater than or equal to 0, got -1"),
         ({"input": None}, "input: expected FP32 or FP16 [views, *event], got none"),
         ({"x": NAN}, "input 'input': expected finite numbers, got NaN or infinity"),
@@ -331,6 +332,9 @@ LINEAR = {"direction": value(np.ones(D, np.float32))}
         ({"model": "nearness"}, "model 'nearness': expected a sampler or a pipeline, got a plain network"),
         ({"negatives": {"mean": tensor(MEANS[:, None])}}, "negative_weights: expected some"),
         ({"negative_weights": tensor(np.ones((3, 1), np.float32))}, "negatives: expected some"),
+        ({"negatives": {"mean": tensor(MEANS[:, None])}, "negative_weights": tensor(np.ones((3, 1), np.float32))},
+         "negatives: expected guidance other than 1 beside them, got 1"),
+        ({"schedule": pb.Schedule(unit="rho", c0=0, c1=0, gap=.1, smin=0, smax=1)}, "schedule: expected noise levels"),
     ],
 )  # fmt: skip
 def test_one_clear_line_for_what_is_wrong(stub: DistillationStub, fields: dict[str, Any], text: str):

@@ -84,6 +84,17 @@ def test_rows_are_those_that_steering_counts(mode: str, guidance: float, noises:
     assert mode != "ism" or counted <= exact * 6
 
 
+def test_the_shortest_strides_are_counted_too():
+    """From the noisiest step down, an inversion by strides of 10 takes a hundred rows of a view."""
+    plan = steering.distillation.prior(steering.paths.vp_cosine(), "eps")
+    problem = steering.Problem(plan=plan, event=(2,))
+    times = steering.distillation.Schedule(c0=980, c1=980, gap=1, perturb=0, smin=0, smax=999)
+    kinds = steering.distillation.Settings(mode="ism", times=times, stride=10.0)
+    _, second = steering.distillation.times_of(problem, kinds, 0, 0, range(3))
+    exact = steering.distillation.network_rows(problem, kinds, second.rho)
+    assert 3 * 97 < exact <= distillation.rows(Settings(mode="ism", iteration=0, stride=10.0), 3)
+
+
 @pytest.mark.parametrize(
     ("data", "text"),
     [
@@ -92,7 +103,7 @@ def test_rows_are_those_that_steering_counts(mode: str, guidance: float, noises:
         (request(schedule=pb.Schedule.FromString(b"\xf8\x07\x01")), "Schedule: unknown field 127"),
         (request(model="m" * 2000), "expected names of at most"),
         (request(models=[pb.WeightedModel(model="a")] * 9, model=""), "models: expected at most 8, got 9"),
-        (request(models=[pb.WeightedModel(weight=np.nan)], model=""), "models: expected finite weights, got nan"),
+        (request(models=[pb.WeightedModel(weight=np.nan)], model=""), "models: expected weights of a size up to"),
         (request(reward_arguments={str(k): value(1.0) for k in range(1100)}), "reward_arguments: expected at most"),
         (request(conditions={str(k): tensor(X[:0]) for k in range(1100)}), "conditions: expected at most 1024, got"),
         (request(prompt=["x"] * 5000), "prompt: expected at most 4096, got 5000"),
@@ -106,10 +117,10 @@ def test_bounds_and_what_is_no_request(data: Any, text: str):
 
 
 def test_small_fields_without_end_are_refused_at_once():
-    start = time.perf_counter()
+    start = time.thread_time()
     text = refused(b"\x62\x00" * 2**22)
     assert "expected a request of at most 8192 fields" in text
-    assert time.perf_counter() - start < 5
+    assert time.thread_time() - start < 5
 
 
 def test_a_session_merges_what_is_common():
