@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from typing import TypeVar
 
 import grpc
@@ -18,10 +18,10 @@ from serving.front.deadline import Deadline
 from serving.front.links import Link, Links
 from serving.front.metrics import FrontMetrics
 from serving.front.roster import Roster
-from serving.front.router import Route
+from serving.front.router import Beside, Route
 from serving.front.statistics import ModelStatistics
 from serving.watching.record import current, note_times, phase
-from serving.wire import errors, kserve
+from serving.wire import distillation, errors, kserve
 from serving.wire.streamed import NOTHING, Place
 
 Reply = TypeVar("Reply")
@@ -108,14 +108,23 @@ class Forwarder:
     async def gradient(self, asked: AskedGradient, data: bytes, deadline: Deadline) -> bytes:
         """The replica's serialised GradientResponse to the serialised GradientRequest `data`, as `infer`.
 
-        A gradient leaves nothing behind on a replica, so it may always be asked for again.
+        A gradient leaves nothing behind on a replica, so it may always be asked for again: of several models, where all
+        have the same fingerprints.
         """
-        target = self._admit(asked)
-        rows = asked.rows(target.model.draws)
+        target = self._admit(asked, [Beside(each.model, each.version) for each in asked.others])
+        rows, beside = asked.rows(target.model.draws), list[Beside]()
         for other in asked.others:
-            rows += asked.rows(self._choose(other.model, other.version).model.draws)
+            if (model := Beside(other.model, other.version).on(target.replica)) is not None:
+                rows += asked.rows(model.draws)
+                beside.append(Beside(other.model, other.version, model.fingerprint))
+        if target.pinned:
+            data = distillation.with_version(data, target.model.version)
+
+        def send(link: Link) -> Awaitable[bytes]:
+            return link.gradient(data, rows, deadline.left())
+
         with self._counted(target, asked, rows, len(data)):
-            return await self._send(target, deadline, lambda link: link.gradient(data, rows, deadline.left()))
+            return await self._send(target, deadline, send, beside=beside)
 
     async def interact(
         self,
@@ -157,11 +166,11 @@ class Forwarder:
         with self._usage.of(who, sizes, rows):
             yield
 
-    def _admit(self, asked: Asked | AskedGradient) -> Route:
+    def _admit(self, asked: Asked | AskedGradient, beside: Sequence[Beside] = ()) -> Route:
         if self._stopping:
             raise errors.not_begun("the server is stopping and takes no new requests")
         with phase("route"):
-            return self._choose(asked.model, asked.version)
+            return self._choose(asked.model, asked.version, beside=beside)
 
     async def _send(
         self,
@@ -169,9 +178,10 @@ class Forwarder:
         deadline: Deadline,
         send: Callable[[Link], Awaitable[Reply]],
         repeatable: Callable[[], bool] = lambda: True,
+        beside: Sequence[Beside] = (),
     ) -> Reply:
         """The result of `send` to the target, or to an equal replica if the target is lost while the request is
-        `repeatable`.
+        `repeatable`. An equal one has the models `beside` too.
 
         If the target has too much to do, an equal replica with clearly less to do is asked, once. A request with which
         its replica had not begun when it stopped answering is not sent on: it may be what stopped the replica. Where
@@ -182,14 +192,14 @@ class Forwarder:
         refused, unbegun = False, 0
         for replay in range(REPLAYS + 1):
             if replay:
-                target = await self._another(target.model, tried, deadline)
+                target = await self._another(target.model, tried, deadline, beside)
                 self._metrics.replays.labels(name).inc()
             sent = time.monotonic()
             try:
                 try:
                     return await self._try(target, send)
                 except grpc.aio.AioRpcError as error:
-                    other = None if refused or not _refused(error) else self._less_loaded(target)
+                    other = None if refused or not _refused(error) else self._less_loaded(target, beside)
                     if other is None:
                         raise
                     target, refused = other, True
@@ -226,14 +236,14 @@ class Forwarder:
                 note_times(error.trailing_metadata())
                 raise
 
-    async def _another(self, model: ModelState, tried: set[str], deadline: Deadline) -> Route:
+    async def _another(self, model: ModelState, tried: set[str], deadline: Deadline, beside: Sequence[Beside]) -> Route:
         """A replica with the same fingerprint: one that was not tried if there is any, else one that came back."""
         try:
             async with asyncio.timeout(deadline.within(self._replay_wait_s)):
                 while True:
                     for exclude in (tried, set[str]()):
                         with contextlib.suppress(errors.RequestError):
-                            return self._choose(model.name, model.version, model.fingerprint, exclude)
+                            return self._choose(model.name, model.version, model.fingerprint, exclude, beside)
                     await self._roster.changed()
         except TimeoutError:
             lost = f"model {model.name!r}: its replica was lost and no other with the same fingerprint came"
@@ -241,17 +251,22 @@ class Forwarder:
                 raise errors.deadline(f"{lost} before the deadline") from None
             raise errors.unavailable(f"{lost} within {self._replay_wait_s:g} s") from None
 
-    def _less_loaded(self, target: Route) -> Route | None:
+    def _less_loaded(self, target: Route, beside: Sequence[Beside]) -> Route | None:
         """An equal replica with clearly less to do, if there is one."""
-        now = target.replica.backlog_rows + self._unreported(target.replica.id)
+        model, now = target.model, target.replica.backlog_rows + self._unreported(target.replica.id)
         with contextlib.suppress(errors.RequestError):
-            other = self._choose(target.model.name, target.model.version, target.model.fingerprint, {target.replica.id})
+            other = self._choose(model.name, model.version, model.fingerprint, {target.replica.id}, beside)
             if other.load < now * CLEARLY_LESS:
                 return other
         return None
 
     def _choose(
-        self, name: str, version: str, fingerprint: str | None = None, exclude: set[str] | None = None
+        self,
+        name: str,
+        version: str,
+        fingerprint: str | None = None,
+        exclude: set[str] | None = None,
+        beside: Sequence[Beside] = (),
     ) -> Route:
         return router.choose(
             self._roster.index,
@@ -259,6 +274,7 @@ class Forwarder:
             version,
             fingerprint=fingerprint,
             exclude=exclude or (),
+            beside=beside,
             unreported=self._unreported,
         )
 

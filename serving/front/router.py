@@ -31,6 +31,30 @@ class Route:
 
 
 @dataclass(frozen=True)
+class Beside:
+    """A further model that a request needs on its replica.
+
+    Attributes:
+        version: "" for the newest there.
+        fingerprint: None for any.
+    """
+
+    model: str
+    version: str = ""
+    fingerprint: str | None = None
+
+    def on(self, replica: ReplicaState) -> ModelState | None:
+        """What the replica will use, None where it has no such model."""
+        ready = [
+            each
+            for each in replica.models
+            if each.name == self.model and self.version in ("", each.version) and each.state == "READY"
+        ]
+        newest = max(ready, key=lambda each: version_order(each.version), default=None)
+        return newest if newest is not None and self.fingerprint in (None, newest.fingerprint) else None
+
+
+@dataclass(frozen=True)
 class Listed:
     """One model of the fleet.
 
@@ -84,6 +108,7 @@ def choose(
     *,
     fingerprint: str | None = None,
     exclude: Collection[str] = (),
+    beside: Sequence[Beside] = (),
     unreported: Callable[[str], int] = lambda replica_id: 0,
     rng: random.Random = _RNG,
 ) -> Route:
@@ -96,6 +121,7 @@ def choose(
         version: "" for any that a replica prefers.
         fingerprint: accept only replicas whose answers have the same bytes.
         exclude: ids of replicas that were tried.
+        beside: further models that the replica must have.
         unreported: rows that the caller has sent to a replica (by its id) and no report has yet.
 
     Raises:
@@ -107,6 +133,13 @@ def choose(
         usable = ()
     if not usable:
         usable = _usable(held(index, name, version), name, fingerprint, exclude)
+    if beside:
+        for each in beside:
+            _usable(held(index, each.model, each.version), each.model, each.fingerprint, exclude)
+        usable = [route for route in usable if all(each.on(route.replica) for each in beside)]
+        if not usable:
+            names = ", ".join(repr(each) for each in dict.fromkeys([name, *(each.model for each in beside)]))
+            raise errors.not_begun(f"models {names}: no replica that takes requests has all of them")
     drawn = rng.sample(usable, min(2, len(usable)))
     return min((replace(each, load=each.load + unreported(each.replica.id)) for each in drawn), key=attrgetter("load"))
 

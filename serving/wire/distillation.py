@@ -18,7 +18,7 @@ from protos.tiltserve.v1 import distillation_pb2 as pb
 from protos.tiltserve.v1 import tensor_pb2
 from serving.wire import errors, kserve
 from serving.wire.answer import Answer
-from serving.wire.fields import BYTES, tagged, varint
+from serving.wire.fields import BYTES, fields, tagged, varint
 from serving.wire.kserve import InferRequest
 from serving.wire.parameters import NEGATIVE, PROMPT, Single
 from serving.wire.received import Reading, Received, Sent, entry, named, scalar, tensor
@@ -212,6 +212,23 @@ def read(data: bytes) -> Wanted:
         inputs = [*conditions.values(), *arguments.values(), *_texts(rest)]
         request = Received(first.model, first.version, rest.id, _parameters(reading, rest), inputs)
         return Wanted(request, models, given, _said(rest), [*negatives.values()], weights)
+
+
+def with_version(data: bytes, version: str) -> bytes:
+    """The serialised GradientRequest `data`, which was read, for one version of its model, of the first of several.
+
+    Serialised messages merge when concatenated; the first of several is written anew.
+    """
+    pieces: list[bytes | memoryview] = []
+    several = False
+    for each in fields(memoryview(data)):
+        if each.number == _NUMBER["models"].number and not several:
+            several = True
+            chosen = pb.WeightedModel(version=version).SerializeToString()
+            pieces += tagged(each.number, bytes(each.value) + chosen)
+        else:
+            pieces.append(each.whole)
+    return b"".join(pieces) if several else data + pb.GradientRequest(version=version).SerializeToString()
 
 
 def _vector(reading: Reading, data: memoryview) -> Sent | None:

@@ -59,6 +59,21 @@ def test_only_replicas_of_the_fingerprint():
     assert refusal(replicas, fingerprint="h").code is grpc.StatusCode.UNAVAILABLE
 
 
+def test_what_a_request_needs_beside_its_model_is_there_too():
+    other = replace(digits(fingerprint="o"), name="other")
+    newer = replace(other, version="2", fingerprint="p")
+    replicas = [replica("a"), replica("b", digits(), other), replica("c", digits(), other, newer)]
+    assert {*picked(replicas, beside=[router.Beside("other")])} == {"b", "c"}
+    assert picked(replicas, beside=[router.Beside("other", "2")]) == {"c": 200}
+    assert picked(replicas, beside=[router.Beside("other", "", "o")]) == {"b": 200}  # "c" would use the newer one
+    assert {*picked(replicas, beside=[router.Beside("other", "1", "o")])} == {"b", "c"}
+    assert refusal(replicas, beside=[router.Beside("none")]).code is grpc.StatusCode.NOT_FOUND
+    assert refusal(replicas, beside=[router.Beside("other", "3")]).code is grpc.StatusCode.NOT_FOUND
+    apart = refusal([replica("a"), replica("b", other)], beside=[router.Beside("other")])
+    assert apart.code is grpc.StatusCode.UNAVAILABLE
+    assert "models 'digits', 'other': no replica that takes requests has all of them" in apart.detail
+
+
 def test_of_many_the_load_evens_out():
     """Requests of 5 to 1000 rows, reports far behind: a front that counts its own rows keeps ten replicas even."""
     rng = random.Random(1)

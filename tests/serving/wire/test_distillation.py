@@ -123,6 +123,19 @@ def test_small_fields_without_end_are_refused_at_once():
     assert time.thread_time() - start < 5
 
 
+def test_a_version_is_chosen_for_the_first_model():
+    one = request(iteration=1, conditions={"c": tensor(X)})
+    several = request(model="", models=[pb.WeightedModel(model="a", weight=2.0), pb.WeightedModel(model="b")])
+    for sent in (one, several):
+        changed = distillation.with_version(sent.SerializeToString(), "3")
+        models = [(each.model, each.version, each.weight) for each in distillation.read(changed).models]
+        wanted = [("m", "3", 1.0)] if sent is one else [("a", "3", 2.0), ("b", "", 1.0)]
+        assert models == wanted
+        back = pb.GradientRequest.FromString(changed)
+        (back.models[0] if sent is several else back).version = ""
+        assert back == sent
+
+
 def test_a_session_merges_what_is_common():
     session = Session()
     common = pb.GradientRequest(model="m", mode="cds", conditions={"a": tensor(X)}, schedule=pb.Schedule(c0=5.0))
