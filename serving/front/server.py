@@ -53,8 +53,10 @@ _REFLECTION = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
 Services = Sequence[grpc.GenericRpcHandler]
 _SCRAPE_S = 1.0
 _REFUSE_S = 0.2
-"""Seconds between refusing new requests and closing the server. gRPC ends a call that waits to be taken in at that
-moment as CANCELLED, which clients do not try again; most have been told UNAVAILABLE by then."""
+"""A front that refuses new requests is closed once it was asked for none of them for so long: gRPC ends a call that
+waits to be taken in at that moment as CANCELLED, which clients do not try again, and a refusal they do."""
+_REFUSE_MOST_S = 5.0
+"""It is closed after so long all the same: some clients ask again at once, for ever."""
 ANSWER_S = 5.0
 """Seconds in which a front that is well answers its own health check."""
 
@@ -195,15 +197,17 @@ class Front:
         if self._servers and self._lame_duck_s:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._hurried.wait(), self._lame_duck_s)
+            self._forwarder.stop()
             self._streams.stop()
             # whoever is still here is sent to another front by the closing of his connection, which a client's next
-            # request does not notice; a refusal it would
+            # request does not notice; only calls that wait to be taken in right now are refused
+            await self._ask_itself()
             await asyncio.gather(*(server.stop(self._drain_s + CLOSE_S) for server in self._servers))
         self._forwarder.stop()
         self._streams.stop()
         if self._servers:
             if not self._lame_duck_s:
-                await asyncio.sleep(_REFUSE_S)
+                await self._refuse()
                 await self._under_way.over(self._drain_s)
                 await asyncio.gather(*(server.stop(CLOSE_S) for server in self._servers))
             for path in filter(None, (self._socket, self._private, self._beside)):
@@ -220,6 +224,22 @@ class Front:
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
         self._servers, self._following, self._myself, self._page, self._folder = [], None, None, None, None
+
+    async def _refuse(self) -> None:
+        """Answers those who still ask, until nobody does."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_REFUSE_MOST_S):
+                came = None
+                while came != self._under_way.came:
+                    came = self._under_way.came
+                    await asyncio.sleep(_REFUSE_S)
+                    await self._ask_itself()
+
+    async def _ask_itself(self) -> None:
+        """Returns once calls that waited to be taken in have been: the front's own call stands behind them."""
+        if self._myself is not None:
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                await health_pb2_grpc.HealthStub(self._myself).Check(health_pb2.HealthCheckRequest(), timeout=ANSWER_S)
 
     def hurry(self) -> None:
         """A front that is being stopped does not serve on, and drains now."""

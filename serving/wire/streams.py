@@ -81,15 +81,21 @@ async def _read(messages: AsyncIterator[Message]) -> Message:
 
 
 class UnderWay:
-    """Calls that a stopping server finishes. Make it on the server's event loop."""
+    """Calls that a stopping server finishes. Make it on the server's event loop.
+
+    Attributes:
+        came: how many there have been.
+    """
 
     def __init__(self) -> None:
+        self.came = 0
         self._calls: set[object] = set()
         self._ended = asyncio.Event()
 
     def add(self, context: ServicerContext) -> None:
         """Count a call until its status is sent."""
         call = object()
+        self.came += 1
         self._calls.add(call)
         context.add_done_callback(lambda _: self._done(call))
 

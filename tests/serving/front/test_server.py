@@ -775,7 +775,13 @@ def test_a_stopping_front_finishes_its_requests():
 
 
 def test_clients_that_ask_while_a_front_stops_are_told_so():
-    """Also those whose calls wait to be taken in at that moment, which gRPC itself would end as CANCELLED."""
+    """Also those whose calls wait to be taken in at that moment, which gRPC itself would end as CANCELLED, and also
+    where the front is slow to take them in."""
+
+    async def hold_up() -> None:
+        while True:
+            time.sleep(0.02)  # noqa: ASYNC251 - it is there to hold up the event loop
+            await asyncio.sleep(0)
 
     async def body():
         async with system(Replica("a"), drain_s=5) as live:
@@ -791,8 +797,10 @@ def test_clients_that_ask_while_a_front_stops_are_told_so():
                             return error.status().removeprefix("StatusCode.")
 
             asking = [asyncio.create_task(ask_on()) for _ in range(20)]
-            await asyncio.sleep(0.3)
+            await until(lambda: live.front._under_way.came > 40, 60)
+            busy = asyncio.create_task(hold_up())
             await live.front.stop()
+            busy.cancel()
             assert await asyncio.gather(*asking) == ["UNAVAILABLE"] * 20
 
     asyncio.run(body())
