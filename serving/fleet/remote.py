@@ -18,6 +18,9 @@ from serving.fleet.directory import FrontState, Listing, ReplicaState, Wish, lat
 from serving.wire.channels import Connections
 
 TIMEOUT_S = 2.0
+LATE_S = 0.5
+"""Once one directory has answered, the others have so long: else one whose cable was pulled would hold up heartbeats to
+those that are well for longer than a lease."""
 _CONNECT_MS = 2_000
 """A connection is made within so long, or begun anew: a host that is back after its cable was pulled is found soon."""
 
@@ -82,11 +85,20 @@ class RemoteDirectory:
         return await self._all(lambda peer: peer.ask("List", request))
 
     async def _all(self, ask: Callable[["_Peer"], Awaitable[Reply]]) -> list[Reply]:
-        """What those answer that do; UnreachableError where none does."""
-        outcomes = await asyncio.gather(*(ask(peer) for peer in self._peers), return_exceptions=True)
-        replies = [each for each in outcomes if not isinstance(each, BaseException)]
+        """What those answer that do, but for those that are `LATE_S` behind; UnreachableError where none does."""
+        asked = [asyncio.ensure_future(ask(peer)) for peer in self._peers]
+        waiting = set(asked)
+        try:
+            while waiting and not any(each.done() and each.exception() is None for each in asked):
+                _, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            if waiting:
+                await asyncio.wait(waiting, timeout=LATE_S)
+        finally:
+            for each in asked:
+                each.cancel()
+        replies = [each.result() for each in asked if each.done() and each.exception() is None]
         if not replies:
-            told = [f"{peer.address}: {_why(each)}" for peer, each in zip(self._peers, outcomes, strict=True)]
+            told = [f"{peer.address}: {_why(each.exception())}" for peer, each in zip(self._peers, asked, strict=True)]
             raise UnreachableError("; ".join(told))
         return replies
 

@@ -17,7 +17,7 @@ from serving.access.guards import OPEN_INSIDE, FrontGuards, Inside, ReplicaGuard
 from serving.fleet import messages
 from serving.fleet.directory import Directory, FrontState, Listing, ModelState, ReplicaState, Wish
 from serving.fleet.remote import RemoteDirectory, UnreachableError, merged
-from serving.fleet.server import LONGEST, DirectoryServer
+from serving.fleet.server import LONGEST, SERVICE, DirectoryServer
 from serving.wire.rows import Draws
 from serving.wire.tensors import TensorSpec
 from tests import networks
@@ -182,6 +182,31 @@ def test_one_of_two_directories_may_end_and_begin_anew():
             await client.close()
 
     asyncio.run(body())
+
+
+def test_a_directory_that_hangs_holds_up_nobody():
+    """As one whose cable was pulled: its connections are there, and nothing comes."""
+
+    async def hang(request: bytes, context: grpc.aio.ServicerContext) -> bytes:
+        await asyncio.Event().wait()
+        return b""
+
+    async def body():
+        methods = {name: grpc.unary_unary_rpc_method_handler(hang) for name in ("Beat", "Leave", "List", "Announce")}
+        hung = grpc.aio.server()
+        hung.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(SERVICE.full_name, methods)])
+        port = hung.add_insecure_port("127.0.0.1:0")
+        await hung.start()
+        async with served() as server:
+            client = RemoteDirectory([f"127.0.0.1:{port}", server.address], release="r", timeout_s=3600)
+            await client.beat(WHOLE)
+            assert (await client.listing()).replicas == [WHOLE]
+            await client.leave("a")
+            assert (await client.listing()).replicas == []
+            await client.close()
+        await hung.stop(None)
+
+    asyncio.run(asyncio.wait_for(body(), 60))
 
 
 def test_lists_are_put_together():
