@@ -42,8 +42,13 @@ def run_directory(settings: Settings) -> None:
     """Serve a directory until SIGINT or SIGTERM. Prints `ready directory=HOST:PORT`.
 
     Raises:
-        SettingsError: a file cannot be used, or the port is taken.
+        SettingsError: a file cannot be used, the port is taken, or nobody would need a token.
     """
+    if settings.internal_token_file is None and not settings.insecure:
+        raise SettingsError(
+            "internal_token_file: expected a file (--internal-token-file), or --insecure, got none: whoever reaches "
+            "the directory could have requests sent to replicas of his own"
+        )
     guards = inside(settings, internal_token(settings))
     logs.configure(settings.log_level, settings.log_format)
     asyncio.run(
