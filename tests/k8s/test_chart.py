@@ -381,6 +381,16 @@ def test_the_schema_knows_every_value_and_nothing_else():
     assert fields == Settings.model_fields.keys() - (own - {"log_format"}) - none
 
 
+def test_a_release_scales_on_its_own_load():
+    def asked(values: dict[str, Any]) -> str:
+        ran = template({"front": {"keda": {"enabled": True, **values}}})
+        (scaled,) = of_kind([each for each in yaml.safe_load_all(ran.stdout) if each], "ScaledObject").values()
+        return scaled["spec"]["triggers"][0]["metadata"]["query"]
+
+    assert asked({}) == f'sum(tiltserve_requests_in_flight{{namespace="{NAMESPACE}", pod=~"{FULL}-front-.*"}})'
+    assert asked({"query": "max(x)"}) == "max(x)"
+
+
 def test_the_notes_say_how_to_draw():
     ran = helm("install", NAME, str(CHART), "--namespace", NAMESPACE, "--dry-run=client")
     assert ran.returncode == 0, ran.stderr
