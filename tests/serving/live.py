@@ -40,7 +40,7 @@ def near(samples: Floats) -> float:
     return float(np.mean(np.linalg.norm(samples - CENTRE, axis=1) < 1))
 
 
-def until(true: Callable[[], object], seconds: float = 10.0) -> None:
+def until(true: Callable[[], object], seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, "waited too long"
@@ -134,7 +134,7 @@ class Live:
             await self.front.stop()
             for replica in self.replicas:
                 await replica.stop()
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 while len(asyncio.all_tasks()) > 1:  # noqa: ASYNC110 - what is waited for has no event
                     await asyncio.sleep(0.01)
 

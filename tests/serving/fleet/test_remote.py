@@ -170,7 +170,7 @@ def test_one_of_two_directories_may_end_and_begin_anew():
             await client.beat(replace(WHOLE, beat=2))
             assert [each.beat for each in (await client.listing()).replicas] == [2]
             async with served(port=int(first.address.rpartition(":")[2])):
-                async with asyncio.timeout(10):  # until the channel has noticed
+                async with asyncio.timeout(60):  # until the channel has noticed
                     while len((await client.listing()).epoch) < len(epoch):  # noqa: ASYNC110 - it tells nobody
                         await asyncio.sleep(0.05)
                 listing = await client.listing()

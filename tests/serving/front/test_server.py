@@ -151,7 +151,7 @@ async def system(*replicas: Replica, **settings) -> AsyncIterator[System]:
             await replica.server.stop(None)
 
 
-async def until(true: Callable[[], bool], seconds: float = 5.0) -> None:
+async def until(true: Callable[[], bool], seconds: float = 60.0) -> None:
     async with asyncio.timeout(seconds):
         while not true():  # noqa: ASYNC110 - what is waited for has no event
             await asyncio.sleep(0.01)
@@ -797,7 +797,7 @@ def test_clients_that_ask_while_a_front_stops_are_told_so():
                             return error.status().removeprefix("StatusCode.")
 
             asking = [asyncio.create_task(ask_on()) for _ in range(20)]
-            await until(lambda: live.front._under_way.came > 40, 60)
+            await until(lambda: live.front._under_way.came > 40)
             busy = asyncio.create_task(hold_up())
             await live.front.stop()
             busy.cancel()
