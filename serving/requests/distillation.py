@@ -386,7 +386,8 @@ def _counted(asked: _Asked, made: _Made, parameters: Parameters) -> _Made:
                 f"particles: expected at most {MOST_NUMBERS} numbers in the candidates of all views, got {held}: fewer "
                 "particles, views or noises"
             )
-        rows += count * (steer.stage_rows - 1) * min(2, guided)
+        unguided = count - views if settings.mode == "ism" else 0  # of an inversion
+        rows += (steer.stage_rows - 1) * (unguided + (count - unguided) * min(2, guided))
     beside = made.around.rows(parameters.model_copy(update={"steps": math.ceil(count / views)}), made.reward)
     size, hint = STATE_BYTES // 4 * held + made.around.held(parameters), ""
     if made.steered.by_law is not None and (lacking := made.steered.by_law.laws.lacking):

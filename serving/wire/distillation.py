@@ -459,7 +459,7 @@ def rows(
     doubled = settings.scale != 1 and null_rows
     guided, count = 2 + negatives if doubled else 1, evaluations(settings, views, inversions)
     alone = count - views if settings.mode == "ism" else 0  # of an inversion, which is not guided
-    return alone + (count - alone) * guided + count * rollout_rows * (2 if doubled else 1)
+    return alone * (1 + rollout_rows) + (count - alone) * (guided + rollout_rows * (2 if doubled else 1))
 
 
 @dataclass(frozen=True)

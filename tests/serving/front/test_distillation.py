@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from protos.tiltserve.v1 import distillation_pb2 as pb
 from protos.tiltserve.v1.distillation_pb2_grpc import DistillationStub
+from serving.engine.engine import Engine
+from serving.engine.task import Task
 from serving.wire.inflight import MOST_REQUESTS
 from serving.wire.tensors import tensor, value
 from steering.distillation import noises
@@ -236,6 +238,26 @@ def test_a_reward_tilts_the_gradient(live: Live, stub: DistillationStub):
     assert tilted.ess > 1
     assert tilted.fingerprint.endswith("-linear")
     assert live.metric("tiltserve_ess_count", model="gaussians") == before + 1
+
+
+@pytest.mark.parametrize(("mode", "over"), [("sds", 1.0), ("cds", 1.0), ("ism", 1.2)])
+def test_rows_that_are_counted_are_those_that_are_used(
+    stub: DistillationStub, monkeypatch: pytest.MonkeyPatch, mode: str, over: float
+):
+    """Of guided views that look ahead by roll-outs; those from the cleanest level, where `ism` begins, take none."""
+    counted, submit = list[int](), Engine.submit
+
+    def noted(engine: Engine, task: Task) -> Any:
+        counted.append(task.network_rows)
+        return submit(engine, task)
+
+    monkeypatch.setattr(Engine, "submit", noted)
+    answer = stub.Gradient(asked(
+        mode=mode, guidance=5.0, reward="linear", reward_arguments={"direction": value(np.ones(D, np.float32))},
+        posterior="rollout", particles=16, parameters={"rollout_steps": value(4)},
+    ))  # fmt: skip
+    (most,) = counted
+    assert answer.network_rows <= most <= over * answer.network_rows
 
 
 def test_a_reward_of_a_bank_and_one_that_weighs_noises(stub: DistillationStub):

@@ -84,6 +84,12 @@ def test_rows_are_those_that_steering_counts(mode: str, guidance: float, noises:
     assert mode != "ism" or counted <= exact * 6
 
 
+def test_what_looks_ahead_of_an_inversion_is_not_guided():
+    settings = Settings(mode="ism", iteration=0, guidance=3.0)
+    rows = distillation.rows(settings, 5, rollout_rows=48, inversions=20)
+    assert rows == (20 + 5) * (1 + 48) + 5 * (2 + 2 * 48)
+
+
 def test_the_shortest_strides_are_counted_too():
     """From the noisiest step down, an inversion by strides of 10 takes a hundred rows of a view."""
     plan = steering.distillation.prior(steering.paths.vp_cosine(), "eps")
