@@ -20,7 +20,7 @@ NAME, NAMESPACE = "steer", "models"
 Object = dict[str, Any]
 
 SECRETS = {
-    "tls": {"source": "secret", "secretName": "my-tls"},
+    "tls": {"source": "secret", "secretName": "my-tls", "caSecretName": "my-authority"},
     "internalTls": {"source": "secret", "secretName": "my-internal"},
     "tokens": {"source": "secret", "secretName": "my-tokens", "testSecretName": "my-test"},
     "internalToken": {"secretName": "my-word"},
@@ -46,7 +46,11 @@ VALUES: dict[str, dict[str, Any]] = {
         "tls": {"source": "certManager", "issuer": {"name": "world", "kind": "Issuer"}},
         "internalTls": {"source": "certManager", "issuer": {"name": "inside", "kind": "ClusterIssuer"}},
     },
-    "client certificates": {"tls": {"clientCaSecretName": "my-clients"}, "tokens": {"source": "none"}},
+    "client certificates": {
+        "tls": {"clientCaSecretName": "my-clients", "clientCertSecretName": "my-client"},
+        "tokens": {"source": "none"},
+        "monitoring": {"podMonitor": {"enabled": True}},
+    },
     "claim": {
         "models": {"source": "claim", "claim": {"name": "models", "subPath": "v2"}},
         "replicas": {"cacheClaim": "cache", "count": 5, "minAvailable": 3},

@@ -339,6 +339,10 @@ def test_helms_test_draws_with_options_that_exist():
         ({"image": {"digest": "abc"}}, "digest"),
         ({"fullnameOverride": "Draw"}, "fullnameOverride"),
         ({"tls": {"source": "none"}}, "insecure: expected true"),
+        (
+            {"tls": {"clientCaSecretName": "a"}, "monitoring": {"podMonitor": {"enabled": True}}},
+            "tls.clientCertSecretName: expected",
+        ),
         ({"tls": {"source": "secret"}}, "tls.secretName: expected"),
         ({"tls": {"source": "certManager"}}, "tls.issuer.name: expected"),
         ({"models": {"source": "claim"}}, "models.claim.name: expected"),
@@ -379,6 +383,24 @@ def test_the_schema_knows_every_value_and_nothing_else():
     none = {"socket", "address", "announce", "metrics_host", "replica_ports", "allow_shared_memory"}
     none |= {"http_port", "http_allow_origin", "http_allow_host"}  # of a server on one machine
     assert fields == Settings.model_fields.keys() - (own - {"log_format"}) - none
+
+
+@of_every_case
+def test_callers_show_and_trust_what_fronts_want(case: str):
+    """Helm's test and Prometheus: TLS where there is TLS, certificates where clients must have them."""
+    objects = rendered(case)
+    settings, (test,) = settings_of(objects), pods(objects)["test"]["spec"]["containers"]
+    options = dict(each.partition("=")[::2] for each in test["args"])
+    assert options["--address"].startswith("grpcs://") == ("tls_cert" in settings)
+    assert ("--tls-cert" in options) == ("--tls-key" in options) == ("tls_client_ca" in settings)
+    assert ("--tls-ca" in options) == (case != "open" and "cert-manager" not in case)
+    folders = {mount["mountPath"] for mount in test["volumeMounts"]}
+    files = {value for name, value in options.items() if name.startswith("--tls-")}
+    assert {path.rpartition("/")[0] for path in files} <= folders
+    for name, each in of_kind(objects, "PodMonitor").items():
+        (endpoint,) = each["spec"]["podMetricsEndpoints"]
+        shown = "cert" in endpoint.get("tlsConfig", {})
+        assert shown == ("internal_tls" in settings if name.endswith("replica") else "tls_client_ca" in settings)
 
 
 def test_a_release_scales_on_its_own_load():

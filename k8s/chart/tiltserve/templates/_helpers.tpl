@@ -99,6 +99,15 @@ priorityClassName: {{ . }}
 {{- end -}}
 {{- end -}}
 
+{{/* Secret with the ca.crt that callers of fronts trust; empty for authorities of the world. */}}
+{{- define "tiltserve.caSecret" -}}
+{{- if eq .Values.tls.source "generated" -}}
+{{ include "tiltserve.tlsSecret" . }}
+{{- else -}}
+{{ .Values.tls.caSecretName }}
+{{- end -}}
+{{- end -}}
+
 {{- define "tiltserve.internalTlsSecret" -}}
 {{- if eq .Values.internalTls.source "secret" -}}
 {{ required "internalTls.secretName: expected the Secret with tls.crt, tls.key and ca.crt, got none" .Values.internalTls.secretName }}
