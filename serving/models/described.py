@@ -53,7 +53,7 @@ def sampler_state(model: Sampler) -> ModelState:
         ),
         backend=_software(backend),
         device=_device(backend),
-        draws=Draws(own(model.card.defaults), units=pullback_units(model)),
+        draws=Draws(own(model.card.defaults), bool(model.card.conditions), pullback_units(model)),
     )
 
 

@@ -219,6 +219,12 @@ def test_several_models_are_added_up_by_their_weights(stub: DistillationStub):
     np.testing.assert_allclose(array(halved.gradient), array(one.gradient) / 2, rtol=1e-6)
 
 
+def test_a_model_without_conditions_has_no_null_rows(live: Live):
+    """Guidance of several models leaves it as it is, and fronts count it so."""
+    draws = {each.name: each.draws for each in live.replicas[0]._models.states() if each.draws is not None}
+    assert (draws["gaussians"].null_rows, draws["rings"].null_rows) == (True, False)
+
+
 def test_a_reward_tilts_the_gradient(live: Live, stub: DistillationStub):
     """Of N(m, s^2) tilted by exp(a x / beta) it is that of N(m + s^2 a / beta, s^2)."""
     a, beta, rho = np.array([0.5, -0.25], np.float32), 0.5, 1.0
