@@ -10,9 +10,10 @@ import grpc
 
 from benchmarks._hostile import Bad
 from benchmarks._load import Record
-from benchmarks._server import replicas, scrape
+from benchmarks._server import scrape
 from deploy.pages import Growth, Page
 from deploy.process import Running
+from tiltserve import Client
 
 IDLE_S = 30.0
 SLACK = 8
@@ -52,10 +53,13 @@ def settled(server: Running, replicas: int, seconds: float = IDLE_S) -> tuple[fl
 
 def judge_series(verdicts: Verdicts, server: Running, page: Page, first: int, last: int) -> None:
     """Claims about the metrics page."""
+    with Client(server.grpc, timeout=20) as client:
+        fleet = client.fleet()
+    names = {each.name for each in fleet.models}
     fixed: dict[str, Iterable[str]] = {
-        "model": {*server.models, *(f"{name}.network" for name in server.models), "", "network", "client"},
+        "model": {*names, *(f"{name}.network" for name in names), "", "network", "client"},
         "code": {code.name for code in grpc.StatusCode},
-        "replica": {each.id for each in replicas(server)},
+        "replica_id": {each.id for each in fleet.replicas},
     }
     found = {pair for _, labels in page.values for pair in labels}
     strange = sorted(f"{label}={value}" for label, value in found if value not in fixed.get(label, {value}))

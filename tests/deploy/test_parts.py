@@ -27,7 +27,7 @@ from tests import networks
 from tests.serving.live import running, until
 
 TOKEN = "0123456789abcdef"
-ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("TILTSERVE_")}
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith(("TILTSERVE_", "GRPC_"))}
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 

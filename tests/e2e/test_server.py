@@ -583,7 +583,7 @@ def test_unknown_versions_outputs_and_wrong_bytes(server: Server, client: Client
         "NOT_FOUND", "model 'rings': unknown version '9', expected one of 1"
     )  # fmt: skip
     status, text = refusal(lambda: infer(client, "rings", None, ["images"]))
-    known = "samples, rewards, log_likelihood, standard_error, denoised"
+    known = "samples, rewards, log_likelihood, standard_error, denoised, states"
     assert (status, text) == (INVALID, f"unknown output 'images', expected one of {known}")
     with grpc.insecure_channel(server.grpc) as channel:
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)

@@ -134,6 +134,10 @@ def call(channel: grpc.Channel, path: str, request: bytes, token: str | None, **
     return grpc.StatusCode.OK
 
 
+INSIDE = ("tiltserve.v1.Replica", "tiltserve.v1.Directory")
+"""How services are called that no front serves."""
+
+
 def served() -> dict[str, bytes]:
     """Every method of a front by its path, with a request about the rings."""
     views = tensor(np.zeros((1, 2), np.float32))
@@ -150,7 +154,7 @@ def served() -> dict[str, bytes]:
     found = {}
     for file in (service_pb2, sampling_pb2, distillation_pb2, fleet_pb2, health_pb2, reflection_pb2):
         for service in file.DESCRIPTOR.services_by_name.values():
-            if service.full_name.startswith("tiltserve.v1.Replica"):
+            if service.full_name.startswith(INSIDE):
                 continue
             for method in service.methods:
                 message = about.get(method.name, b"")
@@ -196,7 +200,7 @@ def test_every_method_belongs_to_a_group() -> None:
         if service.name != "Reward"  # which others serve
     }
     assert set(served()) | ours <= set(GROUPS)
-    internal = {path for path in ours if path.startswith("/tiltserve.v1.Replica")}
+    internal = {path for path in ours if path.removeprefix("/").startswith(INSIDE)}
     assert {path for path, group in GROUPS.items() if group == "internal"} == internal
 
 
