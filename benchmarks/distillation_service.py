@@ -200,12 +200,12 @@ def main(
             print(f"\n{'optimisations':14} {'mode':5} {'rows/s':>8} {'bare':>8} {'share':>6}")
             for mode in ("sds", "cds"):
                 for clients in (1, 8):
-                    rates, alone = [], []
+                    rates, bares = [], []
                     for _ in range(rounds):
-                        alone.append(bare(seconds / 2))
+                        bares.append(bare(seconds / 2))
                         rates.append(sharing(driver, server.grpc, mode, clients, seconds))
-                    share = statistics.median(a / b for a, b in zip(rates, alone, strict=True))
-                    told = f"{statistics.median(rates):8.0f} {statistics.median(alone):8.0f} {share:6.2f}"
+                    share = statistics.median(a / b for a, b in zip(rates, bares, strict=True))
+                    told = f"{statistics.median(rates):8.0f} {statistics.median(bares):8.0f} {share:6.2f}"
                     print(f"{clients:14d} {mode:5} {told}", flush=True)
 
 
