@@ -63,6 +63,7 @@ ARROWS: dict[str, set[str]] = {
     "exporters.calibrate": {"exporters.network", "steering", "protos"},
     "exporters.parity": {"exporters.network", "steering", "protos"},
     "exporters.vjp": {"exporters.parity"},
+    "exporters.training": set(),
     "exporters.export": {
         "exporters.config", "exporters.network", "exporters.parity", "exporters.vjp", "steering", "protos",
     },
@@ -71,10 +72,14 @@ ARROWS: dict[str, set[str]] = {
         "steering", "protos",
     },
     "exporters.digits": {
-        "exporters.bank", "exporters.calibrate", "exporters.export", "exporters.network", "steering", "protos",
+        "exporters.bank", "exporters.calibrate", "exporters.export", "exporters.network", "exporters.training",
+        "steering", "protos",
     },
-    "exporters.emoji": {"exporters.diffusers", "exporters.export", "protos"},
-    "exporters.scenes": {"exporters.bank", "exporters.calibrate", "exporters.export", "exporters.network", "protos"},
+    "exporters.emoji": {"exporters.diffusers", "exporters.export", "exporters.training", "protos"},
+    "exporters.scenes": {
+        "exporters.bank", "exporters.calibrate", "exporters.export", "exporters.network", "exporters.training",
+        "protos",
+    },
     "serving.supervised": set(),
     "serving.log_levels": set(),
     "serving.labels": set(),

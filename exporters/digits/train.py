@@ -1,7 +1,5 @@
 """Training of the digit networks: seeded, resumable, on two CPU cores in bfloat16."""
 
-import copy
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -13,8 +11,7 @@ from torch import Tensor, nn
 import steering
 from exporters.digits.data import Digits
 from exporters.digits.networks import DigitClassifier, DigitDenoiser
-
-log = logging.getLogger(__name__)
+from exporters.training import Training
 
 BATCH = 128
 Net = TypeVar("Net", bound=nn.Module)
@@ -63,43 +60,20 @@ def train_denoiser(
         steps: batches of 128 images in all.
     """
     torch.manual_seed(seed)
-    network = DigitDenoiser()
-    average = copy.deepcopy(network).requires_grad_(False)
-    optimiser = torch.optim.AdamW(network.parameters(), lr=peak, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
-    first = 0
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        network.load_state_dict(state["network"])
-        average.load_state_dict(state["average"])
-        optimiser.load_state_dict(state["optimiser"])
-        first = state["step"]
-    generator = torch.Generator().manual_seed(seed + first)
+    training = Training(DigitDenoiser(), checkpoint, peak=peak, steps=steps, kept=250)
+    generator = torch.Generator().manual_seed(seed + training.first)
     stream = batches(digits, generator)
-    running = 0.0
-    for step in range(first, steps):
+    for step in range(training.first, steps):
         x0, _ = next(stream)
         u = (torch.arange(BATCH) + torch.rand(BATCH, generator=generator)) / BATCH
         t = path.t_min + (path.t_max - path.t_min) * u
         alpha, sigma = (c.float().reshape(-1, 1, 1, 1) for c in (path.alpha(t), path.sigma(t)))
         eps = torch.randn(x0.shape, generator=generator)
         with torch.autocast("cpu", torch.bfloat16):
-            v = network(alpha * x0 + sigma * eps, t)
+            v = training.network(alpha * x0 + sigma * eps, t)
         loss = F.mse_loss(v.float(), alpha * eps - sigma * x0)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        for group in optimiser.param_groups:
-            group["lr"] = learning_rate(step, steps, peak)
-        optimiser.step()
-        decay = min(0.999, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)
-        running += 0.01 * (loss.item() - running) if step > first else loss.item()
-        if (step + 1) % 50 == 0:
-            log.info("denoiser step %d/%d loss %.4f", step + 1, steps, running)
-        if (step + 1) % 250 == 0 or step + 1 == steps:
-            state = {"network": network.state_dict(), "average": average.state_dict()}
-            torch.save(state | {"optimiser": optimiser.state_dict(), "step": step + 1}, checkpoint)
-    return average.eval()
+        training.learn(step, loss, learning_rate(step, steps, peak))
+    return training.averaged()
 
 
 def train_classifier(network: Net, digits: Digits, *, epochs: int, seed: int) -> Net:

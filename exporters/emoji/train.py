@@ -1,7 +1,5 @@
 """Training of the emoji networks: seeded, on one core; the diffusion model's resumes from its checkpoint."""
 
-import copy
-import logging
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,8 +12,7 @@ from torch import Tensor, nn
 from exporters.emoji.data import Pictures
 from exporters.emoji.networks import Judge, Matcher, encoder, scheduler, tokenizer, tokens, unet
 from exporters.emoji.vocabulary import COLOURS, STYLES, SUBJECTS, THINGS, describe, meaning, weights
-
-log = logging.getLogger(__name__)
+from exporters.training import Training
 
 BATCH = 32
 NOTHING_SAID = 0.12
@@ -61,23 +58,17 @@ def train_painter(pictures: Pictures, checkpoint: Path, *, steps: int, peak: flo
     """
     torch.manual_seed(seed)
     painter = Painter().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    average = copy.deepcopy(painter).requires_grad_(False)
     reading = [*painter.encoder.parameters(), *painter.unet.add_embedding.parameters()]
     others = [each for each in painter.parameters() if all(each is not other for other in reading)]
     groups = [{"params": others, "times": 1.0}, {"params": reading, "times": 2.0}]
-    optimiser = torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
-    first = 0
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        painter.load_state_dict(state["painter"])
-        average.load_state_dict(state["average"])
-        optimiser.load_state_dict(state["optimiser"])
-        first = state["step"]
+    training = Training(
+        painter, checkpoint, peak=peak, steps=steps, kept=100, groups=groups, told=20, smoothing=0.02, most=0.998
+    )
+    first = training.first
     generator = torch.Generator().manual_seed(seed + first)
     rng = random.Random(seed + first)
     signal = scheduler().alphas_cumprod
     words = tokenizer()
-    running = 0.0
     for step, (x0, texts, _) in zip(range(first, steps), examples(pictures, BATCH, seed + first), strict=False):
         prompts = tokens(words, ["" if rng.random() < NOTHING_SAID else text for text in texts])
         t = ((torch.arange(BATCH) + torch.rand(BATCH, generator=generator)) / BATCH * len(signal)).long()
@@ -85,23 +76,8 @@ def train_painter(pictures: Pictures, checkpoint: Path, *, steps: int, peak: flo
         eps = torch.randn(x0.shape, generator=generator)
         noised = (alpha * x0 + sigma * eps).contiguous(memory_format=torch.channels_last)
         loss = F.mse_loss(painter(noised, t, prompts), alpha * eps - sigma * x0)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(painter.parameters(), 1.0)
-        for group in optimiser.param_groups:
-            group["lr"] = group["times"] * learning_rate(step, steps, peak)
-        optimiser.step()
-        decay = min(0.998, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(average.parameters()), list(painter.parameters()), 1 - decay)
-        running += 0.02 * (loss.item() - running) if step > first else loss.item()
-        if (step + 1) % 20 == 0:
-            log.info("painter step %d/%d loss %.4f", step + 1, steps, running)
-        if (step + 1) % 100 == 0 or step + 1 == steps:
-            state = {"painter": painter.state_dict(), "average": average.state_dict()}
-            whole = state | {"optimiser": optimiser.state_dict(), "step": step + 1}
-            torch.save(whole, checkpoint.with_suffix(".new"))
-            checkpoint.with_suffix(".new").replace(checkpoint)
-    return average.eval()
+        training.learn(step, loss, learning_rate(step, steps, peak))
+    return training.averaged()
 
 
 def noisy(x: Float[Tensor, "n 3 h w"], generator: torch.Generator, most: float) -> Float[Tensor, "n 3 h w"]:

@@ -1,19 +1,16 @@
 """Training of the scene denoiser: seeded, on one core in bfloat16; it resumes from its checkpoint."""
 
-import copy
-import logging
 import math
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from exporters.scenes.data import Pictures
 from exporters.scenes.networks import NO_KIND, SIGMA_DATA, SceneDenoiser
-
-log = logging.getLogger(__name__)
+from exporters.training import Training
 
 BATCH = 48
 NOTHING, NO_CAMERA = 0.1, 0.25
@@ -63,42 +60,18 @@ def train_denoiser(
         steps: batches of 48 pictures in all.
     """
     torch.manual_seed(seed)
-    network = SceneDenoiser()
-    average = copy.deepcopy(network).requires_grad_(False)
-    optimiser = torch.optim.AdamW(network.parameters(), lr=peak, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
-    first = 0
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        network.load_state_dict(state["network"])
-        average.load_state_dict(state["average"])
-        optimiser.load_state_dict(state["optimiser"])
-        first = state["step"]
-    generator = torch.Generator().manual_seed(seed + first)
-    running = 0.0
-    for step, rows in zip(range(first, steps), shuffled(len(pictures), generator), strict=False):
+    training = Training(SceneDenoiser(), checkpoint, peak=peak, steps=steps, kept=500)
+    generator = torch.Generator().manual_seed(seed + training.first)
+    for step, rows in zip(range(training.first, steps), shuffled(len(pictures), generator), strict=False):
         x0 = pictures.x(rows)
         kind, camera = told(pictures, rows, generator)
         sigma = levels(BATCH, generator).reshape(-1, 1, 1, 1)
         noised = x0 + sigma * torch.randn(x0.shape, generator=generator)
         norm = (sigma**2 + SIGMA_DATA**2).sqrt()
         with torch.autocast("cpu", torch.bfloat16):
-            output = network(noised / norm, sigma.flatten().log() / 4, kind, camera)
+            output = training.network(noised / norm, sigma.flatten().log() / 4, kind, camera)
         # (D - x0)^2 (sigma^2 + s^2) / (sigma s)^2 with D = s^2 / norm^2 x + sigma s / norm F
         wanted = (x0 - SIGMA_DATA**2 / norm**2 * noised) * norm / (sigma * SIGMA_DATA)
         loss = (output.float() - wanted).square().mean()
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        for group in optimiser.param_groups:
-            group["lr"] = learning_rate(step, steps, peak)
-        optimiser.step()
-        decay = min(0.999, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)
-        running += 0.01 * (loss.item() - running) if step > first else loss.item()
-        if (step + 1) % 50 == 0:
-            log.info("denoiser step %d/%d loss %.4f", step + 1, steps, running)
-        if (step + 1) % 500 == 0 or step + 1 == steps:
-            state = {"network": network.state_dict(), "average": average.state_dict()}
-            torch.save(state | {"optimiser": optimiser.state_dict(), "step": step + 1}, checkpoint.with_suffix(".new"))
-            checkpoint.with_suffix(".new").replace(checkpoint)
-    return average.eval()
+        training.learn(step, loss, learning_rate(step, steps, peak))
+    return training.averaged()
