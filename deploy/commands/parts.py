@@ -6,13 +6,38 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from deploy.commands.options import (
+    AccessLog,
+    AllowModelControl,
+    Compression,
+    Config,
+    DrainSeconds,
+    GrpcPort,
+    Host,
+    KeepaliveSeconds,
+    KeepaliveTimeoutSeconds,
+    LogFormat,
+    LogLevel,
+    MaxConnectionAgeSeconds,
+    MaxMessage,
+    MaxStreams,
+    MetricsHost,
+    MetricsIdentities,
+    MetricsPort,
+    MetricsTokenFile,
+    Otlp,
+    TlsCert,
+    TlsClientCa,
+    TlsKey,
+    Tokens,
+    TraceRatio,
+)
 from deploy.commands.serve import ending_at_once
 from deploy.console import fail
 
 if TYPE_CHECKING:
     from deploy.settings import Settings
 
-Config = Annotated[Path | None, typer.Option(metavar="FILE", help="YAML settings; also TILTSERVE_CONFIG.")]
 Release = Annotated[str | None, typer.Option(metavar="NAME", help="The server's name among others. [tiltserve]")]
 InternalTls = Annotated[
     Path | None, typer.Option(metavar="DIR", help="tls.crt, tls.key, ca.crt for mutual TLS inside the server.")
@@ -23,8 +48,6 @@ InternalTokenFile = Annotated[
 Insecure = Annotated[
     bool | None, typer.Option("--insecure/--no-insecure", help="Serve others than this machine without TLS. [no]")
 ]
-LogLevel = Annotated[str | None, typer.Option(help="debug, info, warning or error. [info]")]
-LogFormat = Annotated[str | None, typer.Option(help="Log lines as text or as json. [text]")]
 
 
 def directory(
@@ -52,80 +75,42 @@ def front(
     directory: Annotated[
         list[str] | None, typer.Option(metavar="HOST:PORT", help="A `tiltserve directory`; may be repeated.")
     ] = None,
-    host: Annotated[
-        str | None,
-        typer.Option(help="Address of the public ports; others than loopback need TLS and tokens. [127.0.0.1]"),
-    ] = None,
+    host: Host = None,
     announce: Annotated[
         str | None, typer.Option(metavar="HOST", help="Address by which others reach it. [this machine's]")
     ] = None,
-    grpc_port: Annotated[
-        int | None, typer.Option(metavar="PORT", help="Public gRPC port, 0 for any free. [8001]")
-    ] = None,
-    metrics_port: Annotated[
-        int | None, typer.Option(metavar="PORT", help="Prometheus port, 0 for any free. [8002]")
-    ] = None,
-    metrics_host: Annotated[str | None, typer.Option(help="Address of the metrics port. [that of --host]")] = None,
+    grpc_port: GrpcPort = None,
+    metrics_port: MetricsPort = None,
+    metrics_host: MetricsHost = None,
     health_port: Annotated[
         int | None, typer.Option(metavar="PORT", help="Plain HTTP for probes: /live and /ready. [not served]")
     ] = None,
     release: Release = None,
-    tls_cert: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="PEM certificate of the public ports; read again on change.")
-    ] = None,
-    tls_key: Annotated[Path | None, typer.Option(metavar="FILE", help="Its key.")] = None,
-    tls_client_ca: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Authority that must have signed clients' certificates.")
-    ] = None,
-    tokens: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="YAML of identities: tokens' hashes, rights, models, limits.")
-    ] = None,
-    metrics_token_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Holds the token for reading the metrics page.")
-    ] = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    tls_client_ca: TlsClientCa = None,
+    tokens: Tokens = None,
+    metrics_token_file: MetricsTokenFile = None,
     internal_tls: InternalTls = None,
     internal_token_file: InternalTokenFile = None,
     insecure: Insecure = None,
-    drain_seconds: Annotated[
-        float | None, typer.Option(metavar="S", help="How long running requests may finish when stopping. [30]")
-    ] = None,
+    drain_seconds: DrainSeconds = None,
     lame_duck_seconds: Annotated[
         float | None, typer.Option(metavar="S", help="How long it serves on as NOT_SERVING when stopping. [5]")
     ] = None,
-    allow_model_control: Annotated[
-        bool | None,
-        typer.Option("--allow-model-control/--no-model-control", help="Let clients load and unload models. [no]"),
-    ] = None,
-    max_message: Annotated[
-        str | None, typer.Option(metavar="BYTES", help="Most bytes of a message, decompressed. [256MiB]")
-    ] = None,
-    compression: Annotated[str | None, typer.Option(help="Of answers: none, gzip or deflate. [none]")] = None,
-    keepalive_seconds: Annotated[
-        float | None, typer.Option(metavar="S", help="How often a peer that has calls is pinged. [10]")
-    ] = None,
-    keepalive_timeout_seconds: Annotated[
-        float | None, typer.Option(metavar="S", help="How long its answer may take. [10]")
-    ] = None,
-    max_connection_age_seconds: Annotated[
-        float | None, typer.Option(metavar="S", help="When a client's connection is to be made anew. [never]")
-    ] = None,
-    max_streams: Annotated[
-        int | None, typer.Option(metavar="N", help="Most calls under way on one client's connection. [1000]")
-    ] = None,
+    allow_model_control: AllowModelControl = None,
+    max_message: MaxMessage = None,
+    compression: Compression = None,
+    keepalive_seconds: KeepaliveSeconds = None,
+    keepalive_timeout_seconds: KeepaliveTimeoutSeconds = None,
+    max_connection_age_seconds: MaxConnectionAgeSeconds = None,
+    max_streams: MaxStreams = None,
     log_level: LogLevel = None,
     log_format: LogFormat = None,
-    access_log: Annotated[
-        bool | None, typer.Option("--access-log/--no-access-log", help="Log a line for each call. [no]")
-    ] = None,
-    metrics_identities: Annotated[
-        int | None, typer.Option(metavar="N", help="Callers that metrics count by name; others are one. [100]")
-    ] = None,
-    otlp: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT", help="Send traces to this OpenTelemetry collector, over gRPC.")
-    ] = None,
-    trace_ratio: Annotated[
-        float | None, typer.Option(metavar="SHARE", help="Requests traced, if callers have not decided it. [1]")
-    ] = None,
+    access_log: AccessLog = None,
+    metrics_identities: MetricsIdentities = None,
+    otlp: Otlp = None,
+    trace_ratio: TraceRatio = None,
     config: Config = None,
 ) -> None:
     """Run a front of a server on several hosts: the public endpoint, without models and without Ray.

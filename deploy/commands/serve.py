@@ -10,19 +10,42 @@ from typing import Annotated, Any
 
 import typer
 
+from deploy.commands.options import (
+    AccessLog,
+    AllowModelControl,
+    Compression,
+    Config,
+    DrainSeconds,
+    GrpcPort,
+    Host,
+    KeepaliveSeconds,
+    KeepaliveTimeoutSeconds,
+    LogFormat,
+    LogLevel,
+    MaxConnectionAgeSeconds,
+    MaxMessage,
+    MaxStreams,
+    MetricsHost,
+    MetricsIdentities,
+    MetricsPort,
+    MetricsTokenFile,
+    Otlp,
+    TlsCert,
+    TlsClientCa,
+    TlsKey,
+    Tokens,
+    TraceRatio,
+)
 from deploy.console import fail
 
 
 def serve(
     models: Annotated[Path | None, typer.Option(metavar="DIR", help="The model repository.")] = None,
-    host: Annotated[
-        str | None,
-        typer.Option(help="Address of the public ports; others than loopback need TLS and tokens. [127.0.0.1]"),
-    ] = None,
+    host: Host = None,
     socket: Annotated[
         Path | None, typer.Option(metavar="PATH", help="Unix socket in place of the gRPC port, for this user alone.")
     ] = None,
-    metrics_host: Annotated[str | None, typer.Option(help="Address of the metrics port. [that of --host]")] = None,
+    metrics_host: MetricsHost = None,
     replica_host: Annotated[str | None, typer.Option(help="Address of replicas and Ray. [127.0.0.1]")] = None,
     release: Annotated[
         str | None, typer.Option(metavar="NAME", help="The server's name among others of a cluster. [tiltserve]")
@@ -38,19 +61,11 @@ def serve(
     announce: Annotated[
         str | None, typer.Option(metavar="HOST", help="Address by which others reach this machine. [its own]")
     ] = None,
-    tls_cert: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="PEM certificate of the public ports; read again on change.")
-    ] = None,
-    tls_key: Annotated[Path | None, typer.Option(metavar="FILE", help="Its key.")] = None,
-    tls_client_ca: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Authority that must have signed clients' certificates.")
-    ] = None,
-    tokens: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="YAML of identities: tokens' hashes, rights, models, limits.")
-    ] = None,
-    metrics_token_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Holds the token for reading the metrics page.")
-    ] = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    tls_client_ca: TlsClientCa = None,
+    tokens: Tokens = None,
+    metrics_token_file: MetricsTokenFile = None,
     internal_tls: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="tls.crt, tls.key, ca.crt for mutual TLS between front and replicas."),
@@ -63,12 +78,8 @@ def serve(
         bool | None,
         typer.Option("--insecure/--no-insecure", help="Serve others than this machine without TLS or tokens. [no]"),
     ] = None,
-    grpc_port: Annotated[
-        int | None, typer.Option(metavar="PORT", help="Public gRPC port, 0 for any free. [8001]")
-    ] = None,
-    metrics_port: Annotated[
-        int | None, typer.Option(metavar="PORT", help="Prometheus port, 0 for any free. [8002]")
-    ] = None,
+    grpc_port: GrpcPort = None,
+    metrics_port: MetricsPort = None,
     http_port: Annotated[
         int | None,
         typer.Option(metavar="PORT", help="OpenAI's images API over HTTP, 0 for any free port. [not served]"),
@@ -136,9 +147,7 @@ def serve(
     network_seconds: Annotated[
         float | None, typer.Option(metavar="S", help="How long a call to such a server may take. [30]")
     ] = None,
-    drain_seconds: Annotated[
-        float | None, typer.Option(metavar="S", help="How long running requests may finish when stopping. [30]")
-    ] = None,
+    drain_seconds: DrainSeconds = None,
     lame_duck_seconds: Annotated[
         float | None, typer.Option(metavar="S", help="How long it serves on as NOT_SERVING when stopping. [0]")
     ] = None,
@@ -151,9 +160,7 @@ def serve(
     replica_metrics_ports: Annotated[
         str | None, typer.Option(metavar="LOW-HIGH", help="Ports of pages with each replica's own metrics. [no pages]")
     ] = None,
-    metrics_identities: Annotated[
-        int | None, typer.Option(metavar="N", help="Callers that metrics count by name; others are one. [100]")
-    ] = None,
+    metrics_identities: MetricsIdentities = None,
     rewards: Annotated[
         list[str] | None,
         typer.Option(
@@ -172,13 +179,7 @@ def serve(
         float | None,
         typer.Option(metavar="S", help="How long a client may take to score candidates, or to read a path. [60]"),
     ] = None,
-    allow_model_control: Annotated[
-        bool | None,
-        typer.Option(
-            "--allow-model-control/--no-model-control",
-            help="Let clients load and unload models. [no]",
-        ),
-    ] = None,
+    allow_model_control: AllowModelControl = None,
     allow_shared_memory: Annotated[
         bool | None,
         typer.Option(
@@ -186,34 +187,18 @@ def serve(
             help="Let clients of this machine leave tensors in its shared memory. [no]",
         ),
     ] = None,
-    max_message: Annotated[
-        str | None, typer.Option(metavar="BYTES", help="Most bytes of a message, decompressed. [256MiB]")
-    ] = None,
-    compression: Annotated[str | None, typer.Option(help="Of answers: none, gzip or deflate. [none]")] = None,
-    keepalive_seconds: Annotated[
-        float | None, typer.Option(metavar="S", help="How often a peer that has calls is pinged. [10]")
-    ] = None,
-    keepalive_timeout_seconds: Annotated[
-        float | None, typer.Option(metavar="S", help="How long its answer may take. [10]")
-    ] = None,
-    max_connection_age_seconds: Annotated[
-        float | None, typer.Option(metavar="S", help="When a client's connection is to be made anew. [never]")
-    ] = None,
-    max_streams: Annotated[
-        int | None, typer.Option(metavar="N", help="Most calls under way on one client's connection. [1000]")
-    ] = None,
-    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error. [info]")] = None,
-    log_format: Annotated[str | None, typer.Option(help="Log lines as text or as json. [text]")] = None,
-    access_log: Annotated[
-        bool | None, typer.Option("--access-log/--no-access-log", help="Log a line for each call. [no]")
-    ] = None,
-    otlp: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT", help="Send traces to this OpenTelemetry collector, over gRPC.")
-    ] = None,
-    trace_ratio: Annotated[
-        float | None, typer.Option(metavar="SHARE", help="Requests traced, if callers have not decided it. [1]")
-    ] = None,
-    config: Annotated[Path | None, typer.Option(metavar="FILE", help="YAML settings; also TILTSERVE_CONFIG.")] = None,
+    max_message: MaxMessage = None,
+    compression: Compression = None,
+    keepalive_seconds: KeepaliveSeconds = None,
+    keepalive_timeout_seconds: KeepaliveTimeoutSeconds = None,
+    max_connection_age_seconds: MaxConnectionAgeSeconds = None,
+    max_streams: MaxStreams = None,
+    log_level: LogLevel = None,
+    log_format: LogFormat = None,
+    access_log: AccessLog = None,
+    otlp: Otlp = None,
+    trace_ratio: TraceRatio = None,
+    config: Config = None,
 ) -> None:
     """Serve a model repository over gRPC until interrupted.
 
