@@ -28,6 +28,7 @@ STEERING = (
     {"targets"},
     {"posteriors"},
     {"methods"},
+    {"dynamics"},
     {"baselines", "distillation", "flow", "problems", "search"},
     {"diagnostics"},
 )

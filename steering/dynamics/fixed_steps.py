@@ -1,0 +1,69 @@
+"""Explicit Runge-Kutta methods with fixed steps: the intervals between a trajectory's times, cut into equal parts.
+
+Every time asked for is the end of a step, so nothing is interpolated. Where `dt` is given, parts are as long as it or
+shorter; else an interval is one step.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from steering.dynamics.asking import Program
+from steering.dynamics.course import Course, combined
+from steering.dynamics.problem import Problem, Solver
+from steering.dynamics.solution import Solution, Status
+from steering.dynamics.tableaus import EULER, HEUN, RK4, Tableau
+
+ROUNDING = 1e-9
+"""An interval that is a whole number of dt but for this part is cut into that number."""
+
+
+def stepping(tableau: Tableau) -> Callable[[Problem], Program[Solution]]:
+    def program(problem: Problem) -> Program[Solution]:
+        course = Course(problem)
+        active = yield from course.begin()
+        spans = np.diff(course.times, axis=1)
+        parts = np.ones_like(spans)
+        if problem.dt is not None:
+            parts = np.maximum(np.ceil(np.abs(spans) / problem.dt.numpy()[:, None] * (1 - ROUNDING)), 1)
+        done = np.zeros(problem.n)  # steps of the present interval
+        while len(active):
+            interval = course.count[active] - 1
+            start, span, of = course.times[active, interval], spans[active, interval], parts[active, interval]
+            nth = done[active] + 1
+            t, y = course.t[active], course.y[active]
+            end = np.where(nth == of, course.times[active, interval + 1], start + span * (nth / of))
+            step = end - t
+            slopes = [(yield from course.field(active, t, y))]
+            for c, row in zip(tableau.c, tableau.a, strict=True):
+                part = combined(slopes, row)
+                inner = y if part is None else y + step[:, None] * part
+                slopes.append((yield from course.field(active, t + c * step, inner)))
+            total = combined(slopes, tableau.b)
+            after = y if total is None else y + step[:, None] * total
+            finite = np.isfinite(after).all(axis=1)
+            course.fail(active[~finite], Status.NOT_FINITE)
+            moved = active[finite]
+            course.accepted[moved] += 1
+            done[moved] = np.where(nth == of, 0, nth)[finite]
+            yield from course.reach(moved, end[finite], after[finite], None)
+            going = course.count[moved] < course.times.shape[1]
+            over = going & (course.accepted[moved] >= problem.max_steps)
+            course.fail(moved[over], Status.MAX_STEPS)
+            active = moved[going & ~over]
+        return course.solution()
+
+    return program
+
+
+def _solver(name: str, tableau: Tableau, about: str) -> Solver:
+    return Solver(
+        name=name, kinds=("ode",), order=tableau.order, adaptive=False, about=about, program=stepping(tableau)
+    )  # fmt: skip
+
+
+SOLVERS = (
+    _solver("euler", EULER, "Euler's method, steps of dt"),
+    _solver("heun", HEUN, "the explicit trapezoidal rule, steps of dt"),
+    _solver("rk4", RK4, "the classical method of order 4, steps of dt"),
+)

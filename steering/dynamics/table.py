@@ -1,0 +1,9 @@
+"""The table of solvers. A solver exists by being listed here."""
+
+from collections.abc import Mapping
+
+from steering.dynamics import fixed_steps
+from steering.dynamics.problem import Solver
+
+_ALL = (*fixed_steps.SOLVERS,)
+SOLVERS: Mapping[str, Solver] = {solver.name: solver for solver in _ALL}
