@@ -69,7 +69,8 @@ class Training(Generic[Net]):
             group["lr"] = group.get("times", 1.0) * rate
         self._optimiser.step()
         decay = min(self._most, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(self._average.parameters()), list(self.network.parameters()), 1 - decay)
+        with torch.no_grad():  # else each batch would lengthen a history that nobody differentiates
+            torch._foreach_lerp_(list(self._average.parameters()), list(self.network.parameters()), 1 - decay)
         value = loss.item()
         self._loss += self._smoothing * (value - self._loss) if step > self.first else value
         if (step + 1) % self._told == 0:
