@@ -1,8 +1,8 @@
 """What every solver of differential equations keeps of its trajectories on the way: states, steps, what is saved.
 
 Arrays here are NumPy's, [n, d] with the state flattened: their operations take a third of the time of torch's on the
-few numbers of one request. Only operations whose bits do not depend on a number's place are used: no matrix products, no
-reductions but `rms`.
+few numbers of one request. Only operations whose bits do not depend on a number's place are used: no matrix products,
+no reductions but `rms`.
 """
 
 from collections.abc import Callable, Generator
@@ -40,6 +40,7 @@ class Course:
         self.t: Floats = self.times[:, 0].copy()
         self.ends: Floats = self.times[:, -1]
         self.sign: Floats = np.where(self.ends >= self.t, 1.0, -1.0)
+        self.forward: Floats = self.times * self.sign[:, None]
         self.status = np.full(n, Status.OK, np.int32)
         self.evaluations, self.accepted, self.rejected = (np.zeros(n, np.int64) for _ in range(3))
         kept = problem.max_events
@@ -70,35 +71,35 @@ class Course:
         broken = ~np.isfinite(self.y).all(axis=1)
         self.fail(everyone[broken], Status.NOT_FINITE)
         alive = everyone[~broken]
-        yield from self.reach(alive, self.t[alive], self.y[alive], None)
+        yield from self.reach(alive, self.t[alive], self.y[alive])
         return alive[self.count[alive] < self.times.shape[1]]
 
-    def reach(self, index: Index, t: Floats, y: Floats, dense: Dense | None) -> Generator[Ask, Reply, None]:
-        """Go on to (t, y), the end of a step of each that `dense` interpolates; save states at the times passed."""
-        since, step = self.t[index], t - self.t[index]
-        told: list[tuple[Index, Index, Floats]] = []
-        while True:
-            position = self.count[index]
-            wanted = self.times[index, np.minimum(position, self.times.shape[1] - 1)]
-            due = (position < self.times.shape[1]) & ((wanted - t) * self.sign[index] <= 0)
-            if not due.any():
-                break
-            which = np.flatnonzero(due)
-            rows, places = index[which], position[which]
-            values = y[which]
-            inside = wanted[which] != t[which]
-            if dense is not None and inside.any():
-                within = which[inside]
-                values[inside] = dense(within, (wanted[within] - since[within]) / step[within])
-            self.saved[rows, places] = values
-            self.count[rows] += 1
-            told.append((rows, places, values))
+    def reach(
+        self, index: Index, t: Floats, y: Floats, dense: Dense | None = None, step: Floats | None = None
+    ) -> Generator[Ask, Reply, None]:
+        """Go on to (t, y), and save the states at times passed: inside steps of length `step`, which `dense` gives."""
+        since, last = self.t[index], self.times.shape[1]
         self.t[index], self.y[index] = t, y
-        if self.problem.show and told:
-            rows, places, values = (np.concatenate(part) for part in zip(*told, strict=True))
-            yield self.ask(
-                "saved", rows, self.times[rows, places], values, position=torch.from_numpy(places)
-            )  # fmt: skip
+        position = self.count[index]
+        wanted = self.forward[index, np.minimum(position, last - 1)]
+        which = np.flatnonzero((position < last) & (wanted <= t * self.sign[index]))
+        if not len(which):
+            return
+        passed = [int(np.searchsorted(self.forward[i], u, side="right")) for i, u in zip(
+            index[which].tolist(), (t * self.sign[index])[which].tolist(), strict=True
+        )]  # fmt: skip
+        due = np.array(passed) - position[which]
+        rows = np.repeat(which, due)
+        places = np.arange(len(rows)) + np.repeat(np.array(passed) - np.cumsum(due), due)
+        times, values = self.times[index[rows], places], y[rows]
+        inside = times != t[rows]
+        if dense is not None and step is not None and inside.any():
+            within = rows[inside]
+            values[inside] = dense(within, (times[inside] - since[within]) / step[within])
+        self.saved[index[rows], places] = values
+        self.count[index[which]] = passed
+        if self.problem.show:
+            yield self.ask("saved", index[rows], times, values, position=torch.from_numpy(places))
 
     def fail(self, index: Index, status: Status) -> None:
         self.status[index] = status
@@ -121,6 +122,12 @@ class Course:
         )
 
 
+QUIET = np.errstate(over="ignore", invalid="ignore", divide="ignore")
+"""For arithmetic of states that may not be finite, whose trajectories then fail. A decorator, of functions: generators
+would take the setting along to whoever drives them."""
+
+
+@QUIET
 def combined(slopes: list[Floats], weights: tuple[float, ...]) -> Floats | None:
     """sum_i weights_i slopes_i, from the first to the last; None if all weights are 0."""
     total: Floats | None = None
@@ -131,6 +138,14 @@ def combined(slopes: list[Floats], weights: tuple[float, ...]) -> Floats | None:
     return total
 
 
+@QUIET
+def moved(y: Floats, step: Floats, slopes: list[Floats], weights: tuple[float, ...]) -> Floats:
+    """y + step sum_i weights_i slopes_i."""
+    total = combined(slopes, weights)
+    return y if total is None else y + step[:, None] * total
+
+
+@QUIET
 def rms(values: Floats) -> Floats:
     """Root mean square of each row [m, d]: sums of halves, whose bits depend on the row alone."""
     count = values.shape[1]

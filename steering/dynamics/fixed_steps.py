@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 
 from steering.dynamics.asking import Program
-from steering.dynamics.course import Course, combined
+from steering.dynamics.course import Course, moved
 from steering.dynamics.problem import Problem, Solver
 from steering.dynamics.solution import Solution, Status
 from steering.dynamics.tableaus import EULER, HEUN, RK4, Tableau
@@ -36,21 +36,18 @@ def stepping(tableau: Tableau) -> Callable[[Problem], Program[Solution]]:
             step = end - t
             slopes = [(yield from course.field(active, t, y))]
             for c, row in zip(tableau.c, tableau.a, strict=True):
-                part = combined(slopes, row)
-                inner = y if part is None else y + step[:, None] * part
-                slopes.append((yield from course.field(active, t + c * step, inner)))
-            total = combined(slopes, tableau.b)
-            after = y if total is None else y + step[:, None] * total
+                slopes.append((yield from course.field(active, t + c * step, moved(y, step, slopes, row))))
+            after = moved(y, step, slopes, tableau.b)
             finite = np.isfinite(after).all(axis=1)
             course.fail(active[~finite], Status.NOT_FINITE)
-            moved = active[finite]
-            course.accepted[moved] += 1
-            done[moved] = np.where(nth == of, 0, nth)[finite]
-            yield from course.reach(moved, end[finite], after[finite], None)
-            going = course.count[moved] < course.times.shape[1]
-            over = going & (course.accepted[moved] >= problem.max_steps)
-            course.fail(moved[over], Status.MAX_STEPS)
-            active = moved[going & ~over]
+            onward = active[finite]
+            course.accepted[onward] += 1
+            done[onward] = np.where(nth == of, 0, nth)[finite]
+            yield from course.reach(onward, end[finite], after[finite])
+            going = course.count[onward] < course.times.shape[1]
+            over = going & (course.accepted[onward] >= problem.max_steps)
+            course.fail(onward[over], Status.MAX_STEPS)
+            active = onward[going & ~over]
         return course.solution()
 
     return program

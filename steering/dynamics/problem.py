@@ -53,6 +53,7 @@ class Problem:
         dt: longest step of solvers with fixed steps, above 0; None: one step from each time to the next.
         max_steps: steps a trajectory may take, kept or not.
         max_events: events of a trajectory that are kept.
+        step_graph: whole steps are asked for, of the model's step graph, where the solver is the one that it makes.
         options: the solver's, complete.
         dtype: of the field's graph.
         seed, indices: noise is a function of these, so that a trajectory is the same alone and in company.
@@ -70,6 +71,7 @@ class Problem:
     max_steps: int = 10_000
     events: tuple[Event, ...] = ()
     max_events: int = 1
+    step_graph: bool = False
     options: Mapping[str, float] = field(default_factory=dict)
     dtype: torch.dtype = torch.float64
     seed: int = 0

@@ -31,7 +31,7 @@ class Solution:
     Attributes:
         y: states at t_eval; NaN after an event, and from where a trajectory failed.
         status: of `Status`.
-        evaluations: network rows that each trajectory took.
+        evaluations: of the field; a row of a step graph counts as its stages. Rows of event networks are not counted.
         accepted, rejected: its steps.
         t_event, y_event, event: the first K events of each in the order of time: when, where, and which of the
             problem's events, counted from 0; NaN and -1 where there were fewer.

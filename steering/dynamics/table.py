@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
-from steering.dynamics import fixed_steps
+from steering.dynamics import fixed_steps, runge_kutta
 from steering.dynamics.problem import Solver
 
-_ALL = (*fixed_steps.SOLVERS,)
+_ALL = (*runge_kutta.SOLVERS, *fixed_steps.SOLVERS)
 SOLVERS: Mapping[str, Solver] = {solver.name: solver for solver in _ALL}

@@ -1,0 +1,70 @@
+"""How long the next step is: each trajectory its own, from the error of its last.
+
+    E = rms(error / (atol + rtol max(|y|, |y'|))),   a step is kept where E <= 1
+    next step = step * clip(0.9 E^(-0.7 / q) E_before^(0.4 / q), 0.2, 10),   q: the order of y'
+
+a proportional-integral controller (Gustafsson 1991; Hairer & Wanner 1996, section IV.2), and the plain one after a step
+that is not kept. Powers are Python's own, number by number: vectors of them may round by place.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from steering.dynamics.course import QUIET, Floats, Mask, rms
+
+LEAST_ERROR, LEAST_BEFORE, INFINITE = 1e-10, 1e-4, 1e10
+
+
+def power(values: Floats, exponent: float) -> Floats:
+    return np.array([value**exponent for value in values.tolist()])
+
+
+@QUIET
+def scale(rtol: Floats, atol: Floats, y: Floats, after: Floats | None = None) -> Floats:
+    """The error allowed of each coordinate [m, d]."""
+    size = np.abs(y) if after is None else np.maximum(np.abs(y), np.abs(after))
+    return atol[:, None] + rtol[:, None] * size
+
+
+@dataclass(frozen=True)
+class Controller:
+    """Attributes: order q of the solution that goes on; the factors' bounds."""
+
+    order: int
+    safety: float = 0.9
+    shrink: float = 0.2
+    grow: float = 10.0
+    shrink_rejected: float = 0.1
+
+    @QUIET
+    def judge(self, error: Floats, allowed: Floats) -> tuple[Floats, Mask]:
+        """E of steps, in LEAST_ERROR..INFINITE, and which of them were not finite."""
+        ratio = rms(error / allowed)
+        bad = ~np.isfinite(ratio)
+        ratio[bad] = INFINITE
+        return np.clip(ratio, LEAST_ERROR, INFINITE), bad
+
+    def factor(self, ratio: Floats, before: Floats) -> Floats:
+        """Next step over this one, where E is `ratio` and that of the last step kept was `before`."""
+        kept = self.safety * power(ratio, -0.7 / self.order) * power(np.maximum(before, LEAST_BEFORE), 0.4 / self.order)
+        again = self.safety * power(ratio, -1 / self.order)
+        return np.where(
+            ratio <= 1, np.clip(kept, self.shrink, self.grow), np.clip(again, self.shrink_rejected, 1.0)
+        )  # fmt: skip
+
+    @QUIET
+    def guess(self, y: Floats, slope: Floats, allowed: Floats, most: Floats) -> Floats:
+        """A step so short that Euler's method is all but exact (Hairer, Norsett & Wanner 1993, section II.4)."""
+        size, speed = rms(y / allowed), rms(slope / allowed)
+        step = np.where((size < 1e-5) | (speed < 1e-5), 1e-6 * most, 0.01 * size / speed)
+        return np.minimum(step, most)
+
+    @QUIET
+    def first(self, guess: Floats, slope: Floats, there: Floats, allowed: Floats) -> Floats:
+        """The first step, from the slopes at the start and at the end of Euler's step of length `guess`."""
+        bend = rms((there - slope) / allowed) / guess
+        worst = np.maximum(rms(slope / allowed), np.where(np.isfinite(bend), bend, np.inf))
+        still = worst <= 1e-15
+        reach = power(0.01 / np.where(still, 1.0, worst), 1 / self.order)
+        return np.minimum(100 * guess, np.where(still, guess * 1000, reach))
