@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Literal, TypeVar, get_args
 
 import torch
 from jaxtyping import Float64, Int64
@@ -16,6 +16,12 @@ from steering.plans.plan import Option
 
 Kind = Literal["ode", "sde", "cde", "map", "fixed_point"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+Law = Literal["additive", "diagonal", "scalar", "general"]
+LAWS: tuple[Law, ...] = get_args(Law)
+Form = Literal["plain", "langevin", "linear", "geometric"]
+FORMS: tuple[Form, ...] = get_args(Form)
+Calculus = Literal["ito", "stratonovich"]
+CALCULI: tuple[Calculus, ...] = get_args(Calculus)
 
 FINEST_RTOL = {torch.float32: 1e-6, torch.float64: 1e-13}
 """The smallest rtol a field of this type can keep. Below, a step's error is the field's rounding, whose estimate no
@@ -57,6 +63,7 @@ class Problem:
         options: the solver's, complete.
         dtype: of the field's graph.
         seed, indices: noise is a function of these, so that a trajectory is the same alone and in company.
+        noise, form, calculus: of sdes, see `steering.dynamics.sde`.
         show: announce states that are final as `Ask("saved")`.
         warnings: what was done otherwise than asked.
     """
@@ -76,6 +83,9 @@ class Problem:
     dtype: torch.dtype = torch.float64
     seed: int = 0
     indices: Int64[Tensor, " n"]
+    noise: Law = "diagonal"
+    form: Form = "plain"
+    calculus: Calculus = "ito"
     show: bool = False
     warnings: tuple[str, ...] = ()
 
@@ -131,6 +141,9 @@ def pose(
     dtype: torch.dtype = torch.float64,
     seed: int = 0,
     indices: Sequence[int] | Tensor | None = None,
+    noise: str = "diagonal",
+    form: str = "plain",
+    calculus: str = "ito",
     show: bool = False,
 ) -> Problem:
     """Check everything and put it into float64.
@@ -142,6 +155,8 @@ def pose(
         dt0, dt: likewise, above 0 also where time falls.
         max_events: None: 1 if all events are terminal, else 32.
         options: by the solver's names; those left out have the solver's defaults.
+        indices: [n], whole numbers below 2^32; None: 0..n-1.
+        noise, form, calculus: names in `LAWS`, `FORMS`, `CALCULI`.
 
     Raises:
         PlanError: a shape, range or name that is not as expected.
@@ -189,9 +204,22 @@ def pose(
         dtype=dtype,
         seed=seed,
         indices=numbers,
+        noise=_named("noise", noise, LAWS),
+        form=_named("form", form, FORMS),
+        calculus=_named("calculus", calculus, CALCULI),
         show=show,
         warnings=warnings,
     )
+
+
+Name = TypeVar("Name", bound=str)
+
+
+def _named(what: str, name: str, known: tuple[Name, ...]) -> Name:
+    for each in known:
+        if each == name:
+            return each
+    raise PlanError(choose(what, name, known))
 
 
 def _times(t: Tensor, n: int) -> Float64[Tensor, "n T"]:

@@ -35,6 +35,9 @@ def solve(
     dtype: torch.dtype = torch.float64,
     seed: int = 0,
     indices: Sequence[int] | None = None,
+    noise: str = "diagonal",
+    form: str = "plain",
+    calculus: str = "ito",
     **options: float,
 ) -> Solution:
     """Solve dy/dt = field(y, t, **condition) from y0 [n, *state] at the first of the times to the others.
@@ -47,6 +50,7 @@ def solve(
         solver: a name in `steering.dynamics.SOLVERS`.
         event: the network of events without a coordinate, (y, t, **condition) to [m] or [m, E].
         condition: further arguments of field and event, [n, ...] or, the same for all trajectories, [1, ...].
+        seed, indices, noise, form, calculus: of sdes, see `steering.dynamics.sde`.
         options: the solver's own, see `steering.dynamics.SOLVERS[solver].options`.
 
     Raises:
@@ -58,6 +62,7 @@ def solve(
     what = pose(
         chosen, y0, t_eval, kind=kind, rtol=rtol, atol=atol, dt0=dt0, dt=dt, max_steps=max_steps, events=events,
         max_events=max_events, options=options, dtype=dtype, seed=seed, indices=indices,
+        noise=noise, form=form, calculus=calculus,
     )  # fmt: skip
     return answered(chosen.program(what), answering(what, field, event=event, condition=condition))
 

@@ -2,8 +2,12 @@
 
 from collections.abc import Mapping
 
-from steering.dynamics import fixed_steps, runge_kutta
+from steering.dynamics import fixed_steps, runge_kutta, sde
 from steering.dynamics.problem import Solver
 
-_ALL = (*runge_kutta.SOLVERS, *fixed_steps.SOLVERS)
+_ALL = (
+    *runge_kutta.SOLVERS,
+    *fixed_steps.SOLVERS,
+    *sde.SOLVERS,
+)
 SOLVERS: Mapping[str, Solver] = {solver.name: solver for solver in _ALL}

@@ -60,6 +60,14 @@ def philox(counter: Words, seed: int) -> Words:
     return np.stack([even[0], odd[0], even[1], odd[1]])
 
 
+def normals(words: Float64[Tensor, "n blocks 4"]) -> Float64[Tensor, "n count"]:
+    """A standard normal number from each word, 4 of each block, by Box-Muller."""
+    radius = torch.sqrt(-2 * torch.log((words[..., 0::2] + 1) * 2.0**-32))
+    angle = words[..., 1::2] * (2 * math.pi * 2.0**-32)
+    pairs = torch.stack([radius * torch.cos(angle), radius * torch.sin(angle)], dim=-1)
+    return pairs.flatten(1)
+
+
 class Noise:
     """The noise of the samples `indices` of the request with this seed."""
 
@@ -90,8 +98,4 @@ class Noise:
     def normal(self, stage: int, draw: int, shape: Sequence[int], dtype: torch.dtype = torch.float64) -> Tensor:
         """Standard normal [n, *shape], made in float64 by Box-Muller and then rounded to `dtype`."""
         count = math.prod(shape)
-        words = self._words(stage, draw, count)
-        radius = torch.sqrt(-2 * torch.log((words[..., 0::2] + 1) * 2.0**-32))
-        angle = words[..., 1::2] * (2 * math.pi * 2.0**-32)
-        pairs = torch.stack([radius * torch.cos(angle), radius * torch.sin(angle)], dim=-1)
-        return pairs.flatten(1)[:, :count].reshape(-1, *shape).to(dtype)
+        return normals(self._words(stage, draw, count))[:, :count].reshape(-1, *shape).to(dtype)
