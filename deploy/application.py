@@ -289,6 +289,8 @@ def _wait_for_models(private: str, internal: str, settings: Settings, stop: thre
         while not stop.is_set():
             with contextlib.suppress(grpc.RpcError):
                 reply = stub.ListModels(fleet_pb2.ListModelsRequest(), timeout=5.0, metadata=((INTERNAL, internal),))
+                if len(reply.replicas) >= replicas and settings.ready_with_bank:
+                    deadline = time.monotonic() + START_S  # a bank may take longer
                 if len(reply.replicas) >= replicas and all(model.state != "LOADING" for model in reply.models):
                     for model in reply.models:
                         if model.state != "READY":

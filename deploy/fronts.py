@@ -42,4 +42,5 @@ def made_front(
         watching=watching(settings, "front"),
         connections=connections(settings),
         metrics_identities=settings.metrics_identities,
+        ready_models=settings.ready_models,
     )

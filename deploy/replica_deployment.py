@@ -8,6 +8,8 @@ from deploy.private_port import keep_to
 from deploy.settings import Settings
 from deploy.wiring import connections, watching
 from serving.backends.opening import Opener
+from serving.models.artifacts import Artifacts
+from serving.models.shelf import FolderShelf
 from serving.replica import Replica
 from serving.watching import logs
 
@@ -46,6 +48,8 @@ class ReplicaDeployment:
             draws_memory=settings.draws_memory,
             draws_dir=settings.draws_dir,
             draws_dir_bytes=settings.draws_dir_bytes,
+            artifacts=artifacts(settings),
+            ready_with_bank=settings.ready_with_bank,
             drain_s=settings.drain_seconds,
             rewards=services(settings.rewards),
             reward_s=settings.reward_seconds,
@@ -68,6 +72,11 @@ class ReplicaDeployment:
 
     async def __del__(self) -> None:
         await self._replica.stop()
+
+
+def artifacts(settings: Settings) -> Artifacts | None:
+    """Where replicas find what one of them has made of a model."""
+    return None if settings.artifacts is None else Artifacts(FolderShelf(settings.artifacts))
 
 
 def opener(settings: Settings) -> Opener:

@@ -29,7 +29,7 @@ PREFIX = "TILTSERVE_"
 OF_CLIENTS = ("TILTSERVE_TOKEN", "TILTSERVE_ADDRESS")
 """Environment variables with our prefix that are no settings: the commands that ask a server read them."""
 CONFIG = PREFIX + "CONFIG"  # names the file, as --config does
-_FLAGS = {"rewards": "--reward", "networks": "--network"}  # given once for each
+_FLAGS = {"rewards": "--reward", "networks": "--network", "ready_models": "--ready-model"}  # given once for each
 _SERVICE = re.compile(
     rf"{PREFIX}(?:\w+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT_\d+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?|ENV_\w+)"
 )
@@ -350,6 +350,13 @@ class Settings(BaseModel):
     """A folder where replicas keep such draws for each other and for those that start later. None: in memory alone."""
     draws_dir_bytes: Annotated[int, BeforeValidator(_bytes), Field(gt=0)] = 2**33
     """The most bytes of files there, such as 8GiB; those used longest ago make room."""
+    artifacts: Annotated[Path, AfterValidator(_absolute)] | None = None
+    """A folder where replicas keep banks, calibrations and costs of calls that they made, for each other and for those
+    that start later. None: each makes its own."""
+    ready_with_bank: bool = False
+    """Whether a model is ready only with its bank and calibration; what a new version replaces serves until then."""
+    ready_models: Names = ()
+    """Models without which a front is not ready at first. (): it is once a replica takes requests for any."""
     trust: Names = ()
     """Models that are served even if a row's answer depends on more than that row; every answer warns of it."""
     provider: Literal["cpu", "cuda", "tensorrt"] = "cpu"

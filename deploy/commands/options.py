@@ -61,4 +61,8 @@ Otlp = Annotated[
 TraceRatio = Annotated[
     float | None, typer.Option(metavar="SHARE", help="Requests traced, if callers have not decided it. [1]")
 ]
+ReadyModels = Annotated[
+    list[str] | None,
+    typer.Option("--ready-model", metavar="NAME", help="The front is not ready before this model is; may be repeated."),
+]
 Config = Annotated[Path | None, typer.Option(metavar="FILE", help="YAML settings; also TILTSERVE_CONFIG.")]

@@ -26,6 +26,7 @@ from deploy.commands.options import (
     MetricsPort,
     MetricsTokenFile,
     Otlp,
+    ReadyModels,
     TlsCert,
     TlsClientCa,
     TlsKey,
@@ -98,6 +99,7 @@ def front(
     lame_duck_seconds: Annotated[
         float | None, typer.Option(metavar="S", help="How long it serves on as NOT_SERVING when stopping. [5]")
     ] = None,
+    ready_models: ReadyModels = None,
     allow_model_control: AllowModelControl = None,
     max_message: MaxMessage = None,
     compression: Compression = None,

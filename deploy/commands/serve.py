@@ -30,6 +30,7 @@ from deploy.commands.options import (
     MetricsPort,
     MetricsTokenFile,
     Otlp,
+    ReadyModels,
     TlsCert,
     TlsClientCa,
     TlsKey,
@@ -117,6 +118,15 @@ def serve(
     draws_dir_bytes: Annotated[
         str | None, typer.Option(metavar="BYTES", help="Most bytes of files in that folder. [8GiB]")
     ] = None,
+    artifacts: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Keeps banks and costs for all replicas and later starts. [not kept]"),
+    ] = None,
+    ready_with_bank: Annotated[
+        bool | None,
+        typer.Option("--ready-with-bank/--ready-at-once", help="Models are ready only with their banks. [at once]"),
+    ] = None,
+    ready_models: ReadyModels = None,
     trust: Annotated[
         list[str] | None,
         typer.Option(

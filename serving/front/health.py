@@ -34,12 +34,12 @@ class Health(health_pb2_grpc.HealthServicer):
         self._closed = False
         self._changed = asyncio.Event()
 
-    def follow(self, index: Index) -> None:
-        """The fleet is now so."""
+    def follow(self, index: Index, *, ready: bool = True) -> None:
+        """The fleet is now so; the server is NOT_SERVING unless it is ready."""
         if self._closed:
             return
         statuses = {name: each for listed in index.models.values() for name, each in _of(listed)}
-        statuses |= dict.fromkeys(self._services, SERVING if index.any_ready else NOT_SERVING)
+        statuses |= dict.fromkeys(self._services, SERVING if ready and index.any_ready else NOT_SERVING)
         if statuses != self._statuses:
             self._statuses = statuses
             self._notify()

@@ -38,7 +38,7 @@ class Metadata:
         return pb.ServerLiveResponse(live=True)
 
     async def _server_ready(self, request: pb.ServerReadyRequest) -> Message:
-        return pb.ServerReadyResponse(ready=self._roster.index.any_ready and not self._roster.leaving)
+        return pb.ServerReadyResponse(ready=self._roster.serving)
 
     async def _server_metadata(self, request: pb.ServerMetadataRequest) -> Message:
         return pb.ServerMetadataResponse(name="tiltserve", version=version(), extensions=sorted(self.extensions))

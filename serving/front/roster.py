@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from serving.access.caller import caller
 from serving.fleet.directory import DirectoryClient, Listing, ReplicaState
@@ -23,13 +23,19 @@ class Roster:
 
     `refresh` reads it; `pause` waits until the next read is due, which `lose` makes now; `changed` waits for that read.
 
+    Args:
+        awaited: models without which this front is not ready at first.
+
     Attributes:
         leaving: this front is about to stop, and says that it is not ready.
+        awaited: those of them that no replica has taken requests for yet. Once all are there, they are waited for no
+            more: a front without one of them still serves the others.
         covered: for each replica by id a time (`time.monotonic`): what was sent to it until then is in its backlog.
     """
 
-    def __init__(self, directory: DirectoryClient, every_s: float = 0.5) -> None:
+    def __init__(self, directory: DirectoryClient, every_s: float = 0.5, awaited: Collection[str] = ()) -> None:
         self._whole, self.leaving = Index(), False
+        self.awaited = frozenset(awaited)
         self._seen: dict[tuple[str, ...], Index] = {}
         self.covered: Mapping[str, float] = {}
         self._last_read, self._began = 0.0, time.monotonic()
@@ -51,6 +57,11 @@ class Roster:
         if who.models not in self._seen:
             self._seen[who.models] = self._whole.only(who.sees)
         return self._seen[who.models]
+
+    @property
+    def serving(self) -> bool:
+        """Whether requests of the one who makes this call are taken: this front is ready, and not about to stop."""
+        return self.index.any_ready and not self.awaited and not self.leaving
 
     def lose(self, replica_id: str) -> None:
         """Takes a replica that does not answer off the list, until its next heartbeat puts it back."""
@@ -117,3 +128,5 @@ class Roster:
     def _list(self, replicas: Iterable[ReplicaState]) -> None:
         self._whole = Index.of(replica for replica in replicas if replica.id not in self._lost)
         self._seen = {}
+        if self.awaited:
+            self.awaited -= {name for name, each in self._whole.models.items() if each.taking}

@@ -5,7 +5,7 @@ import contextlib
 import logging
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import grpc
@@ -86,6 +86,7 @@ class Front:
         watching: who is told of each call.
         connections: how connections to clients and replicas are made.
         metrics_identities: how many callers are counted by name, see `FrontMetrics`.
+        ready_models: models without which it is not ready at first.
     """
 
     def __init__(
@@ -110,12 +111,13 @@ class Front:
         watching: Watching | None = None,
         connections: Connections | None = None,
         metrics_identities: int = IDENTITIES,
+        ready_models: Collection[str] = (),
     ) -> None:
         self._directory, self._host, self._metrics_host = directory, host, metrics_host or host
         self._socket, self._private, self._beside, self._guards = socket, private, beside, guards
         self._grpc_port, self._metrics_port, self._drain_s = grpc_port, metrics_port, drain_s
         self._announce, self._lame_duck_s, self._hurried = announce, lame_duck_s, asyncio.Event()
-        self._roster = Roster(directory, poll_s)
+        self._roster = Roster(directory, poll_s, ready_models)
         self.metrics = FrontMetrics(FleetMetrics(self._roster), self._replica_pages, watching, metrics_identities)
         self._connections = connections or Connections()
         self._links = Links(guards.inside, self._connections)
@@ -158,12 +160,12 @@ class Front:
 
     @property
     def serving(self) -> bool:
-        """Whether a replica takes requests and this front was not told to stop. For its event loop."""
-        return self._roster.index.any_ready and not self._roster.leaving
+        """Whether it is ready, a replica takes requests, and it was not told to stop. For its event loop."""
+        return self._roster.serving
 
     async def ready(self) -> list[str]:
         """The names of the models that answer, once there are some. For the event loop of the front."""
-        while not self._roster.index.any_ready:
+        while self._roster.awaited or not self._roster.index.any_ready:
             await self._roster.changed()
         return [name for name, each in self._roster.index.models.items() if each.taking]
 
@@ -347,7 +349,7 @@ class Front:
         self.metrics.fleet.follow()
         await self._links.keep({replica.id for replica in self._roster.index.replicas})
         await self._log_settings.catch_up()
-        self._health.follow(self._roster.index)
+        self._health.follow(self._roster.index, ready=not self._roster.awaited)
         self._compare()
         # Repeated, because the directory forgets what it is not told; while it is down the roster says so.
         with contextlib.suppress(Exception):

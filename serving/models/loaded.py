@@ -17,6 +17,7 @@ from serving.backends import Backend, LoadError
 from serving.backends.opening import Opener
 from serving.engine.engine import Engine
 from serving.fleet.directory import ModelState
+from serving.models.artifacts import Artifacts
 from serving.models.draws import DrawStore, Wanted
 from serving.models.folders import Folder, readable, scan, survey
 from serving.models.loader import Loader, close
@@ -33,6 +34,7 @@ from serving.wire.parameters import LONGEST_REWARD
 _log = logging.getLogger(__name__)
 LOOK_S = 1.0
 _LOAD_SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60, 120, 300, 600, 1200)
+_AWAITS = "its bank and calibration are being made"
 UNLOADED = "unloaded"
 """Why a model that was unloaded is not there."""
 
@@ -73,6 +75,8 @@ class LoadedModels:
         release: closes a backend when no call runs on it any more.
         trust: names of models that are served even if their rows are not independent.
         draws: keeps those of the models' laws under conditions, within a bound of its own.
+        artifacts: where replicas find what one of them has made of a model; None for nowhere.
+        with_bank: a version is READY only with its bank and calibration, and what it replaces serves until then.
     """
 
     def __init__(
@@ -85,10 +89,15 @@ class LoadedModels:
         release: Callable[[Backend], None] = Backend.close,
         trust: Collection[str] = (),
         draws: DrawStore | None = None,
+        artifacts: Artifacts | None = None,
+        *,
+        with_bank: bool = False,
     ) -> None:
         self._root, self._release, self._bounded = root, release, most_bytes is not None
         self._draws = DrawStore() if draws is None else draws
-        self._loader = Loader(opener or Opener(threads), trust, self._draws, keeps=self._bounded)
+        self._loader = Loader(opener or Opener(threads), trust, self._draws, keeps=self._bounded, artifacts=artifacts)
+        self._with_bank = with_bank
+        self._awaiting: list[Version] = []  # those that wait for their banks
         self._counter = itertools.count(1)
         self._keyed: dict[str, Version] = {}  # those that are loaded or were begun to, until nobody uses them
         self._locks: dict[str, asyncio.Lock] = {}  # one load at a time of each model
@@ -100,7 +109,7 @@ class LoadedModels:
             unload=self._unload,
             short=lambda: self._preparing.give_way(),
         )
-        self._preparing = Preparing(self._memory, self._learned)
+        self._preparing = Preparing(self._memory, self._learned, self._unlearned, artifacts)
         registry = registry or CollectorRegistry()
         self._bytes = Gauge(
             "tiltserve_model_bytes", "Bytes of a model in memory: files and bank", ["model"], registry=registry
@@ -195,7 +204,8 @@ class LoadedModels:
         raise errors.not_found(f"unknown model {name!r}: the repository has no such folder of a model{why}{still}")
 
     async def load(self, name: str, folders: Iterable[Folder]) -> None:
-        """Load the versions that are new or have changed, beside those that serve; then these make way.
+        """Load the versions that are new or have changed, beside those that serve; then these make way. Where versions
+        are READY only with their banks, it waits for these.
 
         Raises:
             RequestError: FAILED_PRECONDITION with what cannot be loaded; what served before serves on.
@@ -204,6 +214,12 @@ class LoadedModels:
             faults = await self._bring_up(name, folders) or self._misfits(name)
             if idle := [task for each, task in self._leaving.items() if not self._memory.holders(each.key)]:
                 await asyncio.wait(idle)  # those that nobody used are gone when this is said to be done
+            awaiting = [each for each in self._awaiting if each.folder.name == name]
+        for each in awaiting:
+            assert each.settled is not None
+            await each.settled.wait()
+            if not each.ready:
+                faults.append(each.reason)
         if faults:
             raise errors.failed_precondition("; ".join(faults))
 
@@ -217,6 +233,8 @@ class LoadedModels:
         async with self._lock(name):
             versions = self._versions.of(name)
             running = sum(self._memory.holders(each.key) for each in versions if each.key in self._keyed)
+            for each in [each for each in self._awaiting if each.folder.name == name]:
+                self._abandon(each, UNLOADED)
             for each in versions:
                 self._leave(each)
                 if each.state != "UNLOADING":
@@ -320,6 +338,8 @@ class LoadedModels:
         now = {each.folder.version: each for each in self._versions.of(name)}
         faults = []
         for number, folder in reversed(wanted.items()):
+            if await self._awaited(folder):
+                continue
             before = now.get(number)
             if before is None or not before.ready:
                 before, now[number] = None, self._enlisted(folder)
@@ -328,11 +348,27 @@ class LoadedModels:
             if fault:
                 faults.append(fault)
         if not faults:
-            for number in now.keys() - wanted.keys():
-                self._leave(now[number])
-            kept = [each for number, each in now.items() if number in wanted or each in self._leaving]
+            gone = [now[number] for number in now.keys() - wanted.keys()]
+            if awaiting := [each for each in now.values() if each.waits and each not in gone]:
+                for each in awaiting:
+                    each.replaces = tuple({*each.replaces, *gone})
+                gone = [each for each in gone if each.waits]
+            for each in gone:
+                if each.waits:
+                    self._abandon(each, "another version is wanted")
+                self._leave(each)
+            kept = [each for each in now.values() if each not in gone or each in self._leaving]
             self._versions.put(name, kept)
         return faults
+
+    async def _awaited(self, folder: Folder) -> bool:
+        """Whether these very files wait for their bank. What waits and has other files is not waited for any more."""
+        for each in [each for each in self._awaiting if each.folder == folder]:
+            with contextlib.suppress(OSError):  # loading says why
+                if each.stamp == await asyncio.to_thread(lambda: folder.stamp):
+                    return True
+            self._abandon(each, "its files have changed since it was loaded")
+        return False
 
     def _enlisted(self, folder: Folder) -> Version:
         key = f"{folder.name}/{folder.version}"
@@ -345,10 +381,17 @@ class LoadedModels:
         """Load a version for the first time, which makes it ready; why it cannot be."""
         try:
             async with self._memory.holding([version.key]):
-                version.state = "READY"
+                if self._with_bank and version.lacking:
+                    version.reason, version.settled = _AWAITS, asyncio.Event()
+                else:
+                    version.state = "READY"
                 self._versions.changed()
         except Exception as error:
             version.reason = _why(version.folder, error)
+        if version.waits:
+            self._awaiting.append(version)
+            self._preparing.want(version)
+            return ""
         if not version.ready:
             version.state = "UNAVAILABLE"
             self._discard_soon(version)
@@ -371,12 +414,51 @@ class LoadedModels:
             return fault
         if version.identity == before.identity:  # written again, with the same content
             before.stamp, before.reason = version.stamp, ""
+            if version.waits:
+                self._abandon(version, UNLOADED)
             self._leave(version)
+        elif version.waits:
+            version.replaces = (before,)
+            before.reason = "its files have changed since it was loaded, and are served once their bank is there"
         else:
             now[folder.version] = version
             self._versions.put(folder.name, now.values())
             self._leave(before)
         return ""
+
+    def _settle(self, version: Version) -> None:
+        """What waited for its bank takes over from what it replaces."""
+        assert version.settled is not None
+        self._awaiting.remove(version)
+        version.state, version.reason = "READY", ""
+        name, number = version.folder.name, version.folder.version
+        listed = self._versions.of(name)
+        if version not in listed:  # its number is that of what it replaces
+            self._versions.put(name, [*(each for each in listed if each.folder.version != number), version])
+        for each in version.replaces:
+            self._leave(each)
+        version.replaces = ()
+        self._versions.changed()
+        version.settled.set()
+
+    def _abandon(self, version: Version, why: str) -> None:
+        """Let go of what waits for its bank."""
+        assert version.settled is not None
+        self._awaiting.remove(version)
+        version.state, version.reason, version.replaces = "UNAVAILABLE", why, ()
+        version.settled.set()
+        self._versions.changed()
+        self._preparing.give_way(version)
+        self._discard_soon(version)
+
+    def _unlearned(self, version: Version, error: Exception) -> None:
+        """A version's bank or calibration could not be made."""
+        if version.waits:
+            why = readable(f"{version.folder.root}: its bank and calibration could not be made: {error}")
+            for each in version.replaces:
+                if each.folder.version == version.folder.version:
+                    each.reason = f"its files have changed since it was loaded, and cannot be loaded: {why}"
+            self._abandon(version, why)
 
     def _leave(self, version: Version) -> None:
         """No new request uses a version that is ready; it leaves the memory after the last one."""
@@ -410,6 +492,10 @@ class LoadedModels:
         if self._bounded:
             version.kept = await asyncio.to_thread(Kept, model)
         self._memory.resize(version.key, self._measured(version, model))
+        if version.waits:
+            async with self._lock(version.folder.name):  # not while versions of it are being loaded
+                if version.waits:
+                    self._settle(version)
 
     def _touched(
         self, request: InferRequest, seen: Callable[[str], bool], others: Sequence[tuple[str, str]] = ()

@@ -1,13 +1,16 @@
 """Opens a version of a model, as it was if it was in memory before."""
 
+import math
+import time
 from collections.abc import Collection
 
 from serving.backends import Backend, LoadError
-from serving.backends.costs import Costs
+from serving.backends.costs import GUESSED_ROW_S, Costs
 from serving.backends.examination import Findings
 from serving.backends.made_up import MadeUp
 from serving.backends.opening import Opener
 from serving.backends.profiling import measured
+from serving.models.artifacts import Artifacts, BusyError
 from serving.models.draws import DrawStore
 from serving.models.folders import Folder
 from serving.models.model import Sampler
@@ -18,6 +21,8 @@ from serving.models.trial import Trials
 from serving.models.unloaded import Kept, identity
 from serving.models.versions import Content, Version, kind_of, raw
 
+_LOOK_S = 0.2
+"""Seconds between two looks for costs that somebody else measures."""
 REMEMBERED = 256
 """Graphs whose costs and trials are remembered, at least."""
 
@@ -30,10 +35,20 @@ class Loader:
         trust: names of models that are served even if their rows are not independent.
         keeps: whether versions leave the memory and come back.
         draws: of all models' laws.
+        artifacts: where banks, calibrations and costs are that somebody made before; None for nowhere.
     """
 
-    def __init__(self, opener: Opener, trust: Collection[str], draws: DrawStore, *, keeps: bool) -> None:
+    def __init__(
+        self,
+        opener: Opener,
+        trust: Collection[str],
+        draws: DrawStore,
+        *,
+        keeps: bool,
+        artifacts: Artifacts | None = None,
+    ) -> None:
         self._open, self._trust, self._keeps, self._draws = opener, frozenset(trust), keeps, draws
+        self._artifacts = artifacts
         self._costs: dict[str, Costs] = {}
         self._findings: dict[str, Findings] = {}
 
@@ -64,8 +79,12 @@ class Loader:
                 raise _written(folder) from error
             raise
         try:
-            if isinstance(model, Sampler) and model.known.cloud is not None:
-                learn(model, model.known.cloud.samples, model.known.calibration)
+            if isinstance(model, Sampler):
+                made = self._artifacts.prepared(model) if self._artifacts is not None and lacks(model) else None
+                if made is not None:
+                    learn(model, made.samples, made.calibration)
+                elif model.known.cloud is not None:
+                    learn(model, model.known.cloud.samples, model.known.calibration)
             bank = (folder.bank_digest,) if isinstance(model, Sampler) else ()
             version.identity, version.lacking = (identity(model), *bank), lacks(model)
             if self._keeps:
@@ -97,8 +116,31 @@ class Loader:
     def _measure(self, backend: Backend, graph: str, made_up: MadeUp | None) -> Costs:
         """Costs of calls, measured when a graph is first loaded."""
         if graph not in self._costs:
-            self._costs[graph] = measured(backend, self._open.most, made_up)
+            self._costs[graph] = self._shared(backend, graph, made_up)
         return self._costs[graph]
+
+    def _shared(self, backend: Backend, graph: str, made_up: MadeUp | None) -> Costs:
+        """Costs that somebody measured on such a machine; measured here where nobody did, or does now."""
+        most, artifacts = self._open.most, self._artifacts
+        if artifacts is None:
+            return measured(backend, most, made_up)
+        while True:
+            found = artifacts.costs(graph, most)
+            if found is not None and {*found.sizes} <= {*backend.sizes(most)}:
+                return found
+            try:
+                lease = artifacts.lease(f"{artifacts.costs_key(graph, most)}.costs")
+                break
+            except BusyError:
+                time.sleep(_LOOK_S)
+        try:
+            costs = measured(backend, most, made_up)
+            if not math.isclose(costs.row_s, GUESSED_ROW_S):  # else there was nothing to measure
+                artifacts.keep_costs(graph, most, costs)
+        finally:
+            if lease is not None:
+                lease.leave()
+        return costs
 
 
 def close(model: Opened) -> None:

@@ -2,9 +2,10 @@
 conditions that requests want but do not wait for."""
 
 import asyncio
+import contextlib
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 
 from torch import Tensor
@@ -12,6 +13,7 @@ from torch import Tensor
 import steering
 from serving.engine.engine import Engine
 from serving.engine.task import Routine, Task
+from serving.models.artifacts import Artifacts, BusyError, Prepared
 from serving.models.described import reverts
 from serving.models.draws import Wanted
 from serving.models.evaluations import evaluations
@@ -32,13 +34,21 @@ class Preparing:
     Args:
         memory: holds the versions meanwhile.
         learned: told of a version that has it now, while it is held.
+        failed: told of a version whose bank or calibration could not be made, and why.
+        artifacts: where replicas find what one of them has made; None for nowhere.
 
     Attributes:
         making: what is being made.
     """
 
-    def __init__(self, memory: Memory, learned: Callable[[Version, Sampler], Awaitable[None]]) -> None:
-        self._memory, self._learned = memory, learned
+    def __init__(
+        self,
+        memory: Memory,
+        learned: Callable[[Version, Sampler], Awaitable[None]],
+        failed: Callable[[Version, Exception], object] = lambda version, error: None,
+        artifacts: Artifacts | None = None,
+    ) -> None:
+        self._memory, self._learned, self._failed, self._artifacts = memory, learned, failed, artifacts
         self._lacking: deque[tuple[Version, Wanted | None]] = deque()
         self._wanted = asyncio.Event()
         self.making: tuple[Version, asyncio.Task[None]] | None = None
@@ -59,11 +69,17 @@ class Preparing:
 
     async def all(self, engine: Engine) -> None:
         """Make what is lacking now."""
+        elsewhere = set[Version]()  # another replica makes their banks
         while self._lacking:
             # a bank first: all requests for its model are waiting for it
-            version, draws = item = next((each for each in self._lacking if each[1] is None), self._lacking[0])
+            found = [each for each in self._lacking if each[1] is not None or each[0] not in elsewhere]
+            if not found:
+                elsewhere.clear()
+                await asyncio.sleep(_AGAIN_S)
+                continue
+            version, draws = item = next((each for each in found if each[1] is None), found[0])
             self._lacking.remove(item)
-            if not version.ready:  # it was unloaded or replaced
+            if not (version.ready or version.waits):  # it was unloaded or replaced
                 continue
             making = asyncio.create_task(self._make(version, draws, engine))
             self.making = version, making
@@ -74,9 +90,14 @@ class Preparing:
                     raise
                 self._lacking.append((version, draws))  # requests need the memory, or go on with the draws themselves
                 await asyncio.sleep(_AGAIN_S)
+            except BusyError:
+                elsewhere.add(version)
+                self._lacking.append((version, draws))
             except Exception as error:
                 what = "its bank and calibration" if draws is None else "draws for steering under conditions"
                 _log.error("model %s: %s could not be made: %s", version.folder.name, what, error)
+                if draws is None:
+                    self._failed(version, error)
             finally:
                 self.making = None
 
@@ -95,11 +116,42 @@ class Preparing:
             if draws is not None:
                 await asyncio.wrap_future(engine.submit(drawing(model, draws)))
                 return
-            task = Task(model=model.name, program=prepared(model), network_rows=0, background=True, deterministic=True)
-            made = await asyncio.wrap_future(engine.submit(task))
-            await asyncio.to_thread(learn, model, *made)  # choosing a local posterior takes time
+            made = await self._prepared(model, engine)
+            await asyncio.to_thread(learn, model, made.samples, made.calibration)  # choosing a posterior takes time
             version.lacking = False
             await self._learned(version, model)
+
+    async def _prepared(self, model: Sampler, engine: Engine) -> Prepared:
+        """What a model lacks, found or made; BusyError while another replica makes it."""
+        if (artifacts := self._artifacts) is None:
+            return await _drawn(model, engine)
+        key = artifacts.lacking(model)
+        if (found := await asyncio.to_thread(artifacts.prepared, model)) is not None:
+            return found
+        async with _leased(artifacts, key):
+            if (found := await asyncio.to_thread(artifacts.prepared, model)) is not None:
+                return found  # it was done meanwhile
+            made = await _drawn(model, engine)
+            await asyncio.to_thread(artifacts.keep_prepared, model, key, made)
+            return made
+
+
+async def _drawn(model: Sampler, engine: Engine) -> Prepared:
+    task = Task(model=model.name, program=prepared(model), network_rows=0, background=True, deterministic=True)
+    return Prepared(*await asyncio.wrap_future(engine.submit(task)))
+
+
+@contextlib.asynccontextmanager
+async def _leased(artifacts: Artifacts, key: str) -> AsyncIterator[None]:
+    """Within, others wait for what is made here; BusyError where that is to wait for others."""
+    taking = asyncio.create_task(asyncio.to_thread(artifacts.lease, key))
+    try:
+        await asyncio.shield(taking)
+        yield
+    finally:
+        with contextlib.suppress(BusyError):  # a lease is left also if whoever took it was stopped before it came
+            if (lease := await asyncio.shield(taking)) is not None:
+                await asyncio.to_thread(lease.leave)
 
 
 def drawing(model: Sampler, wanted: Wanted) -> Task:

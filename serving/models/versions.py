@@ -1,6 +1,7 @@
 """Which versions of which models a replica has, and the state of each."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import asyncio
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from serving.fleet.directory import Kind, ModelState, State
@@ -47,6 +48,8 @@ class Version:
         lacking: its bank or calibration is missing and can be made.
         kind: what it is; a sampler has a raw network.
         size: its bytes in memory.
+        settled: of one that is READY only with its bank: set once that is there, or could not be made.
+        replaces: who leaves when it is READY.
     """
 
     folder: Folder
@@ -60,6 +63,8 @@ class Version:
     lacking: bool = False
     kind: Kind = "network"
     size: int = 0
+    settled: asyncio.Event | None = None
+    replaces: Sequence["Version"] = ()
 
     @property
     def sampler(self) -> bool:
@@ -68,6 +73,11 @@ class Version:
     @property
     def ready(self) -> bool:
         return self.state == "READY"
+
+    @property
+    def waits(self) -> bool:
+        """Whether it is in memory, and READY as soon as its bank is there."""
+        return self.settled is not None and not self.settled.is_set()
 
 
 @dataclass(frozen=True)

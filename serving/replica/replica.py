@@ -24,6 +24,7 @@ from serving.fleet.directory import DirectoryClient, ReplicaState
 from serving.fleet.heartbeat import Heartbeat
 from serving.labels import OfReplica
 from serving.metrics_page import Page
+from serving.models.artifacts import Artifacts
 from serving.models.draws import MOST_BYTES, DrawStore
 from serving.models.draws_on_disk import MOST_BYTES as MOST_ON_DISK
 from serving.models.draws_on_disk import DrawsOnDisk
@@ -60,6 +61,8 @@ class Replica:
         model_memory: most bytes of models in memory, see `LoadedModels`; None for no bound.
         draws_memory: most bytes of draws that are kept for steering under conditions, see `DrawStore`.
         draws_dir: a folder for such draws, shared with other replicas, of at most `draws_dir_bytes`; None for none.
+        artifacts: where replicas find what one of them has made of a model; None for nowhere.
+        ready_with_bank: whether a model is ready only with its bank, see `LoadedModels`.
         rewards: host:port, or more of the server, by name of rewards that their owners serve.
         reward_s: seconds that a call to such a reward may take. remembered_s: seconds for which its scores of a bank
         are used again.
@@ -95,6 +98,8 @@ class Replica:
         draws_memory: int = MOST_BYTES,
         draws_dir: Path | None = None,
         draws_dir_bytes: int = MOST_ON_DISK,
+        artifacts: Artifacts | None = None,
+        ready_with_bank: bool = False,
         drain_s: float = 30.0,
         rewards: Mapping[str, str | Service] | None = None,
         reward_s: float = 30.0,
@@ -121,7 +126,7 @@ class Replica:
         self._draws = DrawStore(draws_memory, self._metrics.registry, disk)
         self._models = LoadedModels(
             models, threads, model_memory, self._metrics.registry, opener, self._engine.release, trust,
-            self._draws,
+            self._draws, artifacts, with_bank=ready_with_bank,
         )  # fmt: skip
         self._rewards = RemoteRewards(rewards or {}, seconds=reward_s, remembered_s=remembered_s)
         self._connections = connections or Connections()

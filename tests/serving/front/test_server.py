@@ -8,6 +8,7 @@ import time
 import urllib.parse
 import urllib.request
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -165,6 +166,30 @@ def test_a_request_is_forwarded_and_its_answer_comes_back():
             np.testing.assert_array_equal(result.as_numpy("y"), np.array([7, 9], np.float32))
             assert (result.get_response().id, result.get_response().parameters["seed"].int64_param) == ("r1", 5)
             assert replica.seen[0].parameters == {"seed": 5, "steps": 3}
+
+    asyncio.run(body())
+
+
+def test_a_front_waits_for_the_models_that_it_is_told_of():
+    """At first: one of them that goes away later leaves it ready for the others."""
+
+    async def body():
+        async with system(Replica("a", sampler()), ready_models=["adder", "other"]) as it:
+
+            async def status(service: str) -> int:
+                asked = health_pb2.HealthCheckRequest(service=service)
+                return (await health_pb2_grpc.HealthStub(it.channel).Check(asked)).status
+
+            await until(lambda: bool(it.front._roster.index.models))
+            assert await status("") == health_pb2.HealthCheckResponse.NOT_SERVING
+            assert await status("adder") == health_pb2.HealthCheckResponse.SERVING
+            second = Replica("b", replace(sampler(), name="other"))
+            await it.join(second)
+            await until(lambda: it.front.serving)
+            await it.kill(second)
+            await until(lambda: len(it.front._roster.index.replicas) == 1)
+            assert it.front.serving
+            assert await status("") == health_pb2.HealthCheckResponse.SERVING
 
     asyncio.run(body())
 

@@ -177,6 +177,7 @@ priorityClassName: {{ . }}
   "internal_token_file" "/etc/tiltserve/internal-token/token"
   "metrics_token_file" "/etc/tiltserve/metrics-token/token"
   "draws_dir" "/cache/draws"
+  "artifacts" "/cache/artifacts"
   "tensorrt_cache" "/cache/tensorrt"
 -}}
 {{- if $v.front.maxConnectionAgeSeconds }}{{- $_ := set $s "max_connection_age_seconds" (int $v.front.maxConnectionAgeSeconds) }}{{- end -}}

@@ -1,0 +1,82 @@
+"""Small files by name that several replicas share: each is whole or not there, and of two that create one, one does."""
+
+import contextlib
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+
+class Shelf(Protocol):
+    """Files by name. Calls block, for threads; any may raise OSError, and what it was to do is then left undone."""
+
+    def get(self, name: str, most: int) -> bytes | None:
+        """The content of a file; None where there is none of at most `most` bytes."""
+        ...
+
+    def put(self, name: str, content: bytes) -> None:
+        """Write a file, in place of one that is there."""
+        ...
+
+    def create(self, name: str, content: bytes) -> bool:
+        """Write a file that is not there; False where it is."""
+        ...
+
+    def remove(self, name: str) -> None:
+        """Remove a file, if it is there."""
+        ...
+
+
+class FolderShelf:
+    """A folder of this machine, or a volume that several share. It is made for this user alone."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def __str__(self) -> str:
+        return str(self._folder)
+
+    def get(self, name: str, most: int) -> bytes | None:
+        """Implements `Shelf.get`; a file that is read counts as used now, by its modification time."""
+        try:
+            # not through links, and not waiting for who writes to a pipe of this name
+            number = os.open(self._folder / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        with os.fdopen(number, "rb") as file:
+            content = file.read(most + 1)
+            with contextlib.suppress(OSError):  # it may not be ours, or the volume only to be read
+                os.utime(file.fileno())
+        return content if len(content) <= most else None
+
+    def put(self, name: str, content: bytes) -> None:
+        """Implements `Shelf.put`."""
+        with self._written(name, content) as there:
+            there.replace(self._folder / name)
+
+    def create(self, name: str, content: bytes) -> bool:
+        """Implements `Shelf.create`."""
+        with self._written(name, content) as there:
+            try:
+                os.link(there, self._folder / name)
+            except FileExistsError:
+                return False
+            return True
+
+    def remove(self, name: str) -> None:
+        """Implements `Shelf.remove`."""
+        (self._folder / name).unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _written(self, name: str, content: bytes) -> Iterator[Path]:
+        """A complete file of another name, which is gone afterwards."""
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        there = self._folder / f".{name}.{uuid.uuid4().hex}"
+        flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            with os.fdopen(os.open(there, flags, 0o600), "wb") as file:
+                file.write(content)
+            yield there
+        finally:
+            there.unlink(missing_ok=True)
