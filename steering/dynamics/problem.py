@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Literal, TypeVar, get_args
 
 import torch
 from jaxtyping import Float64, Int64
@@ -13,6 +13,9 @@ from steering.dynamics.asking import Program
 from steering.dynamics.solution import Solution
 from steering.errors import PlanError, choose
 from steering.plans.plan import Option
+
+if TYPE_CHECKING:
+    from steering.dynamics.control import Control
 
 Kind = Literal["ode", "sde", "cde", "map", "fixed_point"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -64,6 +67,7 @@ class Problem:
         dtype: of the field's graph.
         seed, indices: noise is a function of these, so that a trajectory is the same alone and in company.
         noise, form, calculus: of sdes, see `steering.dynamics.sde`.
+        control: of cdes the path that drives them, of maps what each step is given.
         show: announce states that are final as `Ask("saved")`.
         warnings: what was done otherwise than asked.
     """
@@ -86,6 +90,7 @@ class Problem:
     noise: Law = "diagonal"
     form: Form = "plain"
     calculus: Calculus = "ito"
+    control: "Control | None" = None
     show: bool = False
     warnings: tuple[str, ...] = ()
 
@@ -144,6 +149,7 @@ def pose(
     noise: str = "diagonal",
     form: str = "plain",
     calculus: str = "ito",
+    control: "Control | None" = None,
     show: bool = False,
 ) -> Problem:
     """Check everything and put it into float64.
@@ -167,6 +173,8 @@ def pose(
         raise PlanError(f"y0: expected shape [n, *state] with n >= 1, got {list(y0.shape)}")
     n = len(y0)
     times = _times(torch.as_tensor(t_eval, dtype=torch.float64), n)
+    if control is not None and len(control.times) != n:
+        raise PlanError(f"control: expected {n} rows, got {len(control.times)}")
     fine, rough = _each("rtol", rtol, n, 0.0, 1.0), _each("atol", atol, n, 0.0, math.inf)
     if solver.adaptive and bool((fine + rough == 0).any()):
         raise PlanError("rtol, atol: expected one of them above 0, got 0 for both")
@@ -207,6 +215,7 @@ def pose(
         noise=_named("noise", noise, LAWS),
         form=_named("form", form, FORMS),
         calculus=_named("calculus", calculus, CALCULI),
+        control=control,
         show=show,
         warnings=warnings,
     )

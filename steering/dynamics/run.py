@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from steering.dynamics.asking import Ask, Reply
+from steering.dynamics.control import Control
 from steering.dynamics.problem import Event, Kind, Problem, pose
 from steering.dynamics.solution import Solution
 from steering.dynamics.table import SOLVERS
@@ -38,6 +39,7 @@ def solve(
     noise: str = "diagonal",
     form: str = "plain",
     calculus: str = "ito",
+    control: Control | None = None,
     **options: float,
 ) -> Solution:
     """Solve dy/dt = field(y, t, **condition) from y0 [n, *state] at the first of the times to the others.
@@ -51,6 +53,7 @@ def solve(
         event: the network of events without a coordinate, (y, t, **condition) to [m] or [m, E].
         condition: further arguments of field and event, [n, ...] or, the same for all trajectories, [1, ...].
         seed, indices, noise, form, calculus: of sdes, see `steering.dynamics.sde`.
+        control: the observations that drive a cde, whose field is called with their derivative as `dx`, too.
         options: the solver's own, see `steering.dynamics.SOLVERS[solver].options`.
 
     Raises:
@@ -62,7 +65,7 @@ def solve(
     what = pose(
         chosen, y0, t_eval, kind=kind, rtol=rtol, atol=atol, dt0=dt0, dt=dt, max_steps=max_steps, events=events,
         max_events=max_events, options=options, dtype=dtype, seed=seed, indices=indices,
-        noise=noise, form=form, calculus=calculus,
+        noise=noise, form=form, calculus=calculus, control=control,
     )  # fmt: skip
     return answered(chosen.program(what), answering(what, field, event=event, condition=condition))
 

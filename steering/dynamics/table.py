@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 
 from steering.dynamics import fixed_steps, runge_kutta, sde
+from steering.dynamics.control import also_controlled
 from steering.dynamics.problem import Solver
 
 _ALL = (
-    *runge_kutta.SOLVERS,
-    *fixed_steps.SOLVERS,
+    *map(also_controlled, runge_kutta.SOLVERS),
+    *map(also_controlled, fixed_steps.SOLVERS),
     *sde.SOLVERS,
 )
 SOLVERS: Mapping[str, Solver] = {solver.name: solver for solver in _ALL}
