@@ -3,19 +3,17 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, TypeVar, get_args
+from typing import Literal, TypeVar, get_args
 
 import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from steering.dynamics.asking import Program
+from steering.dynamics.control import Control
 from steering.dynamics.solution import Solution
 from steering.errors import PlanError, choose
 from steering.plans.plan import Option
-
-if TYPE_CHECKING:
-    from steering.dynamics.control import Control
 
 Kind = Literal["ode", "sde", "cde", "map", "fixed_point"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -90,7 +88,7 @@ class Problem:
     noise: Law = "diagonal"
     form: Form = "plain"
     calculus: Calculus = "ito"
-    control: "Control | None" = None
+    control: Control | None = None
     show: bool = False
     warnings: tuple[str, ...] = ()
 
@@ -149,7 +147,7 @@ def pose(
     noise: str = "diagonal",
     form: str = "plain",
     calculus: str = "ito",
-    control: "Control | None" = None,
+    control: Control | None = None,
     show: bool = False,
 ) -> Problem:
     """Check everything and put it into float64.

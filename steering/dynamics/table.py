@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from steering.dynamics import fixed_steps, runge_kutta, sde
-from steering.dynamics.control import also_controlled
+from steering.dynamics.along import also_controlled
 from steering.dynamics.problem import Solver
 
 _ALL = (
