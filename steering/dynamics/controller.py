@@ -29,13 +29,22 @@ def scale(rtol: Floats, atol: Floats, y: Floats, after: Floats | None = None) ->
 
 @dataclass(frozen=True)
 class Controller:
-    """Attributes: order q of the solution that goes on; the factors' bounds."""
+    """How steps are chosen.
+
+    Attributes:
+        order: q of the solution that goes on.
+        integral, proportional: the exponents' numerators: 0.7 and 0.4 above; 1 and 0 are the plain controller.
+        steady: a step is not lengthened by less than this factor.
+    """
 
     order: int
+    integral: float = 0.7
+    proportional: float = 0.4
     safety: float = 0.9
     shrink: float = 0.2
     grow: float = 10.0
     shrink_rejected: float = 0.1
+    steady: float = 1.0
 
     @QUIET
     def judge(self, error: Floats, allowed: Floats) -> tuple[Floats, Mask]:
@@ -47,11 +56,13 @@ class Controller:
 
     def factor(self, ratio: Floats, before: Floats) -> Floats:
         """Next step over this one, where E is `ratio` and that of the last step kept was `before`."""
-        kept = self.safety * power(ratio, -0.7 / self.order) * power(np.maximum(before, LEAST_BEFORE), 0.4 / self.order)
+        kept = self.safety * power(ratio, -self.integral / self.order)
+        if self.proportional:
+            kept *= power(np.maximum(before, LEAST_BEFORE), self.proportional / self.order)
         again = self.safety * power(ratio, -1 / self.order)
-        return np.where(
-            ratio <= 1, np.clip(kept, self.shrink, self.grow), np.clip(again, self.shrink_rejected, 1.0)
-        )  # fmt: skip
+        longer = np.clip(kept, self.shrink, self.grow)
+        longer[(longer > 1) & (longer < self.steady)] = 1.0
+        return np.where(ratio <= 1, longer, np.clip(again, self.shrink_rejected, 1.0))
 
     @QUIET
     def guess(self, y: Floats, slope: Floats, allowed: Floats, most: Floats) -> Floats:

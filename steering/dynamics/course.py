@@ -147,14 +147,19 @@ def moved(y: Floats, step: Floats, slopes: list[Floats], weights: tuple[float, .
 
 @QUIET
 def rms(values: Floats) -> Floats:
-    """Root mean square of each row [m, d]: sums of halves, whose bits depend on the row alone."""
-    count = values.shape[1]
-    total = values * values
-    while total.shape[1] > 1:
-        half = total.shape[1] // 2
-        folded = total[:, :half] + total[:, half : 2 * half]
-        if total.shape[1] % 2:
-            folded[:, 0] += total[:, -1]
-        total = folded
-    mean: Floats = np.sqrt(total[:, 0] / count) if count else np.zeros(len(values))
+    """Root mean square of each row [m, d]."""
+    mean: Floats = np.sqrt(sums(values * values) / max(values.shape[1], 1))
     return mean
+
+
+@QUIET
+def sums(values: Floats) -> Floats:
+    """Sums over the last axis [..., d], half onto half."""
+    total = values
+    while total.shape[-1] > 1:
+        half = total.shape[-1] // 2
+        folded = total[..., :half] + total[..., half : 2 * half]
+        if total.shape[-1] % 2:
+            folded[..., 0] += total[..., -1]
+        total = folded
+    return total.sum(axis=-1)  # of one number or none

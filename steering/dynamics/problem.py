@@ -28,6 +28,8 @@ FINEST_RTOL = {torch.float32: 1e-6, torch.float64: 1e-13}
 """The smallest rtol a field of this type can keep. Below, a step's error is the field's rounding, whose estimate no
 smaller step makes smaller: steps shrink without bound (592 rows became 11,442)."""
 FINEST_STEP = 1e-300
+MOST_NUMBERS = 2**22
+"""In the Jacobians of a problem: 32 MiB."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,7 @@ class Solver:
         weak_order: of sdes, of the error of expectations.
         adaptive: chooses its steps by rtol and atol; otherwise by dt.
         events: finds them.
+        matrices: keeps d x d numbers for each trajectory, d those of its state.
         about: one line: what it is for, and its paper.
         options: numbers it can be given by name.
         program: from a problem to the generator that solves it.
@@ -122,6 +125,7 @@ class Solver:
     weak_order: float | None = None
     adaptive: bool
     events: bool = False
+    matrices: bool = False
     about: str
     options: Mapping[str, Option] = field(default_factory=dict)
     program: Callable[[Problem], Program[Solution]]
@@ -170,6 +174,12 @@ def pose(
     if y0.ndim < 1 or not len(y0):
         raise PlanError(f"y0: expected shape [n, *state] with n >= 1, got {list(y0.shape)}")
     n = len(y0)
+    size = math.prod(y0.shape[1:])
+    if solver.matrices and n * size * size > MOST_NUMBERS:
+        raise PlanError(
+            f"solver {solver.name!r}: expected at most {MOST_NUMBERS} numbers in the matrices of all trajectories, "
+            f"got {n} of {size} x {size}"
+        )
     times = _times(torch.as_tensor(t_eval, dtype=torch.float64), n)
     if control is not None and len(control.times) != n:
         raise PlanError(f"control: expected {n} rows, got {len(control.times)}")
@@ -188,7 +198,7 @@ def pose(
     if events and not solver.events:
         raise PlanError(f"events: expected a solver that finds them, got {solver.name!r}")
     for event in events:
-        _check(event, math.prod(y0.shape[1:]))
+        _check(event, size)
     kept_events = max_events or (1 if all(event.terminal for event in events) else 32)
     if not 1 <= kept_events <= 10_000:
         raise PlanError(f"max_events: expected 1..10000, got {kept_events}")

@@ -1,151 +1,62 @@
-"""Embedded explicit Runge-Kutta pairs: each trajectory at its own time and with its own step.
+"""Embedded explicit Runge-Kutta pairs, by a row of the field a stage, or by a row of a step graph a step."""
 
-All trajectories that are not at their last time try a step at once, whatever their times and steps, and those that are
-there ask for no more rows. The last slope of a step is the first of the next. Times asked for are interpolated from a
-step's slopes, so they do not shorten steps.
-"""
-
-from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from collections.abc import Generator
 
 import numpy as np
 import torch
 
-from steering.dynamics.asking import Ask, Program, Reply
-from steering.dynamics.controller import Controller, scale
-from steering.dynamics.course import Course, Dense, Floats, Index, moved
-from steering.dynamics.events import Watch
-from steering.dynamics.problem import Problem, Solver
-from steering.dynamics.solution import Solution, Status
+from steering.dynamics.adaptive import Attempt, adaptive
+from steering.dynamics.asking import Ask, Reply
+from steering.dynamics.controller import Controller
+from steering.dynamics.course import Course, Floats, Index, Mask, moved
+from steering.dynamics.problem import Solver
 from steering.dynamics.tableaus import BOSH3, DOPRI5, TSIT5, Pair
 
-TRIES = 50
-"""Steps in a row that are not kept, each at most 0.9 and mostly a tenth of the one before."""
-ROUNDING = 4 * float(np.finfo(np.float64).eps)
 
+class Explicit:
+    """Steps of a pair."""
 
-@dataclass(frozen=True, eq=False)
-class Attempt:
-    """What a step of m rows came to: the state at its end, its error, and its slopes, the first included."""
+    def __init__(self, pair: Pair, course: Course) -> None:
+        self.pair, self.course = pair, course
+        self.controller = Controller(pair.order)
 
-    after: Floats
-    error: Floats
-    slopes: list[Floats]
+    def begin(self, active: Index) -> Generator[Ask, Reply, Floats]:
+        return (yield from self.course.field(active, self.course.t[active], self.course.y[active]))
 
+    def attempt(
+        self, index: Index, t: Floats, step: Floats, y: Floats, slope: Floats
+    ) -> Generator[Ask, Reply, Attempt]:
+        if self.course.problem.step_graph:
+            return (yield from self._by_graph(index, t, step, y, slope))
+        slopes, after = [slope], y
+        for c, row in zip(self.pair.c, self.pair.a, strict=True):
+            after = moved(y, step, slopes, row)
+            slopes.append((yield from self.course.field(index, t + c * step, after)))
+        return Attempt(after, moved(np.zeros_like(y), step, slopes, self.pair.error), slopes)
 
-def solving(pair: Pair) -> Callable[[Problem], Program[Solution]]:
-    controller = Controller(pair.order)
+    def _by_graph(
+        self, index: Index, t: Floats, step: Floats, y: Floats, slope: Floats
+    ) -> Generator[Ask, Reply, Attempt]:
+        """A step by one row: the graph does in its own precision what is done above."""
+        course, stages = self.course, len(self.pair.c)
+        course.evaluations[index] += stages
+        first = torch.from_numpy(slope).reshape(len(slope), *course.problem.state)
+        reply = yield course.ask("step", index, t, y, h=torch.from_numpy(step), k1=first)
+        slopes = reply["slopes"].reshape(len(index), stages, course.size).numpy()
+        after = y + course.flat(reply["dz"])
+        return Attempt(after, course.flat(reply["error"]), [slope, *(slopes[:, i] for i in range(stages))])
 
-    def program(problem: Problem) -> Program[Solution]:
-        course, n = Course(problem), problem.n
-        watch = Watch(course)
-        rtol, atol = problem.rtol.numpy(), problem.atol.numpy()
-        active = yield from course.begin()
-        slope, step, before = np.zeros_like(course.y), np.zeros(n), np.ones(n)
-        tries = np.zeros(n, np.int64)
-        attempt = _by_graph if problem.step_graph else _by_stages
-        if len(active):
-            slope[active] = yield from course.field(active, course.t[active], course.y[active])
-            broken = ~np.isfinite(slope[active]).all(axis=1)
-            course.fail(active[broken], Status.NOT_FINITE)
-            active = active[~broken]
-        if len(active):
-            yield from watch.begin(active)
-            active = active[course.status[active] == Status.OK]
-            step[active] = yield from _first(course, controller, active, slope[active])
-        while len(active):
-            t, y, sign = course.t[active], course.y[active], course.sign[active]
-            left = np.abs(course.ends[active] - t)
-            length = step[active]
-            arrives = length >= left * (1 - 1e-12)
-            length = np.where(arrives, left, length)
-            signed = sign * length
-            tried = yield from attempt(pair, course, active, t, signed, y, slope[active])
-            allowed = scale(rtol[active], atol[active], y, tried.after)
-            ratio, bad = controller.judge(tried.error, allowed)
-            kept = ratio <= 1
-            step[active] = length * controller.factor(ratio, before[active])
-            course.accepted[active] += kept
-            course.rejected[active] += ~kept
-            tries[active] = np.where(kept, 0, tries[active] + 1)
-            if kept.any():
-                rows = np.flatnonzero(kept)
-                onward = active[rows]
-                end = np.where(arrives, course.ends[active], t + signed)[rows]
-                after = tried.after[rows]
-                dense = _dense(pair, y, signed, tried.slopes, rows)
-                slope[onward] = tried.slopes[-1][rows]
-                before[onward] = ratio[rows]
-                stop = yield from watch.passed(onward, signed[rows], end, after, dense)
-                if stop is not None:
-                    end[stop.rows] = t[rows][stop.rows] + stop.part * signed[rows][stop.rows]
-                    after[stop.rows] = dense(stop.rows, stop.part)
-                yield from course.reach(onward, end, after, dense, signed[rows])
-            lost = ~kept & ((step[active] <= ROUNDING * np.abs(t)) | (tries[active] >= TRIES))
-            course.fail(active[lost & bad], Status.NOT_FINITE)
-            course.fail(active[lost & ~bad], Status.STEP_TOO_SMALL)
-            going = active[(course.status[active] == Status.OK) & (course.count[active] < course.times.shape[1])]
-            over = course.accepted[going] + course.rejected[going] >= problem.max_steps
-            course.fail(going[over], Status.MAX_STEPS)
-            active = going[~over]
-        return course.solution()
+    def kept(self, index: Index, kept: Mask) -> None:
+        pass
 
-    return program
-
-
-def _first(course: Course, controller: Controller, active: Index, slope: Floats) -> Generator[Ask, Reply, Floats]:
-    """The length of the first step: what the problem says, or by one row more."""
-    problem = course.problem
-    if problem.dt0 is not None:
-        return problem.dt0.numpy()[active]
-    t, y = course.t[active], course.y[active]
-    allowed = scale(problem.rtol.numpy()[active], problem.atol.numpy()[active], y)
-    guess = controller.guess(y, slope, allowed, np.abs(course.ends[active] - t))
-    signed = course.sign[active] * guess
-    there = yield from course.field(active, t + signed, y + signed[:, None] * slope)
-    return controller.first(guess, slope, there, allowed)
-
-
-def _by_stages(
-    pair: Pair, course: Course, index: Index, t: Floats, step: Floats, y: Floats, slope: Floats
-) -> Generator[Ask, Reply, Attempt]:
-    """A step by rows of the field, one a stage."""
-    slopes, after = [slope], y
-    for c, row in zip(pair.c, pair.a, strict=True):
-        after = moved(y, step, slopes, row)
-        slopes.append((yield from course.field(index, t + c * step, after)))
-    return Attempt(after, moved(np.zeros_like(y), step, slopes, pair.error), slopes)
-
-
-def _by_graph(
-    pair: Pair, course: Course, index: Index, t: Floats, step: Floats, y: Floats, slope: Floats
-) -> Generator[Ask, Reply, Attempt]:
-    """A step by one row of the step graph, which does in its own precision what `_by_stages` does here."""
-    course.evaluations[index] += len(pair.c)
-    first = torch.from_numpy(slope).reshape(len(slope), *course.problem.state)
-    reply = yield course.ask("step", index, t, y, h=torch.from_numpy(step), k1=first)
-    slopes = reply["slopes"].reshape(len(index), len(pair.c), course.size).numpy()
-    return Attempt(
-        y + course.flat(reply["dz"]), course.flat(reply["error"]), [slope, *(slopes[:, i] for i in range(len(pair.c)))]
-    )  # fmt: skip
-
-
-def _dense(pair: Pair, y: Floats, step: Floats, slopes: list[Floats], rows: Index) -> Dense:
-    """The interpolant of the steps of `rows`: y + h sum_i b_i(part) k_i."""
-
-    def at(which: Index, part: Floats) -> Floats:
-        weights, row = pair.weights(part), rows[which]
-        total = slopes[0][row] * weights[:, :1]
-        for i in range(1, len(slopes)):
-            total = total + slopes[i][row] * weights[:, i : i + 1]
-        return y[row] + step[row][:, None] * total
-
-    return at
+    def weights(self, part: Floats) -> Floats:
+        return self.pair.weights(part)
 
 
 def _solver(name: str, pair: Pair, about: str) -> Solver:
+    program = adaptive(lambda course: Explicit(pair, course))
     return Solver(
-        name=name, kinds=("ode",), order=pair.order, adaptive=True, events=True, about=about, program=solving(pair)
+        name=name, kinds=("ode",), order=pair.order, adaptive=True, events=True, about=about, program=program
     )  # fmt: skip
 
 

@@ -42,10 +42,7 @@ class Pair(Tableau):
 
     def weights(self, part: NDArray[np.float64]) -> NDArray[np.float64]:
         """The slopes' weights [m, s] at parts [m] of the step."""
-        column, total = part[:, None], np.zeros((len(part), len(self.dense)))
-        for coefficients in np.array(self.dense).T[::-1]:
-            total = (total + coefficients) * column
-        return total
+        return interpolant(self.dense, part)
 
 
 def _product(factor: float, *polynomials: Row) -> Row:
@@ -54,6 +51,14 @@ def _product(factor: float, *polynomials: Row) -> Row:
     for each in polynomials:
         total = np.convolve(total, each)
     return tuple(float(v) for v in np.pad(total[1:], (0, 5 - len(total))))
+
+
+def interpolant(dense: tuple[Row, ...], part: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The slopes' weights [m, s] at parts [m] of a step; `dense`: of each the coefficients of part, part^2, ..."""
+    column, total = part[:, None], np.zeros((len(part), len(dense)))
+    for coefficients in np.array(dense).T[::-1]:
+        total = (total + coefficients) * column
+    return total
 
 
 TSIT5 = Pair(
@@ -127,3 +132,64 @@ BOSH3 = Pair(
     dense=_hermite((2 / 9, 1 / 3, 4 / 9, 0.0)),
 )
 """Bogacki & Shampine 1989, Appl. Math. Lett. 2, 321; the cubic Hermite interpolant."""
+
+
+@dataclass(frozen=True)
+class Additive:
+    """An additive pair: stages z_i = y + h sum_j (explicit_ij f_j + implicit_ij g_j) + h gamma g_i.
+
+    The weights, those of the error and the interpolant are the same for both parts.
+    """
+
+    c: Row
+    explicit: tuple[Row, ...]
+    implicit: tuple[Row, ...]
+    b: Row
+    error: Row
+    dense: tuple[Row, ...]
+
+    def weights(self, part: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The slopes' weights [m, s] at parts [m] of the step."""
+        return interpolant(self.dense, part)
+
+
+GAMMA = 0.25
+_B4 = (82889 / 524892, 0.0, 15625 / 83664, 69875 / 102672, -2260 / 8211, GAMMA)
+_B3 = (
+    4586570599 / 29645900160, 0.0, 178811875 / 945068544, 814220225 / 1159782912, -3700637 / 11593932, 61727 / 225920,
+)  # fmt: skip
+
+ARK4 = Additive(
+    c=(1 / 2, 83 / 250, 31 / 50, 17 / 20, 1.0),
+    explicit=(
+        (1 / 2,),
+        (13861 / 62500, 6889 / 62500),
+        (-116923316275 / 2393684061468, -2731218467317 / 15368042101831, 9408046702089 / 11113171139209),
+        (
+            -451086348788 / 2902428689909, -2682348792572 / 7519795681897, 12662868775082 / 11960479115383,
+            3355817975965 / 11060851509271,
+        ),
+        (
+            647845179188 / 3216320057751, 73281519250 / 8382639484533, 552539513391 / 3454668386233,
+            3354512671639 / 8306763924573, 4040 / 17871,
+        ),
+    ),
+    implicit=(
+        (1 / 4,),
+        (8611 / 62500, -1743 / 31250),
+        (5012029 / 34652500, -654441 / 2922500, 174375 / 388108),
+        (15267082809 / 155376265600, -71443401 / 120774400, 730878875 / 902184768, 2285395 / 8070912),
+        _B4[:5],
+    ),
+    b=_B4,
+    error=tuple(better - other for better, other in zip(_B4, _B3, strict=True)),
+    dense=(
+        (6943876665148 / 7220017795957, -54480133 / 30881146, 6818779379841 / 7100303317025),
+        (0.0, 0.0, 0.0),
+        (7640104374378 / 9702883013639, -11436875 / 14766696, 2173542590792 / 12501825683035),
+        (-20649996744609 / 7521556579894, 174696575 / 18121608, -31592104683404 / 5083833661969),
+        (8854892464581 / 2390941311638, -12120380 / 966161, 61146701046299 / 7138195549469),
+        (-11397109935349 / 6675773540249, 3843 / 706, -17219254887155 / 4939391667607),
+    ),
+)  # fmt: skip
+"""ARK4(3)6L[2]SA (Kennedy & Carpenter 2003, Applied Numerical Mathematics 44, 139)."""
