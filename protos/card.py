@@ -10,6 +10,7 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from protos.complaint import complaint, read_text, shorten
+from protos.dynamics import Dynamics
 from protos.pipeline import Pipeline
 from protos.strict import Strict
 
@@ -17,6 +18,7 @@ Prediction = Literal["eps", "x0", "v", "velocity", "score"]
 Preconditioning = Literal["none", "edm"]
 LocalPosterior = Literal["gaussian", "mixture", "neighbours"]
 End = Literal["denoise", "t_min"]
+_WITH = {"path": "a path", "pipeline": "a pipeline", "dynamics": "dynamics"}
 _OF_SAMPLERS = ("end", "output_scale", "learned_variance", "clip", "dynamic_threshold")
 
 
@@ -85,7 +87,7 @@ class Condition(Range):
             does not say; "drop" if it is left out.
     """
 
-    dtype: Literal["int64", "float32", "bool"]
+    dtype: Literal["int64", "float32", "float64", "bool"]
     shape: tuple[int, ...] = ()
     longest: int | None = Field(default=None, ge=1)
     null: Any = None
@@ -321,8 +323,9 @@ class Defaults(Strict):
 
 
 class Card(Strict):
-    """A model card. With a `path` the model is a sampler; with a `pipeline` it names the models that make pictures of
-    prompts together; with neither it is a plain network (a classifier, a critic).
+    """A model card. With a `path` the model is a sampler; with `dynamics` its graph is part of a differential equation
+    or a map, which requests solve; with a `pipeline` it names the models that make pictures of prompts together; with
+    none of them it is a plain network (a classifier, a critic).
 
     path: the name of a path under `kind`, the other keys are its constructor's arguments.
     t_range: path times that may be asked of the network. event_shape: the shape of one sample, without the batch axis.
@@ -364,6 +367,7 @@ class Card(Strict):
     sample: Sample | None = None
     score_output: str | None = None
     pipeline: Pipeline | None = None
+    dynamics: Dynamics | None = None
     defaults: Defaults | None = None
     vjp: Vjp | None = None
 
@@ -392,6 +396,16 @@ class Card(Strict):
     def is_pipeline(self) -> bool:
         """Whether it has no graph of its own, and names the models that it is made of."""
         return self.pipeline is not None
+
+    @property
+    def is_dynamics(self) -> bool:
+        """Whether its graph is part of dynamics, whose trajectories can be asked for."""
+        return self.dynamics is not None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is a network that is evaluated as it is."""
+        return not (self.is_sampler or self.is_pipeline or self.is_dynamics)
 
     @field_validator("name")
     @classmethod
@@ -444,8 +458,11 @@ class Card(Strict):
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
-        if self.is_pipeline and self.is_sampler:
-            raise ValueError("pipeline: expected none beside a path, got one")
+        kinds = [key for key in ("path", "pipeline", "dynamics") if getattr(self, key) is not None]
+        if len(kinds) > 1:
+            raise ValueError(f"{kinds[1]}: expected none beside {_WITH[kinds[0]]}, got one")
+        if self.dynamics is not None:
+            self._check_dynamics(self.dynamics)
         if self.is_sampler:
             if self.prediction is None:
                 raise ValueError("prediction: expected one of eps, x0, v, velocity, score beside a path, got none")
@@ -471,10 +488,21 @@ class Card(Strict):
                     raise ValueError(f"path: expected one beside {key}, got none")
         return self
 
+    def _check_dynamics(self, dynamics: Dynamics) -> None:
+        for key in ("event_shape", "inputs", "output", "arguments", "sample", "score_output", "vjp"):
+            if getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f"{key}: expected none beside dynamics, got one")
+        for name, each in self.conditions.items():
+            if each.pad is not None or each.mask is not None:
+                raise ValueError(f"conditions.{name}: expected no pad and no mask beside dynamics, got some")
+        for role, name in dynamics.fed.items():
+            if name in self.conditions:
+                raise ValueError(f"dynamics.inputs.{role}: expected an input that is no condition, got {name!r}")
+
 
 def ranged(card: Card, found: Mapping[str, tuple[int, int]]) -> Card:
     """The card with the ranges that were found for its inputs, by name; its own ranges stay."""
-    if card.is_sampler:
+    if card.is_sampler or card.is_dynamics:
         conditions = {
             name: each.model_copy(update=dict(zip(("min", "max"), found[name], strict=True)))
             if name in found and each.dtype == "int64" and each.min is None and each.max is None

@@ -42,7 +42,7 @@ CLIENT = (
     {"latents", "listings", "progress"},
     {"names", "steps"},
     {"operations"},
-    {"distillation", "pipelines"},
+    {"distillation", "pipelines", "solving"},
     {"aio", "client"},
     {"losses"},
 )
@@ -54,7 +54,8 @@ ARROWS: dict[str, set[str]] = {
     "protos.digest": {"protos.weights"},
     "protos.strict": set(),
     "protos.pipeline": {"protos.strict"},
-    "protos.card": {"protos.complaint", "protos.pipeline", "protos.strict"},
+    "protos.dynamics": {"protos.strict"},
+    "protos.card": {"protos.complaint", "protos.dynamics", "protos.pipeline", "protos.strict"},
     "protos.programs": {"protos.complaint", "protos.strict"},
     "protos.ranges": set(),
     "protos.tiltserve": set(),

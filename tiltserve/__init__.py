@@ -32,6 +32,7 @@ from tiltserve.errors import (
 from tiltserve.latents import spherical
 from tiltserve.listings import Fleet, Metadata, Model, Replica, Statistics, Tensor
 from tiltserve.pipelines import AsyncPipeline, Pipeline, PipelineOutput
+from tiltserve.solving import Trajectories
 
 if TYPE_CHECKING:
     from tiltserve.losses import as_loss, distill_loss
@@ -72,6 +73,7 @@ __all__ = [
     "Tensor",
     "TiltserveError",
     "Time",
+    "Trajectories",
     "Unauthenticated",
     "Unavailable",
     "Unimplemented",

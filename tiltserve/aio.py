@@ -11,7 +11,7 @@ from typing import Any, Self, TypeVar
 
 import grpc
 
-from tiltserve import distillation, errors, latents, operations, progress, steps
+from tiltserve import distillation, errors, latents, operations, progress, solving, steps
 from tiltserve.address import DEFAULT, TLS, Address
 from tiltserve.answers import Floats, Inferred, Likelihood, Samples, Shown
 from tiltserve.distillation import Asked, Gradient, Models, Shared
@@ -19,6 +19,7 @@ from tiltserve.errors import Unimplemented
 from tiltserve.listings import Fleet, Metadata, Model, Statistics
 from tiltserve.operations import Memory, Wanted
 from tiltserve.pipelines import AsyncPipeline
+from tiltserve.solving import Posed, Trajectories
 from tiltserve.steps import Ask, Emit, Open, Operation, Patience, Receive, Rpc, Score, Send, Sleep, Step
 
 T = TypeVar("T")
@@ -104,6 +105,28 @@ class AsyncClient:
         if drawing is None:
             return await self._watched(asked, previews, progress, on_preview, patience)
         return await self._run(drawing, score)
+
+    async def solve(
+        self,
+        model: str,
+        y0: Any = None,
+        t_eval: Any = None,
+        *,
+        outputs: Sequence[str] = (),
+        conditions: Mapping[str, Any] | None = None,
+        reward_args: Mapping[str, Any] | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        version: str = "",
+        request_id: str = "",
+        timeout: float | None = None,
+        **wanted: Any,
+    ) -> Trajectories:
+        """As `Client.solve`."""
+        posed = Posed(
+            model, y0, t_eval, tuple(outputs), conditions or {}, reward_args or {}, parameters or {}, version,
+            request_id, wanted,
+        )  # fmt: skip
+        return await self._run(solving.solve(self._memory, self._patience(timeout), posed))
 
     def pipeline(self, model: str, **settings: Any) -> AsyncPipeline:
         """As `Client.pipeline`."""

@@ -11,7 +11,7 @@ from typing import Any, Self, TypeVar
 import grpc
 from google.protobuf.message import Message
 
-from tiltserve import distillation, errors, latents, operations, progress, steps
+from tiltserve import distillation, errors, latents, operations, progress, solving, steps
 from tiltserve.address import DEFAULT, TLS, Address
 from tiltserve.answers import Floats, Inferred, Likelihood, Samples, Shown
 from tiltserve.distillation import Asked, Gradient, Models, Shared
@@ -19,6 +19,7 @@ from tiltserve.errors import Unimplemented
 from tiltserve.listings import Fleet, Metadata, Model, Statistics
 from tiltserve.operations import Memory, Wanted
 from tiltserve.pipelines import Pipeline
+from tiltserve.solving import Posed, Trajectories
 from tiltserve.steps import Ask, Emit, Open, Operation, Patience, Receive, Rpc, Score, Send, Sleep, Step
 
 T = TypeVar("T")
@@ -124,6 +125,44 @@ class Client:
         if drawing is None:
             return self._watched(asked, previews, progress, on_preview, patience)
         return self._run(drawing, score)
+
+    def solve(
+        self,
+        model: str,
+        y0: Any = None,
+        t_eval: Any = None,
+        *,
+        outputs: Sequence[str] = (),
+        conditions: Mapping[str, Any] | None = None,
+        reward_args: Mapping[str, Any] | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        version: str = "",
+        request_id: str = "",
+        timeout: float | None = None,
+        **wanted: Any,
+    ) -> Trajectories:
+        """Trajectories of a model of dynamics from y0 [n, *state] at the times t_eval [T] or [n, T].
+
+        A trajectory that fails has a status and NaN, and leaves the others alone.
+
+        Args:
+            y0: first states at the first of the times; None for a model with an encoder, whose inputs are keywords.
+            t_eval: all rising, or all falling: backward in time.
+            outputs: names of those that are wanted, such as y; all unless it is said.
+            conditions, reward_args, parameters: by name, where a keyword would be taken for something else.
+            wanted: by name: parameters (solver, rtol, atol, dt, dt0, max_steps, seed, samples, reward, ... and options
+                of the solver); rtol, atol, dt and dt0 may be arrays [n]; conditions and further inputs of the model;
+                arguments of the reward (reward_label=7).
+            timeout: seconds for all of it.
+
+        Raises:
+            TiltserveError: a subclass for each status.
+        """
+        posed = Posed(
+            model, y0, t_eval, tuple(outputs), conditions or {}, reward_args or {}, parameters or {}, version,
+            request_id, wanted,
+        )  # fmt: skip
+        return self._run(solving.solve(self._memory, self._patience(timeout), posed))
 
     def pipeline(self, model: str, **settings: Any) -> Pipeline:
         """A pipeline that is called as diffusers' are: `pipe(prompt, num_inference_steps=20).images`.

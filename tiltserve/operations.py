@@ -261,7 +261,7 @@ def infer(
         {name: tensors.array(name, each) for name, each in inputs.items()},
         outputs,
     )
-    return (yield from _inferred(memory, patience, message))
+    return (yield from inferred(memory, patience, message))
 
 
 def score(
@@ -303,7 +303,7 @@ def likelihood(
     more = {"likelihood": law, "x_init": x, **({} if probes is None else {"probes": probes})}
     asked = Wanted(**{**vars(wanted), "n": len(x), "keywords": {**wanted.keywords, **more}})
     request = yield from _request(memory, patience, asked)
-    answer = yield from _inferred(memory, patience, request.message())
+    answer = yield from inferred(memory, patience, request.message())
     return likelihood_of(answer)
 
 
@@ -410,9 +410,14 @@ def _request(memory: Memory, patience: Patience, wanted: Wanted) -> Operation[Re
         parameters["samples"] = tensors.scalar("n", wanted.n)
         if isinstance(parameters["samples"], str):
             raise InvalidArgument("n: expected a number, got a text; what to draw is prompt=")
-    parameters.setdefault("seed", secrets.randbelow(2**63))
+    parameters.setdefault("seed", fresh_seed())
     outputs = ("images", names.LATENTS, *(["rewards"] if reward is not None else [])) if wanted.latents else ()
     return Request(wanted.model, wanted.version, wanted.id, parameters, inputs, outputs, unknown)
+
+
+def fresh_seed() -> int:
+    """A seed for a request that has none: what is sent again must have the same one."""
+    return secrets.randbelow(2**63)
 
 
 def _of_pipeline(
@@ -515,7 +520,8 @@ def argument(name: str, value: Any, reward: str | None) -> Array:
     return made if made.dtype.kind not in "iuf" or whole else made.astype(np.float32)
 
 
-def _inferred(memory: Memory, patience: Patience, message: pb.ModelInferRequest) -> Operation[Inferred]:
+def inferred(memory: Memory, patience: Patience, message: pb.ModelInferRequest) -> Operation[Inferred]:
+    """What ModelInfer answers."""
     answer, _ = yield from _told(memory, patience, message)
     return answer
 

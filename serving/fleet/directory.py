@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Generic, Literal, Protocol, TypeVar
 
-from serving.wire.rows import Draws
+from serving.wire.rows import Draws, Solves
 from serving.wire.tensors import TensorSpec
 
 MOST = 4096
@@ -15,7 +15,7 @@ MOST = 4096
 LEASE_S = 3.0
 """Seconds after its last heartbeat that a replica or front is forgotten; heartbeats come every second."""
 
-Kind = Literal["sampler", "network", "pipeline"]
+Kind = Literal["sampler", "network", "pipeline", "dynamics"]
 Device = Literal["CPU", "GPU"]
 State = Literal["READY", "LOADING", "UNLOADING", "UNAVAILABLE"]
 
@@ -29,6 +29,7 @@ class ModelState:
         most_rows, usual_rows: rows that one call of the network can have, and that are worth waiting for; 0 for a
             sampler, which takes no rows.
         draws: what a front needs to know of a model that draws samples to count a request's rows; None for others.
+        solves: likewise of a model of dynamics.
         cold: its bank or calibration is still being made: it answers, but less well, and soon otherwise.
     """
 
@@ -45,6 +46,7 @@ class ModelState:
     most_rows: int = 0
     usual_rows: int = 0
     draws: Draws | None = None
+    solves: Solves | None = None
     cold: bool = False
 
 

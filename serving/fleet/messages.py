@@ -5,7 +5,7 @@ from typing import cast
 
 from protos.tiltserve.v1 import fleet_pb2 as pb
 from serving.fleet.directory import Device, FrontState, Kind, Listing, ModelState, ReplicaState, State, Wish
-from serving.wire.rows import Draws
+from serving.wire.rows import Draws, Solves
 from serving.wire.tensors import TensorSpec, scalar, values
 
 
@@ -75,6 +75,7 @@ def _model_report(model: ModelState) -> pb.ModelReport:
         most_rows=model.most_rows,
         usual_rows=model.usual_rows,
         draws=None if model.draws is None else _draws_report(model.draws),
+        solves=None if model.solves is None else pb.SolvesReport(starts=model.solves.starts, rows=model.solves.rows),
         cold=model.cold,
     )
 
@@ -94,6 +95,7 @@ def _model_state(told: pb.ModelReport) -> ModelState:
         most_rows=told.most_rows,
         usual_rows=told.usual_rows,
         draws=_draws(told.draws) if told.HasField("draws") else None,
+        solves=Solves(tuple(told.solves.starts), told.solves.rows) if told.HasField("solves") else None,
         cold=told.cold,
     )
 

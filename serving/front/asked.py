@@ -1,7 +1,7 @@
 """What a front reads of a request, once; the tensors stay the bytes they came in."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pydantic import ValidationError
 
@@ -10,7 +10,7 @@ from serving.wire.distillation import Settings, Wanted, Weighted, evaluations
 from serving.wire.distillation import rows as rows_of_gradient
 from serving.wire.parameters import GRID, IMAGE, NEGATIVE, PROMPT, Parameters, timeout_s
 from serving.wire.received import Received
-from serving.wire.rows import Beside, Draws, pullback_rows, rows_of
+from serving.wire.rows import Beside, Draws, Solves, pullback_rows, rows_of
 from serving.wire.tensors import Parameter
 
 _MOST = 2**31
@@ -26,6 +26,7 @@ class Asked:
         length: of its first input's first axis, 1 where there is none.
         nodes: of its explicit grid, 0 where there is none.
         prompts, pictures: that come with it.
+        lengths: of its inputs' first axes by name.
     """
 
     model: str
@@ -35,6 +36,7 @@ class Asked:
     nodes: int = 0
     prompts: int = 0
     pictures: int = 0
+    lengths: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def seeded(self) -> bool:
@@ -45,12 +47,15 @@ class Asked:
         """Its parameter `timeout` in seconds, None for none; INVALID_ARGUMENT where it has no such value."""
         return timeout_s(self.parameters.get("timeout", 0))
 
-    def rows(self, draws: Draws | None) -> int:
-        """Network rows that it takes, at most; a parameter that is not valid counts as its default.
+    def rows(self, draws: Draws | None, solves: Solves | None = None) -> int:
+        """Network rows that it takes, at most, of dynamics about; a parameter that is not valid counts as its default.
 
         Args:
-            draws: of a model that draws samples; None for others, whose rows are those of their first input.
+            draws: of a model that draws samples. solves: of one of dynamics. None for others, whose rows are those of
+                their first input.
         """
+        if solves is not None:
+            return min(_MOST, solves.trajectories(self.lengths, self.parameters.get("samples")) * solves.rows)
         if draws is None:
             return min(_MOST, max(1, self.length))
         parameters, options = self._sampling(draws)
@@ -59,13 +64,16 @@ class Asked:
         rows += pullback_rows(parameters, rows, draws.units)
         return min(_MOST, rows + beside.rows(parameters, draws.units))
 
-    def sizes(self, message_bytes: int, draws: Draws | None) -> dict[str, int]:
+    def sizes(self, message_bytes: int, draws: Draws | None, solves: Solves | None = None) -> dict[str, int]:
         """What an identity's limits may bound, by their names.
 
         Args:
             message_bytes: of the request.
-            draws: as of `rows`.
+            draws, solves: as of `rows`.
         """
+        if solves is not None:
+            trajectories = solves.trajectories(self.lengths, self.parameters.get("samples"))
+            return {"message_bytes": message_bytes, "samples": trajectories}
         if draws is None:
             return {"message_bytes": message_bytes}
         parameters, _ = self._sampling(draws)
@@ -104,7 +112,7 @@ def of(request: Received, reward: str | None = None) -> Asked:
     rows = {each.name: max(0, each.shape[0]) if each.shape else 1 for each in request.inputs}
     prompts = sum(rows.get(name, int(name in parameters)) for name in (PROMPT, NEGATIVE))
     length = shape[0] if shape else 1
-    return Asked(request.model, request.version, parameters, length, nodes, prompts, rows.get(IMAGE, 0))
+    return Asked(request.model, request.version, parameters, length, nodes, prompts, rows.get(IMAGE, 0), rows)
 
 
 def _nodes(shape: Sequence[int]) -> int:
@@ -158,7 +166,7 @@ class AskedGradient:
         beside = Beside(self.prompts + 1, 0, seen=True) if known.units else Beside()
         return min(_MOST, rows + beside.rows(parameters, known.units))
 
-    def sizes(self, message_bytes: int, draws: Draws | None) -> dict[str, int]:
+    def sizes(self, message_bytes: int, draws: Draws | None, solves: Solves | None = None) -> dict[str, int]:
         """As of `Asked`: a view counts as a sample."""
         parameters = self._steering()
         steered = {"particles": parameters.particles} if parameters.reward is not None else {}

@@ -149,7 +149,7 @@ class Forwarder:
             await write(reply)
 
         target = self._admit(asked)
-        rows = asked.rows(target.model.draws)
+        rows = asked.rows(target.model.draws, target.model.solves)
         with self._counted(target, asked, rows, len(first)):
             await self._send(
                 target,
@@ -162,7 +162,8 @@ class Forwarder:
     def _counted(self, target: Route, asked: Asked | AskedGradient, rows: int, size: int) -> Iterator[None]:
         """Around a request's work: it is held against the caller's limits, and counts as under way."""
         who = caller()
-        sizes = {} if who.limits == NO_LIMITS else asked.sizes(size, target.model.draws)
+        known = target.model.draws, target.model.solves
+        sizes = {} if who.limits == NO_LIMITS else asked.sizes(size, *known)
         with self._usage.of(who, sizes, rows):
             yield
 
@@ -287,9 +288,10 @@ def _settled(target: Route, asked: Asked, data: bytes) -> tuple[bytes, int]:
     would take another one."""
     if target.pinned:
         data = kserve.with_version(data, target.model.version)
-    if target.model.draws is not None and not asked.seeded:
+    draws, solves = target.model.draws, target.model.solves
+    if (draws is not None or solves is not None) and not asked.seeded:
         data = kserve.with_seed(data, secrets.randbelow(2**63))
-    return data, asked.rows(target.model.draws)
+    return data, asked.rows(draws, solves)
 
 
 def _refused(error: grpc.aio.AioRpcError) -> bool:

@@ -20,7 +20,7 @@ from serving.models.encodings import Handle
 
 Tables = Mapping[str, Mapping[Handle, Array]]
 """By the name of a condition, what rows of it each handle stands for."""
-TAKES: Mapping[str, str] = {"float32": "f", "int64": "iu", "bool": "biuf"}
+TAKES: Mapping[str, str] = {"float32": "f", "float64": "f", "int64": "iu", "bool": "biuf"}
 """Kinds of a graph's input (numpy's letters) that can hold a card's type."""
 
 
@@ -110,7 +110,7 @@ class Adapter:
 
     def fault(self, name: str, value: Array) -> str:
         """Why a condition's values, of the card's type, are refused; empty if they are accepted."""
-        return self.card.conditions[name].fault(value) or _misfit(self.inputs[name].dtype, value)
+        return self.card.conditions[name].fault(value) or misfit(self.inputs[name].dtype, value)
 
     @staticmethod
     def _fed(tensor: GraphTensor, value: Tensor) -> Array:
@@ -120,7 +120,7 @@ class Adapter:
         return array
 
 
-def _misfit(dtype: "np.dtype[np.generic]", value: Array) -> str:
+def misfit(dtype: "np.dtype[np.generic]", value: Array) -> str:
     """Why values cannot be given to an input of this type; empty if they can."""
     whole = value.dtype.kind == dtype.kind and value.dtype.itemsize <= dtype.itemsize
     if whole or value.dtype.kind not in "if" or not value.size:
@@ -163,7 +163,7 @@ def check_graph(file: object, card: Card, inputs: Sequence[GraphTensor], outputs
             raise LoadError(f"{file}: input {name!r}: the card says {dtype} {shown(row)}, the graph {described(here)}")
     for name, condition in card.conditions.items():
         for key, value in (("null", condition.null), ("pad", condition.pad)):
-            if value is not None and (why := _misfit(there[name].dtype, np.asarray(value, condition.dtype))):
+            if value is not None and (why := misfit(there[name].dtype, np.asarray(value, condition.dtype))):
                 raise LoadError(f"{file}: conditions.{name}.{key}: {why}")
     if extra := [name for name in there if name not in wanted]:
         raise LoadError(f"{file}: the graph has input {extra[0]!r}, the card names {', '.join(wanted)}")

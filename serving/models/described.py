@@ -51,8 +51,8 @@ def sampler_state(model: Sampler) -> ModelState:
             TensorSpec(PREVIEWED, "FP32", (-1, *event)),
             TensorSpec(STATES, "FP32", (-1, 2, *event)),
         ),
-        backend=_software(backend),
-        device=_device(backend),
+        backend=software_of(backend),
+        device=device_of(backend),
         draws=Draws(own(model.card.defaults), bool(model.card.conditions), pullback_units(model)),
     )
 
@@ -118,8 +118,8 @@ def plain_state(model: PlainModel) -> ModelState:
         fingerprint=model.fingerprint,
         inputs=tuple(map(_input, network.backend.inputs)),
         outputs=tuple(TensorSpec(each.name, _datatype(each), _rows(each)) for each in network.backend.outputs),
-        backend=_software(network.backend),
-        device=_device(network.backend),
+        backend=software_of(network.backend),
+        device=device_of(network.backend),
         most_rows=max(network.backend.sizes(MOST), default=network.costs.largest),
         usual_rows=network.costs.usual,
     )
@@ -175,10 +175,10 @@ def _lengths(row: Iterable[int | None]) -> Iterator[int]:
     return (-1 if axis is None else axis for axis in row)
 
 
-def _software(backend: Backend) -> str:
+def software_of(backend: Backend) -> str:
     """What runs a network, such as `onnxruntime`."""
     return backend.kind.partition(" ")[0]
 
 
-def _device(backend: Backend) -> Device:
+def device_of(backend: Backend) -> Device:
     return "GPU" if {"CUDA", "TensorRT"} & {*backend.kind.split()} else "CPU"

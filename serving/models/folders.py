@@ -11,7 +11,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from protos import weights
-from protos.card import CardError, load_card
+from protos.card import Card, CardError, load_card
 from protos.digest import graph_sha256, sha256
 from protos.weights import WeightsError
 from serving.backends import LoadError
@@ -25,6 +25,18 @@ GRAPH, TORCH, CARD, BANK, PROGRAMS, CONFIG, VJP = (
 _CARD_LIKE = re.compile(r"card\.(ya?ml|json)", re.IGNORECASE)
 Stamp = tuple[tuple[str, int, int, int], ...]
 _VERSION_LIKE = re.compile(r"v?\d.*", re.IGNORECASE)
+
+
+def kind_of(card: Card) -> Kind:
+    """What a model is called in listings."""
+    if card.is_dynamics:
+        return "dynamics"
+    return "pipeline" if card.is_pipeline else "sampler" if card.is_sampler else "network"
+
+
+def lends(kind: Kind) -> bool:
+    """Whether models of this kind lend their network to a plain model NAME.network."""
+    return kind in ("sampler", "dynamics")
 
 
 @dataclass(frozen=True)
@@ -53,6 +65,10 @@ class Folder:
     def vjp(self) -> Path:
         return self.root / self.version / VJP
 
+    def beside(self, name: str) -> Path:
+        """A file beside the graph."""
+        return self.root / self.version / name
+
     @property
     def programs(self) -> Path:
         return self.root / self.version / PROGRAMS
@@ -67,9 +83,9 @@ class Folder:
         return os.path.lexists(self.card)
 
     @property
-    def is_sampler(self) -> bool:
-        """Whether it has a card with a path; not if the card cannot be read."""
-        return self.kind == "sampler"
+    def lends(self) -> bool:
+        """Whether it has a raw network, NAME.network; not if its card cannot be read."""
+        return lends(self.kind)
 
     @property
     def kind(self) -> Kind:
@@ -80,7 +96,7 @@ class Folder:
             card = None
         if card is None:
             return "network"
-        return "pipeline" if card.is_pipeline else "sampler" if card.is_sampler else "network"
+        return kind_of(card)
 
     @property
     def digest(self) -> str | None:
@@ -181,7 +197,7 @@ def survey(root: Path) -> tuple[list[Folder], list[Passed]]:
                 folders[name] = versions
     for name in [each for each in folders if each.endswith(RAW)]:
         owner = folders.get(name.removesuffix(RAW))
-        if owner is not None and owner[0].is_sampler:
+        if owner is not None and owner[0].lends:
             hidden = folders.pop(name)[0]
             passed.append(Passed(hidden.root, f"expected another name, {name!r} is {owner[0].name}'s raw network"))
     return [folder for name in sorted(folders) for folder in folders[name]], passed

@@ -321,7 +321,7 @@ class LoadedModels:
     def check_whole(self, name: str) -> None:
         """Refuse a sampler's raw network, which is no model of its own: INVALID_ARGUMENT."""
         owner = self._versions.owner(name)
-        if owner != name and any(each.sampler or each.folder.is_sampler for each in self._versions.of(owner)):
+        if owner != name and any(each.lends or each.folder.lends for each in self._versions.of(owner)):
             raise errors.invalid(
                 f"model {name!r}: expected {owner!r}, whose raw network it is: it is loaded and unloaded with it"
             )

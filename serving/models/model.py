@@ -19,6 +19,7 @@ from serving.engine.task import Network
 from serving.models.adapter import Adapter, Tables
 from serving.models.backward import Backward
 from serving.models.draws import DrawStore
+from serving.models.dynamics import Dynamics
 from steering.posteriors import Chosen, Cloud, Gaussian, Local, Neighbours, Union, Variance
 
 RAW = ".network"  # digits.network is the raw network of the sampler digits
@@ -210,8 +211,8 @@ def elsewhere(network: Network) -> bool:
     return network.backend.kind.startswith(f"{triton.KIND} ")
 
 
-def _networks(model: "Model") -> Sequence[Network]:
+def _networks(model: "PlainModel | Sampler") -> Sequence[Network]:
     return [model.network] if model.backward is None else [model.network, model.backward.network]
 
 
-Model = PlainModel | Sampler
+Model = PlainModel | Sampler | Dynamics

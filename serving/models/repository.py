@@ -3,7 +3,7 @@
 import hashlib
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,8 @@ from serving.engine.task import Network
 from serving.models import defaults, ranges
 from serving.models.adapter import check_graph, check_names, check_time, check_times
 from serving.models.backward import Backward, check_backward
+from serving.models.dynamics import Dynamics, Side, check_decoder, load_weights, side_of
+from serving.models.dynamics import check_graph as check_dynamics
 from serving.models.folders import Folder
 from serving.models.model import Model, PlainModel, Sampler
 from serving.models.pipeline import Opened, Recipe
@@ -72,6 +74,8 @@ def _loaded(
     folder: Folder, card: Card | None, backend: Backend, opener: Open, measure: Measure, trials: Trials
 ) -> Model:
     owner = folder.digest
+    if card is not None and card.is_dynamics:
+        return _dynamics(folder, card, backend, opener, measure, trials)
     path = _path(folder, card, backend) if card is not None and card.is_sampler else None
     if card is not None and path is None:
         check_names(folder.card, card, backend.inputs, backend.outputs)
@@ -100,6 +104,77 @@ def _loaded(
     sampler.learn(samples, _calibration(card))
     sampler.backward = _backward(folder, card, key, network, opener, measure, trials, asked)
     return sampler
+
+
+def _dynamics(folder: Folder, card: Card, backend: Backend, opener: Open, measure: Measure, trials: Trials) -> Dynamics:
+    """A model of dynamics with the graphs beside its field's; every graph is tried and measured."""
+    assert card.dynamics is not None
+    spec, key = card.dynamics, f"{folder.digest} {backend.kind}"
+    check_dynamics(folder.card, card, backend)
+    found, without = ranges.found(folder.graph, backend)
+    card = ranged(card, found)
+    limits = {name: Range(min=low, max=high) for name, (low, high) in found.items()}
+    bounded = {**limits, **{name: each for name, each in card.conditions.items() if not _endless(each)}}
+    digest = _digest(folder, card, key)
+    if any(without.values()):
+        raise LoadError(f"{folder.graph}: expected no division of an input by -1 in whole numbers, got one")
+    tried = trials.run(folder, backend, digest, bounded, None)
+    network, sides = _network(folder, key, backend, measure, tried), dict[str, Side]()
+    try:
+        for name, inputs, row in (("encode", True, spec.state), ("decode", False, None), ("step", False, None)):
+            if (side := getattr(spec, name)) is not None:
+                named = side.inputs if inputs else None
+                output = None if name == "step" else side.output
+                sides[name] = _side(folder, name, side.graph, named, output, row, network, opener, measure, trials)
+        if spec.decode is not None:
+            check_decoder(folder.card, card, sides["decode"])
+        weights = None if spec.conserve is None else load_weights(folder.beside(spec.conserve.weights), spec.state)
+    except BaseException:
+        for each in sides.values():
+            each.network.backend.close()
+        raise
+    return Dynamics(
+        folder.name, folder.version, card, spec, network, digest, sides.get("encode"), sides.get("decode"),
+        sides.get("step"), weights, {**limits, **card.conditions},
+    )  # fmt: skip
+
+
+def _endless(each: Range) -> bool:
+    return each.min is None and each.max is None
+
+
+def _side(
+    folder: Folder,
+    key: str,
+    name: str,
+    inputs: Sequence[str] | None,
+    output: str | None,
+    row: tuple[int, ...] | None,
+    network: Network,
+    opener: Open,
+    measure: Measure,
+    trials: Trials,
+) -> Side:
+    """A graph beside a field's, tried and measured as that was."""
+    file = folder.beside(name)
+    if not file.is_file():
+        raise LoadError(
+            f"{folder.card}: dynamics.{key}.graph: expected a file of the version's folder, got no {name!r}"
+        )
+    backend = opener(file)
+    try:
+        made = f"{graph_sha256(file)} {backend.kind}"
+        tried = trials.run(folder, backend, f"{folder.digest} {key} {made}", {}, None, file)
+        rowwise = per_row(backend)
+        costs = measure(rowwise, made, tried.made_up)
+        if isinstance(rowwise, SharedInputs):
+            rowwise.use(costs.sizes)
+        side = Network(folder.name, rowwise, costs, tried.caution, folder.version)
+        units = costs.row_s / network.costs.row_s
+        return side_of(folder.card, f"dynamics.{key}", rowwise, side, units, inputs, output, row)
+    except BaseException:
+        backend.close()
+        raise
 
 
 def _backward(

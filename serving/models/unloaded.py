@@ -11,6 +11,7 @@ import torch
 
 from serving.backends import Array, Backend
 from serving.engine.task import Network
+from serving.models.dynamics import SIDES, Dynamics
 from serving.models.model import Knowledge, Model, PlainModel, Sampler
 from serving.models.pipeline import Opened
 
@@ -37,16 +38,20 @@ class UnloadedBackend:
 
 def unloaded(model: Model) -> Model:
     """The model without its network, and without what is known of its law."""
+    if isinstance(model, Dynamics):
+        sides = {name: getattr(model, name) for name in SIDES}
+        gone = {name: replace(each, network=_unloaded(each.network)) for name, each in sides.items() if each}
+        return replace(model, network=_unloaded(model.network), **gone)
     network, backward = _unloaded(model.network), model.backward
     if backward is not None:
         backward = replace(backward, network=_unloaded(backward.network))
     if isinstance(model, PlainModel):
         return replace(model, network=network, backward=backward)
-    gone = Sampler(
+    other = Sampler(
         model.name, model.version, model.card, model.path, network, model.digest, model.programs, model.ranges
     )
-    gone.backward = backward
-    return gone
+    other.backward = backward
+    return other
 
 
 def _unloaded(network: Network) -> Network:

@@ -6,7 +6,9 @@ from dataclasses import dataclass, field, replace
 
 from serving.fleet.directory import Kind, ModelState, State
 from serving.models.described import pipeline_state, plain_state, sampler_state
-from serving.models.folders import Folder, Stamp
+from serving.models.dynamics import Dynamics
+from serving.models.dynamics_described import dynamics_state
+from serving.models.folders import Folder, Stamp, lends
 from serving.models.model import RAW, Model, PlainModel, Sampler
 from serving.models.pipeline import AnyModel, Opened, PartError, Pipeline, Recipe
 from serving.models.policy import order
@@ -24,7 +26,7 @@ class Content:
     """A version that was loaded.
 
     Attributes:
-        raw: a sampler's raw network.
+        raw: the raw network of a sampler or of dynamics.
         shown: what the directory is told of it, where it is not in memory now.
     """
 
@@ -46,7 +48,7 @@ class Version:
         stamp, identity: of the files that it was loaded from, and of what is in them.
         kept: what it needs to come back into memory as it was.
         lacking: its bank or calibration is missing and can be made.
-        kind: what it is; a sampler has a raw network.
+        kind: what it is.
         size: its bytes in memory.
         settled: of one that is READY only with its bank: set once that is there, or could not be made.
         replaces: who leaves when it is READY.
@@ -67,8 +69,9 @@ class Version:
     replaces: Sequence["Version"] = ()
 
     @property
-    def sampler(self) -> bool:
-        return self.kind == "sampler"
+    def lends(self) -> bool:
+        """Whether it has a raw network."""
+        return lends(self.kind)
 
     @property
     def ready(self) -> bool:
@@ -222,7 +225,7 @@ class Versions:
         chosen = next((each for each in reversed(ready) if self.fault(each) is None), ready[-1])
         if (fault := self.fault(chosen)) is not None:
             raise errors.unavailable(f"model {name!r} is {'loading' if fault.soon else 'unavailable'}: {fault}")
-        if name != chosen.folder.name and not chosen.sampler:
+        if name != chosen.folder.name and not chosen.lends:
             raise errors.not_found(f"unknown model {name!r}: {chosen.folder.name!r} has no raw network of its own")
         return chosen
 
@@ -240,12 +243,14 @@ class Versions:
 
 def kind_of(model: Opened) -> Kind:
     """What a model is called in listings."""
-    return "pipeline" if isinstance(model, Recipe) else "sampler" if isinstance(model, Sampler) else "network"
+    if isinstance(model, Recipe):
+        return "pipeline"
+    return "sampler" if isinstance(model, Sampler) else "dynamics" if isinstance(model, Dynamics) else "network"
 
 
 def raw(model: Opened) -> PlainModel | None:
-    """A sampler's network as a model of its own."""
-    if not isinstance(model, Sampler):
+    """A sampler's network, or a field, as a model of its own."""
+    if not isinstance(model, Sampler | Dynamics):
         return None
     name = model.name + RAW
     return PlainModel(name, model.version, replace(model.network, name=name), model.digest[:16], model.ranges)
@@ -256,7 +261,7 @@ def states(version: Version) -> Iterator[ModelState]:
     name, number, content = version.folder.name, version.folder.version, version.content
     if not version.ready or content is None:
         yield ModelState(name, number, version.kind, version.state, version.reason)
-        if version.sampler:
+        if version.lends:
             yield ModelState(name + RAW, number, "network", version.state, version.reason)
         return
     for state in content.shown or _shown(content):
@@ -266,6 +271,10 @@ def states(version: Version) -> Iterator[ModelState]:
 def _shown(content: Content) -> Iterator[ModelState]:
     if isinstance(content.model, Sampler):
         yield sampler_state(content.model)
+        assert content.raw is not None
+        yield plain_state(content.raw)
+    elif isinstance(content.model, Dynamics):
+        yield dynamics_state(content.model)
         assert content.raw is not None
         yield plain_state(content.raw)
     elif isinstance(content.model, PlainModel):

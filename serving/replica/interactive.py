@@ -7,6 +7,7 @@ import grpc
 from grpc.aio import ServicerContext
 
 from protos.tiltserve.v1 import sampling_pb2
+from serving.models.dynamics import Dynamics
 from serving.models.model import PlainModel
 from serving.replica.answering import Answering
 from serving.replica.inference import encoded, fitting
@@ -56,8 +57,10 @@ class Sampling:
                     return interactive.answered(await streams.answered(messages, "the client's scores"))
 
                 client = ClientDefinition(read, write, self._answer_s)
-                if isinstance(self._answering.model(request.model, request.version), PlainModel):
-                    raise errors.invalid(f"model {request.model!r}: expected a sampler, got a plain network")
+                asked = self._answering.model(request.model, request.version)
+                if isinstance(asked, PlainModel | Dynamics):
+                    got = "dynamics" if isinstance(asked, Dynamics) else "a plain network"
+                    raise errors.invalid(f"model {request.model!r}: expected a sampler, got {got}")
                 model, answer = await self._answering.answer(request, len(first), context, {CLIENT: client}, counting)
                 served = model.name, model.version
                 with record.phase("encode"):

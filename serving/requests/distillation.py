@@ -14,6 +14,7 @@ from protos.complaint import unknown
 from serving.backends import Array
 from serving.engine.task import Evaluation, Routine, Step, Task
 from serving.models.described import LATENTS
+from serving.models.dynamics import Dynamics
 from serving.models.evaluations import evaluations
 from serving.models.model import Knowledge, Model, PlainModel, Sampler
 from serving.models.pipeline import AnyModel, Pipeline
@@ -193,8 +194,9 @@ def _check_names(request: InferRequest, priors: Sequence[Prior]) -> None:
     """Refuse plain networks, and conditions that no model has."""
     known: set[str] = set()
     for each in priors:
-        if isinstance(each.model, PlainModel):
-            raise errors.invalid(f"model {each.model.name!r}: expected a sampler or a pipeline, got a plain network")
+        if isinstance(each.model, PlainModel | Dynamics):
+            got = "dynamics" if isinstance(each.model, Dynamics) else "a plain network"
+            raise errors.invalid(f"model {each.model.name!r}: expected a sampler or a pipeline, got {got}")
         known |= _names(each.model)
     for name in request.inputs:
         if name in (PROMPT, NEGATIVE) and name not in known:
@@ -215,7 +217,7 @@ def _names(model: Sampler | Pipeline) -> set[str]:
 def _made(asked: _Asked, prior: Prior) -> _Made:
     """A model's part of a request; raises RequestError, and ValueError as `steering` does."""
     settings, model = asked.settings, prior.model
-    assert not isinstance(model, PlainModel)
+    assert not isinstance(model, PlainModel | Dynamics)
     request = _request(asked, model)
     around = (
         Pictured(request, model, deterministic=asked.fixed) if isinstance(model, Pipeline) else Around(request, model)
@@ -261,7 +263,7 @@ def _made(asked: _Asked, prior: Prior) -> _Made:
 
 def _check_shape(given: Array, model: AnyModel) -> None:
     """Refuse views that are no samples of the model, or no latents of the pipeline."""
-    assert not isinstance(model, PlainModel)  # which `_check_names` refuses
+    assert not isinstance(model, PlainModel | Dynamics)  # which `_check_names` refuses
     sampler = model.sampler if isinstance(model, Pipeline) else model
     event = tuple(sampler.card.event_shape)
     if given.shape[1:] == event:

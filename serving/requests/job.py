@@ -13,12 +13,16 @@ from serving.engine.engine import DeadlinePassedError, ExternalError, NetworkFai
 from serving.engine.task import Routine, Step, Task
 from serving.models.described import LIKELIHOODS, PREVIEWED, STATES
 from serving.models.draws import Wanted
+from serving.models.dynamics import Dynamics
+from serving.models.dynamics_described import gives as dynamics_outputs
 from serving.models.evaluations import as_it_is, evaluations, unseen
 from serving.models.model import Knowledge, Model, PlainModel, Sampler
 from serving.models.pipeline import AnyModel, Pipeline
 from serving.requests import determinism, likelihood, previews, trajectory
 from serving.requests.admitted import Admitted, guided_stages
 from serving.requests.around import Around
+from serving.requests.dynamics.asked import Served
+from serving.requests.dynamics.task import dynamics_task
 from serving.requests.methods import Steered, completed, group_size, instead, method_of, steering_for
 from serving.requests.parameters import parse as parameters_of
 from serving.requests.parameters import terms_of
@@ -35,6 +39,7 @@ from serving.wire.channels import LONGEST_ANSWER
 from serving.wire.kserve import InferRequest
 from serving.wire.parameters import Parameters
 from serving.wire.tensors import Parameter
+from steering.errors import PlanError
 from steering.numerics.weights import checked_rewards
 from steering.sampling.run import merged
 
@@ -43,6 +48,8 @@ def output_names(model: AnyModel) -> list[str]:
     """Every output a request for the model may ask for."""
     if isinstance(model, PlainModel):
         return [each.name for each in model.network.backend.outputs]
+    if isinstance(model, Dynamics):
+        return [each.name for each in dynamics_outputs(model)]
     return [*(Pictured if isinstance(model, Pipeline) else Around).known]
 
 
@@ -71,6 +78,8 @@ def task_for(
     if isinstance(model, PlainModel):
         task = plain_task(request, model, longest)
         task.program = _cautioned(task.program, model.network.caution)
+    elif isinstance(model, Dynamics):
+        task = dynamics_task(request, model, Served(models, remotes or {}, deliver, longest))
     else:
 
         def around(request: InferRequest) -> Around:
@@ -245,7 +254,7 @@ def request_error(error: BaseException, hint: str = "") -> errors.RequestError:
     """
     if isinstance(error, errors.RequestError):
         return error
-    if isinstance(error, steering.UnsuitableError):
+    if isinstance(error, steering.UnsuitableError | PlanError):
         return errors.invalid(str(error))
     if isinstance(error, steering.SteeringError | steering.BudgetError):
         return errors.failed_precondition(str(error))

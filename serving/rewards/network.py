@@ -11,6 +11,7 @@ from torch import Tensor
 from serving.backends import Array, GraphTensor, shown
 from serving.engine.task import Evaluation
 from serving.models.backward import number
+from serving.models.dynamics import Dynamics
 from serving.models.model import RAW, Model, PlainModel
 from serving.rewards.reward import PREFIX, Scoring, beside, came, check_names
 from serving.rewards.taking import AS_IT_IS, Taking
@@ -130,7 +131,8 @@ class NetworkDefinition:
 def misfit(model: Model, event: tuple[int, ...]) -> str:
     """Why a model cannot score samples of this shape: what was expected and what came; empty if it can."""
     if not isinstance(model, PlainModel) or model.name.endswith(RAW):
-        return "expected a network without a path, got a sampler's"
+        got = "dynamics" if isinstance(model, Dynamics) else "a sampler's"
+        return f"expected a network without a path, got {got}"
     if not _takers(model, event):
         had = ", ".join(f"{each.name} {each.dtype} {shown(('n', *each.row))}" for each in model.network.backend.inputs)
         if model.sample is None:

@@ -8,7 +8,7 @@ nothing is imported that knows one: the tests compare every solver and method wi
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from serving.wire.parameters import Parameters
@@ -39,6 +39,24 @@ class Draws:
     defaults: Mapping[str, Parameter] = field(default_factory=dict)
     null_rows: bool = True
     units: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Solves:
+    """What must be known of a model of dynamics to estimate the rows of a request.
+
+    Attributes:
+        starts: inputs whose first axis counts trajectories.
+        rows: that a trajectory took lately, about.
+    """
+
+    starts: Sequence[str] = ()
+    rows: int = 1
+
+    def trajectories(self, lengths: Mapping[str, int], samples: object) -> int:
+        """How many a request asks for, whose inputs have so many rows, and its parameter `samples`."""
+        said = samples if isinstance(samples, int) and not isinstance(samples, bool) else 1
+        return max([1, said, *(lengths.get(name, 0) for name in self.starts)])
 
 
 @dataclass(frozen=True)

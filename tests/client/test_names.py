@@ -4,8 +4,10 @@ import pytest
 
 import steering
 from serving.wire.parameters import EVERYWHERE, Parameters
+from serving.wire.solving import Solving
+from steering.dynamics import Status
 from steering.targets.rewards import BUILT_IN
-from tiltserve import InvalidArgument, names
+from tiltserve import InvalidArgument, names, solving
 from tiltserve.listings import Metadata, Tensor
 
 MODEL = Metadata("m", ["1"], "", [Tensor("label", "INT64", (-1,)), Tensor("null_label", "INT64", (-1,))], [])
@@ -15,6 +17,11 @@ def test_the_lists_are_those_of_the_server():
     options = {name for solver in steering.solvers.values() for name in solver.options}
     assert {*Parameters.model_fields, *options, *EVERYWHERE} == names.PARAMETERS | names.STREAMED
     assert {name: (*each.arguments,) for name, each in BUILT_IN.items()} == dict(names.BUILT_IN)
+
+
+def test_the_lists_of_requests_for_trajectories_are_those_of_the_server():
+    assert {*Solving.model_fields, *EVERYWHERE} == solving.PARAMETERS
+    assert [each.name.lower() for each in Status] == [*solving.STATUSES]
 
 
 @pytest.mark.parametrize(

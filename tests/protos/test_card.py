@@ -118,8 +118,8 @@ SAMPLER = "name: m\npath: {kind: vp_cosine}\nprediction: eps\nevent_shape: [2]\n
         (SAMPLER + "calibration: {t: [2, 1], mse: [1, 1]}", "calibration: expected ascending t"),
         (SAMPLER + "calibration: {t: [1], mse: [.nan]}", "calibration.mse.0: expected a finite number, got nan"),
         (
-            SAMPLER + "conditions: {c: {dtype: float64}}",
-            "conditions.c.dtype: expected 'int64', 'float32' or 'bool', got 'float64'",
+            SAMPLER + "conditions: {c: {dtype: float16}}",
+            "conditions.c.dtype: expected 'int64', 'float32', 'float64' or 'bool', got 'float16'",
         ),
         (SAMPLER + "conditions: {c: {dtype: int64, null: none}}", "conditions.c.null: expected a number"),
         (

@@ -171,7 +171,7 @@ class ReplicaReport(_message.Message):
     def __init__(self, id: _Optional[str] = ..., address: _Optional[str] = ..., pid: _Optional[int] = ..., models: _Optional[_Iterable[_Union[ModelReport, _Mapping]]] = ..., backlog_rows: _Optional[int] = ..., draining: _Optional[bool] = ..., beat: _Optional[int] = ..., threads: _Optional[int] = ..., wishes: _Optional[_Iterable[_Union[ModelWish, _Mapping]]] = ...) -> None: ...
 
 class ModelReport(_message.Message):
-    __slots__ = ("name", "version", "kind", "state", "reason", "fingerprint", "inputs", "outputs", "backend", "device", "most_rows", "usual_rows", "draws", "cold")
+    __slots__ = ("name", "version", "kind", "state", "reason", "fingerprint", "inputs", "outputs", "backend", "device", "most_rows", "usual_rows", "draws", "cold", "solves")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
@@ -186,6 +186,7 @@ class ModelReport(_message.Message):
     USUAL_ROWS_FIELD_NUMBER: _ClassVar[int]
     DRAWS_FIELD_NUMBER: _ClassVar[int]
     COLD_FIELD_NUMBER: _ClassVar[int]
+    SOLVES_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: str
     kind: str
@@ -200,7 +201,16 @@ class ModelReport(_message.Message):
     usual_rows: int
     draws: DrawsReport
     cold: bool
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., kind: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., fingerprint: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[TensorReport, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[TensorReport, _Mapping]]] = ..., backend: _Optional[str] = ..., device: _Optional[str] = ..., most_rows: _Optional[int] = ..., usual_rows: _Optional[int] = ..., draws: _Optional[_Union[DrawsReport, _Mapping]] = ..., cold: _Optional[bool] = ...) -> None: ...
+    solves: SolvesReport
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., kind: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., fingerprint: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[TensorReport, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[TensorReport, _Mapping]]] = ..., backend: _Optional[str] = ..., device: _Optional[str] = ..., most_rows: _Optional[int] = ..., usual_rows: _Optional[int] = ..., draws: _Optional[_Union[DrawsReport, _Mapping]] = ..., cold: _Optional[bool] = ..., solves: _Optional[_Union[SolvesReport, _Mapping]] = ...) -> None: ...
+
+class SolvesReport(_message.Message):
+    __slots__ = ("starts", "rows")
+    STARTS_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    starts: _containers.RepeatedScalarFieldContainer[str]
+    rows: int
+    def __init__(self, starts: _Optional[_Iterable[str]] = ..., rows: _Optional[int] = ...) -> None: ...
 
 class TensorReport(_message.Message):
     __slots__ = ("name", "datatype", "shape", "optional", "column")

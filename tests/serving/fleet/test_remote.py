@@ -18,7 +18,7 @@ from serving.fleet import messages
 from serving.fleet.directory import Directory, FrontState, Listing, ModelState, ReplicaState, Wish
 from serving.fleet.remote import RemoteDirectory, UnreachableError, merged
 from serving.fleet.server import LONGEST, SERVICE, DirectoryServer
-from serving.wire.rows import Draws
+from serving.wire.rows import Draws, Solves
 from serving.wire.tensors import TensorSpec
 from tests import networks
 from tests.serving.certificates import Authority
@@ -27,7 +27,8 @@ from tests.serving.live import running, until
 MODEL = ModelState(
     "digits", "12", "pipeline", "LOADING", "not yet\n", "f", (TensorSpec("x", "FP32", (-1, 2), True, True),),
     (TensorSpec("y", "INT64", ()),), "onnxruntime", "GPU", 256, 64,
-    Draws({"steps": 5, "eta": 0.5, "solver": "heun", "karras": True}, False, {"text": 0.25}), True,
+    Draws({"steps": 5, "eta": 0.5, "solver": "heun", "karras": True}, False, {"text": 0.25}),
+    Solves(("y0", "record"), 128), True,
 )  # fmt: skip
 WHOLE = ReplicaState(
     "a", "10.0.0.1:8005", 7, (MODEL, ModelState("n", "1", "network", "READY")), 2**40, True, 3,
@@ -50,7 +51,7 @@ async def served(
 
 def test_what_a_replica_tells_arrives_whole():
     assert messages.replica_state(messages.replica_report(WHOLE)) == WHOLE
-    bare = replace(WHOLE, models=(replace(MODEL, draws=None),))
+    bare = replace(WHOLE, models=(replace(MODEL, draws=None, solves=None),))
     assert messages.replica_state(messages.replica_report(bare)) == bare
 
     async def body():

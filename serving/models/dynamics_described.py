@@ -1,0 +1,73 @@
+"""What a model of dynamics takes and gives, as the directory is told of it."""
+
+import numpy as np
+
+from serving.fleet.directory import ModelState
+from serving.models.described import device_of, software_of
+from serving.models.dynamics import Dynamics
+from serving.wire.rows import Solves
+from serving.wire.solving import EACH, TIMES, Y0
+from serving.wire.tensors import TensorSpec, datatype
+
+DECODED = "decoded"
+"""What states decode to."""
+
+
+def dynamics_state(model: Dynamics) -> ModelState:
+    """A model that takes requests for trajectories. How many it has is said by its tensors: none of its axes is a batch
+    to the protocol, since times may come once for all."""
+    backend = model.network.backend
+    return ModelState(
+        model.name,
+        model.version,
+        "dynamics",
+        "READY",
+        fingerprint=model.fingerprint,
+        inputs=takes(model),
+        outputs=gives(model),
+        backend=software_of(backend),
+        device=device_of(backend),
+        solves=Solves(starts_of(model), model.runs.usual),
+    )
+
+
+def starts_of(model: Dynamics) -> tuple[str, ...]:
+    """Inputs whose first axis counts trajectories."""
+    return (Y0, *(each.name for each in model.encoder.inputs)) if model.encoder is not None else (Y0,)
+
+
+def takes(model: Dynamics) -> tuple[TensorSpec, ...]:
+    """Every input that a request may have."""
+    kind = datatype(model.dtype)
+    specs = [
+        TensorSpec(Y0, kind, (-1, *model.state), optional=model.encoder is not None),
+        TensorSpec(TIMES, "FP64", (-1,)),
+    ]
+    if model.encoder is not None:
+        specs += [
+            TensorSpec(each.name, datatype(each.dtype), (-1, *(axis or -1 for axis in each.row)), optional=True)
+            for each in model.encoder.inputs
+        ]
+    named = {each.name for each in specs}
+    specs += [
+        TensorSpec(name, datatype(np.dtype(each.dtype)), (-1, *each.shape), optional=each.null_rows is not None)
+        for name, each in model.conditions.items()
+        if name not in named
+    ]
+    specs += [TensorSpec(name, "FP64", (-1,), optional=True) for name in EACH]
+    return tuple(specs)
+
+
+def gives(model: Dynamics) -> tuple[TensorSpec, ...]:
+    """Every output that a request may ask for."""
+    specs = [
+        TensorSpec("y", datatype(model.dtype), (-1, -1, *model.state)),
+        TensorSpec("status", "INT32", (-1,)),
+        TensorSpec("evaluations", "INT64", (-1,)),
+        TensorSpec("rewards", "FP32", (-1,)),
+    ]
+    if model.decoder is not None:
+        output = model.decoder.output
+        row = (axis or -1 for axis in output.row)
+        specs.insert(1, TensorSpec(DECODED, datatype(output.dtype), (-1, -1, *row)))
+    return tuple(specs)

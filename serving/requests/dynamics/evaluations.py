@@ -1,0 +1,93 @@
+"""A program's rows as evaluations for the engine: the field's, a step's, rewards' and those that pieces answer."""
+
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from serving.backends import Array
+from serving.engine.task import Step
+from serving.requests.dynamics.asked import Asked
+from serving.requests.dynamics.piece import Answering
+from serving.requests.dynamics.pieces import pieces_of
+from steering.dynamics import Ask, Program, Reply
+from steering.numerics.weights import checked_rewards
+
+Result = TypeVar("Result")
+Shown = Callable[[Ask], Answering]
+"""What becomes of states that are final."""
+
+
+@dataclass
+class Meter:
+    """Rows that a request has asked for so far.
+
+    Args:
+        expected: of the field: what its task was admitted with.
+    """
+
+    expected: int
+    network: int = 0
+    reward: int = field(default=0)
+
+    def announced(self, rows: int) -> bool:
+        """Counts rows of the field; whether they are within what was expected."""
+        self.network += rows
+        return self.network <= self.expected
+
+
+def unseen(ask: Ask) -> Answering:
+    """Nobody looks at states on the way."""
+    yield from ()
+    return {}
+
+
+def evaluations(
+    program: Program[Result], asked: Asked, meter: Meter, shown: Shown = unseen
+) -> Generator[Step, list[Array], Result]:
+    """Drives a program by the engine's evaluations."""
+    others = {part: answer for piece in pieces_of(asked.model.spec.kind) for part, answer in piece.answers.items()}
+    reply: Reply
+    try:
+        ask = next(program)
+        while True:
+            if ask.part == "field":
+                reply = yield from _field(asked, ask, meter)
+            elif ask.part == "saved":
+                reply = yield from shown(ask)
+            elif ask.part == "reward":
+                meter.reward += len(ask)
+                reply = {"reward": (yield from scores(asked, ask.y))}
+            else:
+                reply = yield from others[ask.part](asked, ask)
+            ask = program.send(reply)
+    except StopIteration as stop:
+        result: Result = stop.value
+        return result
+
+
+def rows_of(condition: Mapping[str, Array], index: Tensor) -> dict[str, Array]:
+    """Conditions [m, ...] of the trajectories of rows."""
+    which = index.numpy()
+    return {name: np.ascontiguousarray(each[which]) for name, each in condition.items()}
+
+
+def _field(asked: Asked, ask: Ask, meter: Meter) -> Answering:
+    model = asked.model
+    condition = rows_of(asked.condition, ask.index)
+    outputs = yield model.evaluation(ask.y, ask.t, condition, ask.extra, announced=meter.announced(len(ask)))
+    return model.reply(outputs)
+
+
+def scores(asked: Asked, y: Tensor) -> Generator[Step, list[Array], Tensor]:
+    """The reward [m] of states y [m, *state], float64.
+
+    Raises:
+        SteeringError: it is NaN or +inf.
+    """
+    assert asked.reward is not None  # nothing asks for it without
+    found = yield from asked.reward.scores(y.to(torch.float32))
+    return checked_rewards(found, len(y), asked.reward.name, torch.float64)

@@ -1,0 +1,18 @@
+"""The table of pieces: a new kind of dynamics, or a new thing to ask of some, is a `Piece` in a file of its own."""
+
+from collections.abc import Mapping, Sequence
+
+from protos.dynamics import KINDS
+from serving.requests.dynamics.piece import Piece
+
+PIECES: Sequence[Piece] = ()
+DEFAULT_SOLVERS: Mapping[str, str] = {
+    "ode": "tsit5", "sde": "euler_maruyama", "cde": "tsit5", "map": "map", "fixed_point": "anderson",
+}  # fmt: skip
+"""The solver of a kind of dynamics, where neither the request nor the card says another."""
+
+
+def pieces_of(kind: str) -> list[Piece]:
+    """Those of one kind of dynamics."""
+    assert kind in KINDS
+    return [piece for piece in PIECES if kind in piece.kinds]

@@ -1,0 +1,40 @@
+"""The response parameters that tell how trajectories were solved."""
+
+from serving.requests.dynamics.asked import Asked
+from serving.requests.dynamics.evaluations import Meter
+from serving.wire.tensors import Parameter
+from steering.dynamics import Problem, Solution, Status
+
+
+def told(asked: Asked, problem: Problem, solution: Solution, meter: Meter) -> dict[str, Parameter]:
+    """Seed, solver, rows, fingerprint, and what to be warned of."""
+    model = asked.model
+    fingerprint = model.fingerprint if asked.reward is None else f"{model.fingerprint}-{asked.reward.fingerprint}"
+    return {
+        "seed": asked.parameters.seed,
+        "solver": asked.solver.name,
+        "network_rows": meter.network,
+        "reward_rows": meter.reward,
+        "accepted_steps": int(solution.accepted.sum()),
+        "rejected_steps": int(solution.rejected.sum()),
+        "fingerprint": fingerprint,
+        "warnings": "; ".join(dict.fromkeys([*solution.warnings, *_failed(solution), *cautions(asked)])),
+    }
+
+
+def _failed(solution: Solution) -> list[str]:
+    """How many trajectories ended in each way that is a failure."""
+    n = len(solution.status)
+    said = []
+    for status in Status:
+        count = int((solution.status == status).sum())
+        if count and status not in (Status.OK, Status.EVENT):
+            said.append(f"{count} of {n} trajectories ended early: {status.name.lower()}")
+    return said
+
+
+def cautions(asked: Asked) -> list[str]:
+    """What answers that rest on these networks must say."""
+    said = [each.caution for each in asked.model.networks]
+    said += [] if asked.reward is None else asked.reward.cautions
+    return [each for each in said if each]

@@ -1,0 +1,46 @@
+"""The parameters of a request for trajectories, with their types, ranges and defaults, and the names of its inputs."""
+
+import math
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from serving.wire.parameters import Single
+
+Y0, TIMES, CONTROL, CONTROL_TIMES = "y0", "t_eval", "control", "control_t"
+"""Inputs of a request for trajectories."""
+EACH = ("rtol", "atol", "dt", "dt0")
+"""Parameters that may also come as an input [n], a number for each trajectory."""
+MOST_TRAJECTORIES, MOST_TIMES = 2**16, 2**20
+"""Trajectories of a request, and times of one, at most."""
+
+Above0 = Annotated[float, Field(gt=0, lt=math.inf)]
+
+
+class Solving(BaseModel):
+    """The parameters of a request for trajectories, with their ranges.
+
+    Where a default depends on the model, the field is None.
+
+    Attributes:
+        samples: trajectories from a single first state, which differ where there is noise.
+        dt0: first step of a solver that chooses its steps; dt: longest step of one that does not.
+        stream: send states as they become final.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    samples: Annotated[int, Field(ge=1, le=MOST_TRAJECTORIES)] | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    solver: str | None = None
+    rtol: Annotated[float, Field(ge=0, le=1)] | None = None
+    atol: Annotated[float, Field(ge=0, lt=math.inf)] | None = None
+    dt0: Above0 | None = None
+    dt: Above0 | None = None
+    max_steps: Annotated[int, Field(ge=1, le=10**6)] = 10_000
+    stream: bool = False
+    reward: str | None = None
+    beta: Annotated[Single, Field(gt=0)] = 1.0
+    threshold: Single | None = None
+    particles: Annotated[int, Field(ge=2, le=2**16)] | None = None
+    steering: Literal["doob", "splitting", "none"] | None = None

@@ -1,0 +1,84 @@
+"""Small models of dynamics whose trajectories are known, exported as a user's are."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from exporters.export import export_model
+from protos.card import Card, dump_card
+
+
+class Decay(nn.Module):
+    """dz/dt = -rate z, of two numbers."""
+
+    def forward(self, z: Tensor, t: Tensor, rate: Tensor) -> Tensor:
+        return -rate[:, None] * z + 0 * t[:, None]
+
+
+class Blowing(nn.Module):
+    """dz/dt = z^2, which is infinite at t = 1/z(0)."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        return z * z
+
+
+class Encoder(nn.Module):
+    """The first state of a record [3]: its ends."""
+
+    def forward(self, record: Tensor) -> Tensor:
+        return torch.stack([record[:, 0], record[:, 2]], dim=1)
+
+
+class Decoder(nn.Module):
+    """What is seen of a state: sum, difference and product."""
+
+    def forward(self, state: Tensor) -> Tensor:
+        a, b = state[:, 0], state[:, 1]
+        return torch.stack([a + b, a - b, a * b], dim=1)
+
+
+def write(
+    root: Path,
+    name: str,
+    network: nn.Module,
+    examples: Mapping[str, Tensor],
+    outputs: list[str],
+    dynamics: Mapping[str, Any],
+    conditions: Mapping[str, Any] | None = None,
+    beside: Mapping[str, tuple[nn.Module, Mapping[str, Tensor], list[str]]] | None = None,
+) -> Path:
+    """A model's folder: its graph, the graphs beside it by file name, and its card."""
+    folder = root / name
+    export_model(network, folder, None, examples=dict(examples), outputs=outputs)
+    for file, (module, given, gives) in (beside or {}).items():
+        export_model(module, root.parent / f"{root.name}-{name}-{file}", None, examples=dict(given), outputs=gives)
+        (root.parent / f"{root.name}-{name}-{file}" / "1" / "model.onnx").rename(folder / "1" / file)
+    card = Card.model_validate({"name": name, "dynamics": dict(dynamics), "conditions": dict(conditions or {})})
+    dump_card(card, folder / "card.yaml")
+    return folder
+
+
+def write_decay(root: Path, name: str = "decay", dtype: torch.dtype = torch.float32, *, coded: bool = False) -> Path:
+    """`Decay` in a precision; coded: with an encoder and a decoder."""
+    times, rates = torch.rand(2, 3, dtype=dtype)
+    examples = {"z": torch.randn(3, 2, dtype=dtype), "t": times, "rate": rates}
+    dynamics: dict[str, Any] = {"kind": "ode", "state": [2], "inputs": {"y": "z", "t": "t"}, "outputs": {"drift": "f"}}
+    beside: dict[str, tuple[nn.Module, Mapping[str, Tensor], list[str]]] = {}
+    if coded:
+        beside = {
+            "encoder.onnx": (Encoder(), {"record": torch.randn(3, 3, dtype=dtype)}, ["state"]),
+            "decoder.onnx": (Decoder(), {"state": torch.randn(3, 2, dtype=dtype)}, ["seen"]),
+        }
+        dynamics |= {"encode": {"graph": "encoder.onnx"}, "decode": {"graph": "decoder.onnx"}}
+    kind = str(dtype).removeprefix("torch.")
+    rate = {"rate": {"dtype": kind, "null": 1.0, "min": 0.0}}
+    return write(root, name, Decay(), examples, ["f"], dynamics, rate, beside)
+
+
+def write_blowing(root: Path) -> Path:
+    """`Blowing` in float64."""
+    dynamics = {"kind": "ode", "state": [1], "inputs": {"y": "z"}, "outputs": {"drift": "f"}}
+    return write(root, "blowing", Blowing(), {"z": torch.rand(3, 1, dtype=torch.float64)}, ["f"], dynamics)

@@ -1,0 +1,155 @@
+"""Trajectories over the wire: real clients, a real front and real replicas."""
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests import dynamics
+from tests.serving.live import Live, running
+from tiltserve import AsyncClient, Client, InvalidArgument
+
+TIMES = np.linspace(0.0, 1.0, 5)
+STARTS = np.array([[1.0, -2.0], [0.5, 3.0], [1e-3, 0.0]])
+RATES = np.array([0.5, 1.0, 2.0])
+EXACT = STARTS[:, None] * np.exp(-RATES[:, None] * TIMES)[:, :, None]
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    root = tmp_path_factory.mktemp("dynamics") / "models"
+    dynamics.write_decay(root)
+    dynamics.write_decay(root, "decay64", torch.float64)
+    dynamics.write_decay(root, "coded", torch.float64, coded=True)
+    dynamics.write_blowing(root)
+    with running(root) as live:
+        yield live
+
+
+@pytest.fixture(scope="module")
+def client(live: Live) -> Iterator[Client]:
+    with Client(live.address) as client:
+        yield client
+
+
+@pytest.mark.parametrize(
+    ("model", "solver", "options", "dtype", "error"),
+    [
+        ("decay", "rk4", {"dt": 0.02}, np.float32, 1e-6),
+        ("decay64", "rk4", {"dt": 0.02}, np.float64, 1e-8),
+        ("decay", "tsit5", {}, np.float32, 1e-5),
+        ("decay64", "tsit5", {"rtol": 1e-9, "atol": 1e-11}, np.float64, 1e-8),
+    ],
+)
+def test_states_at_the_times_asked_for(
+    client: Client, model: str, solver: str, options: dict[str, Any], dtype: type[np.floating], error: float
+) -> None:
+    found = client.solve(model, STARTS, TIMES, rate=RATES, solver=None if solver == "tsit5" else solver, **options)
+    assert found.y is not None
+    assert found.y.dtype == dtype
+    assert np.abs(found.y - EXACT).max() < error
+    assert found.statuses == ["ok"] * 3
+    assert found.ok.all()
+    assert (found.evaluations > 0).all()
+    assert found.network_rows == found.evaluations.sum()
+    assert found.solver == solver
+
+
+def test_asyncio(live: Live) -> None:
+    async def solve() -> np.ndarray:
+        async with AsyncClient(live.address) as client:
+            return np.asarray(await client.solve("decay64", STARTS, TIMES, rate=RATES, rtol=1e-9))
+
+    assert np.abs(asyncio.run(solve()) - EXACT).max() < 1e-7
+
+
+def test_a_trajectory_alone_has_the_same_bytes(client: Client) -> None:
+    rtol = np.array([1e-3, 1e-5, 1e-6])
+    together = client.solve("decay", STARTS, TIMES, rate=RATES, rtol=rtol)
+    for i in range(3):
+        alone = client.solve("decay", STARTS[i : i + 1], TIMES, rate=RATES[i : i + 1], rtol=rtol[i])
+        assert np.asarray(alone)[0].tobytes() == np.asarray(together)[i].tobytes()
+
+
+def test_backward_and_times_of_each_row(client: Client) -> None:
+    forth = client.solve("decay64", STARTS, [0.0, 1.0], rate=RATES, rtol=1e-9)
+    back = client.solve("decay64", np.asarray(forth)[:, -1], [1.0, 0.0], rate=RATES, rtol=1e-9)
+    assert np.allclose(np.asarray(back)[:, -1], STARTS, atol=1e-7)
+    times = np.array([[0.0, 0.5], [0.0, 1.0], [0.0, 2.0]])
+    each = client.solve("decay64", STARTS, times, rate=RATES, rtol=1e-9)
+    assert np.allclose(np.asarray(each)[:, -1], STARTS * np.exp(-RATES * times[:, 1])[:, None], atol=1e-7)
+
+
+def test_a_row_that_fails_is_its_status_and_nan(client: Client) -> None:
+    found = client.solve("blowing", [[0.5], [4.0]], np.linspace(0, 1, 11))
+    assert found.statuses[0] == "ok"
+    assert not found.ok[1]
+    assert np.isfinite(found[0]).all()
+    assert np.isnan(found[1][-1]).all()
+    assert any("1 of 2 trajectories" in each for each in found.warnings)
+
+
+def test_encode_and_decode(client: Client) -> None:
+    records = np.array([[1.0, 9.0, 2.0], [3.0, 9.0, -1.0]])
+    found = client.solve("coded", None, TIMES, record=records, rate=1.0, rtol=1e-10)
+    start = records[:, [0, 2]]
+    exact = start[:, None] * np.exp(-TIMES)[None, :, None]
+    assert np.abs(np.asarray(found) - exact).max() < 1e-7
+    a, b = exact[..., 0], exact[..., 1]
+    assert found.decoded is not None
+    assert np.abs(found.decoded - np.stack([a + b, a - b, a * b], axis=-1)).max() < 1e-7
+
+
+def test_metadata(client: Client) -> None:
+    described = client.metadata("coded")
+    assert {"y0", "t_eval", "rate", "record", "rtol"} <= {each.name for each in described.inputs}
+    assert {"y", "decoded", "status", "evaluations"} <= {each.name for each in described.outputs}
+    assert [each.kind for each in client.models() if each.name == "coded"] == ["dynamics"]
+
+
+def test_raw_field(client: Client) -> None:
+    out = client.infer("decay64.network", {"z": STARTS, "t": np.zeros(3), "rate": RATES})
+    assert np.allclose(out["f"], -RATES[:, None] * STARTS)
+
+
+@pytest.mark.parametrize(
+    ("keywords", "said"),
+    [
+        ({"t_eval": [0.0, 1.0, 0.5]}, "t_eval"),
+        ({"t_eval": [[0.0, 1.0]] * 2}, "trajectories"),
+        ({"t_eval": np.zeros(0)}, "t_eval"),
+        ({"y0": [[1.0]]}, "y0"),
+        ({"y0": np.zeros((0, 2))}, "y0"),
+        ({"y0": [[np.nan, 1.0]]}, "y0"),
+        ({"solver": "tsit"}, "solver"),
+        ({"solver": "euler", "dtt": 1.0}, "dtt"),
+        ({"dt": -1.0}, "dt"),
+        ({"dt": [0.1, 0.1]}, "dt"),
+        ({"rate": [-1.0, 0.0, 0.0]}, "rate"),
+        ({"rate": [1.0, 2.0]}, "rate"),
+        ({"outputs": ["z"]}, "output"),
+        ({"max_steps": 0}, "max_steps"),
+        ({"samples": 7}, "trajectories"),
+        ({"reward": "nothing"}, "reward"),
+        ({"reward_x": 1.0}, "reward"),
+    ],
+)
+def test_refusals(client: Client, keywords: dict[str, Any], said: str) -> None:
+    asked: dict[str, Any] = {"y0": STARTS, "t_eval": TIMES, "rate": RATES} | keywords
+    with pytest.raises(InvalidArgument) as refused:
+        client.solve("decay", **asked)
+    assert said in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_answers_that_are_too_long_are_refused_before_anything_is_made(client: Client) -> None:
+    starts, times = np.zeros((2**14, 2), np.float32), np.linspace(0, 1, 2**16)
+    with pytest.raises(InvalidArgument, match="bytes"):
+        client.solve("decay", starts, times)
+
+
+def test_a_fresh_seed_is_said(client: Client) -> None:
+    assert client.solve("decay", STARTS, TIMES, rate=RATES, seed=5).seed == 5
