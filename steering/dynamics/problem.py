@@ -68,6 +68,7 @@ class Problem:
         seed, indices: noise is a function of these, so that a trajectory is the same alone and in company.
         noise, form, calculus: of sdes, see `steering.dynamics.sde`.
         control: of cdes the path that drives them, of maps what each step is given.
+        conserve: of maps, weights of the sum over a state's numbers that is to stay what it was.
         show: announce states that are final as `Ask("saved")`.
         warnings: what was done otherwise than asked.
     """
@@ -91,6 +92,7 @@ class Problem:
     form: Form = "plain"
     calculus: Calculus = "ito"
     control: Control | None = None
+    conserve: Float64[Tensor, " *state"] | None = None
     show: bool = False
     warnings: tuple[str, ...] = ()
 
@@ -152,6 +154,7 @@ def pose(
     form: str = "plain",
     calculus: str = "ito",
     control: Control | None = None,
+    conserve: Tensor | None = None,
     show: bool = False,
 ) -> Problem:
     """Check everything and put it into float64.
@@ -224,6 +227,7 @@ def pose(
         form=_named("form", form, FORMS),
         calculus=_named("calculus", calculus, CALCULI),
         control=control,
+        conserve=None if conserve is None else _weights(conserve, tuple(y0.shape[1:])),
         show=show,
         warnings=warnings,
     )
@@ -265,6 +269,18 @@ def _each(name: str, value: float | Tensor, n: int, low: float, high: float) -> 
         bounds = f"in {low:g}..{high:g}" if math.isfinite(high) else f"of at least {low:g}"
         raise PlanError(f"{name}: expected finite numbers {bounds}, got {float(values.flatten()[bad.flatten()][0]):g}")
     return values.expand(n).contiguous()
+
+
+def _weights(weights: Tensor, state: tuple[int, ...]) -> Float64[Tensor, " *state"]:
+    """What is conserved, of the shape of a state."""
+    if weights.ndim > len(state) or any(
+        a not in (1, b) for a, b in zip(weights.shape[::-1], state[::-1], strict=False)
+    ):
+        raise PlanError(f"conserve: expected weights that broadcast to {list(state)}, got {list(weights.shape)}")
+    whole = weights.to(torch.float64).expand(state)
+    if not bool(whole.isfinite().all() & (whole >= 0).all() & (whole > 0).any()):
+        raise PlanError("conserve: expected finite weights of at least 0, some above, got others")
+    return whole
 
 
 def _check(event: Event, size: int) -> None:

@@ -40,6 +40,7 @@ def solve(
     form: str = "plain",
     calculus: str = "ito",
     control: Control | None = None,
+    conserve: Tensor | None = None,
     **options: float,
 ) -> Solution:
     """Solve dy/dt = field(y, t, **condition) from y0 [n, *state] at the first of the times to the others.
@@ -53,7 +54,9 @@ def solve(
         event: the network of events without a coordinate, (y, t, **condition) to [m] or [m, E].
         condition: further arguments of field and event, [n, ...] or, the same for all trajectories, [1, ...].
         seed, indices, noise, form, calculus: of sdes, see `steering.dynamics.sde`.
-        control: the observations that drive a cde, whose field is called with their derivative as `dx`, too.
+        control: the observations that drive a cde, whose field is called with their derivative as `dx`, too; or
+            what a map is called with as `dx` at each step.
+        conserve: see `steering.dynamics.maps`.
         options: the solver's own, see `steering.dynamics.SOLVERS[solver].options`.
 
     Raises:
@@ -66,6 +69,7 @@ def solve(
         chosen, y0, t_eval, kind=kind, rtol=rtol, atol=atol, dt0=dt0, dt=dt, max_steps=max_steps, events=events,
         max_events=max_events, options=options, dtype=dtype, seed=seed, indices=indices,
         noise=noise, form=form, calculus=calculus, control=control,
+        conserve=conserve,
     )  # fmt: skip
     return answered(chosen.program(what), answering(what, field, event=event, condition=condition))
 

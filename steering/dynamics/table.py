@@ -2,15 +2,15 @@
 
 from collections.abc import Mapping
 
-from steering.dynamics import fixed_steps, runge_kutta, sde, stiff
+from steering.dynamics import fixed_steps, maps, runge_kutta, sde, stiff
 from steering.dynamics.along import also_controlled
 from steering.dynamics.problem import Solver
 
 _ALL = (
     *map(also_controlled, runge_kutta.SOLVERS),
-    *stiff.SOLVERS,
-    *stiff.SOLVERS,
+    *map(also_controlled, stiff.SOLVERS),
     *map(also_controlled, fixed_steps.SOLVERS),
     *sde.SOLVERS,
+    maps.SOLVER,
 )
 SOLVERS: Mapping[str, Solver] = {solver.name: solver for solver in _ALL}

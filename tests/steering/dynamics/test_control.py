@@ -37,7 +37,7 @@ def rotation(y: Tensor, t: Tensor, dx: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("interpolation", ["hermite", "rectilinear"])
-@pytest.mark.parametrize("solver", ["tsit5", "rk4", "euler"])
+@pytest.mark.parametrize("solver", ["tsit5", "rk4", "euler", "esdirk4"])
 def test_the_state_follows_the_path_through_its_observations(interpolation: str, solver: str) -> None:
     y = solve(
         identity, X[:, 0], T[0], solver=solver, kind="cde", control=control(T, X, interpolation), dt=0.01, rtol=1e-8,
