@@ -1,12 +1,14 @@
 """What a model of dynamics takes and gives, as the directory is told of it."""
 
+from collections.abc import Callable, Mapping, Sequence
+
 import numpy as np
 
 from serving.fleet.directory import ModelState
 from serving.models.described import device_of, software_of
 from serving.models.dynamics import Dynamics
 from serving.wire.rows import Solves
-from serving.wire.solving import EACH, TIMES, Y0
+from serving.wire.solving import CONTROL, CONTROL_TIMES, EACH, TIMES, Y0
 from serving.wire.tensors import TensorSpec, datatype
 
 DECODED = "decoded"
@@ -55,7 +57,12 @@ def takes(model: Dynamics) -> tuple[TensorSpec, ...]:
         if name not in named
     ]
     specs += [TensorSpec(name, "FP64", (-1,), optional=True) for name in EACH]
-    return tuple(specs)
+    return (*specs, *further_inputs(model))
+
+
+def further_inputs(model: Dynamics) -> tuple[TensorSpec, ...]:
+    """Inputs that only some kinds take."""
+    return tuple(spec for each in TAKES.get(model.spec.kind, ()) for spec in each(model))
 
 
 def gives(model: Dynamics) -> tuple[TensorSpec, ...]:
@@ -70,4 +77,22 @@ def gives(model: Dynamics) -> tuple[TensorSpec, ...]:
         output = model.decoder.output
         row = (axis or -1 for axis in output.row)
         specs.insert(1, TensorSpec(DECODED, datatype(output.dtype), (-1, -1, *row)))
-    return tuple(specs)
+    further = (spec for each in GIVES.get(model.spec.kind, ()) for spec in each(model))
+    return (*specs, *further)
+
+
+def control(model: Dynamics) -> tuple[TensorSpec, ...]:
+    """The path that drives a model, and the times of its observations."""
+    if model.spec.control is None:
+        return ()
+    return (
+        TensorSpec(CONTROL, "FP64", (-1, -1, model.spec.control.channels)),
+        TensorSpec(CONTROL_TIMES, "FP64", (-1, -1)),
+    )
+
+
+Specs = Callable[[Dynamics], Sequence[TensorSpec]]
+TAKES: Mapping[str, Sequence[Specs]] = {"cde": (control,), "map": (control,)}
+"""Inputs of requests for some kinds of dynamics, which their pieces (`serving/requests/dynamics/`) read."""
+GIVES: Mapping[str, Sequence[Specs]] = {}
+"""Outputs of some kinds of dynamics, which their pieces make."""

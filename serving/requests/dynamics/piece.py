@@ -6,9 +6,8 @@ from typing import Any
 
 from serving.backends import Array
 from serving.engine.task import Step
-from serving.models.dynamics import Dynamics
 from serving.requests.dynamics.asked import Asked
-from serving.wire.tensors import Parameter, TensorSpec
+from serving.wire.tensors import Parameter
 from steering.dynamics import Ask, Problem, Program, Reply, Solution
 
 Answering = Generator[Step, list[Array], Reply]
@@ -30,10 +29,6 @@ class Solved:
     steering: str = ""
 
 
-def _none(model: Dynamics) -> Sequence[TensorSpec]:
-    return ()
-
-
 def _nothing(asked: Asked) -> Mapping[str, Any]:
     return {}
 
@@ -44,16 +39,15 @@ def _no_outputs(asked: Asked, problem: Problem, solution: Solution) -> Mapping[s
 
 @dataclass(frozen=True, kw_only=True)
 class Piece:
-    """Something that requests for some kinds of dynamics may bring or get.
+    """Something that requests for some kinds of dynamics may bring or get. What inputs and outputs of its own it has is
+    listed in `TAKES` and `GIVES` of `serving/models/dynamics_described.py`.
 
     Attributes:
         name: for errors.
         kinds: of dynamics.
         parameters: fields of `serving.wire.solving.Solving` that it reads; other kinds refuse them.
-        takes: further inputs of a model's requests, and gives: further outputs, for metadata and checks. Shapes of
-            inputs are checked by `pose`.
-        pose: from a request to further arguments of `steering.dynamics.pose`; checks what it reads, and raises
-            RequestError with INVALID_ARGUMENT.
+        pose: from a request to further arguments of `steering.dynamics.pose`; checks what it reads of `Asked.inputs`,
+            and raises RequestError with INVALID_ARGUMENT.
         outputs: further outputs of the answer.
         answers: what replies to rows of other parts than the field, by `Ask.part`: evaluations of the engine's.
         program: instead of the solver's own program; None from it where the request asks for nothing of it.
@@ -62,8 +56,6 @@ class Piece:
     name: str
     kinds: Sequence[str]
     parameters: Sequence[str] = ()
-    takes: Callable[[Dynamics], Sequence[TensorSpec]] = _none
-    gives: Callable[[Dynamics], Sequence[TensorSpec]] = _none
     pose: Callable[[Asked], Mapping[str, Any]] = _nothing
     outputs: Callable[[Asked, Problem, Solution], Mapping[str, Array]] = _no_outputs
     answers: Mapping[str, Callable[[Asked, Ask], Answering]] = field(default_factory=dict)

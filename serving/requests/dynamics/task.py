@@ -13,7 +13,7 @@ from protos.complaint import unknown
 from serving.backends import Array
 from serving.engine.task import Routine, Step, Task
 from serving.models.dynamics import Dynamics, number
-from serving.models.dynamics_described import DECODED, gives
+from serving.models.dynamics_described import DECODED, further_inputs, gives
 from serving.requests.dynamics import admission
 from serving.requests.dynamics.asked import Asked, Served
 from serving.requests.dynamics.evaluations import Meter, evaluations, scores
@@ -59,12 +59,12 @@ def dynamics_task(request: InferRequest, model: Dynamics, served: Served) -> Tas
 
 def asked_of(request: InferRequest, model: Dynamics, served: Served) -> Asked:
     """What a request asks for; INVALID_ARGUMENT for what it may not."""
-    parsed, pieces = parse(request, model), pieces_of(model.spec.kind)
+    parsed = parse(request, model)
     known = [each.name for each in gives(model)]
     for name in request.outputs:
         if name not in known:
             raise errors.invalid(unknown("output", name, known))
-    others = {spec.name for piece in pieces for spec in piece.takes(model)}
+    others = {each.name for each in further_inputs(model)}
     tensors = tensors_of(request, model, parsed.parameters, others)
     reward = None
     if parsed.parameters.reward is not None:
