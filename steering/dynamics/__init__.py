@@ -7,12 +7,30 @@ company, and beside trajectories of any other tolerance.
 """
 
 from steering.dynamics.asking import Ask, Part, Program, Reply
+from steering.dynamics.fit import Fitted
+from steering.dynamics.notebook import fit, ftle
 from steering.dynamics.problem import Event, Kind, Problem, Solver, pose
 from steering.dynamics.run import solve
+from steering.dynamics.sensitivity import Stretching
 from steering.dynamics.solution import Solution, Status
 from steering.dynamics.table import SOLVERS
 
 __all__ = [
-    "SOLVERS", "Ask", "Event", "Kind", "Part", "Problem", "Program", "Reply", "Solution", "Solver", "Status", "pose",
+    "SOLVERS",
+    "Ask",
+    "Event",
+    "Fitted",
+    "Kind",
+    "Part",
+    "Problem",
+    "Program",
+    "Reply",
+    "Solution",
+    "Solver",
+    "Status",
+    "Stretching",
+    "fit",
+    "ftle",
+    "pose",
     "solve",
 ]  # fmt: skip
