@@ -104,7 +104,7 @@ def test_what_is_refused() -> None:
     seen = torch.ones(1, 13, 1, dtype=torch.float64)
 
     def decay(y: Tensor, t: Tensor, rate: Tensor) -> Tensor:
-        return -rate[:, None] * y
+        return -torch.sqrt(rate)[:, None] * y
 
     start = {"rate": torch.tensor(0.3)}
     for arguments, text in (
@@ -115,7 +115,7 @@ def test_what_is_refused() -> None:
         ({"start": {"rate": torch.tensor(math.nan)}}, "finite"),
         ({"lower": {"rate": torch.tensor(1.0)}}, "bounds"),
         ({"max_iterations": 0}, "max_iterations"),
-        ({"start": {"rate": torch.tensor(-1e300)}}, "first parameters"),
+        ({"start": {"rate": torch.tensor(-1.0)}}, "first parameters"),
     ):
         with pytest.raises(PlanError, match=text):
             fit(decay, one, TIMES, **{"observed": seen, "start": start, **arguments})  # type: ignore[arg-type]
