@@ -10,9 +10,9 @@ sevens.samples, sevens.rewards, sevens.report
 from typing import TYPE_CHECKING, Any
 
 from tiltserve.address import TLS
-from tiltserve.aio import AsyncClient, AsyncDistillation, AsyncStream
+from tiltserve.aio import AsyncClient, AsyncDistillation, AsyncStream, AsyncTrajectoryStream
 from tiltserve.answers import Group, Inferred, Likelihood, Pair, Preview, Report, Samples, Time
-from tiltserve.client import Client, Distillation, Stream
+from tiltserve.client import Client, Distillation, Stream, TrajectoryStream
 from tiltserve.distillation import Gradient
 from tiltserve.errors import (
     AlreadyExists,
@@ -32,7 +32,7 @@ from tiltserve.errors import (
 from tiltserve.latents import spherical
 from tiltserve.listings import Fleet, Metadata, Model, Replica, Statistics, Tensor
 from tiltserve.pipelines import AsyncPipeline, Pipeline, PipelineOutput
-from tiltserve.solving import Trajectories
+from tiltserve.solving import Chunk, Trajectories
 
 if TYPE_CHECKING:
     from tiltserve.losses import as_loss, distill_loss
@@ -44,7 +44,9 @@ __all__ = [
     "AsyncDistillation",
     "AsyncPipeline",
     "AsyncStream",
+    "AsyncTrajectoryStream",
     "Cancelled",
+    "Chunk",
     "Client",
     "DeadlineExceeded",
     "Distillation",
@@ -74,6 +76,7 @@ __all__ = [
     "TiltserveError",
     "Time",
     "Trajectories",
+    "TrajectoryStream",
     "Unauthenticated",
     "Unavailable",
     "Unimplemented",

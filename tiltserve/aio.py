@@ -7,7 +7,7 @@ import inspect
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 import grpc
 
@@ -19,10 +19,12 @@ from tiltserve.errors import Unimplemented
 from tiltserve.listings import Fleet, Metadata, Model, Statistics
 from tiltserve.operations import Memory, Wanted
 from tiltserve.pipelines import AsyncPipeline
-from tiltserve.solving import Posed, Trajectories
+from tiltserve.solving import Chunk, Posed, Trajectories
 from tiltserve.steps import Ask, Emit, Open, Operation, Patience, Receive, Rpc, Score, Send, Sleep, Step
 
 T = TypeVar("T")
+Seen = TypeVar("Seen")
+Last = TypeVar("Last")
 
 
 class AsyncClient:
@@ -127,6 +129,30 @@ class AsyncClient:
             request_id, wanted,
         )  # fmt: skip
         return await self._run(solving.solve(self._memory, self._patience(timeout), posed))
+
+    def solve_stream(
+        self,
+        model: str,
+        y0: Any = None,
+        t_eval: Any = None,
+        *,
+        keep: bool = True,
+        outputs: Sequence[str] = (),
+        conditions: Mapping[str, Any] | None = None,
+        reward_args: Mapping[str, Any] | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        version: str = "",
+        request_id: str = "",
+        timeout: float | None = None,
+        **wanted: Any,
+    ) -> "AsyncTrajectoryStream":
+        """As `Client.solve_stream`."""
+        posed = Posed(
+            model, y0, t_eval, tuple(outputs), conditions or {}, reward_args or {}, parameters or {}, version,
+            request_id, wanted,
+        )  # fmt: skip
+        operation = solving.stream(self._memory, self._patience(timeout), posed, keep=keep)
+        return AsyncTrajectoryStream(operation, self._session())
 
     def pipeline(self, model: str, **settings: Any) -> AsyncPipeline:
         """As `Client.pipeline`."""
@@ -343,12 +369,12 @@ class _Connection:
             await self._channel.close()
 
 
-class AsyncStream(AsyncIterator[Shown | Samples]):
-    """As `Stream`, for `async for` and `async with`."""
+class AsyncFollow(AsyncIterator[Seen | Last], Generic[Seen, Last]):
+    """As `Follow`, for `async for` and `async with`."""
 
-    def __init__(self, operation: Operation[Samples], session: "_Session") -> None:
+    def __init__(self, operation: Operation[Last], session: "_Session") -> None:
         self._session, self._driven = session, _drive(operation, session)
-        self._result: Samples | None = None
+        self._result: Last | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -362,7 +388,7 @@ class AsyncStream(AsyncIterator[Shown | Samples]):
         with contextlib.suppress(RuntimeError):  # the event loop may be closed, and the call with it
             self.close()
 
-    async def __anext__(self) -> Shown | Samples:
+    async def __anext__(self) -> Seen | Last:
         if self._result is not None:
             raise StopAsyncIteration
         try:
@@ -374,21 +400,29 @@ class AsyncStream(AsyncIterator[Shown | Samples]):
             self.close()
             self._result = came.value
         else:
-            shown: Shown = came
+            shown: Seen = came
             return shown
         return self._result
 
-    async def result(self) -> Samples:
-        """The samples; previews that were not looked at are passed over."""
+    async def result(self) -> Last:
+        """What comes last; what was not looked at is passed over."""
         async for _ in self:
             pass
         if self._result is None:
-            raise errors.Cancelled("the stream was closed before the samples came")
+            raise errors.Cancelled("the stream was closed before its end came")
         return self._result
 
     def close(self) -> None:
         """Take the request off the server, if it is still running."""
         self._session.close()
+
+
+class AsyncStream(AsyncFollow[Shown, Samples]):
+    """Previews, and the samples last."""
+
+
+class AsyncTrajectoryStream(AsyncFollow[Chunk, Trajectories]):
+    """States as they become final, and the trajectories last."""
 
 
 class AsyncDistillation:

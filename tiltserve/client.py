@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from functools import partial
 from queue import SimpleQueue
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 import grpc
 from google.protobuf.message import Message
@@ -19,10 +19,12 @@ from tiltserve.errors import Unimplemented
 from tiltserve.listings import Fleet, Metadata, Model, Statistics
 from tiltserve.operations import Memory, Wanted
 from tiltserve.pipelines import Pipeline
-from tiltserve.solving import Posed, Trajectories
+from tiltserve.solving import Chunk, Posed, Trajectories
 from tiltserve.steps import Ask, Emit, Open, Operation, Patience, Receive, Rpc, Score, Send, Sleep, Step
 
 T = TypeVar("T")
+Seen = TypeVar("Seen")
+Last = TypeVar("Last")
 
 
 class Client:
@@ -163,6 +165,38 @@ class Client:
             request_id, wanted,
         )  # fmt: skip
         return self._run(solving.solve(self._memory, self._patience(timeout), posed))
+
+    def solve_stream(
+        self,
+        model: str,
+        y0: Any = None,
+        t_eval: Any = None,
+        *,
+        keep: bool = True,
+        outputs: Sequence[str] = (),
+        conditions: Mapping[str, Any] | None = None,
+        reward_args: Mapping[str, Any] | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        version: str = "",
+        request_id: str = "",
+        timeout: float | None = None,
+        **wanted: Any,
+    ) -> "TrajectoryStream":
+        """Trajectories as `solve` gives them, and their states on the way: an iterator of `Chunk`s that ends with the
+        `Trajectories`. None is missed; a caller that looks slowly holds up its own request alone.
+
+        Leaving the loop and closing the stream, or leaving its `with`, takes the request off the server.
+
+        Args:
+            keep: put the chunks together in `Trajectories.y`; False where they need not fit into memory.
+            wanted: as `solve`.
+        """
+        posed = Posed(
+            model, y0, t_eval, tuple(outputs), conditions or {}, reward_args or {}, parameters or {}, version,
+            request_id, wanted,
+        )  # fmt: skip
+        operation = solving.stream(self._memory, self._patience(timeout), posed, keep=keep)
+        return TrajectoryStream(operation, self._session())
 
     def pipeline(self, model: str, **settings: Any) -> Pipeline:
         """A pipeline that is called as diffusers' are: `pipe(prompt, num_inference_steps=20).images`.
@@ -409,12 +443,13 @@ class Client:
             return self._methods[rpc.path]
 
 
-class Stream(Iterator[Shown | Samples]):
-    """Previews, and the samples last. As a context it is closed in the end, which takes the request off the server."""
+class Follow(Iterator[Seen | Last], Generic[Seen, Last]):
+    """What is seen on the way, and what came of it last. As a context it is closed in the end, which takes the
+    request off the server."""
 
-    def __init__(self, operation: Operation[Samples], session: "_Session") -> None:
+    def __init__(self, operation: Operation[Last], session: "_Session") -> None:
         self._session, self._driven = session, _drive(operation, session)
-        self._result: Samples | None = None
+        self._result: Last | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -427,11 +462,11 @@ class Stream(Iterator[Shown | Samples]):
     def __del__(self) -> None:
         self.close()
 
-    def __next__(self) -> Shown | Samples:
+    def __next__(self) -> Seen | Last:
         if self._result is not None:
             raise StopIteration
         try:
-            shown: Shown = next(self._driven)
+            shown: Seen = next(self._driven)
             return shown
         except StopIteration as done:
             self.close()
@@ -443,17 +478,25 @@ class Stream(Iterator[Shown | Samples]):
             self.close()
             raise
 
-    def result(self) -> Samples:
-        """The samples; previews that were not looked at are passed over."""
+    def result(self) -> Last:
+        """What comes last; what was not looked at is passed over."""
         for _ in self:
             pass
         if self._result is None:
-            raise errors.Cancelled("the stream was closed before the samples came")
+            raise errors.Cancelled("the stream was closed before its end came")
         return self._result
 
     def close(self) -> None:
         """Take the request off the server, if it is still running."""
         self._session.close()
+
+
+class Stream(Follow[Shown, Samples]):
+    """Previews, and the samples last."""
+
+
+class TrajectoryStream(Follow[Chunk, Trajectories]):
+    """States as they become final, and the trajectories last."""
 
 
 class Distillation:

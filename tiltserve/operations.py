@@ -152,7 +152,7 @@ def stream(
             while (reply := (yield Receive())) is not None:
                 if reply.error_message:
                     raise errors.in_band(reply.error_message)
-                answer = _answer(reply.infer_response, patience)
+                answer = answered(reply.infer_response, patience)
                 said = answer.parameters
                 if said.get(FINAL, True):
                     return samples_of(joined(groups, answer) if groups else answer, stages)
@@ -535,10 +535,11 @@ def _told(
     except (InvalidArgument, NotFound):
         memory.models.clear()  # the model may be another one by now
         raise
-    return _answer(reply, patience), trailing or ()
+    return answered(reply, patience), trailing or ()
 
 
-def _answer(reply: pb.ModelInferResponse, patience: Patience) -> Inferred:
+def answered(reply: pb.ModelInferResponse, patience: Patience) -> Inferred:
+    """A response as arrays and parameters."""
     return Inferred(
         tensors.outputs_of(reply),
         tensors.parameters_of(reply),

@@ -1,18 +1,18 @@
 """Trajectories of served dynamics: a request is made of the caller's words, and its answer read."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tiltserve import operations, tensors
+from tiltserve import errors, operations, steps, tensors
 from tiltserve.answers import Inferred
-from tiltserve.errors import InvalidArgument
+from tiltserve.errors import InvalidArgument, Unavailable
 from tiltserve.names import CLIENT, PREFIX
 from tiltserve.operations import Memory, Request, argument, condition, described
-from tiltserve.steps import Operation, Patience
+from tiltserve.steps import Emit, Open, Operation, Patience, Receive, Sleep
 from tiltserve.tensors import Array, Parameter
 
 STATUSES = ("ok", "event", "max_steps", "step_too_small", "not_finite", "not_converged")
@@ -107,6 +107,31 @@ class Trajectories:
         return self.y
 
 
+@dataclass(frozen=True, eq=False)
+class Chunk:
+    """States that are final, on the way.
+
+    Attributes:
+        y: states [m, *state]; trajectory, position: int64 [m], which trajectory each is of, and at which of its times.
+        times: of the request, [T] or [n, T].
+        number: from 1.
+    """
+
+    y: Array
+    trajectory: NDArray[np.int64]
+    position: NDArray[np.int64]
+    times: NDArray[np.float64]
+    number: int
+
+    @property
+    def t(self) -> NDArray[np.float64]:
+        """The time of each state [m]."""
+        found: NDArray[np.float64] = (
+            self.times[self.position] if self.times.ndim == 1 else self.times[self.trajectory, self.position]
+        )
+        return found
+
+
 @dataclass(frozen=True)
 class Posed:
     """A request for trajectories in the caller's words.
@@ -135,6 +160,50 @@ def solve(memory: Memory, patience: Patience, posed: Posed) -> Operation[Traject
     except InvalidArgument as error:
         raise request.explained(error) from None
     return trajectories_of(answer, times)
+
+
+def stream(memory: Memory, patience: Patience, posed: Posed, *, keep: bool) -> Operation[Trajectories]:
+    """Solve by ModelStreamInfer; each `Chunk` is emitted.
+
+    A stream that breaks is begun again: what comes is the same, and what was emitted is passed over.
+
+    Args:
+        keep: put the states together at the end.
+    """
+    request, times = yield from _request(memory, patience, posed)
+    message, emitted, kept = request.message(stream=True), 0, list[Chunk]()
+    while True:
+        try:
+            yield Open(steps.STREAM, message, patience.left, [operations.AS_STATUS])
+            while (reply := (yield Receive())) is not None:
+                if reply.error_message:
+                    raise errors.in_band(reply.error_message)
+                answer = operations.answered(reply.infer_response, patience)
+                said = answer.parameters
+                if said.get(operations.FINAL, True):
+                    found = trajectories_of(answer, times)
+                    return replace(found, y=_together(kept, found, times)) if kept else found
+                if int(said.get("chunk", 0)) <= emitted:
+                    continue
+                emitted = int(said.get("chunk", 0))
+                outputs = answer.outputs
+                chunk = Chunk(outputs["y"], outputs["trajectory"], outputs["position"], times, emitted)
+                kept += [chunk] if keep else []
+                yield Emit(chunk)
+            raise errors.Internal("the stream ended before the trajectories came")
+        except InvalidArgument as error:
+            raise request.explained(error) from None
+        except Unavailable as error:
+            pause = patience.pause(error)
+        yield Sleep(pause)
+
+
+def _together(chunks: Sequence[Chunk], found: Trajectories, times: NDArray[np.float64]) -> Array:
+    """States [n, T, *state] of chunks; NaN where there are none."""
+    y = np.full((len(found), times.shape[-1], *chunks[0].y.shape[1:]), np.nan, chunks[0].y.dtype)
+    for each in chunks:
+        y[each.trajectory, each.position] = each.y
+    return y
 
 
 def _request(memory: Memory, patience: Patience, posed: Posed) -> Operation[tuple[Request, NDArray[np.float64]]]:

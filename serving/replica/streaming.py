@@ -14,6 +14,7 @@ from serving.replica.answering import Answering
 from serving.replica.counting import Counting
 from serving.replica.inference import SERVICE, response_of, timed
 from serving.replica.statuses import UNEXPECTED, Recorded
+from serving.requests.dynamics.chunks import Chunk
 from serving.requests.previews import Part, Preview
 from serving.requests.trajectory import Pair, Room
 from serving.watching.record import phase
@@ -83,13 +84,13 @@ class Streaming:
                     await waiting.room()
             except TimeoutError:
                 raise errors.deadline(
-                    f"trajectory: expected a client that reads within {self._reading_s:g} s, got one that does not"
+                    f"stream: expected a client that reads within {self._reading_s:g} s, got one that does not"
                 ) from None
             return []
 
         def deliver(model: AnyModel, part: Part) -> Room | None:
             waiting.put((model, part), part.nbytes, preview=isinstance(part, Preview))
-            if not isinstance(part, Pair) or not waiting.crowded:
+            if not isinstance(part, Pair | Chunk) or not waiting.crowded:
                 return None
             return lambda: asyncio.run_coroutine_threadsafe(read(), loop)
 

@@ -13,6 +13,7 @@ import steering
 from protos.card import Card
 from serving.models.described import PREVIEWED
 from serving.pipelines.pictures import quantized
+from serving.requests.dynamics.chunks import Chunk
 from serving.requests.methods import Steered
 from serving.requests.trajectory import Pair, Path, Room
 from serving.wire import errors
@@ -100,8 +101,8 @@ class Preview:
         return Answer({PREVIEWED: self.look.of(self.estimate)}, said)
 
 
-Part = Preview | Pair | Answer
-"""What is sent before a request's answer: previews, pairs of a path, finished samples."""
+Part = Preview | Pair | Chunk | Answer
+"""What is sent before a request's answer: previews, pairs of a path, states of trajectories, finished samples."""
 Deliver = Callable[[Part], Room | None]
 """Takes such a part, in order, on any thread, and returns at once. Previews may be dropped, others may not. What it
 gives is to be waited for by whoever can, since too much waits to be sent; None where there is room."""

@@ -9,6 +9,8 @@ from serving.wire.parameters import Single
 
 Y0, TIMES, CONTROL, CONTROL_TIMES = "y0", "t_eval", "control", "control_t"
 """Inputs of a request for trajectories."""
+STREAM, CHUNK = "stream", "chunk"
+"""The parameter that asks for states as they become final, and the one of a response that numbers such states."""
 EACH = ("rtol", "atol", "dt", "dt0")
 """Parameters that may also come as an input [n], a number for each trajectory."""
 MOST_TRAJECTORIES, MOST_TIMES = 2**16, 2**20

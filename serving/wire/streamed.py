@@ -13,6 +13,7 @@ from tritonclient.grpc import service_pb2 as pb
 from serving.wire import errors
 from serving.wire.fields import BYTES, fields, tagged
 from serving.wire.parameters import STREAMED
+from serving.wire.solving import CHUNK, STREAM
 from serving.wire.tensors import Parameter
 
 AS_STATUS = ("triton_grpc_error", "true")
@@ -27,8 +28,8 @@ class Place(NamedTuple):
 
     Attributes:
         first: the number of its first sample.
-        stage: of a preview, or the number of a pair of a path, from 1; infinity for finished samples, which come after
-            the previews of the same ones.
+        stage: of a preview, or the number of a pair of a path or of states of trajectories, from 1; infinity for
+            finished samples, which come after the previews of the same ones.
         kept: it must not be dropped.
     """
 
@@ -67,7 +68,8 @@ def place(response: bytes) -> Place:
                     found |= {name: value.bool_param or value.int64_param for name, value in entry.items()}
     except DecodeError:
         raise errors.internal(f"expected a response of a stream, got {len(response)} bytes that do not parse") from None
-    stage, kept = found.get("stage", found.get("pair", math.inf)), "pair" in found
+    stage = found.get("stage", found.get("pair", found.get(CHUNK, math.inf)))
+    kept = "pair" in found or CHUNK in found
     return Place(float(found.get("first", 0)), float(stage), bool(found.get(FINAL)), kept)
 
 
@@ -95,7 +97,7 @@ def as_status(context: ServicerContext) -> bool:
 
 def at_once(parameters: Collection[str]) -> bool:
     """Whether a request of those parameters has no response before its last one."""
-    return not any(name in parameters for name in STREAMED)
+    return not any(name in parameters for name in (*STREAMED, STREAM))
 
 
 def check(parameters: Mapping[str, Parameter]) -> None:

@@ -5,14 +5,24 @@ from collections import Counter
 from collections.abc import Hashable
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from serving.requests.dynamics.asked import Asked
+from serving.wire import errors
+from serving.wire.solving import TIMES
 from serving.wire.tensors import held as bytes_of
-from steering.dynamics import Problem
+from steering.dynamics import Solution
 
 STATE_COPIES = 24
 """Float64 states that a solver holds of a trajectory, about: stages, slopes, the polynomial between two steps."""
 NUMBER = 8
 """Bytes of a float64."""
+MOST_HELD = 2**31
+"""Bytes of the states of a request, at most, whether they are sent or not."""
+MOST_STAGES = 16
+"""Rows of a step, at most, of explicit solvers."""
+RTOL = 1e-5
+"""As `steering.dynamics.pose` has it, where nothing is said."""
 
 
 @dataclass(frozen=True)
@@ -23,13 +33,13 @@ class Expected:
     hint: str = ""
 
 
-def rows(asked: Asked, problem: Problem) -> Expected:
+def rows(asked: Asked) -> Expected:
     """Rows of the field for all trajectories together."""
     runs, whole, seen = asked.model.runs, 0, 0
-    tolerances = Counter(problem.rtol.tolist())
+    tolerances = Counter(_tolerances(asked))
     for rtol, count in tolerances.items():
         each, found = runs.estimate(_kind(asked, rtol))
-        whole += count * min(each, problem.max_steps * 16)
+        whole += count * min(each, asked.parameters.max_steps * MOST_STAGES)
         seen += found
     loosest, finest = max(tolerances), min(tolerances)
     span = f"{finest:g}" if loosest == finest else f"{finest:g}..{loosest:g}"
@@ -41,9 +51,19 @@ def rows(asked: Asked, problem: Problem) -> Expected:
     return Expected(max(1, whole), hint)
 
 
-def kind_of(asked: Asked, problem: Problem) -> Hashable:
-    """What a solved request's trajectories are remembered under, where all have one tolerance."""
-    return _kind(asked, float(problem.rtol.median()))
+def note(asked: Asked, solution: Solution) -> None:
+    """Remember what a request's trajectories took, by their tolerances."""
+    taken: dict[Hashable, list[int]] = {}
+    for rtol, evaluations in zip(_tolerances(asked), solution.evaluations.tolist(), strict=True):
+        taken.setdefault(_kind(asked, rtol), []).append(evaluations)
+    for kind, each in taken.items():
+        asked.model.runs.note(kind, each)
+
+
+def _tolerances(asked: Asked) -> list[float]:
+    """The rtol of each trajectory."""
+    rtol = asked.each.get("rtol", RTOL)
+    return rtol.tolist() if isinstance(rtol, Tensor) else [rtol] * asked.n
 
 
 def _kind(asked: Asked, rtol: float) -> Hashable:
@@ -56,3 +76,13 @@ def held(asked: Asked) -> int:
     inputs = [*asked.condition.values(), *asked.inputs.values(), *(asked.encoded or {}).values()]
     inputs_bytes = sum(min(bytes_of(each), each.nbytes) for each in inputs)
     return inputs_bytes + n * state * (STATE_COPIES + 2 * asked.times) + n * asked.times * NUMBER
+
+
+def check_held(asked: Asked) -> None:
+    """Refuse more states than a replica keeps for one request: INVALID_ARGUMENT, before they are made."""
+    whole = asked.n * asked.times * (math.prod(asked.model.state) + 1) * NUMBER
+    if whole > MOST_HELD:
+        raise errors.invalid(
+            f"{TIMES}: expected states of at most {MOST_HELD} bytes in float64, got {asked.n} trajectories at "
+            f"{asked.times} times of {math.prod(asked.model.state)} numbers: {whole}"
+        )

@@ -1,6 +1,6 @@
 """What a request for trajectories asks for, read and checked: parameters, first states, times, conditions."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -8,7 +8,7 @@ from torch import Tensor
 from serving.backends import Array
 from serving.models.dynamics import Dynamics
 from serving.models.model import Model
-from serving.requests.previews import Deliver
+from serving.requests.dynamics.chunks import Chunk, Room
 from serving.rewards import Definition, Reward
 from serving.wire.channels import LONGEST_ANSWER
 from serving.wire.solving import Solving
@@ -29,7 +29,7 @@ class Served:
 
     models: Mapping[str, Model] = field(default_factory=dict)
     remotes: Mapping[str, Definition] = field(default_factory=dict)
-    deliver: Deliver | None = None
+    deliver: Callable[[Chunk], Room | None] | None = None
     longest: int = LONGEST_ANSWER
 
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from serving.backends import Array
 from serving.engine.task import Step
+from serving.requests.dynamics.answering import Answering
 from serving.requests.dynamics.asked import Asked
-from serving.requests.dynamics.piece import Answering
 from serving.requests.dynamics.pieces import pieces_of
 from steering.dynamics import Ask, Program, Reply
 from steering.numerics.weights import checked_rewards

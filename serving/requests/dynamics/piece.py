@@ -1,17 +1,14 @@
 """What requests for trajectories may bring and get beside a start, times and tolerances, as one thing each."""
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from serving.backends import Array
-from serving.engine.task import Step
+from serving.requests.dynamics.answering import Answering
 from serving.requests.dynamics.asked import Asked
 from serving.wire.tensors import Parameter
-from steering.dynamics import Ask, Problem, Program, Reply, Solution
-
-Answering = Generator[Step, list[Array], Reply]
-"""Asks the engine for evaluations, and returns the reply to an `Ask`."""
+from steering.dynamics import Ask, Problem, Program, Solution
 
 
 @dataclass(frozen=True, eq=False)

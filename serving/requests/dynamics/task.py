@@ -16,6 +16,7 @@ from serving.models.dynamics import Dynamics, number
 from serving.models.dynamics_described import DECODED, further_inputs, gives
 from serving.requests.dynamics import admission
 from serving.requests.dynamics.asked import Asked, Served
+from serving.requests.dynamics.chunks import Chunks
 from serving.requests.dynamics.evaluations import Meter, evaluations, scores
 from serving.requests.dynamics.parameters import parse
 from serving.requests.dynamics.piece import Solved
@@ -31,6 +32,8 @@ from steering.errors import PlanError
 
 HEAVY = 2**15
 """Numbers of the states of a request from which on its solver computes on the engine's second thread."""
+SMALL = 2**20
+"""Numbers of a problem that may be made before the request is taken on."""
 
 
 def dynamics_task(request: InferRequest, model: Dynamics, served: Served) -> Task:
@@ -40,8 +43,8 @@ def dynamics_task(request: InferRequest, model: Dynamics, served: Served) -> Tas
         RequestError: INVALID_ARGUMENT with what was expected and what came.
     """
     asked = asked_of(request, model, served)
-    problem = posed(asked)
-    expected = admission.rows(asked, problem)
+    problem = posed(asked) if asked.n * (asked.times + math.prod(model.state)) <= SMALL else None
+    expected = admission.rows(asked)
     meter = Meter(expected.rows)
     program = _solve(asked, problem, meter)
     state = math.prod(model.state)
@@ -96,7 +99,11 @@ def asked_of(request: InferRequest, model: Dynamics, served: Served) -> Asked:
     row: list[Any] = [(model.state, model.dtype.itemsize)] if asked.wants("y") else []
     if model.decoder is not None and asked.wants(DECODED):
         row.append(model.decoder.output)
-    check_size(asked.n, asked.times, row, served.longest)
+    admission.check_held(asked)
+    if not parsed.parameters.stream:
+        check_size(asked.n, asked.times, row, served.longest)
+    elif served.deliver is None:
+        raise errors.invalid("stream: expected a request on ModelStreamInfer, got one on a call of one answer")
     return asked
 
 
@@ -115,21 +122,24 @@ def posed(asked: Asked) -> Problem:
             options=asked.options,
             dtype=asked.model.precision,
             seed=asked.parameters.seed,
+            show=asked.parameters.stream,
             **more,
         )
     except PlanError as error:
         raise errors.invalid(str(error)) from None
 
 
-def _solve(asked: Asked, problem: Problem, meter: Meter) -> Routine:
+def _solve(asked: Asked, problem: Problem | None, meter: Meter) -> Routine:
     """Encode, solve, decode, score."""
+    if problem is None:
+        problem = posed(asked)
     if asked.encoded is not None:
         problem = replace(problem, y0=(yield from _encoded(asked)))
     solved = yield from _solution(asked, problem, meter)
     solution = solved.solution
-    asked.model.runs.note(admission.kind_of(asked, problem), solution.evaluations.tolist())
+    admission.note(asked, solution)
     outputs = dict[str, Array]()
-    if asked.wants("y"):
+    if asked.wants("y") and not asked.parameters.stream:
         outputs["y"] = _typed(solution.y, asked.model)
     if asked.model.decoder is not None and asked.wants(DECODED):
         outputs[DECODED] = yield from _decoded(asked, problem, solution.y)
@@ -148,7 +158,13 @@ def _solution(asked: Asked, problem: Problem, meter: Meter) -> Generator[Step, l
     for piece in pieces_of(asked.model.spec.kind):
         if piece.program is not None and (program := piece.program(asked, problem)) is not None:
             return (yield from evaluations(program, asked, meter))
-    return Solved((yield from evaluations(asked.solver.program(problem), asked, meter)))
+    if not problem.show:
+        return Solved((yield from evaluations(asked.solver.program(problem), asked, meter)))
+    assert asked.served.deliver is not None  # else it is refused
+    chunks = Chunks(asked.served.deliver, asked.n * asked.times, asked.model.dtype)
+    solution = yield from evaluations(asked.solver.program(problem), asked, meter, chunks.shown)
+    yield from chunks.flush()
+    return Solved(solution)
 
 
 def _typed(y: Tensor, model: Dynamics) -> Array:

@@ -10,7 +10,7 @@ import torch
 
 from tests import dynamics
 from tests.serving.live import Live, running
-from tiltserve import AsyncClient, Client, InvalidArgument
+from tiltserve import AsyncClient, Chunk, Client, InvalidArgument, Trajectories
 
 TIMES = np.linspace(0.0, 1.0, 5)
 STARTS = np.array([[1.0, -2.0], [0.5, 3.0], [1e-3, 0.0]])
@@ -149,6 +149,45 @@ def test_answers_that_are_too_long_are_refused_before_anything_is_made(client: C
     starts, times = np.zeros((2**14, 2), np.float32), np.linspace(0, 1, 2**16)
     with pytest.raises(InvalidArgument, match="bytes"):
         client.solve("decay", starts, times)
+
+
+LONG = np.linspace(0.0, 4.0, 4001)
+
+
+def test_states_stream_as_they_become_final(client: Client) -> None:
+    whole = client.solve("decay64", STARTS, LONG, rate=RATES)
+    with client.solve_stream("decay64", STARTS, LONG, rate=RATES) as stream:
+        chunks = [each for each in stream if isinstance(each, Chunk)]
+        found = stream.result()
+    assert len(chunks) > 4
+    assert [each.number for each in chunks] == [*range(1, len(chunks) + 1)]
+    assert all(np.array_equal(each.t, LONG[each.position]) for each in chunks)
+    assert np.asarray(found).tobytes() == np.asarray(whole).tobytes()
+    assert np.array_equal(found.evaluations, whole.evaluations)
+
+
+def test_states_stream_to_asyncio_and_need_not_be_kept(live: Live) -> None:
+    async def solve() -> tuple[int, Trajectories]:
+        async with AsyncClient(live.address) as client:
+            states = 0
+            async with client.solve_stream("decay64", STARTS, LONG, rate=RATES, keep=False) as stream:
+                async for each in stream:
+                    states += len(each.y) if isinstance(each, Chunk) else 0
+                return states, await stream.result()
+
+    states, found = asyncio.run(solve())
+    assert states == 3 * len(LONG)
+    assert found.y is None
+
+
+def test_a_stream_is_asked_for_on_a_stream(client: Client) -> None:
+    with pytest.raises(InvalidArgument, match="ModelStreamInfer"):
+        client.solve("decay", STARTS, TIMES, stream=True)
+
+
+def test_states_that_nobody_asks_for_are_bounded_too(client: Client) -> None:
+    with pytest.raises(InvalidArgument, match="bytes"):
+        client.solve("decay", np.zeros((1, 2)), np.linspace(0, 1, 2**16), samples=2**14, outputs=["status"])
 
 
 def test_a_fresh_seed_is_said(client: Client) -> None:
