@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from steering.dynamics import fixed_steps, maps, runge_kutta, sde, stiff
+from steering.dynamics import fixed_points, fixed_steps, maps, runge_kutta, sde, stiff
 from steering.dynamics.along import also_controlled
 from steering.dynamics.problem import Solver
 
@@ -12,5 +12,6 @@ _ALL = (
     *map(also_controlled, fixed_steps.SOLVERS),
     *sde.SOLVERS,
     maps.SOLVER,
+    *fixed_points.SOLVERS,
 )
 SOLVERS: Mapping[str, Solver] = {solver.name: solver for solver in _ALL}
