@@ -51,6 +51,7 @@ def export_model(
     sizes: Sequence[int] = parity.SIZES,
     tolerance: float | None = None,
     gradients: bool = False,
+    others: Sequence[Mapping[str, Tensor]] = (),
 ) -> parity.Parity:
     """Export `network` in evaluation mode, compare it with the module, and only then put the folder in place.
 
@@ -66,6 +67,8 @@ def export_model(
         gradients: also write the vector-Jacobian graph, and say so in the card, which must be there: of a sampler's
             output in x; of a plain network's score in what takes the sample. Its errors are in units of the largest
             number of the gradients.
+        others: as `examples`, of other lengths: axes along which they differ from them are left open too. The graph is
+            traced with the first of them, and compared with the module at all. Not beside `gradients`.
 
     Raises:
         ExportError: the module cannot be exported, or does not fit its card. Nothing is written.
@@ -82,10 +85,19 @@ def export_model(
         (staged / str(version)).mkdir(parents=True)
         file = staged / str(version) / "model.onnx"
         free = {} if card is None else {name: each.fed for name, each in card.conditions.items()}
-        graph = _graph(network, file, examples, outputs, free)
+        if others:
+            graph = _graph(network, file, others[0], outputs, free | _open(examples, others), whole=False)
+        else:
+            graph = _graph(network, file, examples, outputs, free)
         report = parity.check(
             network, open_session(file), draw, time=parity.time_input(card), sizes=sizes, tolerance=tolerance
         )
+        for each in others:
+            found = parity.check(
+                network, open_session(file), parity.probe(each, card), time=parity.time_input(card), sizes=sizes[:2],
+                tolerance=tolerance,
+            )  # fmt: skip
+            report = replace(report, error={name: max(report.error[name], found.error[name]) for name in report.error})
         (staged / "config.pbtxt").write_text(triton_config(folder.name, graph))
         if gradients:
             card, found = _pulled_back(network, file.with_name(VJP), card, examples, outputs, draw, sizes, tolerance)
@@ -201,10 +213,17 @@ def _graph(
     examples: Mapping[str, Tensor],
     outputs: Sequence[str],
     rows: Mapping[str, tuple[int, ...]],
+    *,
+    whole: bool = True,
 ) -> onnx.GraphProto:
-    """Write the graph and return it, without its weights where they lie beside it; `rows` are shapes of inputs, -1 for
-    what is free."""
-    batch = torch.export.Dim("n")
+    """Write the graph and return it, without its weights where they lie beside it.
+
+    Args:
+        rows: shapes of inputs, -1 for what is free.
+        whole: any number of rows is to be proved to trace alike. Where heights are free too, modules ask how many
+            numbers there are (to copy them in pieces, say), and parity alone answers for other numbers of rows.
+    """
+    batch = torch.export.Dim("n") if whole else torch.export.Dim.AUTO
     free = {
         name: {1 + i: torch.export.Dim.AUTO for i, axis in enumerate(row) if axis == -1} for name, row in rows.items()
     }
@@ -236,9 +255,21 @@ def _graph(
         model = program.model_proto
     model.ClearField("metadata_props")
     _strip(model.graph)
+    for each in () if whole else (*model.graph.input, *model.graph.output):
+        each.type.tensor_type.shape.dim[0].dim_param = "n"
     onnx.save(model, file)
     onnx.checker.check_model(str(file) if apart else model)
     return model.graph
+
+
+def _open(examples: Mapping[str, Tensor], others: Sequence[Mapping[str, Tensor]]) -> dict[str, tuple[int, ...]]:
+    """Shapes of inputs whose lengths are not those of all others, -1 for these."""
+    found = {}
+    for name, example in examples.items():
+        same = [len({each[name].shape[axis] for each in (examples, *others)}) == 1 for axis in range(1, example.ndim)]
+        if not all(same):
+            found[name] = tuple(n if one else -1 for n, one in zip(example.shape[1:], same, strict=True))
+    return found
 
 
 def _simplify(program: torch.onnx.ONNXProgram) -> None:

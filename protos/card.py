@@ -343,6 +343,8 @@ class Card(Strict):
     score_output: which output is the reward.
     defaults: of a sampler or a pipeline; a pipeline's are asked first.
     vjp: None where the network has no vector-Jacobian graph.
+    rows: of a plain network, the usual shapes of rows of those inputs and outputs whose lengths are free in its graph,
+        by name: it is tried, measured and served at them. Pipelines ask other ones too, see `Pipeline.resolution`.
     """
 
     format: Literal[1] = 1
@@ -370,6 +372,7 @@ class Card(Strict):
     dynamics: Dynamics | None = None
     defaults: Defaults | None = None
     vjp: Vjp | None = None
+    rows: dict[str, tuple[int, ...]] | None = None
 
     @property
     def limit(self) -> dict[str, Any]:
@@ -437,6 +440,11 @@ class Card(Strict):
     def _axes(cls, shape: tuple[int, ...]) -> tuple[int, ...]:
         return _positive(shape)
 
+    @field_validator("rows")
+    @classmethod
+    def _shapes(cls, rows: dict[str, tuple[int, ...]] | None) -> dict[str, tuple[int, ...]] | None:
+        return None if rows is None else {name: _positive(row) for name, row in rows.items()}
+
     @field_validator("output_scale")
     @classmethod
     def _not_0(cls, scale: float | None) -> float | None:
@@ -468,7 +476,7 @@ class Card(Strict):
                 raise ValueError("prediction: expected one of eps, x0, v, velocity, score beside a path, got none")
             if not self.event_shape:
                 raise ValueError("event_shape: expected the shape of one sample beside a path, got none")
-            for key in ("arguments", "sample", "score_output"):
+            for key in ("arguments", "sample", "score_output", "rows"):
                 if getattr(self, key):
                     raise ValueError(f"{key}: expected none beside a path, got some")
             if self.clip is not None and self.dynamic_threshold is not None:
@@ -479,6 +487,8 @@ class Card(Strict):
                     f"{self.vjp.to!r}"
                 )
         else:
+            if self.rows is not None and self.is_pipeline:
+                raise ValueError("rows: expected none beside a pipeline, whose parts have their own, got some")
             if self.vjp is not None and self.is_pipeline:
                 raise ValueError("vjp: expected none beside a pipeline, whose parts have their own, got one")
             if self.defaults is not None and not self.is_pipeline:

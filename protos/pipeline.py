@@ -56,6 +56,18 @@ class Codec(Strict):
     shift: float = 0.0
 
 
+class Resolution(Strict):
+    """Other heights and widths of pictures than the usual ones, where the graphs of sampler and codecs leave them free.
+
+    Attributes:
+        multiple: of so many pixels each.
+        most: pixels of a picture, height times width.
+    """
+
+    multiple: int = Field(ge=1)
+    most: int = Field(ge=1)
+
+
 class Pipeline(Strict):
     """The parts of a pipeline by their folders' names; each is a model of the repository like any other.
 
@@ -69,6 +81,7 @@ class Pipeline(Strict):
         guidance_input: the sampler's condition that takes the guidance scale itself, of networks distilled for it.
         mask: of samplers that fill in, the condition [1, h, w], in latents' size, that is 1 where is drawn anew.
         masked: and the one [*event] that takes the latents of the picture, grey where it is drawn anew.
+        resolution: which other sizes requests may ask for; None for none.
     """
 
     sampler: str
@@ -80,6 +93,7 @@ class Pipeline(Strict):
     guidance_input: str | None = None
     mask: str | None = None
     masked: str | None = None
+    resolution: Resolution | None = None
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

@@ -33,6 +33,9 @@ def import_(
     tiny: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="An AutoencoderTiny for previews and rewards.")
     ] = None,
+    free_size: Annotated[
+        bool, typer.Option("--free-size", help="Leave height and width open: requests may ask for other ones.")
+    ] = False,
     only: Annotated[
         list[str] | None, typer.Option(metavar="PART", help="unet, text, decoder, encoder or tiny; without the card.")
     ] = None,
@@ -67,6 +70,7 @@ def import_(
         bank=bank,
         calibrate=calibrate,
         replace=replace,
+        free_size=free_size,
     )
     name = target.resolve().name
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):

@@ -6,7 +6,7 @@ import math
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,7 +29,7 @@ from exporters.network import OnnxNetwork
 from exporters.parity import Parity
 from protos.card import Card, Defaults, dump_card
 from protos.complaint import complaint
-from protos.pipeline import Codec, Pipeline, Text
+from protos.pipeline import Codec, Pipeline, Resolution, Text
 
 VERSION = 1
 LARGE = 50_000_000
@@ -44,6 +44,10 @@ _SKIPPED: Mapping[str, str] = {
     "image_encoder": "prompts are texts alone",
     "controlnet": "",
 }
+_FREE = ("UNet2DModel", "UNet2DConditionModel")
+"""Networks that know no positions: pictures may have any size that can be halved often enough."""
+_LARGER = 4
+"""How many times the pixels of the usual picture others may have, where nobody edits the card."""
 _LORA = "pytorch_lora_weights"
 
 
@@ -58,6 +62,7 @@ class Wishes:
         tokens: of a prompt, where T5 reads it or nothing says.
         bank: samples of a bank, 0 for none; `calibrate`: measure the denoiser's error.
         replace: what is already there under the same names.
+        free_size: leave height and width of pictures open, so that requests may ask for others.
     """
 
     size: tuple[int, ...] | None = None
@@ -68,6 +73,7 @@ class Wishes:
     bank: int = 0
     calibrate: bool = False
     replace: bool = False
+    free_size: bool = False
 
 
 class Watcher(Protocol):
@@ -194,8 +200,9 @@ def prepare(source: Source, name: str, wishes: Wishes) -> Import:
     network = _network_of(sampler, asked)
     described, remarks = _described(source, sampler, network, defaults.get("num_inference_steps"))
     plan.notes += [*(f"{sampler.role}: {note}" for note in network.notes), *remarks]
+    multiple = _multiple(source, sampler) if wishes.free_size else 0
     role = "unet" if sampler.role == "model" else sampler.role
-    plan.jobs.append(_sampler_job(plan, f"{name}.{role}" if whole else name, role, sampler, asked, described))
+    plan.jobs.append(_sampler_job(plan, f"{name}.{role}" if whole else name, role, sampler, asked, described, multiple))
     pieces: dict[str, Any] = {
         "sampler": f"{name}.{role}",
         "sizes": network.sizes,
@@ -209,7 +216,7 @@ def prepare(source: Source, name: str, wishes: Wishes) -> Import:
     if vae is not None:
         if vae.channels != network.event[0]:
             raise FolderError(f"{vae.part.folder}: expected latents of {network.event[0]} channels, got {vae.channels}")
-        pieces |= _codecs(plan, vae, (latents[0], latents[1]))
+        pieces |= _codecs(plan, vae, (latents[0], latents[1]), multiple)
         if MASKED in network.conditions:
             pieces |= {"mask": MASK, "masked": MASKED}
     if wishes.tiny is not None:
@@ -219,12 +226,16 @@ def prepare(source: Source, name: str, wishes: Wishes) -> Import:
                 f"{wishes.tiny}: expected latents of {network.event[0]} channels, {asked.pixels} pixels each, got "
                 f"{tiny.channels} channels of {tiny.pixels}"
             )
-        plan.jobs.append(_decoder_job(plan, "tiny", tiny, (latents[0], latents[1])))
+        plan.jobs.append(_decoder_job(plan, "tiny", tiny, (latents[0], latents[1]), multiple))
         pieces["preview"] = _codec(f"{name}.tiny", tiny, "latents", "decoded")
     for part in parts.values():
         if _SKIPPED.get(part.role):
             plan.notes.append(f"{part.role} ({part.kind}) is left out: {_SKIPPED[part.role]}")
     if whole:
+        if multiple:
+            pixels = 1 if vae is None else vae.pixels
+            most = _LARGER * math.prod(network.event[-2:]) * pixels**2
+            pieces["resolution"] = Resolution(multiple=multiple * pixels, most=most)
         scale = defaults.get("guidance_scale")
         if sampler.kind in _SCALE_IS_INPUT and network.guidance_input is None:
             scale = None
@@ -296,7 +307,25 @@ def _network_of(sampler: Part, asked: Asked) -> Network:
     return build(sampler, lambda part: nn.Identity(), asked)
 
 
-def _sampler_job(plan: Import, name: str, role: str, part: Part, asked: Asked, described: Mapping[str, Any]) -> Job:
+def _multiple(source: Source, sampler: Part) -> int:
+    """Of so many places are heights and widths that a network takes: as often as it halves them."""
+    if sampler.kind not in _FREE:
+        raise FolderError(
+            f"--free-size: expected one of {', '.join(_FREE)}, got {sampler.kind}, whose positions are of one size"
+        )
+    if source.scheduler is not None and source.scheduler.get("use_dynamic_shifting"):
+        raise FolderError("--free-size: expected levels that do not depend on the size, got use_dynamic_shifting")
+    return int(2 ** (len(sampler.said("block_out_channels", ())) - 1))
+
+
+def _others(multiple: int) -> tuple[tuple[int, int], ...]:
+    """Heights and widths that a graph with free ones is traced and compared at, beside its own."""
+    return ((2 * multiple, 3 * multiple), (4 * multiple, multiple)) if multiple else ()
+
+
+def _sampler_job(
+    plan: Import, name: str, role: str, part: Part, asked: Asked, described: Mapping[str, Any], multiple: int
+) -> Job:
     bare = _network_of(part, asked)
     card = _sampler_card(name, bare, described)
     if (plan.wishes.bank or plan.wishes.calibrate) and card.conditions:
@@ -314,6 +343,7 @@ def _sampler_job(plan: Import, name: str, role: str, part: Part, asked: Asked, d
             outputs=[card.output],
             version=VERSION,
             sizes=_rows(network.module),
+            others=[_network_of(part, replace(asked, size=size)).examples for size in _others(multiple)],
         )
         _learn(folder, card, plan.wishes)
         return report
@@ -377,12 +407,13 @@ def _check_output(module: nn.Module, texts: Texts, name: str, wanted: tuple[int,
         raise FolderError(f"text: {name}: expected {list(wanted)} as the network takes, got {list(shape)}")
 
 
-def _codecs(plan: Import, vae: Autoencoder, size: tuple[int, int]) -> dict[str, Codec]:
-    plan.jobs.append(_decoder_job(plan, "decoder", vae, size))
+def _codecs(plan: Import, vae: Autoencoder, size: tuple[int, int], multiple: int = 0) -> dict[str, Codec]:
+    plan.jobs.append(_decoder_job(plan, "decoder", vae, size, multiple))
 
     def run(folder: Path) -> Parity:
-        module, example = vae.encoder(vae.part.load(plan.wishes.allow_pickle), size)
-        return _plain(module, folder, example, ["encoded"])
+        module, example = vae.encoder(network := vae.part.load(plan.wishes.allow_pickle), size)
+        others = [vae.encoder(network, other)[1] for other in _others(multiple)]
+        return _plain(module, folder, example, ["encoded"], others=others)
 
     name = f"{plan.name}.encoder"
     pixels = "x".join(str(vae.pixels * side) for side in size)
@@ -393,10 +424,11 @@ def _codecs(plan: Import, vae: Autoencoder, size: tuple[int, int]) -> dict[str, 
     }
 
 
-def _decoder_job(plan: Import, part: str, vae: Autoencoder, size: tuple[int, int]) -> Job:
+def _decoder_job(plan: Import, part: str, vae: Autoencoder, size: tuple[int, int], multiple: int = 0) -> Job:
     def run(folder: Path) -> Parity:
-        module, example = vae.decoder(vae.part.load(plan.wishes.allow_pickle), size)
-        return _plain(module, folder, example, ["decoded"])
+        module, example = vae.decoder(network := vae.part.load(plan.wishes.allow_pickle), size)
+        others = [vae.decoder(network, other)[1] for other in _others(multiple)]
+        return _plain(module, folder, example, ["decoded"], others=others)
 
     pixels = "x".join(str(vae.pixels * side) for side in size)
     return Job(f"{plan.name}.{part}", part, f"{vae.part.kind}, pictures {pixels}", (vae.part,), run)
@@ -411,7 +443,7 @@ def _lone(plan: Import, part: Part) -> Import:
     vae = read_autoencoder(part)
     size = plan.wishes.size or _both(part.said("sample_size", 512))
     latents = _divided(size, vae.pixels)
-    _codecs(plan, vae, latents)
+    _codecs(plan, vae, latents, int(plan.wishes.free_size))
     plan.notes.append(f"z = {vae.scale:g} * (encoded - {vae.shift:g}) are the latents that samplers of its kind draw")
     return _chosen(plan)
 
@@ -422,11 +454,19 @@ def _plain(
     examples: Mapping[str, Tensor],
     outputs: Sequence[str],
     probe: parity.Probe | None = None,
+    others: Sequence[Mapping[str, Tensor]] = (),
 ) -> Parity:
-    """A plain network without a card."""
+    """A plain network, with a card only where rows may have other shapes: it says which are the usual ones."""
+    card = None
+    if others:
+        with torch.no_grad():
+            made = module.eval()(*examples.values())
+        rows = {name: tuple(each.shape[1:]) for name, each in {**examples, outputs[0]: made}.items()}
+        card = _card(name=folder.name, rows=rows)
     return export_model(
-        module, folder, None, examples=examples, outputs=outputs, version=VERSION, probe=probe, sizes=_rows(module)
-    )
+        module, folder, card, examples=examples, outputs=outputs, version=VERSION, probe=probe, sizes=_rows(module),
+        others=others,
+    )  # fmt: skip
 
 
 def _rows(module: nn.Module) -> tuple[int, ...]:

@@ -62,6 +62,12 @@ class Costs:
         costs.usual = min(self.usual, costs.largest)
         return costs
 
+    def times(self, times: float) -> "Costs":
+        """The costs of rows that take so many times as long and as much memory: calls hold fewer of them."""
+        costs = Costs({size: times * self.seconds(size) for size in self.sizes})
+        costs.usual = self.usual
+        return costs.up_to(max(1, int(self.largest / max(1.0, times))))
+
     def only(self, size: int) -> "Costs":
         """Of calls of one size, which is one of `sizes`: they hold as many rows as there are."""
         return Costs({size: self.seconds(size)})

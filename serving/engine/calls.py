@@ -2,6 +2,7 @@
 
 import logging
 import time
+import weakref
 from collections.abc import Sequence
 
 import numpy as np
@@ -29,9 +30,10 @@ class Calls:
 
     def __init__(self, metrics: ReplicaMetrics, max_bucket: int) -> None:
         self._metrics, self._max_bucket = metrics, max_bucket
-        self._most: dict[Network, int] = {}  # rows of a call, where memory ran out
-        self._fine: dict[Network, int] = {}  # calls since then
-        self._gatherers: dict[tuple[Network, str], Gatherer] = {}  # by network and input
+        # weak: requests make networks for rows of other lengths
+        self._most = weakref.WeakKeyDictionary[Network, int]()  # rows of a call, where memory ran out
+        self._fine = weakref.WeakKeyDictionary[Network, int]()  # calls since then
+        self._gatherers = weakref.WeakKeyDictionary[Network, dict[str, Gatherer]]()  # by input
         self.began = self.last = time.monotonic()
         self.rows = 0
 
@@ -72,8 +74,8 @@ class Calls:
         """Drop what is known of a backend that is closed."""
         for network in [network for network in self._most if network.backend is backend]:
             del self._most[network], self._fine[network]
-        for each in [each for each in self._gatherers if each[0].backend is backend]:
-            del self._gatherers[each]
+        for network in [network for network in self._gatherers if network.backend is backend]:
+            del self._gatherers[network]
 
     def _feeds(self, network: Network, slices: Sequence[Slice[Task]], copies: int) -> dict[str, Array]:
         """The slices' rows of each input, and copies of the last one."""
@@ -82,7 +84,7 @@ class Calls:
         for name in evaluations[0].feeds:
             parts = [e.feeds[name][s.first : s.stop] for e, s in zip(evaluations, slices, strict=True)]
             if any(isinstance(each, References) for each in parts):
-                gatherer = self._gatherers.setdefault((network, name), Gatherer())
+                gatherer = self._gatherers.setdefault(network, {}).setdefault(name, Gatherer())
                 feeds[name] = gatherer.gathered(parts, copies)
             else:
                 feeds[name] = _joined([each for each in parts if not isinstance(each, References)], copies)

@@ -3,9 +3,10 @@
 import logging
 import math
 import time
+import weakref
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import cached_property
 from typing import Any, Literal
@@ -31,6 +32,7 @@ class Network:
     Attributes:
         caution: what every answer that rests on it must say; empty for nothing.
         version: of the model that it is of.
+        sizable: its rows may have other lengths than its backend says.
     """
 
     name: str
@@ -38,6 +40,15 @@ class Network:
     costs: Costs
     caution: str = ""
     version: str = ""
+    sizable: bool = False
+    _others: "weakref.WeakValueDictionary[tuple[int, ...], Network]" = field(
+        init=False, repr=False, default_factory=weakref.WeakValueDictionary
+    )
+
+    def at(self, row: tuple[int, ...], times: float) -> "Network":
+        """This network for rows of another shape, each of which takes so many times as long and as much memory: the
+        same one for everybody who asks for that shape, as long as somebody uses it."""
+        return self._others.setdefault(row, replace(self, costs=self.costs.times(times)))
 
     @property
     def served(self) -> tuple[str, str]:

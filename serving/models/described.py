@@ -84,6 +84,10 @@ def pipeline_state(model: Pipeline, sampler: ModelState) -> ModelState:
     texts = (PROMPT, NEGATIVE) if model.reading is not None else ()
     inputs = [TensorSpec(name, "BYTES", (-1,), optional=name == NEGATIVE) for name in texts]
     _, *size = picture
+    latents = [*event]
+    if model.card.resolution is not None:
+        size, latents = [-1, -1], [event[0], -1, -1]
+        taken = [replace(each, shape=_free(each.shape, event)) for each in taken]
     if model.encoder is not None:
         inputs.append(TensorSpec(IMAGE, "UINT8", (-1, *size, CHANNELS), optional=True))
         inputs.append(TensorSpec(MASK, "UINT8", (-1, *size), optional=True))
@@ -98,13 +102,20 @@ def pipeline_state(model: Pipeline, sampler: ModelState) -> ModelState:
         inputs=tuple(inputs),
         outputs=(
             TensorSpec(PICTURES, "UINT8", (-1, *size, CHANNELS)),
-            TensorSpec(LATENTS, "FP32", (-1, *event)),
+            TensorSpec(LATENTS, "FP32", (-1, *latents)),
             TensorSpec(SAMPLED[1], "FP32", (-1,)),
-            TensorSpec(PREVIEWED, "UINT8", (-1, *model.shown[1:], CHANNELS)),
-            TensorSpec(STATES, "FP32", (-1, 2, *event)),
+            TensorSpec(
+                PREVIEWED, "UINT8", (-1, *(model.shown[1:] if model.card.resolution is None else size), CHANNELS)
+            ),
+            TensorSpec(STATES, "FP32", (-1, 2, *latents)),
         ),
         draws=Draws(defaults_of(model), model.card.guidance_input is None, model.units | pullback_units(model.sampler)),
     )
+
+
+def _free(shape: tuple[int, ...], event: tuple[int, ...]) -> tuple[int, ...]:
+    """A shape that ends in a sample's height and width, with these free."""
+    return (*shape[:-2], -1, -1) if shape[-2:] == event[1:] and len(shape) >= len(event) else shape
 
 
 def plain_state(model: PlainModel) -> ModelState:

@@ -43,6 +43,7 @@ class Wanted:
         fixed: rows are evaluated in calls of one size.
         program: makes them, given what turns network rows into the engine's steps, and what asks the program to end.
         tables: what conditions refer to.
+        event: the shape of a draw, where it is not the model's own.
     """
 
     key: str
@@ -51,6 +52,7 @@ class Wanted:
     fixed: bool
     program: Callable[[Evaluating, Callable[[], object]], Routine]
     tables: Tables = field(default_factory=dict)
+    event: tuple[int, ...] | None = None
 
 
 class Record:

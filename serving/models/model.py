@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import hashlib
+import math
 from collections.abc import Collection, Hashable, Mapping, MutableMapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -132,6 +133,7 @@ class Sampler:
         draws: those of its laws under conditions; where it is loaded, the replica's.
         lasting: whether its rows are evaluated here alone: a network on another server may change without a word.
         backward: its network's vector-Jacobian graph, if it came with one.
+        own: the sampler as it was loaded; another one where this is of samples of another size.
     """
 
     def __init__(
@@ -153,6 +155,7 @@ class Sampler:
         self.lasting = not elsewhere(network)
         self.backward: Backward | None = None
         self.limit = steering.limits.build(**card.limit)
+        self.own = self
         self.learn(None, None)
 
     @property
@@ -165,6 +168,36 @@ class Sampler:
         other = copy.copy(self)
         other.lasting = self.lasting and not any(elsewhere(each.network) for each in made_by)
         other.adapter = self.adapter.referring(tables)
+        return other
+
+    @property
+    def other_size(self) -> bool:
+        """Whether it is of samples of another size than the sampler that was loaded."""
+        return self.card.event_shape != self.own.card.event_shape
+
+    def sized(self, event: tuple[int, ...], conditions: Mapping[str, tuple[int, ...]] | None = None) -> "Sampler":
+        """This sampler of samples of another height and width, which its graph must leave free.
+
+        It has a law of its own, of which no bank is known; V(t), a mean over dimensions, is taken to be the same. What
+        goes through the vector-Jacobian graph, whose lengths are fixed, is not to be had.
+
+        Args:
+            conditions: shapes of those that change with it, by name.
+        """
+        spatial = conditions or {}
+        given = {
+            name: each.model_copy(update={"shape": spatial[name]}) if name in spatial else each
+            for name, each in self.card.conditions.items()
+        }
+        other = copy.copy(self)
+        other.own = self.own
+        other.card = self.card.model_copy(update={"event_shape": event, "conditions": given})
+        other.ranges = {**self.ranges, **given}
+        other.adapter = dataclasses.replace(self.adapter, card=other.card)
+        other.network = self.network.at(event, math.prod(event) / math.prod(self.card.event_shape))
+        other.digest = hashlib.sha256(f"{self.digest} {event}".encode()).hexdigest()
+        other.backward = None
+        other.learn(None, self.known.calibration)
         return other
 
     def plan(

@@ -6,8 +6,9 @@ not is one line.
 """
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from protos.card import Card, Condition, Defaults, dump_text
 from protos.pipeline import Codec
@@ -53,6 +54,7 @@ class Coder:
     Attributes:
         takes, gives: its input and its output.
         units: how many rows of the sampler's network one of its rows takes as long as, as both were measured.
+        given: the shape of what it gives.
     """
 
     model: PlainModel
@@ -60,6 +62,7 @@ class Coder:
     takes: GraphTensor
     gives: GraphTensor
     units: float
+    given: tuple[int, ...]
 
     @property
     def digest(self) -> str:
@@ -67,10 +70,10 @@ class Coder:
         read = (self.model.fingerprint, self.takes.name, self.gives.name, self.card.scale, self.card.shift)
         return hashlib.sha256(repr(read).encode()).hexdigest()[:16]
 
-    @property
-    def given(self) -> tuple[int, ...]:
-        """The shape of what it gives, which is known."""
-        return tuple(axis or 0 for axis in self.gives.row)
+    def sized(self, given: tuple[int, ...]) -> "Coder":
+        """This one for pictures or latents of another height and width, which its graph must leave free."""
+        network = self.model.network.at(given, math.prod(given) / math.prod(self.given))
+        return replace(self, model=replace(self.model, network=network, backward=None), given=given)
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,6 +151,26 @@ class Pipeline:
         parts = {"text": self.reading, "decoder": self.decoder, "encoder": self.encoder, "preview": self.preview}
         return {name: part.units for name, part in parts.items() if part is not None}
 
+    def sized(self, height: int, width: int) -> "Pipeline":
+        """This pipeline with pictures of another size, one that its card's `resolution` allows."""
+        usual, event = self.picture, self.sampler.card.event_shape
+        if (height, width) == usual[1:]:
+            return self
+        row = (event[0], height * event[1] // usual[1], width * event[2] // usual[2])
+        picture = (usual[0], height, width)
+        spatial = {self.card.mask: (1, *row[1:]), self.card.masked: row}
+        sampler = self.sampler.sized(row, {name: shape for name, shape in spatial.items() if name is not None})
+        times = math.prod(row) / math.prod(event)
+        return replace(
+            self,
+            sampler=sampler,
+            reading=None if self.reading is None else replace(self.reading, units=self.reading.units / times),
+            decoder=None if self.decoder is None else self.decoder.sized(picture),
+            encoder=None if self.encoder is None else self.encoder.sized(row),
+            preview=None if self.preview is None else self.preview.sized(picture),
+            picture=picture,
+        )
+
     def fingerprint(self, sampler: str) -> str:
         """Of all parts together, that of the sampler being `sampler`."""
         parts = (self.digest, sampler, *(each.fingerprint for each in self.networks))
@@ -203,6 +226,7 @@ class Recipe:
         encoder = binding.coder("encoder", self.card.encoder, sampler, picture, sampler.card.event_shape)
         reading = binding.reading(sampler)
         binding.check_filled(sampler, reading)
+        binding.check_sizes(sampler, picture, {"decoder": decoder, "encoder": encoder, "preview": preview})
         if self.card.guidance_input is None and (wrong := fault(sampler, merged(self.defaults, sampler.card.defaults))):
             raise PartError(f"{self.folder.card}: with the sampler {sampler.name!r}: {wrong}")
         return Pipeline(
@@ -263,7 +287,8 @@ class _Binding:
                                    f"got {_described(output)}")  # fmt: skip
         if gives is None and output.row[0] != CHANNELS:
             raise self.fault(part, f"output {output.name!r}: expected pictures of 3 channels, got {_described(output)}")
-        return Coder(model, card, given, output, _units(model, sampler))
+        shape = tuple(axis or 0 for axis in output.row)
+        return Coder(model, card, given, output, _units(model, sampler), shape)
 
     def _one(
         self, part: str, what: str, name: str | None, there: "tuple[GraphTensor, ...] | list[GraphTensor]"
@@ -325,6 +350,26 @@ class _Binding:
                                             f"got {spec.dtype} {list(spec.shape)}")  # fmt: skip
             if reading is not None and name in reading.gives:
                 raise self.fault("sampler", f"condition {name!r} for {key}: expected one that text does not give")
+
+    def check_sizes(self, sampler: Sampler, picture: tuple[int, ...], coders: "Mapping[str, Coder | None]") -> None:
+        """Where other sizes may be asked for, all graphs leave them free, and each is a whole number of latents."""
+        if (other := self.recipe.card.resolution) is None:
+            return
+        networks = {"sampler": sampler.network} | {
+            part: each.model.network for part, each in coders.items() if each is not None
+        }
+        for part, network in networks.items():
+            if not network.sizable:
+                raise self.fault(part, "expected a graph of free height and width, as pipeline.resolution says")
+        event, card = sampler.card.event_shape, self.recipe.folder.card
+        wanted = len(event) == len(picture)
+        if not wanted or any(
+            other.multiple * latent % pixel for latent, pixel in zip(event[1:], picture[1:], strict=True)
+        ):
+            raise PartError(
+                f"{card}: pipeline.resolution: multiple: expected whole latents of {shown(event)} for pictures "
+                f"{shown(picture)}, got {other.multiple} pixels"
+            )
 
     def _condition(self, sampler: Sampler, part: str, key: str, name: str) -> Condition:
         if name not in sampler.card.conditions:

@@ -156,7 +156,8 @@ async def _leased(artifacts: Artifacts, key: str) -> AsyncIterator[None]:
 
 def drawing(model: Sampler, wanted: Wanted) -> Task:
     """The task that makes draws in the background."""
-    evaluating = partial(evaluations, model=model.referring(wanted.tables), reward=None, announced=False)
+    sampler = (model if wanted.event is None else model.sized(wanted.event)).referring(wanted.tables)
+    evaluating = partial(evaluations, model=sampler, reward=None, announced=False)
     task = Task(
         model=model.name, program=wanted.program(evaluating, lambda: task.future.cancel()), network_rows=0,
         background=True, heavy=True, deterministic=wanted.fixed,

@@ -19,6 +19,7 @@ from serving.backends.limited import Limited
 from serving.backends.made_up import MadeUp
 from serving.backends.shared import SharedInputs, per_row
 from serving.backends.triton import TritonNetwork
+from serving.backends.usual import Usual, varies
 from serving.engine.task import Network
 from serving.models import defaults, ranges
 from serving.models.adapter import check_graph, check_names, check_time, check_times
@@ -76,6 +77,7 @@ def _loaded(
     owner = folder.digest
     if card is not None and card.is_dynamics:
         return _dynamics(folder, card, backend, opener, measure, trials)
+    backend, sizable = _usual(card, backend)
     path = _path(folder, card, backend) if card is not None and card.is_sampler else None
     if card is not None and path is None:
         check_names(folder.card, card, backend.inputs, backend.outputs)
@@ -86,7 +88,7 @@ def _loaded(
     if card is None or path is None:
         arguments = limits if card is None else ranged(card, found).arguments
         tried = trials.run(folder, backend, digest, arguments, None)
-        network = _network(folder, key, backend, measure, tried)
+        network = _network(folder, key, backend, measure, tried, sizable)
         sample, score = (None, None) if card is None else (card.sample, card.score_output)
         backward = _backward(folder, card, key, network, opener, measure, trials, arguments)
         return PlainModel(
@@ -95,7 +97,7 @@ def _loaded(
     card = ranged(card, found)
     asked = {**limits, **ranges.asked(card, path)}
     tried = trials.run(folder, backend, digest, asked, card.output)
-    network = _network(folder, key, backend, measure, tried)
+    network = _network(folder, key, backend, measure, tried, sizable)
     programs = _load_programs(folder.programs, owner) if folder.programs.exists() else {}
     samples = _load_bank(folder.bank, card.event_shape, owner) if folder.bank.exists() else None
     sampler = Sampler(folder.name, folder.version, card, path, network, digest, programs, limits)
@@ -211,7 +213,24 @@ def _backward(
         raise
 
 
-def _network(folder: Folder, key: str, graph: Backend, measure: Measure, tried: Tried) -> Network:
+def _usual(card: Card | None, backend: Backend) -> tuple[Backend, bool]:
+    """The graph as one of rows of the card's shapes, and whether it leaves some of them free. What runs on another
+    server stays as it says itself."""
+    if card is None or isinstance(backend, TritonNetwork):
+        return backend, False
+    rows = dict(card.rows or {})
+    if card.is_sampler:
+        states = {card.inputs.x: card.event_shape}
+        if not card.learned_variance:
+            states[card.output] = card.event_shape
+        rows = {**{name: each.fed for name, each in card.conditions.items()}, **states}
+    free = varies(backend.inputs, rows)
+    return (Usual(backend, rows), True) if free else (backend, False)
+
+
+def _network(
+    folder: Folder, key: str, graph: Backend, measure: Measure, tried: Tried, sizable: bool = False
+) -> Network:
     """The graph with its inputs row by row, without outputs that must not be served, and what its calls cost.
 
     Args:
@@ -223,7 +242,7 @@ def _network(folder: Folder, key: str, graph: Backend, measure: Measure, tried: 
     costs = measure(backend, key, tried.made_up)
     if isinstance(rowwise, SharedInputs):
         rowwise.use(costs.sizes)
-    return Network(folder.name, backend, costs, tried.caution, folder.version)
+    return Network(folder.name, backend, costs, tried.caution, folder.version, sizable)
 
 
 def _digest(folder: Folder, card: Card | None, graph: str) -> str:

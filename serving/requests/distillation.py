@@ -225,6 +225,8 @@ def _made(asked: _Asked, prior: Prior) -> _Made:
     parameters, _, arguments = parameters_of(around.request, around.defaults)
     parameters = around.settled(parameters)
     given, sampler = around.given(parameters), around.model
+    if sampler.other_size:
+        raise errors.invalid(f"height, width: expected the size of the pictures of {model.name!r}, got another one")
     inputs = tensors_of(around.request, sampler, parameters, given)
     plan = sampler.plan("ddim", 2, eta=0.0)  # how the network is asked; none of its steps is taken
     problem = steering.Problem(

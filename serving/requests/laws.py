@@ -159,7 +159,8 @@ class Laws:
         """Those of the draws that are not there, to be made in the background."""
         model, store = self.model, self.model.draws
         missing = [each for each in self.laws if not store.made(each.key)]
-        of = partial(Wanted, model=model.name, digest=model.digest, fixed=fixed)
+        event = model.card.event_shape if model.other_size else None
+        of = partial(Wanted, model=model.name, digest=model.own.digest, fixed=fixed, event=event)
         return [of(each.key, program=partial(each.alone, store)) for each in missing]
 
     def leave(self, after: int) -> None:

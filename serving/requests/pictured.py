@@ -46,10 +46,7 @@ class Pictured(Around):
 
     def __init__(self, request: InferRequest, pipeline: Pipeline, *, deterministic: bool) -> None:
         self._tables: dict[str, dict[Handle, Array]] = {}
-        for name, size in zip(SIZES, pipeline.picture[1:], strict=True):
-            if (wanted := request.parameters.get(name, size)) != size:
-                whose = f"the {name} of the pictures of {pipeline.name!r}"
-                raise errors.invalid(f"{name}: expected {size}, {whose}, got {wanted!r}")
+        pipeline = _sized(request, pipeline)
         others = {name: value for name, value in request.parameters.items() if name not in (*_TEXTS, *SIZES)}
         own = {name: value for name, value in request.inputs.items() if name not in (*_TEXTS, IMAGE, MASK)}
         for name in ("known", "mean"):
@@ -323,3 +320,27 @@ class Pictured(Around):
         for first in range(0, n, together):
             parts.append((yield from encoded(encoder, pictures(slice(first, min(first + together, n))))))
         return torch.cat(parts)
+
+
+def _sized(request: InferRequest, pipeline: Pipeline) -> Pipeline:
+    """The pipeline with pictures of the size that the request asks for."""
+    whose = f"pictures of {pipeline.name!r}"
+    height, width = (
+        _side(request.parameters.get(name, usual), usual, name, pipeline, whose)
+        for name, usual in zip(SIZES, pipeline.picture[1:], strict=True)
+    )
+    other = pipeline.card.resolution
+    if other is not None and (height, width) != pipeline.picture[1:] and height * width > other.most:
+        raise errors.invalid(f"height: expected at most {other.most} pixels in {whose}, got {height} x {width}")
+    return pipeline.sized(height, width)
+
+
+def _side(wanted: Parameter, usual: int, name: str, pipeline: Pipeline, whose: str) -> int:
+    """A height or width; the usual one is always there."""
+    if wanted == usual:
+        return usual
+    if (other := pipeline.card.resolution) is None:
+        raise errors.invalid(f"{name}: expected {usual}, the {name} of the {whose}, got {wanted!r}")
+    if isinstance(wanted, bool) or not isinstance(wanted, int) or wanted < 1 or wanted % other.multiple:
+        raise errors.invalid(f"{name}: expected a multiple of {other.multiple} for {whose}, got {wanted!r}")
+    return wanted

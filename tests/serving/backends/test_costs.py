@@ -71,3 +71,11 @@ def test_calls_are_no_larger_than_a_better_price_is_worth() -> None:
 def test_what_is_no_table_is_refused(seconds: dict[int, float]) -> None:
     with pytest.raises(ValueError, match="expected positive sizes with positive seconds"):
         Costs(seconds)
+
+
+def test_rows_that_take_longer_share_calls_of_fewer() -> None:
+    """They take as much more memory: a call holds no more numbers than the largest that was measured."""
+    costs = Costs({1: 1.0, 2: 1.5, 8: 4.0}).times(4.0)
+    assert (costs.sizes, costs.seconds(2), costs.row_s) == ((1, 2), 6.0, 3.0)
+    assert Costs({1: 1.0, 8: 4.0}).times(0.5).sizes == (1, 8)
+    assert Costs({16: 1.0, 32: 4.0}).times(100.0).sizes == (16,)

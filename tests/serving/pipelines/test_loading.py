@@ -86,6 +86,10 @@ def recipe(root: Path, change: Callable[[dict[str, Any]], Any] = lambda card: No
             lambda c: c.update(decoder=None, encoder=None, preview=None),
             "pipeline.sampler: model 'tiny.unet': event_shape: expected pictures [3, height, width], got [4, 4, 4]",
         ),
+        (
+            lambda c: c.update(resolution={"multiple": 2, "most": 256}),
+            "pipeline.sampler: model 'tiny.unet': expected a graph of free height and width, as pipeline.resolution",
+        ),
     ],
 )  # fmt: skip
 def test_parts_must_fit(tmp_path: Path, parts: dict[str, object], change: Callable[[dict[str, Any]], Any], why: str):

@@ -236,7 +236,7 @@ def test_gradients_go_through_decoder_and_what_becomes_of_a_picture(wish: Path, 
     seen = bind("wish", loaded(wish), (1, 2, 2), {}, {"reward_wish": np.array([0.5, -0.5, 0.2], F)})
     codec = Codec(model="decoder", scale=0.5, shift=0.25)
     (takes,), (gives,) = small.network.backend.inputs, small.network.backend.outputs
-    reward = DecodedReward(seen, Coder(small, codec, takes, gives, 1.0))
+    reward = DecodedReward(seen, Coder(small, codec, takes, gives, 1.0, (1, 2, 2)))
     assert not reward.no_gradient
 
     def answer(step: Any) -> Any:
