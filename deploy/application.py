@@ -42,11 +42,13 @@ from deploy.private_port import check_ray
 from deploy.rays_lines import RaysLines
 from deploy.scratch import Scratch, scratch
 from deploy.settings import Settings, SettingsError
+from deploy.stores import artifacts, fetched, mirror
 from protos.tiltserve.v1 import fleet_pb2, fleet_pb2_grpc
 from serving.access.gate import INTERNAL
 from serving.fleet.actor import RayDirectory
 from serving.front import unix
 from serving.models.folders import survey
+from serving.models.object_store import StoreError
 from serving.watching.logs import Format, said
 from serving.wire import channels
 from serving.wire.channels import address
@@ -71,7 +73,11 @@ def serve(settings: Settings) -> int:
     check_ray()
     check_guards(settings)
     settings.check_reachable()
-    _look(settings.repository, settings.log_format)
+    try:
+        _look(fetched(settings, mirror(settings)), settings.log_format)
+        artifacts(settings)  # its address, at least
+    except StoreError as error:
+        raise SettingsError(str(error)) from None
     with contextlib.ExitStack() as held:
         wanted = {"metrics_port": "host" if settings.metrics_host is None else "metrics_host"}
         if settings.socket is None:

@@ -17,6 +17,8 @@ RUNTIME, FRONT = ROOT / "requirements.runtime.lock", ROOT / "requirements.front.
 OURS = "tiltserve-client"
 TRACES = "opentelemetry-exporter-otlp-proto-grpc"
 """Of the extra `otlp`: images are made once, for those who send traces too."""
+STORES = "obstore"
+"""Of the extra `stores`, for replicas alone; it needs nothing that they have not."""
 OF_A_FRONT = (
     "cachetools", "grpcio", "grpcio-health-checking", "grpcio-reflection", "ml-dtypes", "numpy", "opentelemetry-sdk",
     TRACES, "prometheus-client", "protobuf", "psutil", "pydantic", "PyJWT[crypto]", "pyyaml", "rich",
@@ -44,7 +46,7 @@ def locks() -> dict[Path, str]:
         direct = tomllib.load(file)["project"]["dependencies"]
     runtime = [each for each in direct if not each.startswith(OURS)] + ["tritonclient[grpc]", TRACES]
     return {
-        RUNTIME: _HEAD.format(what="What a replica imports, and Ray") + _lines(_closure(runtime)),
+        RUNTIME: _HEAD.format(what="What a replica imports, and Ray") + _lines(_closure(runtime) | {STORES}),
         FRONT: _HEAD.format(what="What a front or a directory imports, and a client") + _lines(_closure(OF_A_FRONT)),
     }
 

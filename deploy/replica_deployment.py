@@ -1,15 +1,15 @@
 """A replica as a Ray Serve deployment."""
 
+import asyncio
 from pathlib import Path
 
 from deploy.access import internal_token, replica_guards, services
 from deploy.directories import announced, directory
 from deploy.private_port import keep_to
 from deploy.settings import Settings
+from deploy.stores import artifacts, fetched, mirror
 from deploy.wiring import connections, watching
 from serving.backends.opening import Opener
-from serving.models.artifacts import Artifacts
-from serving.models.shelf import FolderShelf
 from serving.replica import Replica
 from serving.watching import logs
 
@@ -33,8 +33,9 @@ class ReplicaDeployment:
         logs.configure(settings.log_level, settings.log_format, sink)
         keep_to(settings.inner_host)
         internal = internal or internal_token(settings)
+        store = mirror(settings)
         self._replica = Replica(
-            settings.repository,
+            await asyncio.to_thread(fetched, settings, store),
             directory(settings, internal),
             host=settings.inner_host,
             announce=announced(settings, settings.inner_host),
@@ -50,6 +51,8 @@ class ReplicaDeployment:
             draws_dir_bytes=settings.draws_dir_bytes,
             artifacts=artifacts(settings),
             ready_with_bank=settings.ready_with_bank,
+            look_s=settings.poll_seconds,
+            fetch=None if store is None else store.sync,
             drain_s=settings.drain_seconds,
             rewards=services(settings.rewards),
             reward_s=settings.reward_seconds,
@@ -72,11 +75,6 @@ class ReplicaDeployment:
 
     async def __del__(self) -> None:
         await self._replica.stop()
-
-
-def artifacts(settings: Settings) -> Artifacts | None:
-    """Where replicas find what one of them has made of a model."""
-    return None if settings.artifacts is None else Artifacts(FolderShelf(settings.artifacts))
 
 
 def opener(settings: Settings) -> Opener:

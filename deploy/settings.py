@@ -63,6 +63,32 @@ def _folder(path: Path, info: ValidationInfo) -> Path:
     raise ValueError(f"expected a folder of models, got {str(path)!r}, {fault}")
 
 
+def _store(value: Any, schemes: Collection[str]) -> str | None:
+    """The address of a store; None for what is none."""
+    if not isinstance(value, str) or "://" not in value:
+        return None
+    if "@" in value:
+        raise ValueError("expected an address without credentials, which the environment holds, got some")
+    if not re.fullmatch(rf"({'|'.join(schemes)})://[^\s/?#@]+(/[^\s?#]*)?", value):
+        expected = " or ".join(f"{each}://" for each in schemes)
+        raise ValueError(f"expected a folder, or {expected} with a bucket or host and a path, got {shorten(value)}")
+    return value.rstrip("/")
+
+
+def _repository(value: Any, info: ValidationInfo) -> Any:
+    return _store(value, ("s3", "gs", "http", "https")) or _folder(_path(value), info)
+
+
+def _shelf(value: Any) -> Any:
+    return _store(value, ("s3", "gs")) or _absolute(_path(value))
+
+
+def _path(value: Any) -> Path:
+    if not isinstance(value, str | Path):
+        raise ValueError(f"expected a path, got {shorten(value)}")
+    return Path(value)
+
+
 def _file(path: Path, info: ValidationInfo) -> Path:
     path = _absolute(path)
     if not path.is_file() and not _elsewhere_checked(info):
@@ -224,6 +250,8 @@ def _keyring(folder: Path, info: ValidationInfo) -> Path:
     return folder
 
 
+STORE_S = 30.0
+"""Seconds between looks at a store, where nothing else is said."""
 KEYRING = ("tls.crt", "tls.key", "ca.crt")
 """Files of a folder of certificates, as Kubernetes' secrets and cert-manager name them."""
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -277,8 +305,13 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    models: Annotated[Path, AfterValidator(_folder)] | None = None
-    """The model repository; None only for processes without models."""
+    models: Annotated[Path | str, BeforeValidator(_repository)] | None = None
+    """The model repository: a folder, or a store s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or http(s)://HOST/PATH. None
+    only for processes without models."""
+    models_cache: Annotated[Path, AfterValidator(_absolute)] = Path("~/.cache/tiltserve/models")
+    """Where the models of a store are kept on this machine."""
+    models_poll_seconds: float | None = Field(default=None, ge=0, le=86400)
+    """How often the repository is looked at for new versions; 0 for never. None: a store every 30 s, a folder never."""
     release: str = Field(default="tiltserve", pattern=r"^[a-z0-9]([a-z0-9-]{0,51}[a-z0-9])?$")
     """The name of this server among others of one cluster: its directory, and its applications on a Ray cluster that
     others use too, are its own."""
@@ -350,9 +383,9 @@ class Settings(BaseModel):
     """A folder where replicas keep such draws for each other and for those that start later. None: in memory alone."""
     draws_dir_bytes: Annotated[int, BeforeValidator(_bytes), Field(gt=0)] = 2**33
     """The most bytes of files there, such as 8GiB; those used longest ago make room."""
-    artifacts: Annotated[Path, AfterValidator(_absolute)] | None = None
-    """A folder where replicas keep banks, calibrations and costs of calls that they made, for each other and for those
-    that start later. None: each makes its own."""
+    artifacts: Annotated[Path | str, BeforeValidator(_shelf)] | None = None
+    """A folder, or a store s3://BUCKET/PREFIX or gs://BUCKET/PREFIX, where replicas keep banks, calibrations and costs
+    of calls that they made, for each other and for those that start later. None: each makes its own."""
     ready_with_bank: bool = False
     """Whether a model is ready only with its bank and calibration; what a new version replaces serves until then."""
     ready_models: Names = ()
@@ -426,11 +459,18 @@ class Settings(BaseModel):
         return self.threads_per_replica or max(1, cores() // self.replicas)
 
     @property
-    def repository(self) -> Path:
+    def repository(self) -> Path | str:
         """`models`, of a process that has some."""
         if self.models is None:
             raise SettingsError(_NO_MODELS)
         return self.models
+
+    @property
+    def poll_seconds(self) -> float | None:
+        """Seconds between looks at the repository; None for no looks."""
+        if self.models_poll_seconds is None:
+            return STORE_S if isinstance(self.models, str) else None
+        return self.models_poll_seconds or None
 
     def check_reachable(self) -> None:
         """Of what runs replicas: SettingsError where fronts on other machines could not reach them."""
@@ -523,8 +563,8 @@ class Settings(BaseModel):
 
     @model_validator(mode="after")
     def _trusted(self, info: ValidationInfo) -> Self:
-        for name in self.trust if self.models is not None and not _elsewhere_checked(info) else ():
-            assert self.models is not None
+        for name in self.trust if isinstance(self.models, Path) and not _elsewhere_checked(info) else ():
+            assert isinstance(self.models, Path)
             if not name or "/" in name or not (self.models / name).is_dir():
                 raise ValueError(f"trust: expected names of models in {self.models}, got {shorten(name)}")
         return self

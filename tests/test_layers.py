@@ -127,6 +127,7 @@ ARROWS: dict[str, set[str]] = {
     "deploy.private_port": {"deploy.settings", "serving"},
     "deploy.access": {"deploy.settings", "serving"},
     "deploy.wiring": {"deploy.settings", "serving"},
+    "deploy.stores": {"deploy.settings", "serving"},
     "deploy.locks": set(),
     "deploy.log_lines": set(),
     "deploy.rays_lines": {"serving"},
@@ -135,7 +136,8 @@ ARROWS: dict[str, set[str]] = {
     "deploy.parts": {"deploy.access", "deploy.fronts", "deploy.settings", "deploy.wiring", "serving"},
     "deploy.front_deployment": {"deploy.fronts", "deploy.private_port", "deploy.settings", "serving"},
     "deploy.replica_deployment": {
-        "deploy.access", "deploy.directories", "deploy.private_port", "deploy.settings", "deploy.wiring", "serving",
+        "deploy.access", "deploy.directories", "deploy.private_port", "deploy.settings",
+        "deploy.stores", "deploy.wiring", "serving",
     },
     "deploy.http": {"serving", "tiltserve"},
     "deploy.http_deployment": {"deploy.access", "deploy.http", "deploy.private_port", "deploy.settings", "serving"},
@@ -148,7 +150,7 @@ ARROWS: dict[str, set[str]] = {
         "deploy.access", "deploy.cluster", "deploy.cores", "deploy.deployments", "deploy.directories",
         "deploy.log_lines",
         "deploy.private_port", "deploy.rays_lines",
-        "deploy.scratch", "deploy.settings", "serving", "protos",
+        "deploy.scratch", "deploy.settings", "deploy.stores", "serving", "protos",
     },
     "deploy.commands": {
         "deploy.application", "deploy.cluster", "deploy.console", "deploy.diagnosis", "deploy.diagnosis_plots",

@@ -41,7 +41,17 @@ from deploy.console import fail
 
 
 def serve(
-    models: Annotated[Path | None, typer.Option(metavar="DIR", help="The model repository.")] = None,
+    models: Annotated[
+        str | None,
+        typer.Option(metavar="DIR|URL", help="The model repository: a folder, s3://, gs://, http:// or https://."),
+    ] = None,
+    models_cache: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Keeps a store's models here. [~/.cache/tiltserve/models]")
+    ] = None,
+    models_poll_seconds: Annotated[
+        float | None,
+        typer.Option(metavar="S", help="How often it is looked at for what is new, 0: never. [30; DIR: 0]"),
+    ] = None,
     host: Host = None,
     socket: Annotated[
         Path | None, typer.Option(metavar="PATH", help="Unix socket in place of the gRPC port, for this user alone.")
@@ -119,8 +129,8 @@ def serve(
         str | None, typer.Option(metavar="BYTES", help="Most bytes of files in that folder. [8GiB]")
     ] = None,
     artifacts: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Keeps banks and costs for all replicas and later starts. [not kept]"),
+        str | None,
+        typer.Option(metavar="DIR|URL", help="Keeps banks and costs for all replicas and later starts. [not kept]"),
     ] = None,
     ready_with_bank: Annotated[
         bool | None,

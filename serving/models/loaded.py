@@ -131,6 +131,11 @@ class LoadedModels:
         self._versions = Versions(self._first)
 
     @property
+    def root(self) -> Path:
+        """Of the repository."""
+        return self._root
+
+    @property
     def models(self) -> dict[str, Model]:
         """The newest ready version of each model and raw network by name, but for pipelines."""
         return {**self._versions.models()}

@@ -46,7 +46,7 @@ class Control:
     async def start(self) -> None:
         """Load every model, but those that are wished away: what was heard until now is fulfilled with that."""
         self._started = True
-        await self._models.load_all(self._unwished)
+        await self._models.load_all(self.unwished)
 
     async def change(self, wish: Wish) -> int:
         """Fulfil a wish; for how many running requests an unload waited. It is fulfilled also if the caller leaves.
@@ -83,7 +83,8 @@ class Control:
             if each.task is not None:
                 each.task.cancel()
 
-    def _unwished(self, name: str) -> bool:
+    def unwished(self, name: str) -> bool:
+        """Whether a model was unloaded, and is to stay so."""
         return name in self._changes and not self._changes[name].wish.loaded
 
     def _begin(self, wish: Wish, folders: Sequence[Folder] | None) -> Change:

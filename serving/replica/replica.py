@@ -29,6 +29,7 @@ from serving.models.draws import MOST_BYTES, DrawStore
 from serving.models.draws_on_disk import MOST_BYTES as MOST_ON_DISK
 from serving.models.draws_on_disk import DrawsOnDisk
 from serving.models.loaded import LoadedModels
+from serving.models.polling import Polling
 from serving.replica.answering import Answering
 from serving.replica.control import Control
 from serving.replica.distillation import Distillation
@@ -63,6 +64,8 @@ class Replica:
         draws_dir: a folder for such draws, shared with other replicas, of at most `draws_dir_bytes`; None for none.
         artifacts: where replicas find what one of them has made of a model; None for nowhere.
         ready_with_bank: whether a model is ready only with its bank, see `LoadedModels`.
+        look_s: seconds between looks at `models` for what is new; None for no looks. fetch: makes `models` like the
+        store that it stands for, before each; None for a folder alone.
         rewards: host:port, or more of the server, by name of rewards that their owners serve.
         reward_s: seconds that a call to such a reward may take. remembered_s: seconds for which its scores of a bank
         are used again.
@@ -100,6 +103,8 @@ class Replica:
         draws_dir_bytes: int = MOST_ON_DISK,
         artifacts: Artifacts | None = None,
         ready_with_bank: bool = False,
+        look_s: float | None = None,
+        fetch: Callable[[], None] | None = None,
         drain_s: float = 30.0,
         rewards: Mapping[str, str | Service] | None = None,
         reward_s: float = 30.0,
@@ -135,6 +140,8 @@ class Replica:
         )
         self._control, self._allow_model_control = Control(self._models, self._tell), allow_model_control
         self._answer_s = answer_s
+        self._polling = None if look_s is None else Polling(self._models, self._control.unwished, look_s, fetch)
+        self._following: Supervised | None = None
         self._address = ""
         self._server: grpc.aio.Server | None = None
         self._page: Page | None = None
@@ -158,6 +165,8 @@ class Replica:
             if name in self._models.models or name in BUILT_IN:
                 _log.warning("reward %r: a model or a built-in of that name hides the configured service", name)
         self._preparation = Supervised("preparing models", lambda: self._models.keep_prepared(self._engine))
+        if self._polling is not None:
+            self._following = Supervised("following the model repository", self._polling.keep)
         await self._tell()
 
     async def stop(self) -> None:
@@ -165,7 +174,7 @@ class Replica:
         are ended at once, and so are calls whose request has not come yet."""
         self._answering.draining = True
         self._control.stop()
-        for task in (self._heartbeat, self._preparation):
+        for task in (self._heartbeat, self._following, self._preparation):
             if task is not None:
                 await task.stop()
         with contextlib.suppress(Exception):

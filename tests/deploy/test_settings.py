@@ -206,6 +206,16 @@ def test_sizes_of_memory(tmp_path: Path, written: object, size: int) -> None:
         ("", {}, {"model_memory": "much"}, "--model-memory: expected a number of bytes, such as 4GiB, got 'much'"),
         ("", {}, {"draws_dir_bytes": "0"}, "--draws-dir-bytes: expected greater than 0, got '0'"),
         ("model_memory: 0", {}, {}, "{config}: model_memory: expected greater than 0, got 0"),
+        (
+            "",
+            {},
+            {"models": "ftp://a/b"},
+            "--models: expected a folder, or s3:// or gs:// or http:// or https://",
+        ),
+        ("", {}, {"models": "s3://"}, "--models: expected a folder, or s3://"),
+        ("", {}, {"models": "https://user:secret@host/x"}, "--models: expected an address without credentials"),
+        ("models: [a]", {}, {"models": None}, "{config}: models: expected a path, got ['a']"),
+        ("", {}, {"artifacts": "https://a/b"}, "--artifacts: expected a folder, or s3:// or gs:// with a bucket"),
         ("", {}, {"answer_seconds": 0}, "--answer-seconds: expected greater than 0, got 0"),
         ("drain_seconds: .nan", {}, {}, "{config}: drain_seconds: expected a finite number, got nan"),
         ("log_level: loud", {}, {}, "{config}: log_level: expected 'debug', 'info', 'warning' or 'error', got 'loud'"),
@@ -389,3 +399,13 @@ def test_pages_and_names_of_the_http_port(tmp_path: Path) -> None:
     load_settings(models=tmp_path, environment={}, http_port=0, http_allow_origin=["*"], tokens=tmp_path / "tokens")
     service = {"TILTSERVE_HTTP_PORT": "tcp://10.0.0.1:8003"}  # as Kubernetes tells of a Service tiltserve-http
     assert load_settings(models=tmp_path, environment=service).http_port is None
+
+
+def test_models_may_be_those_of_a_store(tmp_path: Path):
+    settings = load_settings(models="s3://models/of/ours/", environment={}, trust=["a"], artifacts="gs://made/x")
+    assert settings.repository == "s3://models/of/ours"
+    assert settings.artifacts == "gs://made/x"
+    assert settings.poll_seconds == 30
+    assert load_settings(models="s3://models", environment={}, models_poll_seconds=0).poll_seconds is None
+    assert load_settings(models=tmp_path, environment={}).poll_seconds is None
+    assert load_settings(models=str(tmp_path), environment={}, models_poll_seconds=2).poll_seconds == 2

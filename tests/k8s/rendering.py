@@ -56,6 +56,13 @@ VALUES: dict[str, dict[str, Any]] = {
         "replicas": {"cacheClaim": "cache", "count": 5, "minAvailable": 3},
     },
     "volume of an image": {"models": {"source": "image", "image": {"reference": "registry.example.com/models:3"}}},
+    "store": {
+        "models": {
+            "source": "store",
+            "store": {"url": "s3://models/of/ours", "pollSeconds": 60, "secretName": "store"},
+            "artifacts": "s3://models/made",
+        },
+    },
     "init container": {
         "models": {
             "source": "init",

@@ -348,6 +348,8 @@ def test_helms_test_draws_with_options_that_exist():
         ({"models": {"source": "claim"}}, "models.claim.name: expected"),
         ({"models": {"source": "image"}}, "models.image.reference: expected"),
         ({"models": {"source": "init"}}, "models.init.image: expected"),
+        ({"models": {"source": "store"}}, "models.store.url: expected"),
+        ({"models": {"source": "store", "store": {"url": "ftp://x"}}}, "models/store/url"),
         ({"tokens": {"source": "secret"}}, "tokens.secretName: expected"),
         ({"front": {"autoscaling": {"enabled": True}, "keda": {"enabled": True}}}, "front.keda.enabled: expected"),
     ],

@@ -158,7 +158,8 @@ priorityClassName: {{ . }}
 {{- end -}}
 {{- $s := dict
   "release" $name
-  "models" (ternary $v.models.bundledPath "/models" (eq $v.models.source "bundled"))
+  "models" (ternary $v.models.bundledPath (ternary $v.models.store.url "/models" (eq $v.models.source "store")) (eq $v.models.source "bundled"))
+  "models_cache" "/cache/models"
   "directory" $directories
   "host" $v.bind
   "directory_host" $v.bind
@@ -177,10 +178,14 @@ priorityClassName: {{ . }}
   "internal_token_file" "/etc/tiltserve/internal-token/token"
   "metrics_token_file" "/etc/tiltserve/metrics-token/token"
   "draws_dir" "/cache/draws"
-  "artifacts" "/cache/artifacts"
+  "artifacts" ($v.models.artifacts | default "/cache/artifacts")
   "tensorrt_cache" "/cache/tensorrt"
 -}}
 {{- if $v.front.maxConnectionAgeSeconds }}{{- $_ := set $s "max_connection_age_seconds" (int $v.front.maxConnectionAgeSeconds) }}{{- end -}}
+{{- if eq $v.models.source "store" -}}
+{{- $_ := required "models.store.url: expected an address with models.source store, got none" $v.models.store.url -}}
+{{- $_ := set $s "models_poll_seconds" $v.models.store.pollSeconds -}}
+{{- end -}}
 {{- if $v.insecure }}{{- $_ := set $s "insecure" true }}{{- end -}}
 {{- if ne $v.replicas.gpu.provider "cpu" }}{{- $_ := set $s "gpus_per_replica" $v.replicas.gpu.count }}{{- end -}}
 {{- if ne $v.tls.source "none" -}}
