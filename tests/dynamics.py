@@ -82,3 +82,58 @@ def write_blowing(root: Path) -> Path:
     """`Blowing` in float64."""
     dynamics = {"kind": "ode", "state": [1], "inputs": {"y": "z"}, "outputs": {"drift": "f"}}
     return write(root, "blowing", Blowing(), {"z": torch.rand(3, 1, dtype=torch.float64)}, ["f"], dynamics)
+
+
+class Turning(nn.Module):
+    """dz/dt: turned by 2 a second, shrunk by 1/10: z = exp(-t / 10) (cos(p + 2 t), sin(p + 2 t))."""
+
+    def forward(self, z: Tensor, t: Tensor) -> Tensor:
+        return torch.stack([-0.1 * z[:, 0] - 2 * z[:, 1], 2 * z[:, 0] - 0.1 * z[:, 1]], dim=1) + 0 * t[:, None]
+
+
+class Height(nn.Module):
+    """A number whose sign is that of the second coordinate."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        return torch.tanh(z[:, 1])
+
+
+class Stiff(nn.Module):
+    """Robertson's kinetics, the standard stiff problem."""
+
+    def forward(self, y: Tensor) -> Tensor:
+        slow, back, fast = 0.04 * y[:, 0], 1e4 * y[:, 1] * y[:, 2], 3e7 * y[:, 1] * y[:, 1]
+        return torch.stack([back - slow, slow - back - fast, fast], dim=1)
+
+
+class Saddle(nn.Module):
+    """dz/dt = (z_0, -z_1)."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        return torch.stack([z[:, 0], -z[:, 1]], dim=1)
+
+
+class Hunting(nn.Module):
+    """Lotka and Volterra: hares z_0, foxes z_1, rates [3] and death."""
+
+    def forward(self, z: Tensor, rates: Tensor, death: Tensor) -> Tensor:
+        hares, foxes = z[:, 0], z[:, 1]
+        return torch.stack([hares * (rates[:, 0] - rates[:, 1] * foxes), foxes * (rates[:, 2] * hares - death)], dim=1)
+
+
+def write_turning(root: Path) -> None:
+    """`Turning` in float64, and `Height` beside it as a plain model."""
+    z, t = torch.randn(3, 2, dtype=torch.float64), torch.rand(3, dtype=torch.float64)
+    dynamics = {"kind": "ode", "state": [2], "inputs": {"y": "z", "t": "t"}, "outputs": {"drift": "f"}}
+    write(root, "turning", Turning(), {"z": z, "t": t}, ["f"], dynamics)
+    export_model(Height(), root / "height", None, examples={"z": z}, outputs=["h"])
+
+
+def write_plain_ode(root: Path, name: str, network: nn.Module, size: int, **conditions: tuple[int, ...]) -> Path:
+    """A float64 field of a state [size] under conditions of these shapes, without time."""
+    examples = {"z" if name != "stiff" else "y": torch.rand(3, size, dtype=torch.float64)}
+    state = next(iter(examples))
+    examples |= {each: torch.rand(3, *shape, dtype=torch.float64) for each, shape in conditions.items()}
+    dynamics = {"kind": "ode", "state": [size], "inputs": {"y": state}, "outputs": {"drift": "f"}}
+    said = {each: {"dtype": "float64", "shape": [*shape], "null": 0.0} for each, shape in conditions.items()}
+    return write(root, name, network, examples, ["f"], dynamics, said)

@@ -1,5 +1,6 @@
 """Trajectories of served dynamics: a request is made of the caller's words, and its answer read."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,7 +21,7 @@ STATUSES = ("ok", "event", "max_steps", "step_too_small", "not_finite", "not_con
 PARAMETERS = frozenset(
     {
         "samples", "seed", "solver", "rtol", "atol", "dt0", "dt", "max_steps", "stream", "reward", "beta", "threshold",
-        "particles", "steering", "timeout", "priority", "deterministic",
+        "particles", "steering", "events", "max_events", "sensitivity", "timeout", "priority", "deterministic",
     }
 )  # fmt: skip
 """Parameters of a request for trajectories. Options of solvers are sent as parameters too."""
@@ -219,6 +220,8 @@ def _request(memory: Memory, patience: Patience, posed: Posed) -> Operation[tupl
     for name, each in given.items():
         if name in INPUTS and tensors.dimensions(name, each):
             inputs[name] = tensors.cast(name, each, INPUTS[name])
+        elif name == "events" and not isinstance(each, str):
+            parameters[name] = _events(each)
         elif name in PARAMETERS:
             parameters[name] = tensors.scalar(name, each)
         elif name.startswith(PREFIX):
@@ -241,6 +244,14 @@ def _request(memory: Memory, patience: Patience, posed: Posed) -> Operation[tupl
     parameters.setdefault("seed", operations.fresh_seed())
     request = Request(posed.model, posed.version, posed.id, parameters, inputs, posed.outputs, unknown)
     return request, inputs["t_eval"]
+
+
+def _events(events: Any) -> str:
+    """One event or several, dicts each, as the text that the server reads."""
+    try:
+        return json.dumps([events] if isinstance(events, Mapping) else list(events))
+    except (TypeError, ValueError) as error:
+        raise InvalidArgument(f"events: expected text, a dict or a list of dicts, got {error}") from None
 
 
 def _argue(

@@ -1,5 +1,6 @@
 """What a model of dynamics takes and gives, as the directory is told of it."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -91,8 +92,22 @@ def control(model: Dynamics) -> tuple[TensorSpec, ...]:
     )
 
 
+def events(model: Dynamics) -> tuple[TensorSpec, ...]:
+    """When and where events were, and which; their number is the request's."""
+    return (
+        TensorSpec("t_event", "FP64", (-1, -1)),
+        TensorSpec("y_event", datatype(model.dtype), (-1, -1, *model.state)),
+        TensorSpec("event", "INT64", (-1, -1)),
+    )
+
+
+def exponents(model: Dynamics) -> tuple[TensorSpec, ...]:
+    """Of the flow: the greatest, and all."""
+    return TensorSpec("ftle", "FP64", (-1, -1)), TensorSpec("exponents", "FP64", (-1, -1, math.prod(model.state)))
+
+
 Specs = Callable[[Dynamics], Sequence[TensorSpec]]
 TAKES: Mapping[str, Sequence[Specs]] = {"cde": (control,), "map": (control,)}
 """Inputs of requests for some kinds of dynamics, which their pieces (`serving/requests/dynamics/`) read."""
-GIVES: Mapping[str, Sequence[Specs]] = {}
+GIVES: Mapping[str, Sequence[Specs]] = {"ode": (events, exponents), "cde": (events,)}
 """Outputs of some kinds of dynamics, which their pieces make."""

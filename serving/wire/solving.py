@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from serving.wire.parameters import Single
+from serving.wire.parameters import LONGEST_REWARD, Single
 
 Y0, TIMES, CONTROL, CONTROL_TIMES = "y0", "t_eval", "control", "control_t"
 """Inputs of a request for trajectories."""
@@ -15,6 +15,7 @@ EACH = ("rtol", "atol", "dt", "dt0")
 """Parameters that may also come as an input [n], a number for each trajectory."""
 MOST_TRAJECTORIES, MOST_TIMES = 2**16, 2**20
 """Trajectories of a request, and times of one, at most."""
+
 
 Above0 = Annotated[float, Field(gt=0, lt=math.inf)]
 
@@ -27,6 +28,9 @@ class Solving(BaseModel):
     Attributes:
         samples: trajectories from a single first state, which differ where there is noise.
         dt0: first step of a solver that chooses its steps; dt: longest step of one that does not.
+        events: where trajectories are noted or end, as `serving.requests.dynamics.events` reads it; max_events: of a
+            trajectory, kept of them.
+        sensitivity: "ftle" for finite-time Lyapunov exponents.
         stream: send states as they become final.
     """
 
@@ -41,6 +45,9 @@ class Solving(BaseModel):
     dt: Above0 | None = None
     max_steps: Annotated[int, Field(ge=1, le=10**6)] = 10_000
     stream: bool = False
+    events: Annotated[str, Field(max_length=LONGEST_REWARD)] | None = None
+    max_events: Annotated[int, Field(ge=1, le=1024)] | None = None
+    sensitivity: Literal["ftle"] | None = None
     reward: str | None = None
     beta: Annotated[Single, Field(gt=0)] = 1.0
     threshold: Single | None = None

@@ -28,6 +28,8 @@ FINEST_RTOL = {torch.float32: 1e-6, torch.float64: 1e-13}
 """The smallest rtol a field of this type can keep. Below, a step's error is the field's rounding, whose estimate no
 smaller step makes smaller: steps shrink without bound (592 rows became 11,442)."""
 FINEST_STEP = 1e-300
+USUAL_EVENTS = 32
+"""Events that are kept of a trajectory that not all end."""
 MOST_NUMBERS = 2**22
 """In the Jacobians of a problem: 32 MiB."""
 
@@ -202,7 +204,7 @@ def pose(
         raise PlanError(f"events: expected a solver that finds them, got {solver.name!r}")
     for event in events:
         _check(event, size)
-    kept_events = max_events or (1 if all(event.terminal for event in events) else 32)
+    kept_events = max_events or (1 if all(event.terminal for event in events) else USUAL_EVENTS)
     if not 1 <= kept_events <= 10_000:
         raise PlanError(f"max_events: expected 1..10000, got {kept_events}")
     numbers = torch.arange(n) if indices is None else torch.as_tensor(indices, dtype=torch.int64)

@@ -18,11 +18,20 @@ from torch import Tensor
 from steering.dynamics.asking import Ask, Reply
 from steering.dynamics.problem import Problem, Solver
 from steering.dynamics.solution import Solution
-from steering.dynamics.together import together, widths
+from steering.dynamics.together import no_copies, together, widths
 from steering.errors import PlanError
 
 LARGEST = 64
 """Numbers of a state."""
+
+
+def unsuited(solver: Solver, size: int, events: bool) -> str:
+    """Why a problem whose states are of `size` numbers has no exponents; empty if it has."""
+    if size > LARGEST:
+        return f"sensitivity: expected states of at most {LARGEST} numbers, got {size}"
+    if events:
+        return "sensitivity: expected no events beside it, got some"
+    return no_copies(solver)
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,8 +49,8 @@ def stretching(solver: Solver, problem: Problem, width: float | None = None) -> 
         PlanError: a state of too many numbers, events, or a solver that is not explicit.
     """
     n, d = problem.n, problem.y0[0].numel()
-    if d > LARGEST:
-        raise PlanError(f"sensitivity: expected states of at most {LARGEST} numbers, got {d}")
+    if why := unsuited(solver, d, bool(problem.events)):
+        raise PlanError(why)
     if width is not None and not 0 < width < float("inf"):
         raise PlanError(f"width: expected a number above 0, got {width:g}")
     y0 = problem.y0.reshape(n, 1, d)

@@ -17,6 +17,13 @@ from steering.dynamics.solution import Solution
 from steering.errors import PlanError
 
 
+def no_copies(solver: Solver) -> str:
+    """Why a solver is none for copies; empty if it is one."""
+    if solver.matrices or "ode" not in solver.kinds:
+        return f"solver {solver.name!r}: expected an explicit one, whose copies can share steps"
+    return ""
+
+
 def together(
     solver: Solver, problem: Problem, y0: Tensor, extra: Mapping[str, Tensor] | None = None
 ) -> Program[Solution]:
@@ -28,8 +35,8 @@ def together(
     Raises:
         PlanError: the solver or the problem is none for copies.
     """
-    if solver.matrices or not {"ode", "cde"} & set(solver.kinds):
-        raise PlanError(f"solver {solver.name!r}: expected an explicit one, whose copies can share steps")
+    if why := no_copies(solver):
+        raise PlanError(why)
     if problem.events:
         raise PlanError("events: expected none, where trajectories are compared with their neighbours")
     copies = y0.shape[1]

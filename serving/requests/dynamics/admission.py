@@ -15,6 +15,8 @@ from steering.dynamics import Solution
 
 STATE_COPIES = 24
 """Float64 states that a solver holds of a trajectory, about: stages, slopes, the polynomial between two steps."""
+MATRICES = 5
+"""Matrices that an implicit solver holds of a trajectory, about: a Jacobian, an inverse, and those that become them."""
 NUMBER = 8
 """Bytes of a float64."""
 MOST_HELD = 2**31
@@ -67,7 +69,11 @@ def _tolerances(asked: Asked) -> list[float]:
 
 
 def _kind(asked: Asked, rtol: float) -> Hashable:
-    return asked.solver.name, round(math.log10(rtol)) if asked.solver.adaptive and rtol > 0 else 0
+    return (
+        asked.solver.name,
+        asked.parameters.sensitivity,
+        round(math.log10(rtol)) if asked.solver.adaptive and rtol > 0 else 0,
+    )
 
 
 def held(asked: Asked) -> int:
@@ -75,7 +81,9 @@ def held(asked: Asked) -> int:
     state, n = math.prod(asked.model.state) * NUMBER, asked.n
     inputs = [*asked.condition.values(), *asked.inputs.values(), *(asked.encoded or {}).values()]
     inputs_bytes = sum(min(bytes_of(each), each.nbytes) for each in inputs)
-    return inputs_bytes + n * state * (STATE_COPIES + 2 * asked.times) + n * asked.times * NUMBER
+    copies = 1 if asked.parameters.sensitivity is None else 2 * state // NUMBER + 1
+    matrices = MATRICES * n * state * state // NUMBER if asked.solver.matrices else 0
+    return inputs_bytes + n * state * copies * (STATE_COPIES + 2 * asked.times) + n * asked.times * NUMBER + matrices
 
 
 def check_held(asked: Asked) -> None:

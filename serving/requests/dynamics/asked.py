@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
 from torch import Tensor
 
 from serving.backends import Array
@@ -78,3 +79,9 @@ class Asked:
     def wants(self, output: str) -> bool:
         """Whether an output is to be in the answer."""
         return not self.outputs or output in self.outputs
+
+
+def rows_of(condition: Mapping[str, Array], index: Tensor) -> dict[str, Array]:
+    """Conditions [m, ...] of the trajectories of rows."""
+    which = index.numpy()
+    return {name: np.ascontiguousarray(each[which]) for name, each in condition.items()}

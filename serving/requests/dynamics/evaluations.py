@@ -1,17 +1,16 @@
 """A program's rows as evaluations for the engine: the field's, a step's, rewards' and those that pieces answer."""
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from serving.backends import Array
 from serving.engine.task import Step
 from serving.requests.dynamics.answering import Answering
-from serving.requests.dynamics.asked import Asked
+from serving.requests.dynamics.asked import Asked, rows_of
 from serving.requests.dynamics.pieces import pieces_of
 from steering.dynamics import Ask, Program, Reply
 from steering.numerics.weights import checked_rewards
@@ -67,12 +66,6 @@ def evaluations(
     except StopIteration as stop:
         result: Result = stop.value
         return result
-
-
-def rows_of(condition: Mapping[str, Array], index: Tensor) -> dict[str, Array]:
-    """Conditions [m, ...] of the trajectories of rows."""
-    which = index.numpy()
-    return {name: np.ascontiguousarray(each[which]) for name, each in condition.items()}
 
 
 def _field(asked: Asked, ask: Ask, meter: Meter) -> Answering:

@@ -34,6 +34,10 @@ def _no_outputs(asked: Asked, problem: Problem, solution: Solution) -> Mapping[s
     return {}
 
 
+def _no_fingerprints(asked: Asked) -> Sequence[str]:
+    return ()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Piece:
     """Something that requests for some kinds of dynamics may bring or get. What inputs and outputs of its own it has is
@@ -47,6 +51,7 @@ class Piece:
             and raises RequestError with INVALID_ARGUMENT.
         outputs: further outputs of the answer.
         answers: what replies to rows of other parts than the field, by `Ask.part`: evaluations of the engine's.
+        fingerprints: of networks beside the model's that the answer rests on.
         program: instead of the solver's own program; None from it where the request asks for nothing of it.
     """
 
@@ -56,4 +61,5 @@ class Piece:
     pose: Callable[[Asked], Mapping[str, Any]] = _nothing
     outputs: Callable[[Asked, Problem, Solution], Mapping[str, Array]] = _no_outputs
     answers: Mapping[str, Callable[[Asked, Ask], Answering]] = field(default_factory=dict)
+    fingerprints: Callable[[Asked], Sequence[str]] = _no_fingerprints
     program: Callable[[Asked, Problem], Program[Solved] | None] | None = None

@@ -3,9 +3,10 @@
 from collections.abc import Mapping, Sequence
 
 from protos.dynamics import KINDS
+from serving.requests.dynamics import events, sensitivity
 from serving.requests.dynamics.piece import Piece
 
-PIECES: Sequence[Piece] = ()
+PIECES: Sequence[Piece] = (events.PIECE, sensitivity.PIECE)
 DEFAULT_SOLVERS: Mapping[str, str] = {
     "ode": "tsit5", "sde": "euler_maruyama", "cde": "tsit5", "map": "map", "fixed_point": "anderson",
 }  # fmt: skip

@@ -2,6 +2,7 @@
 
 from serving.requests.dynamics.asked import Asked
 from serving.requests.dynamics.evaluations import Meter
+from serving.requests.dynamics.pieces import pieces_of
 from serving.wire.tensors import Parameter
 from steering.dynamics import Problem, Solution, Status
 
@@ -9,7 +10,8 @@ from steering.dynamics import Problem, Solution, Status
 def told(asked: Asked, problem: Problem, solution: Solution, meter: Meter) -> dict[str, Parameter]:
     """Seed, solver, rows, fingerprint, and what to be warned of."""
     model = asked.model
-    fingerprint = model.fingerprint if asked.reward is None else f"{model.fingerprint}-{asked.reward.fingerprint}"
+    parts = [model.fingerprint, *([] if asked.reward is None else [asked.reward.fingerprint])]
+    parts += [each for piece in pieces_of(model.spec.kind) for each in piece.fingerprints(asked)]
     return {
         "seed": asked.parameters.seed,
         "solver": asked.solver.name,
@@ -17,7 +19,7 @@ def told(asked: Asked, problem: Problem, solution: Solution, meter: Meter) -> di
         "reward_rows": meter.reward,
         "accepted_steps": int(solution.accepted.sum()),
         "rejected_steps": int(solution.rejected.sum()),
-        "fingerprint": fingerprint,
+        "fingerprint": "-".join(parts),
         "warnings": "; ".join(dict.fromkeys([*solution.warnings, *_failed(solution), *cautions(asked)])),
     }
 
