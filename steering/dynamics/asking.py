@@ -11,7 +11,7 @@ from typing import Literal, TypeVar
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-Part = Literal["field", "reward", "event", "step", "saved"]
+Part = Literal["field", "reward", "event", "step", "saved", "coordinate"]
 Result = TypeVar("Result")
 
 
@@ -22,6 +22,8 @@ class Ask:
     "field" is the model's own graph, "reward" a reward of the state, "event" the scalar network whose sign changes are
     looked for, "step" a graph that makes a whole step. "saved" asks for nothing: it announces states that are final,
     y at `extra["position"]` of t_eval of trajectories `index`, and the reply is {}. Problems with `show` have them.
+
+    "coordinate" is a network of the state that steering goes by.
 
     Attributes:
         index: which trajectory each row is of; whoever answers finds its conditions, parameters and control there.
@@ -42,6 +44,7 @@ class Ask:
 
 Reply = Mapping[str, Tensor]
 """Float64 by role. "field": "drift" [m, *state] (ode, cde) and "diffusion" (sde), or "next" (map, fixed_point).
-"reward": "reward" [m]. "event": "event" [m] or [m, E]. "step": "dz", "error" [m, *state], "slopes" [m, s, *state]."""
+"reward": "reward" [m]. "event": "event" [m] or [m, E]. "coordinate": "coordinate" [m] or [m, q]. "step": "dz", "error"
+[m, *state], "slopes" [m, s, *state]."""
 
 Program = Generator[Ask, Reply, Result]
