@@ -104,7 +104,7 @@ def export_model(
             report = replace(report, error={**report.error, **found.error})
         if card is not None:
             dump_card(ranged(card, index_ranges(graph)), staged / "card.yaml")
-        _install(staged, folder, version)
+        install(staged, folder, version)
     return report
 
 
@@ -323,7 +323,7 @@ def _gist(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
 
 
-def _install(staged: Path, folder: Path, version: int) -> None:
+def install(staged: Path, folder: Path, version: int) -> None:
     """Move a staged folder's parts into place by renaming; the version first: a card never precedes its graph."""
     folder.mkdir(exist_ok=True)
     target = folder / str(version)

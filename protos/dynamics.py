@@ -85,12 +85,20 @@ class Step(Strict):
     """A graph of a whole step of a solver, whose mathematics is the field's: one row a step instead of one a stage.
 
     Attributes:
-        graph: its file, in the version's folder.
+        graph: its file, in the version's folder. Its inputs are the field's and, by the names here, the step's length
+            [B] and the first slope [B, *state]; a field without a time has none there, or one called t.
         solver: the solver whose step it is.
+        h, k1: inputs. dz, error, slopes: outputs: the state's change and its error's estimate [B, *state], and the
+            slopes of the further stages [B, s, *state].
     """
 
     graph: str
     solver: str = "tsit5"
+    h: str = "h"
+    k1: str = "k1"
+    dz: str = "dz"
+    error: str = "error"
+    slopes: str = "slopes"
 
     _here = field_validator("graph")(_file)
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from exporters.dynamics import Beside, export_dynamics
 from exporters.export import export_model
 from protos.card import Card, dump_card
 
@@ -48,34 +49,24 @@ def write(
     outputs: list[str],
     dynamics: Mapping[str, Any],
     conditions: Mapping[str, Any] | None = None,
-    beside: Mapping[str, tuple[nn.Module, Mapping[str, Tensor], list[str]]] | None = None,
 ) -> Path:
-    """A model's folder: its graph, the graphs beside it by file name, and its card."""
+    """A model's folder: its graph and its card."""
     folder = root / name
     export_model(network, folder, None, examples=dict(examples), outputs=outputs)
-    for file, (module, given, gives) in (beside or {}).items():
-        export_model(module, root.parent / f"{root.name}-{name}-{file}", None, examples=dict(given), outputs=gives)
-        (root.parent / f"{root.name}-{name}-{file}" / "1" / "model.onnx").rename(folder / "1" / file)
     card = Card.model_validate({"name": name, "dynamics": dict(dynamics), "conditions": dict(conditions or {})})
     dump_card(card, folder / "card.yaml")
     return folder
 
 
 def write_decay(root: Path, name: str = "decay", dtype: torch.dtype = torch.float32, *, coded: bool = False) -> Path:
-    """`Decay` in a precision; coded: with an encoder and a decoder."""
-    times, rates = torch.rand(2, 3, dtype=dtype)
-    examples = {"z": torch.randn(3, 2, dtype=dtype), "t": times, "rate": rates}
-    dynamics: dict[str, Any] = {"kind": "ode", "state": [2], "inputs": {"y": "z", "t": "t"}, "outputs": {"drift": "f"}}
-    beside: dict[str, tuple[nn.Module, Mapping[str, Tensor], list[str]]] = {}
-    if coded:
-        beside = {
-            "encoder.onnx": (Encoder(), {"record": torch.randn(3, 3, dtype=dtype)}, ["state"]),
-            "decoder.onnx": (Decoder(), {"state": torch.randn(3, 2, dtype=dtype)}, ["seen"]),
-        }
-        dynamics |= {"encode": {"graph": "encoder.onnx"}, "decode": {"graph": "decoder.onnx"}}
-    kind = str(dtype).removeprefix("torch.")
-    rate = {"rate": {"dtype": kind, "null": 1.0, "min": 0.0}}
-    return write(root, name, Decay(), examples, ["f"], dynamics, rate, beside)
+    """`Decay` in a precision; coded: with an encoder, a decoder and a graph of whole steps."""
+    dynamics = {"kind": "ode", "state": [2], "inputs": {"y": "z", "t": "t"}, "outputs": {"drift": "f"}}
+    rate = {"dtype": str(dtype).removeprefix("torch."), "null": 1.0, "min": 0.0}
+    card = Card.model_validate({"name": name, "dynamics": dynamics, "conditions": {"rate": rate}})
+    encoder = Beside(Encoder(), {"record": torch.randn(3, 3)}) if coded else None
+    decoder = Beside(Decoder(), {"state": torch.randn(3, 2)}) if coded else None
+    export_dynamics(Decay(), root / name, card, dtype=dtype, encoder=encoder, decoder=decoder, step=coded)
+    return root / name
 
 
 def write_blowing(root: Path) -> Path:

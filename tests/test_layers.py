@@ -65,6 +65,7 @@ ARROWS: dict[str, set[str]] = {
     "exporters.calibrate": {"exporters.network", "steering", "protos"},
     "exporters.parity": {"exporters.network", "steering", "protos"},
     "exporters.vjp": {"exporters.parity"},
+    "exporters.dynamics": {"exporters.export", "exporters.parity", "steering", "protos"},
     "exporters.training": set(),
     "exporters.export": {
         "exporters.config", "exporters.network", "exporters.parity", "exporters.vjp", "steering", "protos",

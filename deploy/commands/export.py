@@ -43,6 +43,21 @@ def export(
     vjp: Annotated[
         bool, typer.Option("--vjp", help="Also export the vector-Jacobian graph, for steering by gradients.")
     ] = False,
+    dynamics: Annotated[
+        str | None, typer.Option(metavar="KIND", help="A model of dynamics: ode, sde, cde, map or fixed_point.")
+    ] = None,
+    state: Annotated[str | None, typer.Option(metavar="A,B,...", help="Of dynamics: shape of one state.")] = None,
+    encode: Annotated[
+        str | None, typer.Option(metavar="SOURCE", help="Of dynamics: (module, examples) that makes first states.")
+    ] = None,
+    decode: Annotated[
+        str | None, typer.Option(metavar="SOURCE", help="Of dynamics: (module, examples) of what states decode to.")
+    ] = None,
+    step: Annotated[
+        bool,
+        typer.Option("--step", help="Of an ode: also a graph of the solver's whole steps, faster for small fields."),
+    ] = False,
+    double: Annotated[bool, typer.Option("--double", help="Of dynamics: graphs in float64.")] = False,
 ) -> None:
     """Export a torch module and write its model card.
 
@@ -50,6 +65,9 @@ def export(
     (module, examples): one tensor [n, ...], n >= 2, for each input, by its name. A sampler's examples are made from its
     card; a network without a path (a classifier) needs its own. Nothing is written when the ONNX graph does not give
     torch's numbers.
+
+    With --dynamics, or a card that has them, the module is a field: its first argument is the state, those called t and
+    dt are time and step, and others are conditions of the card.
     """
     written = _card(
         card,
@@ -64,7 +82,13 @@ def export(
         output_scale=output_scale,
         learned_variance=learned_variance,
         clip=None if clip is None else _ends("--clip", clip),
+        dynamics=_spec(card, source, dynamics, state),
     )
+    if written.dynamics is not None:
+        _field(source, folder, written, encode, decode, step=step, double=double)
+        return
+    if step or double or encode or decode:
+        fail("--step, --double, --encode, --decode: expected --dynamics or a card that has them, got neither")
 
     from deploy.modules import SourceError, examples_of, float_type, load_network
     from exporters.export import ExportError, export_model
@@ -96,6 +120,76 @@ def export(
         fail(str(error), code=1)
     print(f"exported {written.name} to {folder}; worst error against torch {max(report.error.values()):.1e}", end="")
     print(" (gradients included)" if vjp else "")
+
+
+_OUTPUTS = {
+    "sde": {"drift": "drift", "diffusion": "diffusion"},
+    "map": {"next": "next"},
+    "fixed_point": {"next": "next"},
+}
+
+
+def _spec(base: Path | None, source: str, kind: str | None, state: str | None) -> dict[str, Any] | None:
+    """What options say of dynamics, as a card has it; None for nothing."""
+    if kind is None:
+        if state is not None:
+            fail("--state: expected --dynamics beside it, got none")
+        return None
+    if base is not None:
+        fail("--dynamics: expected no --card beside it, which says what the model is, got one")
+    if state is None:
+        fail("--dynamics: expected --state beside it, the shape of one state, got none")
+    import inspect
+
+    from deploy.modules import SourceError, load_network
+
+    try:
+        network, _ = load_network(source)
+    except SourceError as error:
+        fail(str(error))
+    names = list(inspect.signature(network.forward).parameters)
+    if not names:
+        fail(f"{source}: expected a module whose first argument is the state, got one without")
+    roles = {role: role for role in ("t", "dt") if role in names[1:]}
+    return {
+        "kind": kind,
+        "state": _numbers("--state", state) if state else [],
+        "inputs": {"y": names[0], **roles},
+        "outputs": _OUTPUTS.get(kind, {"drift": "drift"}),
+    }
+
+
+def _field(
+    source: str, folder: Path, card: "Card", encode: str | None, decode: str | None, *, step: bool, double: bool
+) -> None:
+    """Export a model of dynamics."""
+    import torch
+
+    from deploy.modules import SourceError, load_network
+    from exporters.dynamics import Beside, export_dynamics
+    from exporters.export import ExportError
+    from exporters.parity import ParityError
+
+    def beside(option: str, where: str | None) -> Beside | None:
+        if where is None:
+            return None
+        module, examples = load_network(where)
+        if examples is None:
+            raise SourceError(f"{option}: expected (module, examples) from {where}, got a module alone")
+        return Beside(module, examples)
+
+    dtype = torch.float64 if double else torch.float32
+    try:
+        network, examples = load_network(source)
+        report = export_dynamics(
+            network, folder, card, dtype=dtype, examples=examples, encoder=beside("--encode", encode),
+            decoder=beside("--decode", decode), step=step,
+        )  # fmt: skip
+    except (SourceError, ExportError) as error:
+        fail(str(error))
+    except ParityError as error:
+        fail(str(error), code=1)
+    print(f"exported {card.name} to {folder}; worst error against torch {max(report.error.values()):.1e}")
 
 
 def _card(base: Path | None, folder: Path, **options: Any) -> "Card":

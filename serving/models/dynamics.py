@@ -24,7 +24,7 @@ class Side:
     """A graph beside the field's: an encoder, a decoder, or a solver's step.
 
     Attributes:
-        inputs: those that it takes; output: what it gives that is used.
+        inputs: those that it takes; output: what it gives that is used; more: and further outputs that are.
         units: how many rows of the field one of its rows takes as long as, as both were measured.
     """
 
@@ -32,11 +32,13 @@ class Side:
     inputs: tuple[GraphTensor, ...]
     output: GraphTensor
     units: float
+    more: tuple[GraphTensor, ...] = ()
 
     def evaluation(self, feeds: Mapping[str, Array], rows: int) -> Evaluation:
-        """Asks for its output for rows of its inputs, which come in their own types."""
+        """Asks for its outputs for rows of its inputs, which become of their own types."""
         typed = {each.name: shaped(each, feeds[each.name]) for each in self.inputs}
-        return Evaluation(self.network, typed, (self.output.name,), rows, announced=False, units=self.units)
+        outputs = (self.output.name, *(each.name for each in self.more))
+        return Evaluation(self.network, typed, outputs, rows, announced=False, units=self.units)
 
 
 @dataclass(frozen=True, eq=False)
@@ -246,6 +248,30 @@ def side_of(
         wanted = "floats" if row is None else f"floats {shown(('n', *row))}"
         raise LoadError(f"{file}: {key}: output {name!r}: expected {wanted}, got {_told(here)}")
     return Side(network, tuple(takes[each] for each in inputs or takes), here, units)
+
+
+def step_of(file: object, card: Card, backend: Backend, network: Network, units: float) -> Side:
+    """The graph of a whole step, whose names and shapes must fit; LoadError where they do not."""
+    spec, key = card.dynamics, "dynamics.step"
+    assert spec is not None
+    assert spec.step is not None
+    said, state = spec.step, spec.state
+    takes, gives = ({each.name: each for each in each_side} for each_side in (backend.inputs, backend.outputs))
+    rows = {spec.inputs.y: state, spec.inputs.t or "t": (), said.h: (), said.k1: state}
+    rows |= {name: each.shape for name, each in card.conditions.items()}
+    needed = (spec.inputs.y, said.h, said.k1)
+    if missing := [name for name in needed if name not in takes]:
+        raise LoadError(f"{file}: {key}: expected the input {missing[0]!r}, got {', '.join(takes)}")
+    for name, here in takes.items():
+        if name not in rows or not _fits(here, rows[name]) or here.shared is not None:
+            wanted = ", ".join(rows) if name not in rows else shown(("n", *rows[name]))
+            raise LoadError(f"{file}: {key}: input {name!r}: expected {wanted}, got {_told(here)}")
+    for name, row in ((said.dz, state), (said.error, state), (said.slopes, (-1, *state))):
+        if name not in gives or gives[name].dtype.kind != "f" or not _fits(gives[name], row):
+            got = _told(gives[name]) if name in gives else ", ".join(gives)
+            raise LoadError(f"{file}: {key}: expected an output {name!r} of floats {shown(('n', *row))}, got {got}")
+    more = (gives[said.error], gives[said.slopes])
+    return Side(network, tuple(takes.values()), gives[said.dz], units, more)
 
 
 def check_decoder(file: object, card: Card, decoder: Side) -> None:

@@ -4,6 +4,8 @@ import hashlib
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ import torch
 import steering
 from protos.card import Card, CardError, Range, dump_text, load_card, ranged
 from protos.digest import graph_sha256, sha256
+from protos.dynamics import Side as Coder
 from protos.programs import ProgramsError, load_programs
 from serving.backends import Backend, LoadError, shown
 from serving.backends.costs import Costs
@@ -24,7 +27,7 @@ from serving.engine.task import Network
 from serving.models import defaults, ranges
 from serving.models.adapter import check_graph, check_names, check_time, check_times
 from serving.models.backward import Backward, check_backward
-from serving.models.dynamics import Dynamics, Side, check_decoder, load_weights, side_of
+from serving.models.dynamics import Dynamics, Side, check_decoder, load_weights, side_of, step_of
 from serving.models.dynamics import check_graph as check_dynamics
 from serving.models.folders import Folder
 from serving.models.model import Model, PlainModel, Sampler
@@ -123,11 +126,13 @@ def _dynamics(folder: Folder, card: Card, backend: Backend, opener: Open, measur
     tried = trials.run(folder, backend, digest, bounded, None)
     network, sides = _network(folder, key, backend, measure, tried), dict[str, Side]()
     try:
-        for name, inputs, row in (("encode", True, spec.state), ("decode", False, None), ("step", False, None)):
-            if (side := getattr(spec, name)) is not None:
-                named = side.inputs if inputs else None
-                output = None if name == "step" else side.output
-                sides[name] = _side(folder, name, side.graph, named, output, row, network, opener, measure, trials)
+        beside = _Beside(folder, network, opener, measure, trials)
+        if (coder := spec.encode) is not None:
+            sides["encode"] = beside.coder("encode", coder, coder.inputs, spec.state)
+        if (coder := spec.decode) is not None:
+            sides["decode"] = beside.coder("decode", coder, None, None)
+        if spec.step is not None:
+            sides["step"] = beside.step(card, spec.step.graph)
         if spec.decode is not None:
             check_decoder(folder.card, card, sides["decode"])
         weights = None if spec.conserve is None else load_weights(folder.beside(spec.conserve.weights), spec.state)
@@ -145,38 +150,46 @@ def _endless(each: Range) -> bool:
     return each.min is None and each.max is None
 
 
-def _side(
-    folder: Folder,
-    key: str,
-    name: str,
-    inputs: Sequence[str] | None,
-    output: str | None,
-    row: tuple[int, ...] | None,
-    network: Network,
-    opener: Open,
-    measure: Measure,
-    trials: Trials,
-) -> Side:
-    """A graph beside a field's, tried and measured as that was."""
-    file = folder.beside(name)
-    if not file.is_file():
-        raise LoadError(
-            f"{folder.card}: dynamics.{key}.graph: expected a file of the version's folder, got no {name!r}"
-        )
-    backend = opener(file)
-    try:
-        made = f"{graph_sha256(file)} {backend.kind}"
-        tried = trials.run(folder, backend, f"{folder.digest} {key} {made}", {}, None, file)
-        rowwise = per_row(backend)
-        costs = measure(rowwise, made, tried.made_up)
-        if isinstance(rowwise, SharedInputs):
-            rowwise.use(costs.sizes)
-        side = Network(folder.name, rowwise, costs, tried.caution, folder.version)
-        units = costs.row_s / network.costs.row_s
-        return side_of(folder.card, f"dynamics.{key}", rowwise, side, units, inputs, output, row)
-    except BaseException:
-        backend.close()
-        raise
+@dataclass(frozen=True)
+class _Beside:
+    """Opens graphs beside a field's, which are tried and measured as that was."""
+
+    folder: Folder
+    field: Network
+    opener: Open
+    measure: Measure
+    trials: Trials
+
+    def coder(self, key: str, coder: Coder, inputs: Sequence[str] | None, row: tuple[int, ...] | None) -> Side:
+        """An encoder or a decoder; `row` is the shape of what it gives, None for any."""
+        where = f"dynamics.{key}"
+
+        def made(backend: Backend, network: Network, units: float) -> Side:
+            return side_of(self.folder.card, where, backend, network, units, inputs, coder.output, row)
+
+        return self._opened(where, coder.graph, made)
+
+    def step(self, card: Card, graph: str) -> Side:
+        """A whole step."""
+        return self._opened("dynamics.step", graph, partial(step_of, self.folder.card, card))
+
+    def _opened(self, key: str, name: str, made: Callable[[Backend, Network, float], Side]) -> Side:
+        folder, file = self.folder, self.folder.beside(name)
+        if not file.is_file():
+            raise LoadError(f"{folder.card}: {key}.graph: expected a file beside the graph, got no {name!r}")
+        backend = self.opener(file)
+        try:
+            graph = f"{graph_sha256(file)} {backend.kind}"
+            tried = self.trials.run(folder, backend, f"{folder.digest} {key} {graph}", {}, None, file)
+            rowwise = per_row(backend)
+            costs = self.measure(rowwise, graph, tried.made_up)
+            if isinstance(rowwise, SharedInputs):
+                rowwise.use(costs.sizes)
+            network = Network(folder.name, rowwise, costs, tried.caution, folder.version)
+            return made(rowwise, network, costs.row_s / self.field.costs.row_s)
+        except BaseException:
+            backend.close()
+            raise
 
 
 def _backward(

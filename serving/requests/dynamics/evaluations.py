@@ -9,6 +9,7 @@ from torch import Tensor
 
 from serving.backends import Array
 from serving.engine.task import Step
+from serving.models.dynamics import number
 from serving.requests.dynamics.answering import Answering
 from serving.requests.dynamics.asked import Asked, rows_of
 from serving.requests.dynamics.pieces import pieces_of
@@ -55,6 +56,8 @@ def evaluations(
         while True:
             if ask.part == "field":
                 reply = yield from _field(asked, ask, meter)
+            elif ask.part == "step":
+                reply = yield from _step(asked, ask, meter)
             elif ask.part == "saved":
                 reply = yield from shown(ask)
             elif ask.part == "reward":
@@ -73,6 +76,24 @@ def _field(asked: Asked, ask: Ask, meter: Meter) -> Answering:
     condition = rows_of(asked.condition, ask.index)
     outputs = yield model.evaluation(ask.y, ask.t, condition, ask.extra, announced=meter.announced(len(ask)))
     return model.reply(outputs)
+
+
+def _step(asked: Asked, ask: Ask, meter: Meter) -> Answering:
+    """A whole step by a row of the step graph, which counts as the rows of the field that it stands for."""
+    side, spec = asked.model.step, asked.model.spec
+    assert side is not None
+    assert spec.step is not None
+    feeds: dict[str, Array] = {
+        spec.inputs.y: ask.y.numpy(),
+        spec.inputs.t or "t": ask.t.numpy(),
+        spec.step.h: ask.extra["h"].numpy(),
+        spec.step.k1: ask.extra["k1"].numpy(),
+        **rows_of(asked.condition, ask.index),
+    }
+    outputs = yield side.evaluation(feeds, len(ask))
+    change, error, slopes = map(number, outputs)
+    meter.network += len(ask) * slopes.shape[1]
+    return {"dz": change, "error": error, "slopes": slopes}
 
 
 def scores(asked: Asked, y: Tensor) -> Generator[Step, list[Array], Tensor]:

@@ -113,7 +113,7 @@ def posed(asked: Asked) -> Problem:
     for piece in pieces_of(asked.model.spec.kind):
         more |= piece.pose(asked)
     try:
-        return pose(
+        problem = pose(
             asked.solver,
             asked.y0,
             asked.t_eval,
@@ -125,6 +125,8 @@ def posed(asked: Asked) -> Problem:
             show=asked.parameters.stream,
             **more,
         )
+        step = asked.model.spec.step
+        return replace(problem, step_graph=step is not None and step.solver == asked.solver.name)
     except PlanError as error:
         raise errors.invalid(str(error)) from None
 

@@ -103,6 +103,15 @@ def test_encode_and_decode(client: Client) -> None:
     assert np.abs(found.decoded - np.stack([a + b, a - b, a * b], axis=-1)).max() < 1e-7
 
 
+def test_a_step_graph_solves_as_the_field_does(client: Client) -> None:
+    stages = client.solve("decay64", STARTS, TIMES, rate=RATES, rtol=1e-7)
+    steps = client.solve("coded", STARTS, TIMES, rate=RATES, rtol=1e-7)
+    assert np.array_equal(stages.evaluations, steps.evaluations)
+    assert np.abs(np.asarray(stages) - np.asarray(steps)).max() < 1e-12
+    alone = client.solve("coded", STARTS[:1], TIMES, rate=RATES[:1], rtol=1e-7)
+    assert np.asarray(alone)[0].tobytes() == np.asarray(steps)[0].tobytes()
+
+
 def test_metadata(client: Client) -> None:
     described = client.metadata("coded")
     assert {"y0", "t_eval", "rate", "record", "rtol"} <= {each.name for each in described.inputs}
