@@ -8,7 +8,7 @@ MODELS ?= deploy/models
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-text demo-3d test serve monitor e2e-alerts lint format bench e2e-cluster protos models models-text models-scenes lock chart-tools clean
+.PHONY: help install demo demo-text demo-3d test serve monitor e2e-alerts lint format bench e2e-cluster protos models models-text models-scenes gallery gallery-check lock chart-tools clean
 
 help: ## show the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -80,6 +80,12 @@ models-text: $(STAMP) ## train and import the text-to-image model again (an hour
 
 models-scenes: $(STAMP) ## render and train the 3-D demo's model again (half an hour on one core)
 	$(BIN)/python -m exporters.scenes $(ARGS)
+
+gallery: $(STAMP) ## build the gallery's models again (half an hour on one core; ARGS="ecg" for some)
+	$(BIN)/python -m exporters.gallery $(ARGS)
+
+gallery-check: $(STAMP) ## hold the gallery's models to what is known of them (minutes; ARGS="ecg" for some)
+	$(BIN)/python -m exporters.gallery --check $(ARGS)
 
 lock: $(STAMP) ## write requirements.lock from what .venv has
 	@grep '^#' requirements.lock > requirements.lock.new

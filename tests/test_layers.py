@@ -79,6 +79,9 @@ ARROWS: dict[str, set[str]] = {
         "steering", "protos",
     },
     "exporters.emoji": {"exporters.diffusers", "exporters.export", "exporters.training", "protos"},
+    "exporters.gallery": {
+        "exporters.digits", "exporters.export", "exporters.network", "exporters.training", "steering", "protos",
+    },
     "exporters.scenes": {
         "exporters.bank", "exporters.calibrate", "exporters.export", "exporters.network", "exporters.training",
         "protos",

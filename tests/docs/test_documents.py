@@ -17,8 +17,8 @@ import typer
 import steering
 from deploy.cli import app
 from deploy.commands.sample import split_rewards
-from deploy.process import Running
 from protos.card import Card, Condition, DynamicThreshold, Inputs, Range, Sample, load_card
+from tests.serving.live import Live, running
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -277,12 +277,21 @@ def test_python_of_a_notebook_runs(file: Path) -> None:
         torch.set_num_threads(threads)
 
 
+@pytest.fixture(scope="module")
+def gallery() -> Iterator[Live]:
+    with running(ROOT / "deploy" / "gallery_models") as live:
+        yield live
+
+
 @pytest.mark.e2e
 @pytest.mark.parametrize("file", CLIENT, ids=lambda file: str(file.relative_to(ROOT)))
-def test_python_of_a_client_runs(file: Path, demo_server: Running) -> None:
+def test_python_of_a_client_runs(file: Path, request: pytest.FixtureRequest) -> None:
+    """On the server that the document starts."""
     triton = pytest.importorskip("tritonclient.grpc")
-    with triton.InferenceServerClient(demo_server.grpc) as client:
-        sources = [block.replace(ADDRESS, demo_server.grpc) for block in fenced(file, "python") if of_client(block)]
+    gallery = "--models deploy/gallery_models" in file.read_text()
+    address = request.getfixturevalue("gallery").address if gallery else request.getfixturevalue("demo_server").grpc
+    with triton.InferenceServerClient(address) as client:
+        sources = [block.replace(ADDRESS, address) for block in fenced(file, "python") if of_client(block)]
         run(file, sources, {"triton": triton, "client": client})
 
 
