@@ -17,6 +17,7 @@ from deploy.commands.sample import RewardOptions, sample
 from deploy.commands.score import score
 from deploy.commands.search_plan import search_plan
 from deploy.commands.serve import serve
+from deploy.commands.solve import solve
 from deploy.commands.solvers import solvers
 from deploy.commands.stats import stats
 from deploy.commands.token import token
@@ -46,6 +47,7 @@ app.command()(directory)
 app.command()(export)
 app.command("import")(import_)
 app.command(cls=RewardOptions)(sample)
+app.command()(solve)
 app.command()(score)
 app.command()(models)
 app.command()(stats)
