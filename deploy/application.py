@@ -240,7 +240,7 @@ class _Server:
         """
         settings = self._settings
         if settings.address is None:
-            cpus = max(cores(), settings.replicas * settings.threads)
+            cpus = max(cores(), settings.most_replicas * settings.threads)
             with cluster(self._mark, self._place, host=settings.inner_host, cpus=cpus, verbose=verbose):
                 yield None
             return

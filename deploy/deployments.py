@@ -9,15 +9,19 @@ from typing import Any
 import ray
 from ray import serve
 from ray.serve import Application
+from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 
 from deploy.directories import named
 from deploy.front_deployment import FrontDeployment
 from deploy.http_deployment import HttpDeployment
 from deploy.replica_deployment import ReplicaDeployment
+from deploy.scaling import ByBacklog
 from deploy.settings import Settings
 
 FRONT, REPLICAS, HTTP = "front", "replicas", "http"
 HEALTH_S = 1.0
+TOLD_S = 1.0
+"""Seconds between two reports of what waits, where the number of replicas follows it."""
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "GRPC_VERBOSITY": "ERROR"}
 """Of processes in a cluster that somebody else started; see `deploy.cluster` for the reasons."""
 
@@ -66,9 +70,30 @@ def replicas(
         resources["runtime_env"] = {"env_vars": ENVIRONMENT}
     alone: dict[str, Any] = {"max_replicas_per_node": 1} if settings.replica_port is not None else {}
     made = serve.deployment(
-        name="replica", num_replicas=settings.replicas, ray_actor_options=resources, **alone, **_common(settings)
+        name="replica", ray_actor_options=resources, **_number(settings), **alone, **_common(settings)
     )(ReplicaDeployment)
     return made.bind(settings, internal, sink)
+
+
+def _number(settings: Settings) -> dict[str, Any]:
+    """How many replicas: fixed, or by what waits."""
+    if settings.most_replicas == settings.replicas:
+        return {"num_replicas": settings.replicas}
+    policy = AutoscalingPolicy(
+        policy_function=f"{ByBacklog.__module__}:{ByBacklog.__name__}",
+        policy_kwargs={"target_s": settings.target_backlog_seconds},
+    )
+    return {
+        "autoscaling_config": AutoscalingConfig(
+            min_replicas=settings.replicas,
+            max_replicas=settings.most_replicas,
+            metrics_interval_s=TOLD_S,
+            look_back_period_s=2 * TOLD_S,
+            upscale_delay_s=settings.scale_out_seconds,
+            downscale_delay_s=settings.scale_in_seconds,
+            policy=policy,
+        )
+    }
 
 
 def _common(settings: Settings) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from deploy.access import internal_token, replica_guards, services
 from deploy.directories import announced, directory
 from deploy.private_port import keep_to
+from deploy.scaling import BACKLOG
 from deploy.settings import Settings
 from deploy.stores import artifacts, fetched, mirror
 from deploy.wiring import connections, watching
@@ -72,6 +73,10 @@ class ReplicaDeployment:
     async def check_health(self) -> None:
         """Called by Serve: raises when a network call or the heartbeat hangs, whatever the port says."""
         self._replica.check_health(HUNG_S, STILL_S)
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """Called by Serve where the number of replicas follows what waits."""
+        return {BACKLOG: self._replica.backlog_seconds}
 
     async def __del__(self) -> None:
         await self._replica.stop()

@@ -366,6 +366,14 @@ class Settings(BaseModel):
     http_allow_host: Names = ()
     """Names that it is called by besides addresses and localhost; only looked at where nobody needs a token or TLS."""
     replicas: int = Field(default=1, ge=1, le=1024)
+    max_replicas: int | None = Field(default=None, ge=1, le=1024)
+    """The most replicas, where their number follows what waits; `replicas` is then the fewest. None: it is fixed."""
+    target_backlog_seconds: float = Field(default=5.0, gt=0, le=86400)
+    """Seconds of work that a replica may have before it, until there are more."""
+    scale_out_seconds: float = Field(default=5.0, ge=0, le=86400)
+    """How long more replicas must be wanted before they are started."""
+    scale_in_seconds: float = Field(default=120.0, ge=0, le=86400)
+    """How long fewer must be wanted before some are drained."""
     threads_per_replica: int | None = Field(default=None, ge=1, le=1024)
     """Threads of one replica's networks; None shares the cores out (see `threads`)."""
     max_bucket: int = Field(default=256, ge=1, le=4096)
@@ -455,8 +463,12 @@ class Settings(BaseModel):
 
     @property
     def threads(self) -> int:
-        """`threads_per_replica`, or the cores that this process may use over the replicas, at least 1."""
-        return self.threads_per_replica or max(1, cores() // self.replicas)
+        """`threads_per_replica`, or the cores that this process may use over the most replicas, at least 1."""
+        return self.threads_per_replica or max(1, cores() // self.most_replicas)
+
+    @property
+    def most_replicas(self) -> int:
+        return max(self.replicas, self.max_replicas or 1)
 
     @property
     def repository(self) -> Path | str:
@@ -571,7 +583,11 @@ class Settings(BaseModel):
 
     @model_validator(mode="after")
     def _distinct(self, info: ValidationInfo) -> Self:
-        alone = self.address is None and not _elsewhere_checked(info)
+        alone, most = self.address is None and not _elsewhere_checked(info), self.most_replicas
+        if self.max_replicas is not None and self.max_replicas < self.replicas:
+            raise ValueError(
+                f"max_replicas: expected at least {self.replicas}, as replicas says, got {self.max_replicas}"
+            )
         if self.grpc_port == self.metrics_port != 0:
             raise ValueError(f"metrics_port: expected another port than grpc_port, got {self.metrics_port} for both")
         if self.http_port and self.http_port in (self.grpc_port, self.metrics_port):
@@ -580,13 +596,13 @@ class Settings(BaseModel):
         if self.replica_port is not None:
             if low:
                 raise ValueError("replica_port: expected no --replica-ports with it, got both")
-            if self.replicas > 1 and alone:
-                raise ValueError(f"replica_port: expected one replica on one machine, got {self.replicas}")
-        if low and high - low + 1 < self.replicas and alone:
-            raise ValueError(f"replica_ports: expected at least {self.replicas} ports, one a replica, got {low}-{high}")
+            if most > 1 and alone:
+                raise ValueError(f"replica_port: expected one replica on one machine, got {most}")
+        if low and high - low + 1 < most and alone:
+            raise ValueError(f"replica_ports: expected at least {most} ports, one a replica, got {low}-{high}")
         low, high = self.replica_metrics_ports or (0, 0)
-        if low and high - low + 1 < self.replicas and alone:
-            expected = f"expected at least {self.replicas} ports, one a replica"
+        if low and high - low + 1 < most and alone:
+            expected = f"expected at least {most} ports, one a replica"
             raise ValueError(f"replica_metrics_ports: {expected}, got {low}-{high}")
         return self
 

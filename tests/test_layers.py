@@ -132,6 +132,7 @@ ARROWS: dict[str, set[str]] = {
     "deploy.access": {"deploy.settings", "serving"},
     "deploy.wiring": {"deploy.settings", "serving"},
     "deploy.stores": {"deploy.settings", "serving"},
+    "deploy.scaling": set(),
     "deploy.locks": set(),
     "deploy.log_lines": set(),
     "deploy.rays_lines": {"serving"},
@@ -140,14 +141,14 @@ ARROWS: dict[str, set[str]] = {
     "deploy.parts": {"deploy.access", "deploy.fronts", "deploy.settings", "deploy.wiring", "serving"},
     "deploy.front_deployment": {"deploy.fronts", "deploy.private_port", "deploy.settings", "serving"},
     "deploy.replica_deployment": {
-        "deploy.access", "deploy.directories", "deploy.private_port", "deploy.settings",
-        "deploy.stores", "deploy.wiring", "serving",
+        "deploy.access", "deploy.directories", "deploy.private_port", "deploy.scaling",
+        "deploy.settings", "deploy.stores", "deploy.wiring", "serving",
     },
     "deploy.http": {"serving", "tiltserve"},
     "deploy.http_deployment": {"deploy.access", "deploy.http", "deploy.private_port", "deploy.settings", "serving"},
     "deploy.deployments": {
         "deploy.directories", "deploy.front_deployment", "deploy.http_deployment", "deploy.replica_deployment",
-        "deploy.settings", "serving",
+        "deploy.scaling", "deploy.settings", "serving",
     },
     "deploy.app": {"deploy.deployments", "deploy.settings"},
     "deploy.application": {

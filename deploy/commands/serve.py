@@ -104,6 +104,18 @@ def serve(
         typer.Option(metavar="NAME", help="A name it is called by without tokens or TLS; may be repeated."),
     ] = None,
     replicas: Annotated[int | None, typer.Option(metavar="N", help="Processes that hold the models. [1]")] = None,
+    max_replicas: Annotated[
+        int | None, typer.Option(metavar="N", help="Most of them, where more are started as work waits. [--replicas]")
+    ] = None,
+    target_backlog_seconds: Annotated[
+        float | None, typer.Option(metavar="S", help="Work that each may have before it until there are more. [5]")
+    ] = None,
+    scale_out_seconds: Annotated[
+        float | None, typer.Option(metavar="S", help="How long more must be wanted before they start. [5]")
+    ] = None,
+    scale_in_seconds: Annotated[
+        float | None, typer.Option(metavar="S", help="How long fewer must be wanted before some drain. [120]")
+    ] = None,
     threads_per_replica: Annotated[
         int | None, typer.Option(metavar="N", help="Threads of one replica's networks. [cores / replicas]")
     ] = None,

@@ -205,6 +205,11 @@ class Replica:
         if (idle := self._engine.stalled_for()) > hung_s:
             raise RuntimeError(f"no network call has ended for {idle:.0f} s while requests wait")
 
+    @property
+    def backlog_seconds(self) -> float:
+        """Seconds that what it took on will take."""
+        return self._engine.backlog_seconds
+
     def state(self) -> ReplicaState:
         """The content of the next heartbeat."""
         self._beats += 1
