@@ -9,6 +9,7 @@ import typer
 from deploy.commands.bench import bench
 from deploy.commands.diagnose import diagnose
 from deploy.commands.export import export
+from deploy.commands.fit import fit
 from deploy.commands.import_ import import_
 from deploy.commands.models import models
 from deploy.commands.parts import directory, front
@@ -49,6 +50,7 @@ app.command("import")(import_)
 app.command(cls=RewardOptions)(sample)
 app.command()(solve)
 app.command()(score)
+app.command()(fit)
 app.command()(models)
 app.command()(stats)
 app.command()(load)

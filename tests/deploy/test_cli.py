@@ -12,7 +12,7 @@ from deploy.commands.sample import split_rewards
 from deploy.commands.values import parse_value
 
 COMMANDS = [
-    "serve", "export", "sample", "score", "models", "stats", "load", "unload", "top", "trace", "solvers", "search-plan",
+    "serve", "export", "sample", "score", "fit", "models", "stats", "load", "unload", "top", "trace", "solvers", "search-plan",
     "diagnose", "bench",
 ]  # fmt: skip
 

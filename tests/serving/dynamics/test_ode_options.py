@@ -7,8 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests import dynamics
-from tests.serving.live import running
 from tiltserve import Client, InvalidArgument
 
 PHASES = np.array([0.3, 1.0, 2.0, 4.0])
@@ -17,12 +15,8 @@ FINE: dict[str, Any] = {"rtol": 1e-11, "atol": 1e-11}
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    root = tmp_path_factory.mktemp("options") / "models"
-    dynamics.write_turning(root)
-    dynamics.write_plain_ode(root, "stiff", dynamics.Stiff(), 3)
-    dynamics.write_plain_ode(root, "saddle", dynamics.Saddle(), 2)
-    with running(root) as live, Client(live.address) as client:
+def client(odes: str) -> Iterator[Client]:
+    with Client(odes) as client:
         yield client
 
 
