@@ -21,7 +21,7 @@ from serving.front.roster import Roster
 from serving.front.router import Beside, Route
 from serving.front.statistics import ModelStatistics
 from serving.watching.record import current, note_times, phase
-from serving.wire import distillation, errors, kserve
+from serving.wire import distillation, errors, interactive, kserve
 from serving.wire.streamed import NOTHING, Place
 
 Reply = TypeVar("Reply")
@@ -150,11 +150,12 @@ class Forwarder:
 
         target = self._admit(asked)
         rows = asked.rows(target.model.draws, target.model.solves)
+        opening = interactive.with_version(first, target.model.version) if target.pinned else first
         with self._counted(target, asked, rows, len(first)):
             await self._send(
                 target,
                 deadline,
-                lambda link: link.interact(first, rows, requests, note, deadline.left()),
+                lambda link: link.interact(opening, rows, requests, note, deadline.left()),
                 lambda: not written,
             )
 

@@ -23,6 +23,12 @@ def with_seed(data: bytes, seed: int) -> bytes:
     return data + sampling_pb2.InteractiveRequest(sample=sample).SerializeToString()
 
 
+def with_version(data: bytes, version: str) -> bytes:
+    """The serialised first message `data` for one version of its model, as `kserve.with_version`."""
+    sample = sampling_pb2.SampleRequest(version=version)
+    return data + sampling_pb2.InteractiveRequest(sample=sample).SerializeToString()
+
+
 def decoded(request: Received) -> InferRequest:
     """The first message of a stream; its reward is the client unless it names another. Raises as `kserve`."""
     return kserve.decode_request(replace(request, parameters={"reward": CLIENT, **request.parameters}))

@@ -1,5 +1,6 @@
 """The client as a reward, on a stream to a real server: turns, and clients that do not take theirs."""
 
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -315,3 +316,21 @@ def test_a_stopping_front_lets_the_replica_compute(root: Path, monkeypatch: pyte
         _, seen = stream.result(20)
         stopping.join()
         assert len(seen) > 2  # there was a turn after the work
+
+
+def test_a_stream_goes_to_the_version_that_is_warm(small_models: Path, tmp_path: Path):
+    """As other requests do: the replica itself would take the newest one, whose bank is still being made."""
+    shutil.copytree(small_models / "rings", tmp_path / "rings")
+    shutil.copytree(tmp_path / "rings" / "1", tmp_path / "rings" / "2")
+    (tmp_path / "rings" / "2" / "notes.txt").write_text("another version")
+    (tmp_path / "rings" / "config.pbtxt").write_text("version_policy { all { } }")
+    with running(tmp_path) as live, grpc.insecure_channel(live.address) as channel:
+        opening = first({"samples": 2, "seed": 1, "steps": 2, "particles": 4})
+        assert converse(SamplingStub(channel), opening)[0].version == "2"
+        live.replicas[0]._models._versions.of("rings")[-1].lacking = True
+        until(lambda: any(each.model.cold for each in live.front._roster.index.models["rings"].routes))
+        assert converse(SamplingStub(channel), opening)[0].version == "1"
+        named = InteractiveRequest()
+        named.CopyFrom(opening)
+        named.sample.version = "2"
+        assert converse(SamplingStub(channel), named)[0].version == "2"
