@@ -60,46 +60,56 @@ class _Travel:
         if self.path.interpolation == "hermite":
             return t
         out = np.empty(t.shape)
-        rows = np.arange(len(t))
+        rows = self.path.rows(np.arange(len(t)))
         for k, column in enumerate(t.numpy().T):
-            at = place(self.path.times, self.path.counts, column)
+            at = place(self.path.times, self.path.counts, rows, column)
             start, length = self.path.times[rows, at], self.lengths[rows, at]
             passed = np.clip((column - start) / np.where(length > 0, length, 1), 0, 1)
             out[:, k] = self.knots[rows, np.minimum(2 * at, self.knots.shape[1] - 1)] + length * _when(passed)
         return torch.from_numpy(out)
 
+    def stops(self, n: int) -> Tensor:
+        """Places of the knots of n trajectories [n, L]."""
+        return torch.from_numpy(self.knots).expand(n, -1)
+
     def times(self, index: NDArray[np.int64], s: Floats) -> Floats:
         """t of places [m]."""
         if self.path.interpolation == "hermite":
             return s
-        piece = np.minimum(place(self.knots[index], self.counts[index], s), np.maximum(self.counts[index] - 2, 0))
+        rows = self.path.rows(index)
+        piece = self._piece(rows, s)
         at = piece // 2
-        part = self._part(index, piece, s)
+        part = self._part(rows, piece, s)
         passed = np.where(piece % 2 == 0, part * part * (3 - 2 * part), 1)
-        start, length = self.path.times[index, at], self.lengths[index, at]
-        later = self.path.times[index, np.minimum(at + 1, self.path.times.shape[1] - 1)]
+        start, length = self.path.times[rows, at], self.lengths[rows, at]
+        later = self.path.times[rows, np.minimum(at + 1, self.path.times.shape[1] - 1)]
         return np.where(passed < 1, start + length * passed, later)
 
     def derivative(self, index: NDArray[np.int64], s: Floats) -> Floats:
         """dX/ds at places [m], [m, channels]."""
         if not self.slopes.shape[1]:
             return np.zeros((len(s), self.path.values.shape[2]))
-        piece = np.minimum(place(self.knots[index], self.counts[index], s), np.maximum(self.counts[index] - 2, 0))
-        part = self._part(index, piece, s)
+        rows = self.path.rows(index)
+        piece = self._piece(rows, s)
+        part = self._part(rows, piece, s)
         if self.path.interpolation == "hermite":
-            slope, before = self.slopes[index, piece], self.slopes[index, np.maximum(piece - 1, 0)]
+            slope, before = self.slopes[rows, piece], self.slopes[rows, np.maximum(piece - 1, 0)]
             weight = (part * (4 - 3 * part))[:, None]
             return weight * slope + (1 - weight) * before
         at, jumping = piece // 2, piece % 2 == 1
-        length = np.where(jumping, self.lengths[index, at] / self.jump[index], 1)
-        derivative = self.slopes[index, at] * (length * 6 * part * (1 - part))[:, None]
+        length = np.where(jumping, self.lengths[rows, at] / self.jump[rows], 1)
+        derivative = self.slopes[rows, at] * (length * 6 * part * (1 - part))[:, None]
         derivative[jumping, 0] = 0
         derivative[~jumping, 1:] = 0
         return derivative
 
-    def _part(self, index: NDArray[np.int64], piece: NDArray[np.int64], s: Floats) -> Floats:
+    def _piece(self, rows: NDArray[np.int64], s: Floats) -> NDArray[np.int64]:
+        """Between which knots places lie; beyond the ends, the outermost."""
+        return np.minimum(place(self.knots, self.counts, rows, s), np.maximum(self.counts[rows] - 2, 0))
+
+    def _part(self, rows: NDArray[np.int64], piece: NDArray[np.int64], s: Floats) -> Floats:
         """How much of the piece lies behind, 0..1."""
-        start, end = self.knots[index, piece], self.knots[index, np.minimum(piece + 1, self.knots.shape[1] - 1)]
+        start, end = self.knots[rows, piece], self.knots[rows, np.minimum(piece + 1, self.knots.shape[1] - 1)]
         return np.asarray(np.clip((s - start) / np.where(end > start, end - start, 1), 0, 1))
 
 
@@ -128,7 +138,7 @@ def _along(problem: Problem, solving: Callable[[Problem], Program[Solution]], st
     path.covers(problem.t_eval.amin(dim=1), problem.t_eval.amax(dim=1))
     travel = _Travel(path)
     asked = travel.places(problem.t_eval)
-    times, where = (asked, None) if not stops else _with_knots(asked, torch.from_numpy(travel.knots))
+    times, where = (asked, None) if not stops else _with_knots(asked, travel.stops(problem.n))
     steps = solving(replace(problem, kind="ode", t_eval=times))
     try:
         ask = next(steps)

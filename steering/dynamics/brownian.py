@@ -31,6 +31,8 @@ _PRECISION = 50  # bits of a time that a leaf's middle may need: a float64 has 5
 _BROWNIAN = np.uint32(0x80000000)  # in the counter's first word, the number of a block: other draws have fewer blocks
 _CHUNK = 2**17  # numbers that are made at once: they fit the processor's cache
 
+_KEPT = 2**20  # numbers at ends of octaves that are kept, else they are made again
+
 Reals = NDArray[np.float64]
 
 
@@ -62,29 +64,38 @@ class BrownianPaths:
         """W at some times of some of the trajectories. Times in order share most of their work."""
         which, times = rows.numpy(), t.to(torch.float64).numpy()
         out = np.empty((*times.shape, self.size))
-        chunk = max(1, _CHUNK // max(1, len(which) * self.size * (DEPTH + 1)))
-        for begin in range(0, times.shape[1], chunk):
-            out[:, begin : begin + chunk] = self._values(which, times[:, begin : begin + chunk])
+        budget = _CHUNK // (DEPTH + 1)
+        numbers = min(self.size, budget & ~3)  # blocks have 4 numbers
+        for first in range(0, self.size, numbers):
+            part = range(first, min(first + numbers, self.size))
+            some = max(1, budget // len(part))
+            for start in range(0, len(which), some):
+                here = slice(start, start + some)
+                chunk = max(1, budget // (len(which[here]) * len(part)))
+                for begin in range(0, times.shape[1], chunk):
+                    now = slice(begin, begin + chunk)
+                    out[here, now, first : part.stop] = self._values(which[here], times[here, now], part)
         return torch.from_numpy(out)
 
     def increments(self, rows: Int64[Tensor, " m"], t: Float64[Tensor, "m s"]) -> Float64[Tensor, "m s-1 size"]:
         """W(t[:, k + 1]) - W(t[:, k])."""
         return self.at(rows, t).diff(dim=1)
 
-    def _values(self, rows: NDArray[np.int64], t: Reals) -> Reals:
+    def _values(self, rows: NDArray[np.int64], t: Reals, part: range) -> Reals:
+        """W [m, s, len(part)] of these of its numbers."""
         leaf = self._leaf[rows][:, None]
         distance = np.abs(t)
         octave = _exponent(distance)
         inner = octave < leaf  # nearer to 0 than a leaf is long: the leaf beside 0
         side = np.where(t < 0, -1.0, 1.0)
-        low, high = self._octave(rows, side, np.where(inner, 0, octave - leaf + 1))
+        low, high = self._octave(rows, side, np.where(inner, 0, octave - leaf + 1), part)
 
         levels = int((octave - leaf).max(initial=0)) + 1
         widths = leaf[..., None] + np.arange(levels - 1, -1, -1)  # exponents [m, 1, levels], the leaf's last
         cells = np.floor(np.ldexp(distance[..., None], -widths))
         middles = side[..., None] * np.ldexp(cells + 0.5, widths)
         used = (widths <= octave[..., None]) | (np.arange(levels) == levels - 1)
-        numbers, where = self._normals(rows, middles, used)
+        numbers, where = self._normals(rows, middles, used, part)
         for level in range(levels - 1):
             width, inside = widths[..., level], used[..., level, None]
             middle = (low + high) / 2 + np.sqrt(np.ldexp(1.0, width - 2))[..., None] * numbers[where[..., level]]
@@ -95,7 +106,7 @@ class BrownianPaths:
         return low + share[..., None] * (high - low) + spread[..., None] * numbers[where[..., -1]]
 
     def _normals(
-        self, rows: NDArray[np.int64], middles: Reals, used: NDArray[np.bool_]
+        self, rows: NDArray[np.int64], middles: Reals, used: NDArray[np.bool_], part: range
     ) -> tuple[Reals, NDArray[np.int64]]:
         """Normal numbers [k, size], each made once, and which of them belongs to each place of `middles` [m, s, l]."""
         new = used.copy()
@@ -103,44 +114,50 @@ class BrownianPaths:
         by_level = np.ascontiguousarray(new.transpose(0, 2, 1))  # so that a place has the last number made before it
         where = np.maximum(np.cumsum(by_level.ravel()) - 1, 0).reshape(by_level.shape).transpose(0, 2, 1)
         row, level, step = by_level.nonzero()
-        return self._drawn(rows[row], middles[row, step, level]), where
+        return self._drawn(rows[row], middles[row, step, level], part), where
 
-    def _drawn(self, rows: NDArray[np.int64], keys: Reals) -> Reals:
-        """Standard normal [k, size] of the times `keys` [k] of trajectories `rows` [k]."""
+    def _drawn(self, rows: NDArray[np.int64], keys: Reals, part: range) -> Reals:
+        """Standard normal [k, len(part)] of the times `keys` [k] of trajectories `rows` [k]."""
         bits = np.ascontiguousarray(keys).view(np.uint64)
-        blocks = -(-self.size // 4)
-        counter = np.empty((4, len(keys), blocks), np.uint32)
-        counter[0] = np.arange(blocks, dtype=np.uint32) | _BROWNIAN
+        blocks = np.arange(part.start // 4, -(-part.stop // 4), dtype=np.uint32)
+        counter = np.empty((4, len(keys), len(blocks)), np.uint32)
+        counter[0] = blocks | _BROWNIAN
         counter[1] = (bits >> np.uint64(32)).astype(np.uint32)[:, None]
         counter[2] = (bits & np.uint64(MASK)).astype(np.uint32)[:, None]
         counter[3] = self._indices[rows][:, None]
         words = np.moveaxis(philox(counter, self.seed), 0, -1).astype(np.float64, order="C")
-        return normals(torch.from_numpy(words))[:, : self.size].numpy()
+        return normals(torch.from_numpy(words))[:, : len(part)].numpy()
 
-    def _octave(self, rows: NDArray[np.int64], side: Reals, number: NDArray[np.int64]) -> tuple[Reals, Reals]:
+    def _octave(
+        self, rows: NDArray[np.int64], side: Reals, number: NDArray[np.int64], part: range
+    ) -> tuple[Reals, Reals]:
         """W at the ends of interval `number`: 0 is from 0 to a leaf's length, k from 2^(k - 1) to 2^k lengths."""
-        low = np.empty((*number.shape, self.size))
+        low = np.empty((*number.shape, len(part)))
         high = np.empty_like(low)
         for sign in (1.0, -1.0):
             here, step = (side == sign).nonzero()
             if len(here):
-                ends = self._ends_of(sign)
-                low[here, step] = ends[rows[here], number[here, step]]
-                high[here, step] = ends[rows[here], number[here, step] + 1]
+                ends = self._ends_of(sign, rows, part)
+                low[here, step] = ends[here, number[here, step]]
+                high[here, step] = ends[here, number[here, step] + 1]
         return low, high
 
-    def _ends_of(self, sign: float) -> Reals:
-        """W at 0 and at 2^k leaves' lengths on one side of 0, [n, octaves + 1, size]."""
+    def _ends_of(self, sign: float, rows: NDArray[np.int64], part: range) -> Reals:
+        """W at 0 and at 2^k leaves' lengths on one side of 0, [m, octaves + 1, len(part)]."""
+        if len(self._leaf) * (self._octaves + 1) * self.size > _KEPT:
+            return self._made_ends(sign, rows, part)
         if sign not in self._ends:
-            n, octaves = len(self._leaf), self._octaves
-            exponents = self._leaf[:, None] + np.arange(octaves)
-            rows = np.repeat(np.arange(n), octaves)
-            drawn = self._drawn(rows, sign * np.ldexp(1.0, exponents).ravel()).reshape(n, octaves, self.size)
-            lengths = np.ldexp(1.0, np.maximum(exponents - 1, self._leaf[:, None]))
-            ends = np.zeros((n, octaves + 1, self.size))
-            np.cumsum(np.sqrt(lengths)[..., None] * drawn, axis=1, out=ends[:, 1:])
-            self._ends[sign] = ends
-        return self._ends[sign]
+            self._ends[sign] = self._made_ends(sign, np.arange(len(self._leaf)), range(self.size))
+        return self._ends[sign][rows, :, part.start : part.stop]
+
+    def _made_ends(self, sign: float, rows: NDArray[np.int64], part: range) -> Reals:
+        exponents = self._leaf[rows, None] + np.arange(self._octaves)
+        keys, which = sign * np.ldexp(1.0, exponents), np.repeat(rows, self._octaves)
+        drawn = self._drawn(which, keys.ravel(), part).reshape(len(rows), self._octaves, len(part))
+        lengths = np.ldexp(1.0, np.maximum(exponents - 1, self._leaf[rows, None]))
+        ends = np.zeros((len(rows), self._octaves + 1, len(part)))
+        np.cumsum(np.sqrt(lengths)[..., None] * drawn, axis=1, out=ends[:, 1:])
+        return ends
 
 
 def _exponent(x: Reals) -> NDArray[np.int64]:

@@ -26,17 +26,24 @@ class Control:
     """The observations of n trajectories, made by `control`; nothing is missing any more.
 
     Attributes:
-        times: [n, L], rising; rows with fewer observations repeat their last.
-        values: [n, L, channels].
-        counts: observations of each row [n].
-        observed: the values as they were last observed [n, L, channels]: missing ones are those before them.
+        n: trajectories. There are r rows: n, or 1 for all of them.
+        times: [r, L], rising; rows with fewer observations repeat their last.
+        values: [r, L, channels].
+        counts: observations of each row [r].
+        observed: the values as they were last observed [r, L, channels]: missing ones are those before them.
     """
+
+    n: int
 
     times: Floats
     values: Floats
     observed: Floats
     counts: NDArray[np.int64]
     interpolation: Interpolation
+
+    def rows(self, index: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where trajectories are in the tables."""
+        return index if len(self.times) > 1 else np.zeros_like(index)
 
     def covers(self, low: Tensor, high: Tensor) -> None:
         """Raise `PlanError` unless each row has observations from `low` [n] or before to `high` or after."""
@@ -47,14 +54,14 @@ class Control:
             row = int(np.flatnonzero(short)[0])
             raise PlanError(
                 f"control: expected observations for all of t_eval, from {float(low[row]):g} to {float(high[row]):g}, "
-                f"got them from {first[row]:g} to {last[row]:g} in row {row}"
+                f"got them from {first[row % len(first)]:g} to {last[row % len(first)]:g} in row {row}"
             )
 
     def held(self, index: Int64[Tensor, " m"], t: Float64[Tensor, " m"]) -> Float64[Tensor, "m channels"]:
         """The last values observed at times t or before."""
-        rows = index.numpy()
+        rows = self.rows(index.numpy())
         span = self.times[rows, -1] - self.times[rows, 0]
-        last = place(self.times[rows], self.counts[rows], t.numpy() + _SLACK * span)
+        last = place(self.times, self.counts, rows, t.numpy() + _SLACK * span)
         return torch.from_numpy(self.observed[rows, last])
 
 
@@ -80,8 +87,9 @@ def control(times: Tensor, values: Tensor, interpolation: str = "hermite", *, n:
     for name, given in (("control_t", times), ("control", values)):
         if len(given) not in (1, rows):
             raise PlanError(f"{name}: expected {rows} rows or 1, got {len(given)}")
-    t = times.to(torch.float64).expand(rows, -1).numpy().copy()
-    x = values.to(torch.float64).expand(rows, -1, -1).numpy().copy()
+    kept = max(len(times), len(values))  # all the same: once
+    t = times.to(torch.float64).expand(kept, -1).numpy().copy()
+    x = values.to(torch.float64).expand(kept, -1, -1).numpy().copy()
     there = ~np.isnan(t)
     counts = there.sum(axis=1)
     gaps = there != (np.arange(t.shape[1]) < counts[:, None])
@@ -94,9 +102,9 @@ def control(times: Tensor, values: Tensor, interpolation: str = "hermite", *, n:
     if turned.any():
         raise PlanError(f"control_t: expected rising times, got others in row {int(np.flatnonzero(turned)[0])}")
     x[~there] = np.nan
-    t = np.where(there, t, t[np.arange(rows), counts - 1][:, None])
+    t = np.where(there, t, t[np.arange(kept), counts - 1][:, None])
     observed = _forward(x)
-    return Control(t, _between(t, x) if chosen == "hermite" else observed, observed, counts, chosen)
+    return Control(rows, t, _between(t, x) if chosen == "hermite" else observed, observed, counts, chosen)
 
 
 def _seen(x: Floats) -> NDArray[np.int64]:
@@ -126,10 +134,9 @@ def _between(t: Floats, x: Floats) -> Floats:
     return np.where(inside, first + part * (last - first), _forward(x))
 
 
-def place(knots: Floats, counts: NDArray[np.int64], t: Floats) -> NDArray[np.int64]:
-    """The last of each row's first `counts` knots [m, L] that is at t [m] or before; 0 before the first."""
-    low, high = np.zeros(len(t), np.int64), counts.copy()
-    rows = np.arange(len(t))
+def place(knots: Floats, counts: NDArray[np.int64], rows: NDArray[np.int64], t: Floats) -> NDArray[np.int64]:
+    """The last of the first `counts` knots [r, L] of each of `rows` [m] that is at t [m] or before; 0 before them."""
+    low, high = np.zeros(len(t), np.int64), counts[rows]
     for _ in range(int(knots.shape[1]).bit_length()):
         middle = (low + high) // 2
         below = knots[rows, np.minimum(middle, knots.shape[1] - 1)] <= t

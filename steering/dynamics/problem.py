@@ -186,8 +186,8 @@ def pose(
             f"got {n} of {size} x {size}"
         )
     times = _times(torch.as_tensor(t_eval, dtype=torch.float64), n)
-    if control is not None and len(control.times) != n:
-        raise PlanError(f"control: expected {n} rows, got {len(control.times)}")
+    if control is not None and control.n != n:
+        raise PlanError(f"control: expected {n} rows, got {control.n}")
     fine, rough = _each("rtol", rtol, n, 0.0, 1.0), _each("atol", atol, n, 0.0, math.inf)
     if solver.adaptive and bool((fine + rough == 0).any()):
         raise PlanError("rtol, atol: expected one of them above 0, got 0 for both")

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from steering.dynamics import brownian
 from steering.dynamics.brownian import BrownianPaths
 from steering.errors import PlanError
 
@@ -75,3 +76,11 @@ def test_neighbours_and_seeds_have_paths_of_their_own() -> None:
 def test_times_too_far_away() -> None:
     with pytest.raises(PlanError, match="at most 2\\^1000"):
         paths(1, 1, 0, 1e305)
+
+
+def test_many_numbers_are_made_in_parts_that_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = torch.linspace(-0.5, 1, 7, dtype=torch.float64).expand(3, -1)
+    whole = paths(3, 21, -1, 1).at(torch.arange(3), times)
+    monkeypatch.setattr(brownian, "_CHUNK", 19 * 8)
+    monkeypatch.setattr(brownian, "_KEPT", 0)
+    assert torch.equal(paths(3, 21, -1, 1).at(torch.arange(3), times), whole)

@@ -232,3 +232,14 @@ def test_controls_that_do_not_fit(path: Control | None, times: list[float], mess
         solve(identity, X[:, 0], times, kind="cde", control=path)
     with pytest.raises(PlanError, match="unknown interpolation"):
         control(T, X, "linear")
+
+
+def test_one_path_for_all_rows_is_kept_once() -> None:
+    y0 = doubles([1.0, 0.0]).expand(3, 2)
+    for interpolation in ("hermite", "rectilinear"):
+        shared = control(T, X, interpolation, n=3)
+        assert shared.values.shape[0] == 1
+        times = doubles([0.0, 1.0], [0.0, 2.0], [0.5, 0.9])
+        y = solve(rotation, y0, times, solver="rk4", dt=0.1, kind="cde", control=shared).y
+        each = control(T.expand(3, -1), X.expand(3, -1, -1), interpolation)
+        assert torch.equal(y, solve(rotation, y0, times, solver="rk4", dt=0.1, kind="cde", control=each).y)
