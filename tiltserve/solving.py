@@ -211,7 +211,9 @@ def _request(memory: Memory, patience: Patience, posed: Posed) -> Operation[tupl
     """The request, with a seed: what is sent again must have the same one."""
     if posed.keywords.get("reward") == CLIENT:
         raise InvalidArgument("reward: expected one that the server scores, got the client's own")
-    inputs: dict[str, Array] = {"t_eval": tensors.cast("t_eval", posed.t_eval, "FP64")}
+    inputs: dict[str, Array] = {}
+    if posed.t_eval is not None:
+        inputs["t_eval"] = tensors.cast("t_eval", posed.t_eval, "FP64")
     parameters: dict[str, Parameter] = {}
     given = {name: each for name, each in posed.keywords.items() if each is not None}
     if posed.y0 is not None:
@@ -243,7 +245,7 @@ def _request(memory: Memory, patience: Patience, posed: Posed) -> Operation[tupl
     parameters |= {name: tensors.scalar(name, each) for name, each in posed.parameters.items()}
     parameters.setdefault("seed", operations.fresh_seed())
     request = Request(posed.model, posed.version, posed.id, parameters, inputs, posed.outputs, unknown)
-    return request, inputs["t_eval"]
+    return request, inputs.get("t_eval", np.zeros(1))  # fixed points need no time
 
 
 def _events(events: Any) -> str:

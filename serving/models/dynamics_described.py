@@ -14,6 +14,8 @@ from serving.wire.tensors import TensorSpec, datatype
 
 DECODED = "decoded"
 """What states decode to."""
+RESIDUAL = "residual"
+"""How far from fixed a state is."""
 
 
 def dynamics_state(model: Dynamics) -> ModelState:
@@ -44,7 +46,7 @@ def takes(model: Dynamics) -> tuple[TensorSpec, ...]:
     kind = datatype(model.dtype)
     specs = [
         TensorSpec(Y0, kind, (-1, *model.state), optional=model.encoder is not None),
-        TensorSpec(TIMES, "FP64", (-1,)),
+        TensorSpec(TIMES, "FP64", (-1,), optional=model.spec.kind == "fixed_point"),
     ]
     if model.encoder is not None:
         specs += [
@@ -106,8 +108,15 @@ def exponents(model: Dynamics) -> tuple[TensorSpec, ...]:
     return TensorSpec("ftle", "FP64", (-1, -1)), TensorSpec("exponents", "FP64", (-1, -1, math.prod(model.state)))
 
 
+def residual(model: Dynamics) -> tuple[TensorSpec, ...]:
+    """What is left of a fixed-point iteration."""
+    return (TensorSpec(RESIDUAL, "FP64", (-1,)),)
+
+
 Specs = Callable[[Dynamics], Sequence[TensorSpec]]
 TAKES: Mapping[str, Sequence[Specs]] = {"cde": (control,), "map": (control,)}
 """Inputs of requests for some kinds of dynamics, which their pieces (`serving/requests/dynamics/`) read."""
-GIVES: Mapping[str, Sequence[Specs]] = {"ode": (events, exponents), "cde": (events,)}
+GIVES: Mapping[str, Sequence[Specs]] = {
+    "ode": (events, exponents), "cde": (events,), "fixed_point": (residual,),
+}  # fmt: skip
 """Outputs of some kinds of dynamics, which their pieces make."""

@@ -11,11 +11,14 @@ from tritonclient.grpc import service_pb2 as pb
 from serving.wire import contents, errors, texts
 from serving.wire.fields import tagged
 from serving.wire.received import Received, Sent
+from serving.wire.solving import CONTROL, CONTROL_TIMES, TIMES
 from serving.wire.tensors import BFLOAT16, DATATYPES, TEXTS, Array, Parameter, TensorSpec, datatype, viewed
 
 PLATFORM = "tiltserve"
 """What every model is run by, as clients are told."""
 _RAW_OUTPUTS = pb.ModelInferResponse.RAW_OUTPUT_CONTENTS_FIELD_NUMBER
+MISSABLE = (CONTROL, CONTROL_TIMES)
+"""Inputs of requests for trajectories in which NaN says that something is missing."""
 OF_HTTP = ("binary_data_size", "binary_data")
 """Parameters of tensors that mean nothing in gRPC; KServe's own client sends them."""
 _ALIGNED = 16
@@ -28,7 +31,8 @@ _A_BYTE_OF_CONTENTS = 32
 
 @dataclass(frozen=True)
 class InferRequest:
-    """A decoded ModelInferRequest. Arrays are read-only views of the message's bytes; floats are finite."""
+    """A decoded ModelInferRequest. Arrays are read-only views of the message's bytes; floats are finite, except that
+    observations beside times (`MISSABLE`) may have NaN where one is missing."""
 
     model: str
     version: str = ""
@@ -48,7 +52,8 @@ def decode_request(request: Received) -> InferRequest:
     for sent in request.inputs:
         if sent.name in inputs:
             raise errors.invalid(f"input {sent.name!r}: expected once, got it twice")
-        inputs[sent.name] = _decode_tensor(sent, budget)
+        missable = sent.name in MISSABLE and any(each.name == TIMES for each in request.inputs)
+        inputs[sent.name] = _decode_tensor(sent, budget, missable)
     for name, extras in request.extras.items():
         _check_extras(f"output {name!r}", extras)
     return InferRequest(
@@ -158,7 +163,7 @@ def model_metadata(
     )
 
 
-def _decode_tensor(sent: Sent, budget: contents.Budget) -> Array:
+def _decode_tensor(sent: Sent, budget: contents.Budget, missable: bool) -> Array:
     where = f"input {sent.name!r}"
     _check_extras(where, sent.extras)
     if sent.datatype not in DATATYPES:
@@ -166,7 +171,8 @@ def _decode_tensor(sent: Sent, budget: contents.Budget) -> Array:
     if any(length < 0 for length in sent.shape):
         raise errors.invalid(f"{where}: expected a shape without negative lengths, got {list(sent.shape)}")
     flat = _from_contents(sent, budget) if sent.raw is None else _from_raw(sent, sent.raw)
-    if (flat.dtype.kind == "f" or flat.dtype == BFLOAT16) and not np.isfinite(flat).all():
+    floats = not missable and (flat.dtype.kind == "f" or flat.dtype == BFLOAT16)
+    if floats and not np.isfinite(flat).all():
         raise errors.invalid(f"{where}: expected finite numbers, got NaN or infinity")
     try:
         whole = flat.reshape(sent.shape)

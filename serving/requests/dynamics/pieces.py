@@ -3,10 +3,17 @@
 from collections.abc import Mapping, Sequence
 
 from protos.dynamics import KINDS
-from serving.requests.dynamics import events, sensitivity
+from serving.requests.dynamics import conserve, control, events, noise, residual, sensitivity
 from serving.requests.dynamics.piece import Piece
 
-PIECES: Sequence[Piece] = (events.PIECE, sensitivity.PIECE)
+PIECES: Sequence[Piece] = (
+    events.PIECE,
+    sensitivity.PIECE,
+    noise.PIECE,
+    control.PIECE,
+    conserve.PIECE,
+    residual.PIECE,
+)
 DEFAULT_SOLVERS: Mapping[str, str] = {
     "ode": "tsit5", "sde": "euler_maruyama", "cde": "tsit5", "map": "map", "fixed_point": "anderson",
 }  # fmt: skip

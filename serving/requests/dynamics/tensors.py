@@ -56,7 +56,7 @@ def tensors_of(request: InferRequest, model: Dynamics, parameters: Solving, othe
             raise errors.invalid(unknown("input", name, names))
         if value.dtype == TEXTS:
             raise errors.invalid(f"input {name!r}: expected numbers, got {came(value)}")
-    times = _times(inputs)
+    times = _times(inputs, optional=model.spec.kind == "fixed_point")
     y0, encoded = None, None
     if model.encoder is not None and Y0 not in inputs:
         encoded, rows = _encoded(model.encoder, inputs)
@@ -116,10 +116,12 @@ def _encoded(encoder: Side, inputs: Mapping[str, Array]) -> tuple[dict[str, Arra
     return given, max(sizes.values(), default=1)
 
 
-def _times(inputs: Mapping[str, Array]) -> Array:
-    """Times [T] or [n, T] in float64; the solver checks their order."""
+def _times(inputs: Mapping[str, Array], *, optional: bool) -> Array:
+    """Times [T] or [n, T] in float64; the solver checks their order. Optional ones are a single 0."""
     value = inputs.get(TIMES)
     wanted = f"input {TIMES!r}: expected FP64 or FP32 [T] or [n, T] with T in 1..{MOST_TIMES}"
+    if value is None and optional:
+        return np.zeros(1)
     if value is None:
         raise errors.invalid(f"{wanted}, got none")
     if value.dtype not in (np.float32, np.float64) or value.ndim not in (1, 2):

@@ -13,6 +13,9 @@ from steering.dynamics.problem import Problem
 from steering.dynamics.solution import Solution, Status
 from steering.errors import NetworkError
 
+NO_ERROR = "residual is the size of f(z) - z; the error of z may be larger by 1 / (1 - L), L the spectral radius"
+"""What every answer must say."""
+
 
 class Method(Protocol):
     """An iteration of n trajectories, made anew for each time."""
@@ -113,4 +116,5 @@ class Search:
     def solution(self) -> Solution:
         """As far as it went; the last state of each is where its residual was measured."""
         self.course.y = self.z
-        return replace(self.course.solution(), residual=torch.from_numpy(self.residual))
+        solution = self.course.solution()
+        return replace(solution, residual=torch.from_numpy(self.residual), warnings=(*solution.warnings, NO_ERROR))
