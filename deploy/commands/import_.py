@@ -36,6 +36,9 @@ def import_(
     free_size: Annotated[
         bool, typer.Option("--free-size", help="Leave height and width open: requests may ask for other ones.")
     ] = False,
+    vjp: Annotated[
+        bool, typer.Option("--vjp", help="Also write vector-Jacobian graphs, for methods that steer by gradients.")
+    ] = False,
     only: Annotated[
         list[str] | None, typer.Option(metavar="PART", help="unet, text, decoder, encoder or tiny; without the card.")
     ] = None,
@@ -71,6 +74,7 @@ def import_(
         calibrate=calibrate,
         replace=replace,
         free_size=free_size,
+        vjp=vjp,
     )
     name = target.resolve().name
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):

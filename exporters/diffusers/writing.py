@@ -63,6 +63,7 @@ class Wishes:
         bank: samples of a bank, 0 for none; `calibrate`: measure the denoiser's error.
         replace: what is already there under the same names.
         free_size: leave height and width of pictures open, so that requests may ask for others.
+        vjp: write vector-Jacobian graphs beside sampler and decoders. Their sizes are fixed: not with free_size.
     """
 
     size: tuple[int, ...] | None = None
@@ -74,6 +75,7 @@ class Wishes:
     calibrate: bool = False
     replace: bool = False
     free_size: bool = False
+    vjp: bool = False
 
 
 class Watcher(Protocol):
@@ -180,6 +182,8 @@ def prepare(source: Source, name: str, wishes: Wishes) -> Import:
     Raises:
         FolderError: what cannot be imported, before anything is exported; one line.
     """
+    if wishes.free_size and wishes.vjp:
+        raise FolderError("--vjp: expected no --free-size beside it, whose graphs have no fixed size, got both")
     plan = Import(source, name, wishes)
     parts = dict(source.parts)
     if source.pipeline is None and next(iter(parts.values())).kind not in CLASSES:
@@ -343,6 +347,7 @@ def _sampler_job(
             outputs=[card.output],
             version=VERSION,
             sizes=_rows(network.module),
+            gradients=plan.wishes.vjp,
             others=[_network_of(part, replace(asked, size=size)).examples for size in _others(multiple)],
         )
         _learn(folder, card, plan.wishes)
@@ -428,7 +433,7 @@ def _decoder_job(plan: Import, part: str, vae: Autoencoder, size: tuple[int, int
     def run(folder: Path) -> Parity:
         module, example = vae.decoder(network := vae.part.load(plan.wishes.allow_pickle), size)
         others = [vae.decoder(network, other)[1] for other in _others(multiple)]
-        return _plain(module, folder, example, ["decoded"], others=others)
+        return _plain(module, folder, example, ["decoded"], others=others, gradients=plan.wishes.vjp)
 
     pixels = "x".join(str(vae.pixels * side) for side in size)
     return Job(f"{plan.name}.{part}", part, f"{vae.part.kind}, pictures {pixels}", (vae.part,), run)
@@ -455,9 +460,10 @@ def _plain(
     outputs: Sequence[str],
     probe: parity.Probe | None = None,
     others: Sequence[Mapping[str, Tensor]] = (),
+    gradients: bool = False,
 ) -> Parity:
-    """A plain network, with a card only where rows may have other shapes: it says which are the usual ones."""
-    card = None
+    """A plain network, with a card only where it says something: the usual shapes of rows, that there are gradients."""
+    card = _card(name=folder.name) if gradients else None
     if others:
         with torch.no_grad():
             made = module.eval()(*examples.values())
@@ -465,7 +471,7 @@ def _plain(
         card = _card(name=folder.name, rows=rows)
     return export_model(
         module, folder, card, examples=examples, outputs=outputs, version=VERSION, probe=probe, sizes=_rows(module),
-        others=others,
+        gradients=gradients, others=others,
     )  # fmt: skip
 
 
