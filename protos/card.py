@@ -341,6 +341,7 @@ class Card(Strict):
     dynamic_threshold: instead of `clip`.
     sample: how a plain network takes a sample when it is used as a reward.
     score_output: which output is the reward.
+    prompt: of a reward that takes a text as tokens: which of its inputs is which input of a pipeline's text network.
     defaults: of a sampler or a pipeline; a pipeline's are asked first.
     vjp: None where the network has no vector-Jacobian graph.
     rows: of a plain network, the usual shapes of rows of those inputs and outputs whose lengths are free in its graph,
@@ -368,6 +369,7 @@ class Card(Strict):
     dynamic_threshold: DynamicThreshold | None = None
     sample: Sample | None = None
     score_output: str | None = None
+    prompt: dict[str, str] | None = None
     pipeline: Pipeline | None = None
     dynamics: Dynamics | None = None
     defaults: Defaults | None = None
@@ -476,7 +478,7 @@ class Card(Strict):
                 raise ValueError("prediction: expected one of eps, x0, v, velocity, score beside a path, got none")
             if not self.event_shape:
                 raise ValueError("event_shape: expected the shape of one sample beside a path, got none")
-            for key in ("arguments", "sample", "score_output", "rows"):
+            for key in ("arguments", "sample", "score_output", "prompt", "rows"):
                 if getattr(self, key):
                     raise ValueError(f"{key}: expected none beside a path, got some")
             if self.clip is not None and self.dynamic_threshold is not None:

@@ -29,7 +29,7 @@ log = logging.getLogger("exporters.emoji")
 Net = TypeVar("Net", bound=nn.Module)
 
 NAME = "emoji"
-MATCHER = Card(name="matcher", score_output="reward")
+MATCHER = Card(name="matcher", score_output="reward", prompt={"text": "input_ids"})
 DEFAULTS = Defaults(solver="dpmpp_2m", steps=12, guidance=3.0)
 STEPS = 5000
 READER_STEPS = 800

@@ -199,6 +199,7 @@ def check_names(file: object, card: Card, inputs: Sequence[GraphTensor], outputs
     """LoadError where a plain network's card names an input or output that its graph lacks."""
     takes, gives = ({each.name for each in side} for side in (inputs, outputs))
     wanted = [("arguments", name, takes, "inputs") for name in sorted(card.arguments)]
+    wanted += [("prompt", name, takes, "inputs") for name in sorted(card.prompt or {})]
     if card.sample is not None and card.sample.input is not None:
         wanted.append(("sample.input", card.sample.input, takes, "an input"))
     if card.score_output is not None:

@@ -88,7 +88,7 @@ def pipeline_state(model: Pipeline, sampler: ModelState) -> ModelState:
     if model.card.resolution is not None:
         size, latents = [-1, -1], [event[0], -1, -1]
         taken = [replace(each, shape=_free(each.shape, event)) for each in taken]
-    if model.encoder is not None:
+    if model.encoder is not None or model.decoder is None:
         inputs.append(TensorSpec(IMAGE, "UINT8", (-1, *size, CHANNELS), optional=True))
         inputs.append(TensorSpec(MASK, "UINT8", (-1, *size), optional=True))
     names = {each.name for each in inputs}

@@ -38,6 +38,7 @@ class PlainModel:
     Attributes:
         ranges: allowed values of some inputs, by name.
         sample: how it takes a sample as a reward, None for as it is. score_output: the output that is the reward.
+        prompt: which of its inputs take tokens of a text, by the pipeline's names for them, see the card.
         without: numbers that some inputs must not have, by name: they would end the process.
         backward: its vector-Jacobian graph, if it came with one.
     """
@@ -51,6 +52,7 @@ class PlainModel:
     score_output: str | None = None
     without: Mapping[str, Collection[int]] = field(default_factory=dict)
     backward: Backward | None = None
+    prompt: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def networks(self) -> Sequence[Network]:

@@ -95,7 +95,16 @@ def _loaded(
         sample, score = (None, None) if card is None else (card.sample, card.score_output)
         backward = _backward(folder, card, key, network, opener, measure, trials, arguments)
         return PlainModel(
-            folder.name, folder.version, network, digest[:16], arguments, sample, score, without, backward
+            folder.name,
+            folder.version,
+            network,
+            digest[:16],
+            arguments,
+            sample,
+            score,
+            without,
+            backward,
+            {} if card is None else card.prompt or {},
         )
     card = ranged(card, found)
     asked = {**limits, **ranges.asked(card, path)}

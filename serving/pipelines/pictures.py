@@ -43,9 +43,12 @@ def _fed(coder: Coder, x: Tensor) -> Array:
     return x.contiguous().numpy().astype(coder.takes.dtype, copy=False)
 
 
-def encoded(coder: Coder, pictures: Array) -> Made:
-    """The latents z = scale * (encoded - shift) [n, *event] of pictures of 0..255 [n, height, width, 3]."""
+def encoded(coder: Coder | None, pictures: Array) -> Made:
+    """The latents z = scale * (encoded - shift) [n, *event] of pictures of 0..255 [n, height, width, 3]; without an
+    encoder pictures of -1..1."""
     x = torch.from_numpy(pictures.astype(np.float32, copy=False)).permute(0, 3, 1, 2) / 127.5 - 1
+    if coder is None:
+        return x
     z = yield from _through(coder, _fed(coder, x), "network")
     return (z - coder.card.shift) * coder.card.scale
 

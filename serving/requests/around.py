@@ -13,6 +13,7 @@ from serving.engine.task import Step
 from serving.models.described import LIKELIHOODS, PREVIEWED, SAMPLED, STATES, own
 from serving.models.evaluations import as_it_is
 from serving.models.model import Model, Sampler
+from serving.models.tokenizing import Tokenizing
 from serving.requests.tensors import NOTHING, Given
 from serving.rewards import Definition, Reward
 from serving.wire import errors
@@ -54,6 +55,11 @@ class Around:
     def cautions(self) -> tuple[str, ...]:
         """What its answer must say of the networks beside the sampler's."""
         return ()
+
+    @property
+    def tokenizing(self) -> Tokenizing | None:
+        """What makes tokens of a text that a reward is to judge by."""
+        return None
 
     def settled(self, parameters: Parameters) -> Parameters:
         """The parameters that the sampler gets; INVALID_ARGUMENT for those that it does not take."""
@@ -103,7 +109,8 @@ class Around:
     ) -> Reward:
         """The reward that the request names."""
         assert parameters.reward is not None
-        return rewards.bind(parameters.reward, models, self.model.card.event_shape, arguments, inputs, remotes)
+        event = self.model.card.event_shape
+        return rewards.bind(parameters.reward, models, event, arguments, inputs, remotes, self.tokenizing)
 
     def rows(self, parameters: Parameters, reward: Reward | None) -> int:
         """Rows of other networks than the sampler's, in rows of that one, at most."""

@@ -15,6 +15,7 @@ from serving.models.described import LATENTS, PICTURES, PREVIEWED, STATES, defau
 from serving.models.encodings import Encoding, Handle
 from serving.models.model import Model
 from serving.models.pipeline import SIZE_NUMBERS, Pipeline, Reading
+from serving.models.tokenizing import Tokenizing
 from serving.pipelines.pictures import at_once, decoded, encoded, told
 from serving.pipelines.prompts import Prompts, cut, prompts_of
 from serving.pipelines.reading import encodings_of
@@ -79,6 +80,11 @@ class Pictured(Around):
     @property
     def cautions(self) -> tuple[str, ...]:
         return self._pipeline.cautions
+
+    @property
+    def tokenizing(self) -> Tokenizing | None:
+        """Implements `Around.tokenizing`."""
+        return None if self._pipeline.reading is None else self._pipeline.reading.tokenizing
 
     def settled(self, parameters: Parameters) -> Parameters:
         """Implements `Around.settled`."""
@@ -162,7 +168,7 @@ class Pictured(Around):
         decoder = pipeline.preview if judging(parameters, pipeline.units) == PREVIEW else pipeline.decoder
         assert decoder is not None
         try:
-            seen = rewards.bind(parameters.reward, models, decoder.given, arguments, inputs, remotes)
+            seen = rewards.bind(parameters.reward, models, decoder.given, arguments, inputs, remotes, self.tokenizing)
         except errors.RequestError as error:
             try:
                 return super().reward(parameters, models, arguments, inputs, remotes)
@@ -198,8 +204,8 @@ class Pictured(Around):
         """Implements `Around.prepare`: what prompts say, and the latents of the pictures to begin with."""
         if (reading := self._pipeline.reading) is not None and self._texts:
             yield from self._read(reading)
-        begin, encoder = self._beginning, self._pipeline.encoder
-        if begin is None or encoder is None:
+        begin = self._beginning
+        if begin is None:
             return
         if self._start is not None or self._known is not None:
             z = yield from self._encoded(len(begin.pictures), lambda rows: begin.pictures[rows])
@@ -302,7 +308,7 @@ class Pictured(Around):
     def _started(self, parameters: Parameters) -> Beginning | None:
         """The pictures to begin with."""
         pipeline, inputs = self._pipeline, self._asked.inputs
-        if pipeline.encoder is None:
+        if pipeline.encoder is None and pipeline.decoder is not None:
             for name in (IMAGE, MASK):
                 if name in inputs:
                     raise errors.invalid(f"input {name!r}: expected none, {self.name!r} has no encoder, got one")
@@ -315,7 +321,6 @@ class Pictured(Around):
     def _encoded(self, n: int, pictures: Callable[[slice], Array]) -> Generator[Step, list[Array], Tensor]:
         """The latents of n pictures, some of which are there at a time."""
         encoder, parts = self._pipeline.encoder, []
-        assert encoder is not None
         together = at_once(self._pipeline.picture)
         for first in range(0, n, together):
             parts.append((yield from encoded(encoder, pictures(slice(first, min(first + together, n))))))

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from protos.complaint import shorten
 from serving.backends import Array
 from serving.models.model import RAW, Model, PlainModel
+from serving.models.tokenizing import Tokenizing
 from serving.rewards import expressions
 from serving.rewards.built_in import BuiltInDefinition
 from serving.rewards.compound import Compound
@@ -27,6 +28,7 @@ def bind(
     parameters: Mapping[str, Parameter],
     inputs: Mapping[str, Array],
     remotes: Mapping[str, Definition] | None = None,
+    tokenizing: Tokenizing | None = None,
 ) -> Reward:
     """The reward a request names, with its `reward_<argument>` parameters (numbers) and inputs (tensors).
 
@@ -35,6 +37,7 @@ def bind(
             `reward_<argument>` to the only term that takes it, `reward_<term>_<argument>` to the term of that name, and
             `reward_<name>` to an argument written as `argument=name` inside a call.
         remotes: rewards that are scored elsewhere, by name.
+        tokenizing: makes tokens of a text, for rewards whose card has a `prompt`; None where nothing does.
 
     Raises:
         RequestError: INVALID_ARGUMENT for an unknown reward, a missing, unknown or ill-shaped argument.
@@ -43,7 +46,7 @@ def bind(
         raise errors.invalid(f"{min(twice)}: expected a parameter or an input, got both")
     given: dict[str, Given] = {key.removeprefix(PREFIX): value for key, value in parameters.items()}
     given |= {key.removeprefix(PREFIX): value for key, value in inputs.items()}
-    known = catalogue(models, event, remotes or {})
+    known = catalogue(models, event, remotes or {}, tokenizing)
     if text in known:
         return known[text].bind(given)
     if text in models:
@@ -72,11 +75,14 @@ def _unknown(
 
 
 def catalogue(
-    models: Mapping[str, Model], event: tuple[int, ...], remotes: Mapping[str, Definition]
+    models: Mapping[str, Model],
+    event: tuple[int, ...],
+    remotes: Mapping[str, Definition],
+    tokenizing: Tokenizing | None = None,
 ) -> dict[str, Definition]:
     """Every reward for samples of this shape, by name."""
     density = LogDensityDefinition.of(models, event)
-    networks = {name: NetworkDefinition.of(model, event) for name, model in models.items()}
+    networks = {name: NetworkDefinition.of(model, event, tokenizing) for name, model in models.items()}
     return (
         dict(remotes)
         | {name: network for name, network in networks.items() if network is not None}

@@ -13,9 +13,12 @@ from serving.engine.task import Evaluation
 from serving.models.backward import number
 from serving.models.dynamics import Dynamics
 from serving.models.model import RAW, Model, PlainModel
+from serving.models.tokenizing import Tokenizing
+from serving.pipelines.prompts import prompts_of
 from serving.rewards.reward import PREFIX, Scoring, beside, came, check_names
 from serving.rewards.taking import AS_IT_IS, Taking
 from serving.wire import errors
+from serving.wire.parameters import PROMPT
 from serving.wire.tensors import Given, named
 
 
@@ -91,6 +94,7 @@ class NetworkDefinition:
         taking: how it takes it.
         score: the output that is the reward: the card's `score_output`, `reward`, or the first number.
         arguments: the other inputs.
+        tokenizing: makes tokens of a text, which some arguments may be given as; None where nothing does.
     """
 
     model: PlainModel
@@ -98,16 +102,18 @@ class NetworkDefinition:
     taking: Taking
     score: GraphTensor
     arguments: Sequence[GraphTensor]
+    tokenizing: Tokenizing | None = None
 
     @classmethod
-    def of(cls, model: Model, event: tuple[int, ...]) -> Self | None:
+    def of(cls, model: Model, event: tuple[int, ...], tokenizing: Tokenizing | None = None) -> Self | None:
         """The model as a scorer of samples of this shape; None if it cannot score them, see `misfit`."""
         if misfit(model, event):
             return None
         assert isinstance(model, PlainModel)
         sample, score = _takers(model, event)[0], _scores(model)[0]
         arguments = [each for each in model.network.backend.inputs if each.name != sample.name]
-        return cls(model, sample, _taking(model, sample), score, arguments)
+        reads = model.prompt and PROMPT not in {each.name for each in arguments}
+        return cls(model, sample, _taking(model, sample), score, arguments, tokenizing if reads else None)
 
     @property
     def name(self) -> str:
@@ -115,17 +121,46 @@ class NetworkDefinition:
 
     def takes(self, given: Mapping[str, Given]) -> Sequence[str]:
         """Implements `Definition.takes`."""
-        return [each.name for each in self.arguments]
+        return [*(each.name for each in self.arguments), *([] if self.tokenizing is None else [PROMPT])]
 
     def bind(self, given: Mapping[str, Given]) -> NetworkReward:
         """Implements `Definition.bind`."""
-        names = self.takes(given)
-        check_names(self.name, given, names, names)
+        if self.tokenizing is not None and PROMPT in given:
+            given = self._read(self.tokenizing, given)
+        names = [each.name for each in self.arguments]
+        check_names(self.name, given, names, self.takes(given))
         bound = {each.name: tensor_argument(self.name, each, given[each.name]) for each in self.arguments}
         for name, value in bound.items():
             if why := self.model.out_of_range(name, value):
                 raise errors.invalid(f"{PREFIX}{name} of reward {self.name!r}: {why}")
         return NetworkReward(self.model, self.sample.name, self.taking, self.score.name, bound)
+
+    def _read(self, tokenizing: Tokenizing, given: Mapping[str, Given]) -> dict[str, Given]:
+        """The arguments with the tokens of a text in its place."""
+        name, others = PREFIX + PROMPT, {key: value for key, value in given.items() if key != PROMPT}
+        prompt = given[PROMPT]
+        if not isinstance(prompt, str) or not _is_unicode(prompt):
+            raise errors.invalid(f"{name}: expected a text in UTF-8, got {came(prompt)}")
+        prompts = prompts_of(name, {}, {name: prompt}, 1)
+        assert prompts is not None
+        tokens = tokenizing(prompts.texts[0])
+        if tokens.cut:
+            raise errors.invalid(f"{name}: expected a shorter text, got {tokens.cut} tokens too many")
+        for argument, source in self.model.prompt.items():
+            if argument in others:
+                raise errors.invalid(f"{name}: expected no {PREFIX}{argument} beside it, got one")
+            if source not in tokens.rows:
+                there = ", ".join(tokens.rows)
+                raise errors.invalid(
+                    f"{name}: reward {self.name!r} takes the tokens {source!r}, this pipeline's tokenizers give {there}"
+                )
+            others[argument] = tokens.rows[source]
+        return others
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether it has no halves of characters, which expressions may hold."""
+    return not any("\ud800" <= each <= "\udfff" for each in text)
 
 
 def misfit(model: Model, event: tuple[int, ...]) -> str:
