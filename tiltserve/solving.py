@@ -25,7 +25,15 @@ PARAMETERS = frozenset(
     }
 )  # fmt: skip
 """Parameters of a request for trajectories. Options of solvers are sent as parameters too."""
-INPUTS = {"t_eval": "FP64", "rtol": "FP64", "atol": "FP64", "dt0": "FP64", "dt": "FP64", "control_t": "FP64"}
+INPUTS = {
+    "t_eval": "FP64",
+    "rtol": "FP64",
+    "atol": "FP64",
+    "dt0": "FP64",
+    "dt": "FP64",
+    "control_t": "FP64",
+    "linear": "FP64",
+}
 """Inputs of every model of dynamics, and their datatypes."""
 
 

@@ -9,7 +9,7 @@ from serving.fleet.directory import ModelState
 from serving.models.described import device_of, software_of
 from serving.models.dynamics import Dynamics
 from serving.wire.rows import Solves
-from serving.wire.solving import CONTROL, CONTROL_TIMES, EACH, TIMES, Y0
+from serving.wire.solving import CONTROL, CONTROL_TIMES, EACH, LINEAR, TIMES, Y0
 from serving.wire.tensors import TensorSpec, datatype
 
 DECODED = "decoded"
@@ -113,8 +113,16 @@ def residual(model: Dynamics) -> tuple[TensorSpec, ...]:
     return (TensorSpec(RESIDUAL, "FP64", (-1,)),)
 
 
+def linear(model: Dynamics) -> tuple[TensorSpec, ...]:
+    """A matrix of the flattened state, of solvers that take one."""
+    size = math.prod(model.state)
+    return (TensorSpec(LINEAR, "FP64", (size, size), optional=True),) if size <= MOST_LINEAR else ()
+
+
+MOST_LINEAR = 2048
+"""Numbers of a state whose matrix fits into a message."""
 Specs = Callable[[Dynamics], Sequence[TensorSpec]]
-TAKES: Mapping[str, Sequence[Specs]] = {"cde": (control,), "map": (control,)}
+TAKES: Mapping[str, Sequence[Specs]] = {"ode": (linear,), "cde": (control,), "map": (control,)}
 """Inputs of requests for some kinds of dynamics, which their pieces (`serving/requests/dynamics/`) read."""
 GIVES: Mapping[str, Sequence[Specs]] = {
     "ode": (events, exponents), "cde": (events,), "fixed_point": (residual,),

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from serving.wire.parameters import LONGEST_REWARD, Single
 
-Y0, TIMES, CONTROL, CONTROL_TIMES = "y0", "t_eval", "control", "control_t"
+Y0, TIMES, CONTROL, CONTROL_TIMES, LINEAR = "y0", "t_eval", "control", "control_t", "linear"
 """Inputs of a request for trajectories."""
 STREAM, CHUNK = "stream", "chunk"
 """The parameter that asks for states as they become final, and the one of a response that numbers such states."""

@@ -46,8 +46,8 @@ class Method(Protocol):
 
     controller: Controller
 
-    def begin(self, active: Index) -> Generator[Ask, Reply, Floats]:
-        """The slopes at the first states [m, d]."""
+    def rate(self, index: Index, t: Floats, y: Floats) -> Generator[Ask, Reply, Floats]:
+        """dy/dt [m, d]."""
         ...
 
     def attempt(
@@ -74,14 +74,14 @@ def adaptive(make: Callable[[Course], Method]) -> Callable[[Problem], Program[So
         slope, step, before = np.zeros_like(course.y), np.zeros(n), np.ones(n)
         tries = np.zeros(n, np.int64)
         if len(active):
-            slope[active] = yield from method.begin(active)
+            slope[active] = yield from method.rate(active, course.t[active], course.y[active])
             broken = ~np.isfinite(slope[active]).all(axis=1)
             course.fail(active[broken], Status.NOT_FINITE)
             active = active[~broken]
         if len(active):
             yield from watch.begin(active)
             active = active[course.status[active] == Status.OK]
-            step[active] = yield from _first(course, method.controller, active, slope[active])
+            step[active] = yield from _first(course, method, active, slope[active])
         while len(active):
             t, y, sign = course.t[active], course.y[active], course.sign[active]
             left = np.abs(course.ends[active] - t)
@@ -128,17 +128,17 @@ def adaptive(make: Callable[[Course], Method]) -> Callable[[Problem], Program[So
     return program
 
 
-def _first(course: Course, controller: Controller, active: Index, slope: Floats) -> Generator[Ask, Reply, Floats]:
+def _first(course: Course, method: Method, active: Index, slope: Floats) -> Generator[Ask, Reply, Floats]:
     """The length of the first step: what the problem says, or by one row more."""
     problem = course.problem
     if problem.dt0 is not None:
         return problem.dt0.numpy()[active]
     t, y = course.t[active], course.y[active]
     allowed = scale(problem.rtol.numpy()[active], problem.atol.numpy()[active], y)
-    guess = controller.guess(y, slope, allowed, np.abs(course.ends[active] - t))
+    guess = method.controller.guess(y, slope, allowed, np.abs(course.ends[active] - t))
     signed = course.sign[active] * guess
-    there = yield from course.field(active, t + signed, y + signed[:, None] * slope)
-    return controller.first(guess, slope, there, allowed)
+    there = yield from method.rate(active, t + signed, y + signed[:, None] * slope)
+    return method.controller.first(guess, slope, there, allowed)
 
 
 def _dense(method: Method, y: Floats, step: Floats, slopes: list[Floats], rows: Index) -> Dense:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 
 from steering.dynamics.asking import Program
-from steering.dynamics.course import Course, moved
+from steering.dynamics.course import Course, Floats, moved
 from steering.dynamics.problem import Problem, Solver
 from steering.dynamics.solution import Solution, Status
 from steering.dynamics.tableaus import EULER, HEUN, RK4, Tableau
@@ -18,14 +18,19 @@ ROUNDING = 1e-9
 """An interval that is a whole number of dt but for this part is cut into that number."""
 
 
+def parts_of(problem: Problem, spans: Floats) -> Floats:
+    """Into how many steps each interval between times [n, T - 1] is cut."""
+    if problem.dt is None:
+        return np.ones_like(spans)
+    return np.maximum(np.ceil(np.abs(spans) / problem.dt.numpy()[:, None] * (1 - ROUNDING)), 1)
+
+
 def stepping(tableau: Tableau) -> Callable[[Problem], Program[Solution]]:
     def program(problem: Problem) -> Program[Solution]:
         course = Course(problem)
         active = yield from course.begin()
         spans = np.diff(course.times, axis=1)
-        parts = np.ones_like(spans)
-        if problem.dt is not None:
-            parts = np.maximum(np.ceil(np.abs(spans) / problem.dt.numpy()[:, None] * (1 - ROUNDING)), 1)
+        parts = parts_of(problem, spans)
         done = np.zeros(problem.n)  # steps of the present interval
         while len(active):
             interval = course.count[active] - 1

@@ -64,6 +64,7 @@ class Problem:
         dt: longest step of solvers with fixed steps, above 0; None: one step from each time to the next.
         max_steps: steps a trajectory may take, kept or not.
         max_events: events of a trajectory that are kept.
+        linear: the field's stiff linear part, a matrix of the flattened state.
         step_graph: whole steps are asked for, of the model's step graph, where the solver is the one that it makes.
         options: the solver's, complete.
         dtype: of the field's graph.
@@ -85,6 +86,7 @@ class Problem:
     max_steps: int = 10_000
     events: tuple[Event, ...] = ()
     max_events: int = 1
+    linear: Float64[Tensor, "d d"] | None = None
     step_graph: bool = False
     options: Mapping[str, float] = field(default_factory=dict)
     dtype: torch.dtype = torch.float64
@@ -118,6 +120,9 @@ class Solver:
         adaptive: chooses its steps by rtol and atol; otherwise by dt.
         events: finds them.
         matrices: keeps d x d numbers for each trajectory, d those of its state.
+        memory: keeps so many for each number of a state.
+        linear: takes a matrix, the stiff linear part of the field.
+        forward: only where time rises.
         about: one line: what it is for, and its paper.
         options: numbers it can be given by name.
         program: from a problem to the generator that solves it.
@@ -130,6 +135,9 @@ class Solver:
     adaptive: bool
     events: bool = False
     matrices: bool = False
+    memory: int = 0
+    linear: bool = False
+    forward: bool = False
     about: str
     options: Mapping[str, Option] = field(default_factory=dict)
     program: Callable[[Problem], Program[Solution]]
@@ -157,6 +165,7 @@ def pose(
     calculus: str = "ito",
     control: Control | None = None,
     conserve: Tensor | None = None,
+    linear: Tensor | None = None,
     show: bool = False,
 ) -> Problem:
     """Check everything and put it into float64.
@@ -185,7 +194,19 @@ def pose(
             f"solver {solver.name!r}: expected at most {MOST_NUMBERS} numbers in the matrices of all trajectories, "
             f"got {n} of {size} x {size}"
         )
+    if n * size * solver.memory > MOST_NUMBERS:
+        raise PlanError(
+            f"solver {solver.name!r}: expected at most {MOST_NUMBERS // solver.memory} numbers in the states of all "
+            f"trajectories, which have {solver.memory} of memory each, got {n} of {size}"
+        )
+    if solver.linear != (linear is not None):
+        wanted, got = ("one", "none") if solver.linear else ("none", "one")
+        raise PlanError(f"linear: expected {wanted} for solver {solver.name!r}, got {got}")
+    if linear is not None and (linear.shape != (size, size) or not bool(linear.isfinite().all())):
+        raise PlanError(f"linear: expected finite numbers [{size}, {size}], got {list(linear.shape)}")
     times = _times(torch.as_tensor(t_eval, dtype=torch.float64), n)
+    if solver.forward and bool((times[:, -1] < times[:, 0]).any()):
+        raise PlanError(f"t_eval: expected rising times for solver {solver.name!r}, got falling ones")
     if control is not None and control.n != n:
         raise PlanError(f"control: expected {n} rows, got {control.n}")
     fine, rough = _each("rtol", rtol, n, 0.0, 1.0), _each("atol", atol, n, 0.0, math.inf)
@@ -230,6 +251,7 @@ def pose(
         calculus=_named("calculus", calculus, CALCULI),
         control=control,
         conserve=None if conserve is None else _weights(conserve, tuple(y0.shape[1:])),
+        linear=None if linear is None else linear.to(torch.float64).contiguous(),
         show=show,
         warnings=warnings,
     )

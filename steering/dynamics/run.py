@@ -41,6 +41,7 @@ def solve(
     calculus: str = "ito",
     control: Control | None = None,
     conserve: Tensor | None = None,
+    linear: Tensor | None = None,
     **options: float,
 ) -> Solution:
     """Solve dy/dt = field(y, t, **condition) from y0 [n, *state] at the first of the times to the others.
@@ -57,6 +58,7 @@ def solve(
         control: the observations that drive a cde, whose field is called with their derivative as `dx`, too; or
             what a map is called with as `dx` at each step.
         conserve: see `steering.dynamics.maps`.
+        linear: of "imex4", the matrix L [d, d] of dy/dt = field + L y, y flattened.
         options: the solver's own, see `steering.dynamics.SOLVERS[solver].options`.
 
     Raises:
@@ -68,7 +70,7 @@ def solve(
     what = pose(
         chosen, y0, t_eval, kind=kind, rtol=rtol, atol=atol, dt0=dt0, dt=dt, max_steps=max_steps, events=events,
         max_events=max_events, options=options, dtype=dtype, seed=seed, indices=indices,
-        noise=noise, form=form, calculus=calculus, control=control,
+        noise=noise, form=form, calculus=calculus, control=control, linear=linear,
         conserve=conserve,
     )  # fmt: skip
     return answered(chosen.program(what), answering(what, field, event=event, condition=condition))

@@ -20,8 +20,8 @@ class Explicit:
         self.pair, self.course = pair, course
         self.controller = Controller(pair.order)
 
-    def begin(self, active: Index) -> Generator[Ask, Reply, Floats]:
-        return (yield from self.course.field(active, self.course.t[active], self.course.y[active]))
+    def rate(self, index: Index, t: Floats, y: Floats) -> Generator[Ask, Reply, Floats]:
+        return (yield from self.course.field(index, t, y))
 
     def attempt(
         self, index: Index, t: Floats, step: Floats, y: Floats, slope: Floats

@@ -29,8 +29,8 @@ class Esdirk:
         self.controller = Controller(4, integral=1.0, proportional=0.0, grow=5.0, steady=1.2)
         self.newton = Newton(course, GAMMA, "drift")
 
-    def begin(self, active: Index) -> Generator[Ask, Reply, Floats]:
-        return (yield from self.course.field(active, self.course.t[active], self.course.y[active]))
+    def rate(self, index: Index, t: Floats, y: Floats) -> Generator[Ask, Reply, Floats]:
+        return (yield from self.course.field(index, t, y))
 
     def attempt(
         self, index: Index, t: Floats, step: Floats, y: Floats, slope: Floats

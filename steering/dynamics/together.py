@@ -19,7 +19,7 @@ from steering.errors import PlanError
 
 def no_copies(solver: Solver) -> str:
     """Why a solver is none for copies; empty if it is one."""
-    if solver.matrices or "ode" not in solver.kinds:
+    if solver.matrices or solver.memory or "ode" not in solver.kinds:
         return f"solver {solver.name!r}: expected an explicit one, whose copies can share steps"
     return ""
 

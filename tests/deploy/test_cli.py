@@ -12,8 +12,8 @@ from deploy.commands.sample import split_rewards
 from deploy.commands.values import parse_value
 
 COMMANDS = [
-    "serve", "export", "sample", "score", "fit", "models", "stats", "load", "unload", "top", "trace", "solvers", "search-plan",
-    "diagnose", "bench",
+    "serve", "export", "sample", "score", "fit", "models", "stats", "load", "unload", "top", "trace", "solvers",
+    "search-plan", "diagnose", "bench",
 ]  # fmt: skip
 
 

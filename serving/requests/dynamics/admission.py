@@ -83,6 +83,7 @@ def held(asked: Asked) -> int:
     inputs_bytes = sum(min(bytes_of(each), each.nbytes) for each in inputs)
     copies = 1 if asked.parameters.sensitivity is None else 2 * state // NUMBER + 1
     matrices = MATRICES * n * state * state // NUMBER if asked.solver.matrices else 0
+    matrices += 3 * n * state * asked.solver.memory
     return inputs_bytes + n * state * copies * (STATE_COPIES + 2 * asked.times) + n * asked.times * NUMBER + matrices
 
 

@@ -3,11 +3,12 @@
 from collections.abc import Mapping, Sequence
 
 from protos.dynamics import KINDS
-from serving.requests.dynamics import conserve, control, events, noise, residual, sensitivity
+from serving.requests.dynamics import conserve, control, events, linear, noise, residual, sensitivity
 from serving.requests.dynamics.piece import Piece
 
 PIECES: Sequence[Piece] = (
     events.PIECE,
+    linear.PIECE,
     sensitivity.PIECE,
     noise.PIECE,
     control.PIECE,

@@ -67,6 +67,22 @@ def test_exponents(client: Client) -> None:
     assert np.abs(np.asarray(found)[:, -1] - STARTS * np.exp([3, -3])).max() < 1e-5
 
 
+def test_a_stiff_linear_part(client: Client) -> None:
+    """dz/dt = (z_0, -z_1) + L z with rates of 1e6 and 3, whose fast one bounds no step."""
+    matrix = np.diag([-1e6, -2.0])
+    found = client.solve("saddle", STARTS, [0.0, 1.0], solver="imex4", linear=matrix, rtol=1e-7, atol=1e-9)
+    assert np.abs(np.asarray(found)[:, -1] - STARTS * [0, np.exp(-3)]).max() < 1e-6
+    assert found.evaluations.max() < 2000
+
+
+def test_a_fractional_derivative(client: Client) -> None:
+    """D^alpha z = -z, alpha = 1/2: z = exp(t) erfc(sqrt t)."""
+    times = 2 * np.linspace(0, 1, 81) ** 4
+    found = client.solve("decay", [[1.0, -2.0]], times, solver="fractional", alpha=0.5)
+    exact = math.exp(2) * math.erfc(math.sqrt(2))
+    assert np.abs(np.asarray(found)[0, -1] - np.array([1, -2]) * exact).max() < 2e-3
+
+
 def test_metadata(client: Client) -> None:
     assert {"t_event", "y_event", "event", "ftle", "exponents"} <= {
         each.name for each in client.metadata("turning").outputs
@@ -98,6 +114,12 @@ def test_metadata(client: Client) -> None:
         ({"sensitivity": "ftle", "events": "1"}, "events"),
         ({"sensitivity": "ftle", "solver": "esdirk4"}, "explicit"),
         ({"sensitivity": "adjoint"}, "sensitivity"),
+        ({"solver": "imex4"}, "linear"),
+        ({"linear": np.eye(2)}, "linear"),
+        ({"linear": np.eye(3), "solver": "imex4"}, "linear"),
+        ({"linear": np.full((2, 2), np.inf), "solver": "imex4"}, "linear"),
+        ({"solver": "fractional", "alpha": 2.0}, "alpha"),
+        ({"t_eval": [1.0, 0.0], "solver": "fractional"}, "rising"),
     ],
 )
 def test_refusals(client: Client, keywords: dict[str, Any], said: str) -> None:
