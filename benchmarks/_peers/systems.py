@@ -113,7 +113,7 @@ def peer(name: str, batching: Batching, threads: int) -> Iterator[System]:
         )
         command, variables = _triton(settings, folder) if name == "triton" else _python(name, settings)
         target = Target(PROTOCOLS[name], f"127.0.0.1:{port}")
-        with _process(command, variables, folder / "log") as alive:
+        with process(command, variables, folder / "log") as alive:
             _wait(target, alive, folder / "log")
 
             def rows() -> Rows:
@@ -175,7 +175,7 @@ parameters {{ key: "settings" value {{ string_value: "{text}" }} }}
 
 
 @contextlib.contextmanager
-def _process(command: list[str], variables: dict[str, str], log: Path) -> Iterator[Callable[[], bool]]:
+def process(command: list[str], variables: dict[str, str], log: Path) -> Iterator[Callable[[], bool]]:
     """Gives whether it is alive; on leaving, it and what it started have ended."""
     with (
         log.open("wb") as out,

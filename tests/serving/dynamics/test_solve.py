@@ -8,6 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from serving.models.dynamics import Dynamics
+from serving.requests.dynamics.asked import Served
+from serving.requests.dynamics.task import dynamics_task
+from serving.wire.kserve import InferRequest
 from tests import dynamics
 from tests.serving.live import Live, running
 from tiltserve import AsyncClient, Chunk, Client, InvalidArgument, Trajectories
@@ -201,3 +205,24 @@ def test_states_that_nobody_asks_for_are_bounded_too(client: Client) -> None:
 
 def test_a_fresh_seed_is_said(client: Client) -> None:
     assert client.solve("decay", STARTS, TIMES, rate=RATES, seed=5).seed == 5
+
+
+def test_rows_that_are_not_known_are_estimated_by_the_last_ones(live: Live, client: Client) -> None:
+    """What a refusal for a deadline or a full queue says, and what it is refused by."""
+    model = live.replicas[0]._answering.model("decay64")
+    assert isinstance(model, Dynamics)
+    taken = client.solve("decay64", STARTS, TIMES, rate=RATES, rtol=1e-4).evaluations
+    inputs = {"y0": np.ones((100, 2)), "t_eval": TIMES}
+    task = dynamics_task(InferRequest("decay64", inputs=inputs, parameters={"rtol": 1e-4}), model, Served())
+    task.program.close()
+    assert task.network_rows <= 100 * taken.max()
+    assert "rows of 'tsit5' at rtol 0.0001 are an estimate, by the last" in task.hint
+    inputs["rtol"] = np.full(100, 1e-7)
+    other = dynamics_task(InferRequest("decay64", inputs=inputs), model, Served())
+    other.program.close()
+    assert "at rtol 1e-07" in other.hint
+
+
+def test_deterministic_requests(client: Client) -> None:
+    one, other = (client.solve("decay64", STARTS, TIMES, rate=RATES, deterministic=True) for _ in range(2))
+    assert np.asarray(one).tobytes() == np.asarray(other).tobytes()
