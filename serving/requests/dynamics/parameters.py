@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from protos.complaint import complaint, unknown
 from serving.models.dynamics import Dynamics
-from serving.requests.dynamics.pieces import DEFAULT_SOLVERS, pieces_of
+from serving.requests.dynamics.pieces import default_solver, pieces_of
 from serving.rewards import PREFIX
 from serving.wire import errors
 from serving.wire.kserve import InferRequest
@@ -44,7 +44,7 @@ def parse(request: InferRequest, model: Dynamics) -> Parsed:
         RequestError: INVALID_ARGUMENT, naming the parameter, what was expected and what came.
     """
     kind, card = model.spec.kind, model.spec.solver.said
-    usual = card.get("solver", DEFAULT_SOLVERS[kind])
+    usual = card.get("solver", default_solver(model.spec))
     if request.parameters.get("solver", usual) != usual:
         card = {name: each for name, each in card.items() if name in ("rtol", "atol", "max_steps")}
     mine: dict[str, Parameter] = {}

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from protos.dynamics import KINDS
+from protos.dynamics import KINDS, Dynamics
 from serving.requests.dynamics import conserve, control, events, linear, noise, residual, sensitivity
 from serving.requests.dynamics.piece import Piece
 
@@ -19,6 +19,14 @@ DEFAULT_SOLVERS: Mapping[str, str] = {
     "ode": "tsit5", "sde": "euler_maruyama", "cde": "tsit5", "map": "map", "fixed_point": "anderson",
 }  # fmt: skip
 """The solver of a kind of dynamics, where neither the request nor the card says another."""
+STRATONOVICH = "stochastic_heun"
+"""That of an SDE in Stratonovich's calculus: Euler-Maruyama solves Itô's."""
+
+
+def default_solver(spec: Dynamics) -> str:
+    """Where neither the request nor the card's `solver` says one."""
+    stratonovich = spec.calculus == "stratonovich" and spec.form not in ("linear", "geometric")
+    return STRATONOVICH if stratonovich else DEFAULT_SOLVERS[spec.kind]
 
 
 def pieces_of(kind: str) -> list[Piece]:

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from protos.dynamics import Dynamics
+from serving.requests.dynamics.pieces import default_solver
 from tests import dynamics_kinds as kinds
 from tests.serving.live import Live, running
-from tiltserve import Client, InvalidArgument
+from tiltserve import Chunk, Client, InvalidArgument, Trajectories
 
 TIMES = np.array([0.0, 0.5, 0.9, 2.0])
 SEEN = np.array([[[0.0, 1.0], [0.5, 3.0], [0.9, -1.0], [2.0, 0.5]]])
@@ -157,6 +159,43 @@ def test_fixed_points(client: Client, solver: str) -> None:
     early = client.solve("equilibrium", np.zeros((1, 2)), x=x[:1], solver="nesterov", rtol=0, atol=1e-12, max_steps=3)
     assert early.statuses == ["not_converged"]
     assert np.isfinite(np.asarray(early)).all()
+
+
+@pytest.mark.parametrize(
+    ("form", "calculus", "solver"),
+    [
+        ("plain", "ito", "euler_maruyama"),
+        ("plain", "stratonovich", "stochastic_heun"),
+        ("geometric", "stratonovich", "euler_maruyama"),
+    ],
+)
+def test_the_solver_where_nothing_is_said_solves_the_cards_calculus(form: str, calculus: str, solver: str) -> None:
+    card: dict[str, Any] = {
+        "kind": "sde",
+        "state": [1],
+        "inputs": {"y": "z"},
+        "outputs": {"drift": "f", "diffusion": "g"},
+    }
+    assert default_solver(Dynamics.model_validate({**card, "form": form, "calculus": calculus})) == solver
+
+
+def test_states_stream_as_they_become_final(client: Client) -> None:
+    """Of every kind, the same bytes as at once."""
+    asked: list[tuple[str, dict[str, Any]]] = [
+        ("ornstein", {"y0": START, "t_eval": np.linspace(0, 1, 30), "samples": 3, "seed": 5, "dt": 0.04}),
+        ("stepped", {"y0": START, "t_eval": TIMES, "control": SEEN, "control_t": TIMES, "solver": "rk4", "dt": 0.1}),
+        ("cell", {"y0": START, "t_eval": TIMES, "control": SEEN, "control_t": TIMES}),
+    ]
+    for model, words in asked:
+        whole = np.asarray(client.solve(model, **words))
+        with client.solve_stream(model, **words) as stream:
+            *chunks, last = list(stream)
+        assert isinstance(last, Trajectories)
+        told = np.full_like(whole, np.nan)
+        for chunk in chunks:
+            assert isinstance(chunk, Chunk)
+            told[chunk.trajectory, chunk.position] = chunk.y
+        assert told.tobytes() == whole.tobytes()
 
 
 def test_metadata(client: Client) -> None:
