@@ -80,7 +80,8 @@ ARROWS: dict[str, set[str]] = {
     },
     "exporters.emoji": {"exporters.diffusers", "exporters.export", "exporters.training", "protos"},
     "exporters.gallery": {
-        "exporters.digits", "exporters.export", "exporters.network", "exporters.training", "steering", "protos",
+        "exporters.digits", "exporters.dynamics", "exporters.export", "exporters.network", "exporters.training",
+        "steering", "protos",
     },
     "exporters.scenes": {
         "exporters.bank", "exporters.calibrate", "exporters.export", "exporters.network", "exporters.training",

@@ -15,13 +15,14 @@ import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from exporters.dynamics import Beside, export_dynamics
 from exporters.gallery import vowels
 from exporters.gallery.fitting import fitted
 from exporters.gallery.recipe import Figure, Recipe, at_least, at_most
-from exporters.gallery.solving import Beside, Model, export_dynamics
+from exporters.gallery.solving import Model
 from exporters.gallery.vowels import CHANNELS, FRAMES, SPEAKERS, Series
 from protos.card import Card
-from protos.dynamics import Control, Dynamics, Gives, Roles, Side
+from protos.dynamics import Control, Dynamics, Gives, Roles
 from steering.dynamics.control import control
 
 STATE, WIDTH = 32, 64
@@ -78,7 +79,7 @@ CARD = Card(
     name="cfc",
     dynamics=Dynamics(
         kind="map", state=(STATE,), inputs=Roles(y="h", dt="dt"), outputs=Gives(next="next"),
-        control=Control(input="x", channels=CHANNELS), decode=Side(graph="decoder.onnx"),
+        control=Control(input="x", channels=CHANNELS),
     ),
 )  # fmt: skip
 
@@ -91,8 +92,8 @@ def build(repository: Path, effort: float) -> None:
     h, dt = torch.tanh(torch.randn(16, STATE, generator=generator)), 1 + 4 * torch.rand(16, 1, generator=generator)
     export_dynamics(
         network.cell, repository / CARD.name, CARD,
-        examples={"h": h, "dt": dt, "x": series.values[:16, 3]}, outputs=["next"],
-        beside={"decoder.onnx": Beside(network.decoder, {"h": h}, "logits")},
+        examples={"h": h, "dt": dt, "x": series.values[:16, 3]},
+        decoder=Beside(network.decoder, {"h": h}),
     )  # fmt: skip
 
 

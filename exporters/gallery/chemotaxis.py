@@ -14,8 +14,9 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
+from exporters.dynamics import export_dynamics
 from exporters.gallery.recipe import Figure, Recipe, at_least, at_most
-from exporters.gallery.solving import Model, export_dynamics, parameters
+from exporters.gallery.solving import Model, parameters
 from protos.card import Card
 from protos.dynamics import Dynamics, Gives, Roles, Solving
 
@@ -79,9 +80,9 @@ def build(repository: Path, effort: float) -> None:
     generator = torch.Generator().manual_seed(0)
     draw = lambda *shape: torch.rand(4, *shape, generator=generator, dtype=torch.float64)  # noqa: E731
     examples = {"y": draw(2, CELLS), "chi": draw(), "eps": draw() + 0.5}
-    export_dynamics(Followed(), repository / FOLLOWED.name, FOLLOWED, examples=examples, outputs=["dy"])
+    export_dynamics(Followed(), repository / FOLLOWED.name, FOLLOWED, examples=examples, dtype=torch.float64)
     examples = {"n": draw(CELLS), "chi": draw()}
-    export_dynamics(Limit(), repository / LIMIT.name, LIMIT, examples=examples, outputs=["dn"])
+    export_dynamics(Limit(), repository / LIMIT.name, LIMIT, examples=examples, dtype=torch.float64)
 
 
 def wave() -> Float64[Tensor, " n"]:

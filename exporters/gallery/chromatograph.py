@@ -14,10 +14,12 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
+from exporters.dynamics import export_dynamics
 from exporters.gallery.recipe import Figure, Recipe, at_most
-from exporters.gallery.solving import Model, export_dynamics, parameters
+from exporters.gallery.solving import Model, parameters
 from protos.card import Card
 from protos.dynamics import Dynamics, Gives, Roles, Solving
+from steering.dynamics import fit
 
 CELLS = 64
 
@@ -73,7 +75,7 @@ def build(repository: Path, effort: float) -> None:
     generator = torch.Generator().manual_seed(0)
     draw = lambda *shape: torch.rand(4, *shape, generator=generator, dtype=torch.float64)  # noqa: E731
     examples = {"y": draw(2, CELLS), "speed": draw(), "attach": draw(), "detach": draw()}
-    export_dynamics(Column(), repository / CARD.name, CARD, examples=examples, outputs=["dy"])
+    export_dynamics(Column(), repository / CARD.name, CARD, examples=examples, dtype=torch.float64)
 
 
 def check(repository: Path) -> list[Figure]:
@@ -95,6 +97,22 @@ def check(repository: Path) -> list[Figure]:
     ]  # fmt: skip
 
 
+def judge(repository: Path) -> list[Figure]:
+    """Both rates from the gas at the end of one column, as `tiltserve fit` finds them (half a minute)."""
+    model, times = Model(repository, CARD.name), torch.linspace(0, 3, 16, dtype=torch.float64)
+    number = lambda value: torch.tensor(value, dtype=torch.float64)  # noqa: E731
+    true, start = {"attach": number(4.0), "detach": number(2.0)}, torch.zeros(1, 2, CELLS, dtype=torch.float64)
+    speed = {"speed": number([2.0])}
+    column = model.solve(start, times, rtol=1e-10, atol=1e-13, **speed, **{k: v[None] for k, v in true.items()}).y
+    seen = torch.full_like(column, torch.nan)
+    seen[:, 1:, 0, -1] = column[:, 1:, 0, -1]
+    field = lambda y, t, **more: model.field(y, t, **more)["drift"]  # noqa: E731
+    guess = {name: number(3.0) for name in true}
+    fitted, found = fit(field, start, times, seen, guess, rtol=1e-10, atol=1e-13, condition=speed)
+    off = max(float((found[name] / true[name] - 1).abs()) for name in true)
+    return [at_most("both rates by `fit`, relative", off if fitted.converged else math.inf, 1e-4)]
+
+
 def _curve(times: Float64[Tensor, " t"], speed: float, attach: float, detach: float) -> Float64[Tensor, " t"]:
     return torch.cat([torch.zeros(1, dtype=torch.float64), breakthrough(times[1:], speed, attach, detach)])
 
@@ -106,4 +124,5 @@ RECIPE = Recipe(
     models=(CARD.name,),
     build=build,
     check=check,
+    judge=judge,
 )

@@ -14,8 +14,9 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
+from exporters.dynamics import export_dynamics
 from exporters.gallery.recipe import Figure, Recipe, at_most
-from exporters.gallery.solving import Model, export_dynamics, parameters
+from exporters.gallery.solving import Model, parameters
 from protos.card import Card
 from protos.dynamics import Dynamics, Gives, Roles, Solving
 
@@ -79,7 +80,7 @@ def build(repository: Path, effort: float) -> None:
     generator = torch.Generator().manual_seed(0)
     draw = lambda *shape: torch.rand(4, *shape, generator=generator, dtype=torch.float64)  # noqa: E731
     examples = {"c": draw(CELLS), "base": draw(), "slope": draw()}
-    export_dynamics(Couple(), repository / CARD.name, CARD, examples=examples, outputs=["dc"])
+    export_dynamics(Couple(), repository / CARD.name, CARD, examples=examples, dtype=torch.float64)
 
 
 def check(repository: Path) -> list[Figure]:

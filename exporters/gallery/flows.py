@@ -13,8 +13,9 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
+from exporters.dynamics import export_dynamics
 from exporters.gallery.recipe import Figure, Recipe, at_most
-from exporters.gallery.solving import Model, export_dynamics, parameters
+from exporters.gallery.solving import Model, parameters
 from protos.card import Card
 from protos.dynamics import Dynamics, Gives, Roles, Solving
 
@@ -72,9 +73,9 @@ USUAL = {"strength": 0.1, "sway": 0.1, "pulse": math.pi / 5}
 def build(repository: Path, effort: float) -> None:
     generator = torch.Generator().manual_seed(0)
     draw = lambda *shape: torch.rand(4, *shape, generator=generator, dtype=torch.float64)  # noqa: E731
-    export_dynamics(Saddle(), repository / SADDLE.name, SADDLE, examples={"x": draw(2)}, outputs=["u"])
+    export_dynamics(Saddle(), repository / SADDLE.name, SADDLE, examples={"x": draw(2)}, dtype=torch.float64)
     examples = {"x": draw(2), "t": draw(), "strength": draw(), "sway": draw(), "pulse": draw()}
-    export_dynamics(DoubleGyre(), repository / GYRE.name, GYRE, examples=examples, outputs=["u"])
+    export_dynamics(DoubleGyre(), repository / GYRE.name, GYRE, examples=examples, dtype=torch.float64)
 
 
 def gradients(model: Model, x: Float64[Tensor, "n 2"], times: list[float], **asked: Any) -> Float64[Tensor, "n 2 2"]:

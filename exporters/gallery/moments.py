@@ -12,8 +12,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from exporters.dynamics import export_dynamics
 from exporters.gallery.recipe import Figure, Recipe, at_least, at_most
-from exporters.gallery.solving import Model, export_dynamics, parameters
+from exporters.gallery.solving import Model, parameters
 from protos.card import Card
 from protos.dynamics import Dynamics, Gives, Roles, Solving
 
@@ -58,7 +59,7 @@ def build(repository: Path, effort: float) -> None:
         generator = torch.Generator().manual_seed(0)
         examples = {"z": torch.randn(4, 1, generator=generator, dtype=torch.float64)}
         examples |= {name: torch.rand(4, generator=generator, dtype=torch.float64) for name in card.conditions}
-        export_dynamics(network, repository / card.name, card, examples=examples, outputs=["drift", "sigma"])
+        export_dynamics(network, repository / card.name, card, examples=examples, dtype=torch.float64)
 
 
 def _ends(model: Model, paths: int, dt: float, z0: float, **numbers: float) -> Float[Tensor, " n"]:

@@ -21,9 +21,10 @@ import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from exporters.dynamics import export_dynamics
 from exporters.gallery.fitting import fitted
 from exporters.gallery.recipe import Figure, Recipe, at_most
-from exporters.gallery.solving import Model, export_dynamics
+from exporters.gallery.solving import Model
 from protos.card import Card, Condition
 from protos.dynamics import Dynamics, Gives, Roles, Solving
 
@@ -173,9 +174,9 @@ def build(repository: Path, effort: float) -> None:
     law = joint()
     x, eeg = law.draw(16, torch.Generator().manual_seed(1))
     examples = {"x": x, "t": torch.linspace(0, 1, 16), "eeg": eeg}
-    export_dynamics(trained(law, round(effort * STEPS)), repository / CARD.name, CARD, examples=examples, outputs=["v"])
+    export_dynamics(trained(law, round(effort * STEPS)), repository / CARD.name, CARD, examples=examples)
     double = {name: value.double() for name, value in examples.items()}
-    export_dynamics(Exact(law), repository / EXACT.name, EXACT, examples=double, outputs=["v"])
+    export_dynamics(Exact(law), repository / EXACT.name, EXACT, examples=double, dtype=torch.float64)
 
 
 def corrupted(law: Joint, n: int, seed: int) -> tuple[Tensor, Tensor]:

@@ -17,10 +17,11 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor, nn
 
+from exporters.dynamics import Beside, export_dynamics
 from exporters.gallery.recipe import Figure, Recipe, at_least, at_most
-from exporters.gallery.solving import Beside, Model, export_dynamics, parameters
+from exporters.gallery.solving import Model, parameters
 from protos.card import Card
-from protos.dynamics import Dynamics, Gives, Roles, Side, Solving
+from protos.dynamics import Dynamics, Gives, Roles, Solving
 from steering import dynamics
 
 CELLS, RANK, POINTS = 128, 10, 12
@@ -122,7 +123,7 @@ REDUCED = Card(
     name="fisher-reduced",
     dynamics=Dynamics(
         kind="ode", state=(RANK,), inputs=Roles(y="z"), outputs=Gives(drift="dz"),
-        encode=Side(graph="encoder.onnx"), decode=Side(graph="decoder.onnx"), solver=Solving(name="tsit5", rtol=1e-6),
+        solver=Solving(name="tsit5", rtol=1e-6),
     ),
     conditions=parameters("rate"),
 )  # fmt: skip
@@ -135,15 +136,12 @@ def build(repository: Path, effort: float) -> None:
     forces, _ = modes_of(local(states), POINTS)
     whole = Whole()
     examples = {"u": u[:4, 3], "rate": rate[:4]}
-    export_dynamics(whole, repository / WHOLE.name, WHOLE, examples=examples, outputs=["du"], tolerance=1e-10)
+    export_dynamics(whole, repository / WHOLE.name, WHOLE, examples=examples, dtype=torch.float64)
     z = u[:4, 3] @ modes
     export_dynamics(
         Reduced(whole, modes, forces), repository / REDUCED.name, REDUCED,
-        examples={"z": z, "rate": rate[:4]}, outputs=["dz"], tolerance=1e-10,
-        beside={
-            "encoder.onnx": Beside(Onto(modes), {"u": u[:4, 3]}, "z"),
-            "decoder.onnx": Beside(Onto(modes.T), {"z": z}, "u"),
-        },
+        examples={"z": z, "rate": rate[:4]}, dtype=torch.float64,
+        encoder=Beside(Onto(modes), {"u": u[:4, 3]}), decoder=Beside(Onto(modes.T), {"z": z}),
     )  # fmt: skip
 
 

@@ -1,72 +1,23 @@
-"""Dynamics of the gallery: written as folders with graphs and card, and solved from there as a server solves them."""
+"""Dynamics of the gallery, solved from their folders by the solvers that a server has."""
 
-import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import torch
-import yaml
 from onnx import numpy_helper
-from torch import Tensor, nn
+from torch import Tensor
 
-from exporters.export import export_model
 from exporters.network import TYPES, open_session
-from protos.card import Card, Condition, load_card
+from protos.card import Condition, load_card
 from steering import dynamics
-
-
-@dataclass(frozen=True)
-class Beside:
-    """A graph beside the field's: what encodes into states, or decodes them."""
-
-    network: nn.Module
-    examples: Mapping[str, Tensor]
-    output: str
 
 
 def parameters(*names: str) -> dict[str, Condition]:
     """Numbers that each row brings, float64."""
     return {name: Condition(dtype="float64") for name in names}
-
-
-def export_dynamics(
-    network: nn.Module,
-    folder: Path,
-    card: Card,
-    *,
-    examples: Mapping[str, Tensor],
-    outputs: Sequence[str],
-    beside: Mapping[str, Beside] | None = None,
-    tolerance: float | None = None,
-) -> None:
-    """Write a model of dynamics: its graph, compared with the module, and its card last.
-
-    Args:
-        beside: by the file's name; they lie in the version's folder.
-        tolerance: of the comparison; 1e-12 of float64 graphs where it is left out.
-    """
-    double = all(each.dtype != torch.float32 for each in examples.values())
-    export_model(
-        network, folder, None, examples=examples, outputs=outputs,
-        tolerance=tolerance if tolerance is not None or not double else 1e-12,
-    )  # fmt: skip
-    for file, each in (beside or {}).items():
-        with tempfile.TemporaryDirectory() as temporary:
-            made = Path(temporary) / "made"
-            export_model(each.network, made, None, examples=each.examples, outputs=[each.output])
-            (folder / "1" / file).write_bytes((made / "1" / "model.onnx").read_bytes())
-    write_card(card, folder)
-
-
-def write_card(card: Card, folder: Path) -> None:
-    """The card with what is not a default."""
-    content = {"format": card.format, **card.model_dump(mode="json", exclude_defaults=True)}
-    text = yaml.safe_dump(content, sort_keys=False, default_flow_style=None, allow_unicode=True, width=120)
-    (folder / "card.yaml").write_text(text, encoding="utf-8")
 
 
 class Model:

@@ -19,13 +19,14 @@ import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from exporters.dynamics import Beside, export_dynamics
 from exporters.gallery import vowels
 from exporters.gallery.fitting import fitted
 from exporters.gallery.recipe import Figure, Recipe, at_least
-from exporters.gallery.solving import Beside, Model, export_dynamics
+from exporters.gallery.solving import Model
 from exporters.gallery.vowels import CHANNELS, FRAMES, SPEAKERS, Series, straight
 from protos.card import Card, Condition
-from protos.dynamics import Dynamics, Gives, Roles, Side, Solving
+from protos.dynamics import Dynamics, Gives, Roles, Solving
 
 Form = Literal["langevin", "linear", "geometric"]
 FORMS: tuple[Form, ...] = ("langevin", "linear", "geometric")
@@ -119,7 +120,6 @@ def card(form: Form) -> Card:
         dynamics=Dynamics(
             kind="sde", state=(STATE,), inputs=Roles(y="z", t="t"), outputs=Gives(drift="drift", diffusion="sigma"),
             noise="additive" if form == "langevin" else "diagonal", form=form, calculus="ito",
-            encode=Side(graph="encoder.onnx"), decode=Side(graph="decoder.onnx"),
             solver=Solving(name="euler_maruyama", dt=1 / NODES),
         ),
         conditions={
@@ -139,11 +139,7 @@ def build(repository: Path, effort: float) -> None:
         export_dynamics(
             network.vector, repository / f"stable-{form}", card(form),
             examples={"z": z, "t": torch.linspace(0, 1, 16), "series": some.values, "times": some.times},
-            outputs=["drift", "sigma"],
-            beside={
-                "encoder.onnx": Beside(network.encoder, {"frame": some.values[:, 0]}, "z"),
-                "decoder.onnx": Beside(network.decoder, {"z": z}, "logits"),
-            },
+            encoder=Beside(network.encoder, {"frame": some.values[:, 0]}), decoder=Beside(network.decoder, {"z": z}),
         )  # fmt: skip
 
 

@@ -15,8 +15,9 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
+from exporters.dynamics import export_dynamics
 from exporters.gallery.recipe import Figure, Recipe, at_least, at_most
-from exporters.gallery.solving import Model, export_dynamics
+from exporters.gallery.solving import Model
 from protos.card import Card, Condition
 from protos.dynamics import Dynamics, Gives, Roles, Solving
 
@@ -65,7 +66,7 @@ def build(repository: Path, effort: float) -> None:
     generator = torch.Generator().manual_seed(0)
     draw = lambda *shape: torch.randn(4, *shape, generator=generator, dtype=torch.float64)  # noqa: E731
     examples = {"z": draw(STATIONS), "wind": draw(2), "diffusivity": draw().abs()}
-    export_dynamics(Air(), repository / CARD.name, CARD, examples=examples, outputs=["dz"])
+    export_dynamics(Air(), repository / CARD.name, CARD, examples=examples, dtype=torch.float64)
 
 
 def matrix(wind: Float64[Tensor, " 2"], diffusivity: float) -> Float64[Tensor, "12 12"]:
