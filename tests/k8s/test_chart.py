@@ -15,6 +15,7 @@ from cryptography import x509
 from deploy.cli import app
 from deploy.commands.sample import split_rewards
 from deploy.settings import PREFIX, Settings, settings_elsewhere
+from tests.k8s.looked_up import cluster
 from tests.k8s.reachability import Peer, reaches
 from tests.k8s.rendering import (
     CHART,
@@ -309,6 +310,30 @@ def test_certificates_and_tokens_that_are_made_fit():
     assert len({json.dumps(each.get("data")) for each in secrets.values()}) == len(secrets)
 
 
+def test_names_that_come_later_are_in_a_certificate_of_the_same_authority():
+    """And an upgrade that changes none of them changes no secret."""
+    first = rendered("defaults")
+
+    def upgraded(values: dict[str, Any]) -> dict[str, Any]:
+        with cluster(first, NAME, NAMESPACE) as server:
+            asked = ["--dry-run=server", "--disable-openapi-validation", "--kube-apiserver", server]
+            ran = helm("template", NAME, str(CHART), "--namespace", NAMESPACE, *asked, values=values)
+        assert ran.returncode == 0, ran.stderr
+        found = of_kind([each for each in yaml.safe_load_all(ran.stdout) if each], "Secret")
+        return {name: each.get("data") or each.get("stringData") for name, each in found.items()}
+
+    before = {name: each.get("data") or each.get("stringData") for name, each in of_kind(first, "Secret").items()}
+    assert upgraded({"drainSeconds": 31}) == before
+    after = upgraded({"tls": {"dnsNames": ["draw.example.com"]}})
+    assert {name for name in before if after[name] != before[name]} == {f"{FULL}-tls"}
+    new, old = after[f"{FULL}-tls"], before[f"{FULL}-tls"]
+    assert new["ca.crt"] == old["ca.crt"] == before[f"{FULL}-tls-authority"]["tls.crt"]
+    leaf, authority = (x509.load_pem_x509_certificate(base64.b64decode(new[key])) for key in ("tls.crt", "ca.crt"))
+    leaf.verify_directly_issued_by(authority)
+    names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert "draw.example.com" in names.get_values_for_type(x509.DNSName)
+
+
 def test_helms_test_draws_with_options_that_exist():
     (pod,) = of_kind(rendered("defaults"), "Pod").values()
     (container,) = pod["spec"]["containers"]
@@ -384,6 +409,7 @@ def test_the_schema_knows_every_value_and_nothing_else():
     own = {key for case in VALUES for key in settings_of(rendered(case)) if key not in VALUES[case].get("settings", {})}
     none = {"socket", "address", "announce", "metrics_host", "replica_ports", "allow_shared_memory"}
     none |= {"http_port", "http_allow_origin", "http_allow_host"}  # of a server on one machine
+    none |= {"max_replicas", "target_backlog_seconds", "scale_out_seconds", "scale_in_seconds"}  # pods are counted
     assert fields == Settings.model_fields.keys() - (own - {"log_format"}) - none
 
 
