@@ -192,9 +192,12 @@ def fitting(
         ]).numpy()
         for given, end in ((lower, -math.inf), (upper, math.inf))
     ]  # fmt: skip
+    # a column must differ by more than what is uncertain of a trajectory: a solver that chooses its steps leaves rtol
+    uncertain = max(4 * torch.finfo(problem.dtype).eps, float(problem.rtol.max()) if solver.adaptive else 0.0)
+    share = min(uncertain**0.5, 0.01)
     search = least_squares(
         torch.cat([value.flatten() for value in values.values()]).numpy(), lower=bounds[0], upper=bounds[1],
-        share=2 * torch.finfo(problem.dtype).eps ** 0.5, tolerance=tolerance, max_iterations=max_iterations,
+        share=share, tolerance=tolerance, max_iterations=max_iterations,
     )  # fmt: skip
     rows = 0
     try:

@@ -119,3 +119,24 @@ def test_what_is_refused() -> None:
     ):
         with pytest.raises(PlanError, match=text):
             fit(decay, one, TIMES, **{"observed": seen, "start": start, **arguments})  # type: ignore[arg-type]
+
+
+def test_columns_differ_by_more_than_the_solver_s_tolerance():
+    """Steps that are chosen leave a trajectory uncertain by rtol: a parameter moved by less would tell nothing, and the
+    fit would stop where it began and say that it had converged."""
+
+    def column(y: Tensor, t: Tensor, attach: Tensor, detach: Tensor) -> Tensor:
+        free, held = y[:, :8], y[:, 8:]
+        before = torch.cat([torch.ones_like(free[:, :1]), free[:, :-1]], 1)
+        caught = attach[:, None] * free - detach[:, None] * held
+        return torch.cat([16 * (before - free) - caught, caught], 1)
+
+    number = lambda value: torch.tensor(value, dtype=torch.float64)  # noqa: E731
+    times, start = torch.linspace(0, 3, 13, dtype=torch.float64), torch.zeros(1, 16, dtype=torch.float64)
+    truth = {"attach": number(4.0), "detach": number(2.0)}
+    seen = solve(column, start, times, rtol=1e-9, atol=1e-11, condition={k: v[None] for k, v in truth.items()}).y
+    seen[:, 0], seen[..., :7], seen[..., 8:] = torch.nan, torch.nan, torch.nan  # only what leaves the column
+    fitted, found = fit(column, start, times, seen, {k: number(3.0) for k in truth}, rtol=1e-6, atol=1e-8)
+    assert fitted.converged
+    for name, value in truth.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-3, atol=0)
