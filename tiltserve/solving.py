@@ -252,7 +252,8 @@ def _request(memory: Memory, patience: Patience, posed: Posed) -> Operation[tupl
         _argue(PREFIX + name, each, given.get("reward"), inputs, parameters)
     parameters |= {name: tensors.scalar(name, each) for name, each in posed.parameters.items()}
     parameters.setdefault("seed", operations.fresh_seed())
-    request = Request(posed.model, posed.version, posed.id, parameters, inputs, posed.outputs, unknown)
+    outputs = tuple(dict.fromkeys([*posed.outputs, "status", "evaluations"])) if posed.outputs else ()
+    request = Request(posed.model, posed.version, posed.id, parameters, inputs, outputs, unknown)
     return request, inputs.get("t_eval", np.zeros(1))  # fixed points need no time
 
 

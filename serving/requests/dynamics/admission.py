@@ -2,9 +2,10 @@
 
 import math
 from collections import Counter
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from serving.requests.dynamics.asked import Asked
@@ -37,43 +38,42 @@ class Expected:
 
 def rows(asked: Asked) -> Expected:
     """Rows of the field for all trajectories together."""
-    runs, whole, seen = asked.model.runs, 0, 0
-    tolerances = Counter(_tolerances(asked))
-    for rtol, count in tolerances.items():
-        each, found = runs.estimate(_kind(asked, rtol))
-        whole += count * min(each, asked.parameters.max_steps * MOST_STAGES)
+    whole, seen, most = 0, 0, asked.parameters.max_steps * MOST_STAGES
+    for kind, count in Counter(_kinds(asked)).items():
+        each, found = asked.model.runs.estimate(kind)
+        whole += count * min(each, most)
         seen += found
-    loosest, finest = max(tolerances), min(tolerances)
-    span = f"{finest:g}" if loosest == finest else f"{finest:g}..{loosest:g}"
-    of = f"the last {seen} trajectories" if seen else "no trajectories of this kind yet"
-    hint = (
-        f"{whole} rows of {asked.solver.name!r} at rtol {span} are an estimate, by {of}: nine of ten took no more a "
-        "trajectory"
-    )
-    return Expected(max(1, whole), hint)
+    rtol = asked.each.get("rtol", RTOL)
+    finest, loosest = (float(rtol.min()), float(rtol.max())) if isinstance(rtol, Tensor) else (rtol, rtol)
+    at = f"{finest:g}" if loosest == finest else f"{finest:g}..{loosest:g}"
+    of = f"of the last {seen} requests like it nine of ten took no more a trajectory" if seen else "none was seen yet"
+    return Expected(max(1, whole), f"{whole} rows of {asked.solver.name!r} at rtol {at} are an estimate: {of}")
 
 
 def note(asked: Asked, solution: Solution) -> None:
-    """Remember what a request's trajectories took, by their tolerances."""
+    """Remember what a request's trajectories took, by their kinds."""
     taken: dict[Hashable, list[int]] = {}
-    for rtol, evaluations in zip(_tolerances(asked), solution.evaluations.tolist(), strict=True):
-        taken.setdefault(_kind(asked, rtol), []).append(evaluations)
+    for kind, evaluations in zip(_kinds(asked), solution.evaluations.tolist(), strict=True):
+        taken.setdefault(kind, []).append(evaluations)
     for kind, each in taken.items():
         asked.model.runs.note(kind, each)
 
 
-def _tolerances(asked: Asked) -> list[float]:
-    """The rtol of each trajectory."""
-    rtol = asked.each.get("rtol", RTOL)
-    return rtol.tolist() if isinstance(rtol, Tensor) else [rtol] * asked.n
+def _kinds(asked: Asked) -> list[Hashable]:
+    """What each trajectory's rows are estimated by: solver, the decade of its rtol, and the octave of its span."""
+    rtol, times = asked.each.get("rtol", RTOL), asked.t_eval
+    decades = _each(rtol if isinstance(rtol, Tensor) else torch.tensor([rtol]), torch.log10, asked.n)
+    octaves = _each((times[..., -1] - times[..., 0]).abs().reshape(-1), torch.log2, asked.n)
+    return [
+        (asked.solver.name, asked.parameters.sensitivity, decade if asked.solver.adaptive else 0, octave)
+        for decade, octave in zip(decades, octaves, strict=True)
+    ]
 
 
-def _kind(asked: Asked, rtol: float) -> Hashable:
-    return (
-        asked.solver.name,
-        asked.parameters.sensitivity,
-        round(math.log10(rtol)) if asked.solver.adaptive and rtol > 0 else 0,
-    )
+def _each(values: Tensor, scale: Callable[[Tensor], Tensor], n: int) -> list[int]:
+    """Whole numbers on a scale for n trajectories; 0 and what is not finite are far down."""
+    found = scale(values.to(torch.float64)).clamp(-1100, 1100).nan_to_num(-1100).round().to(torch.int64)
+    return found.expand(n).tolist() if len(found) == 1 else found.tolist()
 
 
 def held(asked: Asked) -> int:

@@ -70,7 +70,7 @@ def parse(request: InferRequest, model: Dynamics) -> Parsed:
     return Parsed(frozenset(request.parameters), parameters, solver, _numbers(options), arguments)
 
 
-BASE = ("samples", "seed", "solver", "rtol", "atol", "dt0", "dt", "max_steps", "stream")
+BASE = ("samples", "seed", "solver", "rtol", "atol", "dt0", "dt", "max_steps", "stream", "reward")
 """Parameters of requests for every kind of dynamics."""
 _NUMBERS = ("rtol", "atol", "dt", "dt0", "beta", "threshold")
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from protos.card import Condition
 from protos.complaint import unknown
-from serving.backends import Array, GraphTensor
+from serving.backends import Array, GraphTensor, shown
 from serving.models.adapter import misfit
 from serving.models.dynamics import Dynamics, Side
 from serving.requests.tensors import came
@@ -81,7 +81,7 @@ def tensors_of(request: InferRequest, model: Dynamics, parameters: Solving, othe
 
 def _start(model: Dynamics, inputs: Mapping[str, Array]) -> Array:
     """First states [n, *state] in float64; one state may come without its axis."""
-    wanted = f"input {Y0!r}: expected FP32 or FP64 {['n', *model.state]}"
+    wanted = f"input {Y0!r}: expected FP32 or FP64 {shown(('n', *model.state))}"
     value = inputs.get(Y0)
     if value is None:
         or_else = "" if model.encoder is None else f", or {', '.join(each.name for each in model.encoder.inputs)}"
@@ -100,7 +100,7 @@ def _encoded(encoder: Side, inputs: Mapping[str, Array]) -> tuple[dict[str, Arra
     """The encoder's inputs [n, ...] or [1, ...], and n."""
     given = dict[str, Array]()
     for tensor in encoder.inputs:
-        wanted = f"input {tensor.name!r}: expected {datatype(tensor.dtype)} {['n', *tensor.row]}".replace("None", "-1")
+        wanted = f"input {tensor.name!r}: expected {datatype(tensor.dtype)} {shown(('n', *tensor.row))}"
         value = inputs.get(tensor.name)
         if value is None:
             raise errors.invalid(f"{wanted}, or {Y0} instead, got none")

@@ -216,11 +216,34 @@ def test_rows_that_are_not_known_are_estimated_by_the_last_ones(live: Live, clie
     task = dynamics_task(InferRequest("decay64", inputs=inputs, parameters={"rtol": 1e-4}), model, Served())
     task.program.close()
     assert task.network_rows <= 100 * taken.max()
-    assert "rows of 'tsit5' at rtol 0.0001 are an estimate, by the last" in task.hint
-    inputs["rtol"] = np.full(100, 1e-7)
+    assert "rows of 'tsit5' at rtol 0.0001 are an estimate: of the last" in task.hint
+    client.solve("decay64", STARTS, [0.0, 1e9], rate=0.0, rtol=1e-4)  # long ones are another kind
+    same = dynamics_task(InferRequest("decay64", inputs=inputs, parameters={"rtol": 1e-4}), model, Served())
+    same.program.close()
+    assert same.network_rows == task.network_rows
+    inputs["rtol"] = np.full(100, 1e-12)
     other = dynamics_task(InferRequest("decay64", inputs=inputs), model, Served())
     other.program.close()
-    assert "at rtol 1e-07" in other.hint
+    assert "at rtol 1e-12 are an estimate: none was seen yet" in other.hint
+
+
+def test_ends_are_scored_without_steering(client: Client) -> None:
+    found = client.solve(
+        "decay64", STARTS, TIMES, rate=RATES, reward="linear", reward_args={"direction": np.array([1.0, 0.0])}
+    )
+    assert found.rewards is not None
+    assert np.allclose(found.rewards, np.asarray(found)[:, -1, 0], atol=1e-6)
+    assert found.reward_rows == 3
+    failing = client.solve("blowing", [[0.5], [4.0]], [0.0, 1.0], reward="linear", reward_args={"direction": [1.0]})
+    assert failing.rewards is not None
+    assert np.isfinite(failing.rewards).tolist() == [True, False]
+
+
+def test_outputs_that_are_asked_for(client: Client) -> None:
+    found = client.solve("coded", STARTS, TIMES, rate=RATES, outputs=["decoded"])
+    assert found.y is None
+    assert found.decoded is not None
+    assert {*found.outputs} == {"decoded", "status", "evaluations"}
 
 
 def test_deterministic_requests(client: Client) -> None:
