@@ -26,6 +26,7 @@ from torch import Tensor
 
 from steering.dynamics.asking import Ask, Program, Reply
 from steering.dynamics.control import Control, Floats, place
+from steering.dynamics.course import QUIET
 from steering.dynamics.problem import Problem, Solver
 from steering.dynamics.solution import Solution
 from steering.errors import PlanError
@@ -34,6 +35,7 @@ from steering.errors import PlanError
 class _Travel:
     """How a solver goes along X: by places s, which are times unless the path is rectilinear."""
 
+    @QUIET
     def __init__(self, path: Control) -> None:
         self.path = path
         t, counts = path.times, path.counts
@@ -55,6 +57,7 @@ class _Travel:
             where=lengths[..., None] > 0,
         )  # fmt: skip
 
+    @QUIET
     def places(self, t: Tensor) -> Tensor:
         """s of times [n, T]."""
         if self.path.interpolation == "hermite":
@@ -72,6 +75,7 @@ class _Travel:
         """Places of the knots of n trajectories [n, L]."""
         return torch.from_numpy(self.knots).expand(n, -1)
 
+    @QUIET
     def times(self, index: NDArray[np.int64], s: Floats) -> Floats:
         """t of places [m]."""
         if self.path.interpolation == "hermite":
@@ -85,6 +89,7 @@ class _Travel:
         later = self.path.times[rows, np.minimum(at + 1, self.path.times.shape[1] - 1)]
         return np.where(passed < 1, start + length * passed, later)
 
+    @QUIET
     def derivative(self, index: NDArray[np.int64], s: Floats) -> Floats:
         """dX/ds at places [m], [m, channels]."""
         if not self.slopes.shape[1]:

@@ -31,7 +31,7 @@ _PRECISION = 50  # bits of a time that a leaf's middle may need: a float64 has 5
 _BROWNIAN = np.uint32(0x80000000)  # in the counter's first word, the number of a block: other draws have fewer blocks
 _CHUNK = 2**17  # numbers that are made at once: they fit the processor's cache
 
-_KEPT = 2**20  # numbers at ends of octaves that are kept, else they are made again
+_KEPT = 2**22  # numbers at ends of octaves that are kept, else they are made again
 
 Reals = NDArray[np.float64]
 

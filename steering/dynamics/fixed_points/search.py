@@ -13,7 +13,7 @@ from steering.dynamics.problem import Problem
 from steering.dynamics.solution import Solution, Status
 from steering.errors import NetworkError
 
-NO_ERROR = "residual is the size of f(z) - z; the error of z may be larger by 1 / (1 - L), L the spectral radius"
+NO_ERROR = "residual is the size of f(z) - z: the error of z may be larger by 1 / (1 - L), L the spectral radius"
 """What every answer must say."""
 
 

@@ -1,5 +1,6 @@
 """What every scheme of SDEs shares: nodes dt apart, the Brownian path's increments between them, times in between."""
 
+import math
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Protocol
@@ -19,7 +20,7 @@ from steering.errors import NetworkError, PlanError
 
 ROUNDING = 1e-9
 """A time asked for is a node if it is as near to one as this part of dt."""
-_AHEAD = 2**18  # numbers of a path that are kept ready
+_AHEAD = 2**13  # numbers of paths that are made at once: a few milliseconds
 _MOST_AHEAD = 256  # steps, likewise
 
 
@@ -154,7 +155,7 @@ class _Nodes:
         if self.dt is not None:
             steps = np.abs(course.ends - course.t) / self.dt
             last = np.round(steps)
-            on_grid = np.abs(steps - last) <= ROUNDING
+            on_grid = (np.abs(steps - last) <= ROUNDING) & (last > 0)
             self.reach = np.where(on_grid, course.t + course.sign * self.dt * last, course.ends)
         self.paths: BrownianPaths | None = None
         self.ahead: Tensor | None = None  # W [n, s, k] at nodes from `first` [n] on
@@ -203,10 +204,16 @@ class _Nodes:
         if self.ahead is not None and bool((self.number[active] - self.first[active] < self.ahead.shape[1] - 1).all()):
             return
         steps = max(1, min(_MOST_AHEAD, _AHEAD // (problem.n * sources)))
-        self.ahead = torch.zeros(problem.n, steps + 1, sources, dtype=torch.float64)
+        ahead = torch.zeros(problem.n, steps + 1, sources, dtype=torch.float64)
         rows, limit, sign = torch.from_numpy(active), self.reach[active, None], self.course.sign[active, None]
         times = sign * np.minimum(sign * self.at(active, steps), sign * limit)  # a last node after the end is not used
-        self.ahead[rows] = self.paths.at(rows, torch.from_numpy(times))
+        place = self.number[active] - self.first[active]
+        if self.ahead is None or bool((place >= self.ahead.shape[1]).any()):  # the latter past equal times
+            ahead[rows, 0] = self.paths.at(rows, torch.from_numpy(times[:, :1]))[:, 0]
+        else:
+            ahead[rows, 0] = self.ahead[rows, torch.from_numpy(place)]
+        ahead[rows, 1:] = self.paths.at(rows, torch.from_numpy(times[:, 1:]))
+        self.ahead = ahead
         self.first[active] = self.number[active]
 
     def increments(self, active: Index) -> Tensor:
@@ -229,7 +236,7 @@ def _finite(y: States) -> Mask:
 
 
 def _flat(y: States) -> Floats:
-    flat: Floats = y.reshape(len(y), -1).numpy()
+    flat: Floats = y.reshape(len(y), math.prod(y.shape[1:])).numpy()
     return flat
 
 

@@ -278,3 +278,27 @@ def test_a_diffusion_of_another_shape(noise: str, shape: tuple[int, ...]) -> Non
 def test_a_field_without_diffusion() -> None:
     with pytest.raises(NetworkError, match="got no diffusion"):
         solved(lambda y, t: y, "euler_maruyama", torch.ones(3, 2), [0, 1])
+
+
+def test_steps_far_longer_than_the_times_asked_for() -> None:
+    long = solved(ornstein, "euler_maruyama", torch.ones(3, 2), [0, 1], dt=1e300, noise="additive")
+    one = solved(ornstein, "euler_maruyama", torch.ones(3, 2), [0, 1], noise="additive")
+    assert torch.equal(long.y, one.y)
+    assert solved(ornstein, "milstein", torch.ones(2, 1), [3.0], dt=0.1).y.tolist() == [[[1.0]], [[1.0]]]
+
+
+@pytest.mark.parametrize("solver", SCHEMES)
+def test_all_rows_fail_at_once(solver: str) -> None:
+    def field(y: Tensor, t: Tensor) -> dict[str, Tensor]:
+        return {"drift": y * torch.inf, "diffusion": torch.ones_like(y)}
+
+    solution = solved(field, solver, torch.ones(2, 2), [0, 0.05, 1], dt=0.1, noise="additive")
+    assert solution.status.tolist() == [Status.NOT_FINITE] * 2
+    assert solution.y[:, 1:].isnan().all()
+
+
+def test_more_equal_times_than_steps_are_made_ready_at_once() -> None:
+    times = [0.0, 0.5, *[0.6] * 300, 1.0]
+    y = solved(ito, "euler_maruyama", torch.ones(2, 1), times).y
+    assert torch.equal(y[:, -1], solved(ito, "euler_maruyama", torch.ones(2, 1), [0.0, 0.5, 0.6, 1.0]).y[:, -1])
+    assert torch.equal(y[:, 2], y[:, 301])
