@@ -6,7 +6,7 @@ from deploy.settings import Settings
 from serving.models.artifacts import Artifacts
 from serving.models.mirror import Mirror
 from serving.models.object_store import ObjectShelf
-from serving.models.shelf import FolderShelf
+from serving.models.shelf import FolderShelf, PatientShelf
 
 
 def mirror(settings: Settings) -> Mirror | None:
@@ -37,4 +37,4 @@ def artifacts(settings: Settings) -> Artifacts | None:
     place = settings.artifacts
     if place is None:
         return None
-    return Artifacts(ObjectShelf(place) if isinstance(place, str) else FolderShelf(place))
+    return Artifacts(PatientShelf(ObjectShelf(place) if isinstance(place, str) else FolderShelf(place)))

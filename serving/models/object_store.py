@@ -17,7 +17,8 @@ MOST_OBJECTS = 100_000
 SUMS = "SHA256SUMS"
 SCHEMES = ("s3", "gs", "http", "https")
 _MOST_SUMS = 2**24
-_PIECE = 2**23
+_PIECE = 2**25
+"""Bytes of a request for some of an object: each has its own half minute and its own tries."""
 _PATIENCE: dict[str, Any] = {"max_retries": 3, "retry_timeout": datetime.timedelta(seconds=20)}
 _SUM = re.compile(r"([0-9a-f]{64}) [ *](?:\./)?(\S.*)")
 
@@ -96,10 +97,15 @@ class ObjectStore:
     def _pieces(self, wanted: Object, where: str) -> Iterator[bytes]:
         import obstore
 
-        tag = wanted.tag if not self._web and wanted.tag.startswith(('"', "W/")) else None
+        options: Any = {"if_match": wanted.tag} if wanted.tag.startswith('"') else {}
         try:
-            came = obstore.get(self._store, wanted.path, options={"if_match": tag} if tag else None)
-            yield from map(bytes, came.stream(min_chunk_size=_PIECE))
+            if wanted.size is None:  # of a web server, which may know no ranges
+                yield from map(bytes, obstore.get(self._store, wanted.path).stream(min_chunk_size=_PIECE))
+                return
+            for first in range(0, wanted.size, _PIECE):
+                span = first, min(first + _PIECE, wanted.size)
+                came = obstore.get(self._store, wanted.path, options={**options, "range": span})
+                yield bytes(came.bytes())
         except (obstore.exceptions.BaseError, FileNotFoundError, ValueError) as error:
             raise StoreError(f"{where}: expected to read it, got: {said(error)}") from None
 

@@ -2,10 +2,17 @@
 
 import contextlib
 import os
+import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
+
+Result = TypeVar("Result")
+LATE_S = 60.0
+"""Seconds that a call may take: a bank has up to 256 MiB."""
 
 
 class Shelf(Protocol):
@@ -80,3 +87,50 @@ class FolderShelf:
             yield there
         finally:
             there.unlink(missing_ok=True)
+
+
+class PatientShelf:
+    """Another one, whose calls end within `late_s` seconds: a volume whose server is away may answer none for hours.
+    While a call hangs others fail at once."""
+
+    def __init__(self, shelf: Shelf, late_s: float = LATE_S) -> None:
+        self._shelf, self._late_s = shelf, late_s
+        self._hanging: threading.Thread | None = None
+
+    def __str__(self) -> str:
+        return str(self._shelf)
+
+    def get(self, name: str, most: int) -> bytes | None:
+        """Implements `Shelf.get`."""
+        return self._within(lambda: self._shelf.get(name, most))
+
+    def put(self, name: str, content: bytes) -> None:
+        """Implements `Shelf.put`."""
+        self._within(lambda: self._shelf.put(name, content))
+
+    def create(self, name: str, content: bytes) -> bool:
+        """Implements `Shelf.create`."""
+        return self._within(lambda: self._shelf.create(name, content))
+
+    def remove(self, name: str) -> None:
+        """Implements `Shelf.remove`."""
+        self._within(lambda: self._shelf.remove(name))
+
+    def _within(self, call: Callable[[], Result]) -> Result:
+        if self._hanging is not None and self._hanging.is_alive():
+            raise OSError("expected an answer, an earlier call still waits for one")
+        done = Future[Result]()
+
+        def run() -> None:
+            try:
+                done.set_result(call())
+            except BaseException as error:
+                done.set_exception(error)
+
+        thread = threading.Thread(target=run, name="shelf", daemon=True)
+        thread.start()
+        try:
+            return done.result(self._late_s)
+        except FutureTimeoutError:
+            self._hanging = thread
+            raise OSError(f"expected an answer within {self._late_s:g} s, got none") from None

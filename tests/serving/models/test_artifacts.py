@@ -17,7 +17,7 @@ from serving.models.artifacts import Artifacts
 from serving.models.lease import Leases
 from serving.models.loaded import LoadedModels
 from serving.models.model import Sampler
-from serving.models.shelf import FolderShelf
+from serving.models.shelf import FolderShelf, PatientShelf
 from tests import networks
 from tests.serving.live import running, until
 
@@ -233,3 +233,35 @@ def test_replicas_that_share_a_place_answer_alike_with_one_bank(root: Path, tmp_
         _, parameters = live.infer(samples=2, seed=1, steps=2)
         assert "no bank" not in parameters.get("warnings", "")
     assert {each.suffix for each in (tmp_path / "artifacts").iterdir()} == {".bank", ".costs"}
+
+
+def test_a_place_that_hangs_holds_up_nobody_for_long(tmp_path: Path):
+    inside, over = FolderShelf(tmp_path), threading.Event()
+
+    class Hanging(FolderShelf):
+        def get(self, name: str, most: int) -> bytes | None:
+            if name == "hangs":
+                over.wait(60)
+            return super().get(name, most)
+
+    shelf = PatientShelf(Hanging(tmp_path), 0.2)
+    assert shelf.create("a", b"1")
+    assert shelf.get("a", 10) == b"1"
+    with pytest.raises(OSError, match=r"expected an answer within 0\.2 s"):
+        shelf.get("hangs", 10)
+    with pytest.raises(OSError, match="an earlier call still waits"):
+        shelf.put("a", b"2")
+    over.set()
+
+    def answers() -> bool:
+        try:
+            shelf.put("a", b"3")
+        except OSError:
+            return False
+        return True
+
+    until(answers)
+    assert inside.get("a", 10) == b"3"
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(IsADirectoryError):
+        shelf.get("folder", 10)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from serving.models import object_store
 from serving.models.artifacts import Artifacts
 from serving.models.folders import scan
 from serving.models.mirror import Mirror
@@ -110,6 +111,16 @@ def test_a_folder_is_kept_like_its_store(bucket: Bucket, tmp_path: Path):
     other = Mirror(bucket.url, cache)
     other.first()
     assert held(other) == {"a/2/model.onnx": b"other", "a/card.yaml": b"another card"}
+
+
+def test_large_objects_come_in_pieces(bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(object_store, "_PIECE", 1000)
+    whole = {"a/1/model.onnx": bytes(range(256)) * 20, "a/1/empty": b"", "a/1/exact": b"x" * 2000}
+    for path, content in whole.items():
+        bucket.put(path, content)
+    mirror = Mirror(bucket.url, tmp_path / "cache")
+    mirror.first()
+    assert held(mirror) == whole
 
 
 def test_names_that_lead_elsewhere_are_passed_over(bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
