@@ -128,3 +128,36 @@ def write_plain_ode(root: Path, name: str, network: nn.Module, size: int, **cond
     dynamics = {"kind": "ode", "state": [size], "inputs": {"y": state}, "outputs": {"drift": "f"}}
     said = {each: {"dtype": "float64", "shape": [*shape], "null": 0.0} for each, shape in conditions.items()}
     return write(root, name, network, examples, ["f"], dynamics, said)
+
+
+class Wells(nn.Module):
+    """A double well in the first of two numbers, pushed by the second, which is slow: drift, and noise of 0.6."""
+
+    def forward(self, z: Tensor, push: Tensor) -> tuple[Tensor, Tensor]:
+        first = 4 * (z[:, 0] - z[:, 0] ** 3) + push * z[:, 1]
+        return torch.stack([first, -0.5 * z[:, 1]], dim=1), 0.6 + 0 * z
+
+
+class Wiener(nn.Module):
+    """Ornstein and Uhlenbeck's process, of two numbers; NaN where the first is beyond 6."""
+
+    def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.where(z[:, :1] > 6, torch.nan, -z), 1 + 0 * z
+
+
+class First(nn.Module):
+    """The first number of a state."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        return z[:, 0]
+
+
+def write_wells(root: Path) -> None:
+    """`Wells` and `Wiener` in float32, and `First` beside them as a plain model."""
+    z = torch.randn(3, 2)
+    both = {"kind": "sde", "state": [2], "inputs": {"y": "z"}, "outputs": {"drift": "f", "diffusion": "g"}}
+    both["solver"] = {"name": "euler_maruyama", "dt": 0.1}
+    push = {"dtype": "float32", "null": 0.0}
+    write(root, "wells", Wells(), {"z": z, "push": torch.rand(3)}, ["f", "g"], both, {"push": push})
+    write(root, "wiener", Wiener(), {"z": z}, ["f", "g"], both)
+    export_model(First(), root / "first", None, examples={"z": z}, outputs=["reward"])

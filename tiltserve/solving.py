@@ -21,7 +21,8 @@ STATUSES = ("ok", "event", "max_steps", "step_too_small", "not_finite", "not_con
 PARAMETERS = frozenset(
     {
         "samples", "seed", "solver", "rtol", "atol", "dt0", "dt", "max_steps", "stream", "reward", "beta", "threshold",
-        "particles", "steering", "events", "max_events", "sensitivity", "timeout", "priority", "deterministic",
+        "particles", "steering", "coordinate", "over", "explorers", "events", "max_events", "sensitivity", "timeout",
+        "priority", "deterministic",
     }
 )  # fmt: skip
 """Parameters of a request for trajectories. Options of solvers are sent as parameters too."""

@@ -121,10 +121,17 @@ def linear(model: Dynamics) -> tuple[TensorSpec, ...]:
 
 MOST_LINEAR = 2048
 """Numbers of a state whose matrix fits into a message."""
+
+
+def weights(model: Dynamics) -> tuple[TensorSpec, ...]:
+    """Of steered trajectories."""
+    return (TensorSpec("log_weights", "FP64", (-1,)),)
+
+
 Specs = Callable[[Dynamics], Sequence[TensorSpec]]
 TAKES: Mapping[str, Sequence[Specs]] = {"ode": (linear,), "cde": (control,), "map": (control,)}
 """Inputs of requests for some kinds of dynamics, which their pieces (`serving/requests/dynamics/`) read."""
 GIVES: Mapping[str, Sequence[Specs]] = {
-    "ode": (events, exponents), "cde": (events,), "fixed_point": (residual,),
+    "ode": (events, exponents), "cde": (events,), "fixed_point": (residual,), "sde": (weights,),
 }  # fmt: skip
 """Outputs of some kinds of dynamics, which their pieces make."""

@@ -506,10 +506,11 @@ class LoadedModels:
         self, request: InferRequest, seen: Callable[[str], bool], others: Sequence[tuple[str, str]] = ()
     ) -> set[Version]:
         """The versions a request can touch: of its own models those it asks for, and the newest of every model named
-        in its reward or events, which are no longer than `LONGEST_REWARD`, as are the names in its arguments."""
+        in its reward, events or coordinate, which are no longer than `LONGEST_REWARD`, as are names in its arguments.
+        """
         said = [
             each for key, each in request.parameters.items()
-            if (key.startswith("reward") or key == "events") and isinstance(each, str)
+            if (key.startswith("reward") or key in ("events", "coordinate")) and isinstance(each, str)
         ]  # fmt: skip
         texts = [each for each in said if len(each) <= LONGEST_REWARD]
         words = {word for text in texts for pattern in (r"[\w.-]+", r"\w+") for word in re.findall(pattern, text)}

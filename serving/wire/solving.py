@@ -32,6 +32,8 @@ class Solving(BaseModel):
             trajectory, kept of them.
         sensitivity: "ftle" for finite-time Lyapunov exponents.
         stream: send states as they become final.
+        beta, threshold, particles, steering, coordinate, over, explorers: of steering, see
+            `serving.requests.dynamics.steered`.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
@@ -53,3 +55,6 @@ class Solving(BaseModel):
     threshold: Single | None = None
     particles: Annotated[int, Field(ge=2, le=2**16)] | None = None
     steering: Literal["doob", "splitting", "none"] | None = None
+    coordinate: Annotated[str, Field(max_length=LONGEST_REWARD)] | None = None
+    over: Literal["end", "max", "integral"] | None = None
+    explorers: Annotated[int, Field(ge=16, le=4096)] | None = None

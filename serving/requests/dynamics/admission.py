@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from serving.requests.dynamics import steered
 from serving.requests.dynamics.asked import Asked
 from serving.wire import errors
 from serving.wire.solving import TIMES
@@ -38,6 +39,8 @@ class Expected:
 
 def rows(asked: Asked) -> Expected:
     """Rows of the field for all trajectories together."""
+    if (exactly := steered.expected_rows(asked)) is not None:
+        return Expected(exactly)
     whole, seen, most = 0, 0, asked.parameters.max_steps * MOST_STAGES
     for kind, count in Counter(_kinds(asked)).items():
         each, found = asked.model.runs.estimate(kind)
@@ -84,6 +87,7 @@ def held(asked: Asked) -> int:
     copies = 1 if asked.parameters.sensitivity is None else 2 * state // NUMBER + 1
     matrices = MATRICES * n * state * state // NUMBER if asked.solver.matrices else 0
     matrices += 3 * n * state * asked.solver.memory
+    inputs_bytes += steered.held(asked)
     return inputs_bytes + n * state * copies * (STATE_COPIES + 2 * asked.times) + n * asked.times * NUMBER + matrices
 
 

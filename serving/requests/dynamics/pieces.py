@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from protos.dynamics import KINDS, Dynamics
-from serving.requests.dynamics import conserve, control, events, linear, noise, residual, sensitivity
+from serving.requests.dynamics import conserve, control, events, linear, noise, residual, sensitivity, steered
 from serving.requests.dynamics.piece import Piece
 
 PIECES: Sequence[Piece] = (
@@ -14,6 +14,7 @@ PIECES: Sequence[Piece] = (
     control.PIECE,
     conserve.PIECE,
     residual.PIECE,
+    steered.PIECE,
 )
 DEFAULT_SOLVERS: Mapping[str, str] = {
     "ode": "tsit5", "sde": "euler_maruyama", "cde": "tsit5", "map": "map", "fixed_point": "anderson",

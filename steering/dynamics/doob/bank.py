@@ -51,7 +51,7 @@ class Bank:
         if len(layer):
             grown = self.layers[k].beside(layer) if k in self.layers else layer
             # thinned late: what comes and goes in small parts is not sorted each time
-            self.layers[k] = grown.thinned(self.most) if len(grown) > 4 * self.most else grown
+            self.layers[k] = grown.thinned(self.most) if len(grown) > 2 * self.most else grown
 
     def layer(self, k: int) -> Layer:
         return self.layers[k].thinned(self.most)

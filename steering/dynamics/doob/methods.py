@@ -1,5 +1,6 @@
 """Ways toward p(path) w, as one program: Doob's transform and its rivals, splitting and weights alone."""
 
+import math
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Literal
@@ -102,16 +103,14 @@ def by_splitting(chain: Chain, aim: Aim, n: int, seed: int, keep: Tensor) -> Gen
     drawn from all by these; those of an event have none."""
     found = yield from split(chain, aim, n, seed)
     logs = found.log_share + aim.log_weight(found.s)
-    if not bool((logs > -torch.inf).any()):
-        return Weighted(found.y[-n:][:, keep], found.s[-n:], torch.full((n,), -torch.inf, dtype=torch.float64))
-    if aim.threshold is not None:
+    if aim.threshold is not None or not bool((logs > -torch.inf).any()):
         # the last n are those that were not left behind
-        log_n = torch.log(torch.tensor(float(n), dtype=torch.float64))
-        return Weighted(found.y[-n:][:, keep], found.s[-n:], logs[-n:] + log_n)
-    uniform = Noise(seed, range(1)).uniform(0, draws.KEEP, 1)
-    chosen = systematic(torch.softmax(logs, dim=0)[None], uniform, n)[0]
-    total = torch.logsumexp(logs, dim=0)
-    return Weighted(found.y[chosen][:, keep], found.s[chosen], total.expand(n).clone())
+        y, s, logs = found.y[-n:][:, keep], found.s[-n:], logs[-n:] + math.log(n)
+    else:
+        uniform = Noise(seed, range(1)).uniform(0, draws.KEEP, 1)
+        chosen = systematic(torch.softmax(logs, dim=0)[None], uniform, n)[0]
+        y, s, logs = found.y[chosen][:, keep], found.s[chosen], torch.logsumexp(logs, dim=0).expand(n).clone()
+    return Weighted(y, s, logs, s == -torch.inf)
 
 
 def plain(chain: Chain, aim: Aim, n: int, seed: int, keep: Tensor) -> Generator[Ask, Reply, Weighted]:
@@ -130,4 +129,4 @@ def plain(chain: Chain, aim: Aim, n: int, seed: int, keep: Tensor) -> Generator[
         if aim.over != "end" or k + 1 == chain.steps:
             s = aim.joined(s, (yield from rewards(chain, y, k + 1)), chain.dt(k))
     logs = torch.where(lost, -torch.inf, aim.log_weight(s))
-    return Weighted(kept, s, logs, n)
+    return Weighted(kept, s, logs, lost, n)

@@ -14,7 +14,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float64
+from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from steering.dynamics.asking import Ask, Reply
@@ -44,12 +44,14 @@ class Weighted:
         y: states [n, T, *state] at the steps that were kept.
         s: the statistic [n] that is weighed.
         log_weights: [n]; their exponentials' mean estimates the normaliser E[w] without bias; -inf for no weight.
+        failed: paths [n] that came to a state without finite slopes; they have no weight.
         islands: paths come in so many islands of equal size, which share log h and nothing else.
     """
 
     y: Float64[Tensor, "n T *state"]
     s: Float64[Tensor, " n"]
     log_weights: Float64[Tensor, " n"]
+    failed: Bool[Tensor, " n"]
     islands: int = 1
 
     @property
@@ -108,8 +110,10 @@ def twisted(
     kept = torch.empty(n, len(keep), *chain.start.shape, dtype=torch.float64)
     kept[:, keep == 0] = y[:, None]
     log_weights, total = torch.zeros(n, dtype=torch.float64), first.expand(islands)
+    failed = torch.zeros(n, dtype=torch.bool)
     for k in range(chain.steps):
         slopes = yield from chain.slopes(y, k)
+        failed = failed | slopes.failed
         if bank is not None:
             bank.add(k, Layer(y, slopes, reward, s))
         offered = yield from _Step(chain, aim, log_h, k, y, s, slopes).offered(noise, candidates, turn)
@@ -125,9 +129,10 @@ def twisted(
         if k + 1 < chain.steps:
             log_weights, total, order = _resampled(log_weights, total, lottery.uniform(k, draws.RESAMPLE + turn, 1))
             if order is not None:
-                y, s, reward, now, kept = y[order], s[order], reward[order], now[order], kept[order]
+                y, s, reward, now = y[order], s[order], reward[order], now[order]
+                kept, failed = kept[order], failed[order]
     log_weights = (log_weights.reshape(islands, -1) + total[:, None]).flatten()
-    return Weighted(kept, s, log_weights, islands)
+    return Weighted(kept, s, log_weights, failed, islands)
 
 
 @dataclass(frozen=True, eq=False)

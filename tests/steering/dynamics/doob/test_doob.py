@@ -261,6 +261,7 @@ def test_paths_that_fail_have_no_weight() -> None:
             broken, lambda y: -y[:, 0].abs(), torch.zeros(1), [0.0, 2.0], dt=DT, method=method, settings=SMALL
         )
         assert bool(found.paths.y.isfinite().all())
+        assert bool((found.paths.log_weights[found.paths.failed] == -torch.inf).all())
         assert 0 < math.exp(found.paths.log_normaliser) < 1
 
 
@@ -321,6 +322,7 @@ def test_weights_tell_their_error() -> None:
     """Islands that agree have none; one alone cannot say."""
     logs = torch.zeros(8, dtype=torch.float64)
     y, s = torch.zeros(8, 1, 1, dtype=torch.float64), torch.zeros(8, dtype=torch.float64)
-    assert Weighted(y, s, logs, 4).relative_error == 0
-    assert math.isnan(Weighted(y, s, logs, 1).relative_error)
-    assert Weighted(y, s, torch.tensor([0.0, -torch.inf] * 4, dtype=torch.float64), 2).ess == 4
+    whole = torch.zeros(8, dtype=torch.bool)
+    assert Weighted(y, s, logs, whole, 4).relative_error == 0
+    assert math.isnan(Weighted(y, s, logs, whole, 1).relative_error)
+    assert Weighted(y, s, torch.tensor([0.0, -torch.inf] * 4, dtype=torch.float64), whole, 2).ess == 4
