@@ -2,9 +2,11 @@
 
     make bench ARGS="import_matrix"
     make bench ARGS="import_matrix --only flux --only dit"
+    make bench ARGS="import_matrix --only dit --opset 23"
 
 Folders are made here by the real classes (`save_pretrained`), nothing is downloaded. Every graph is then opened as a
-server does, which tries whether its rows depend on each other; `rows` is "independent" where they do not.
+server does, which tries whether its rows depend on each other; `rows` is "independent" where they do not. `ms` is
+what a row takes on one thread, in calls of eight rows at most.
 """
 
 import tempfile
@@ -17,10 +19,14 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from exporters import export
 from exporters.diffusers.source import read
 from exporters.diffusers.writing import Import, Wishes, Written, prepare
-from serving.backends import LoadError
+from serving.backends import Backend, LoadError
+from serving.backends.costs import Costs
+from serving.backends.made_up import MadeUp
 from serving.backends.opening import Opener
+from serving.backends.profiling import measured
 from serving.models.folders import Folder
 from serving.models.repository import load
 from tests import tiny_diffusers as tiny
@@ -34,6 +40,10 @@ FOLDERS: dict[str, dict[str, Any]] = {
 """Makers of folders in `tests/tiny_diffusers.py`, and what their import is asked for."""
 
 
+MOST = 8
+"""Rows of a call."""
+
+
 class _Silent:
     def begin(self, name: str) -> None:
         pass
@@ -44,10 +54,12 @@ class _Silent:
 
 def main(
     only: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Of these folders. [all]")] = None,
+    opset: Annotated[int, typer.Option(help="Version of ONNX's operators.")] = export.OPSET,
 ) -> None:
     """Import each folder and print a table."""
     torch.set_num_threads(1)
-    table = Table("folder", "part", "what", "nodes", "worst error", "seconds", "rows")
+    export.OPSET = opset
+    table = Table("folder", "part", "what", "nodes", "worst error", "seconds", "ms", "rows")
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
         for name in only or FOLDERS:
@@ -59,14 +71,19 @@ def main(
     Console(width=160).print(table)
 
 
+def _measured(backend: Backend, graph: str, made_up: MadeUp | None) -> Costs:
+    return measured(backend, MOST, made_up)
+
+
 def _told(models: Path, plan: Import, written: Written) -> list[str]:
     graph = onnx.load(models / written.name / "1" / "model.onnx").graph
     part = written.name.removeprefix(plan.name).lstrip(".") or "-"
     try:
-        found = load(Folder(written.name, "1", models / written.name), Opener(1)).network.caution
+        network = load(Folder(written.name, "1", models / written.name), Opener(1), _measured).network
+        found, ms = network.caution, f"{1000 * network.costs.row_s:.2g}"
     except LoadError as error:
-        found = str(error)
-    cells = [plan.name, part, written.what, str(len(graph.node)), f"{written.error:.1e}", f"{written.seconds:.1f}"]
+        found, ms = str(error), "-"
+    cells = [plan.name, part, written.what, str(len(graph.node)), f"{written.error:.1e}", f"{written.seconds:.1f}", ms]
     return [*cells, found or "independent"]
 
 
