@@ -73,7 +73,9 @@ def configuration(model: ModelState, held: Sequence[Route]) -> model_config_pb2.
                 kind=model_config_pb2.ModelInstanceGroup.Kind.Value(f"KIND_{model.device}"),
             )
         ],
-        model_transaction_policy=model_config_pb2.ModelTransactionPolicy(decoupled=model.draws is not None),
+        model_transaction_policy=model_config_pb2.ModelTransactionPolicy(
+            decoupled=(model.draws or model.solves) is not None
+        ),
         parameters={
             "kind": model_config_pb2.ModelParameter(string_value=model.kind),
             "fingerprint": model_config_pb2.ModelParameter(string_value=model.fingerprint),

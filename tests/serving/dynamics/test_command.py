@@ -1,7 +1,6 @@
 """`tiltserve solve` against a running server."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,16 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from deploy.cli import app
-from tests import dynamics
-from tests.serving.live import Live, running
-
-
-@pytest.fixture(scope="module")
-def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
-    root = tmp_path_factory.mktemp("dynamics") / "models"
-    dynamics.write_decay(root)
-    with running(root) as live:
-        yield live
+from tests.serving.live import Live
 
 
 def run(live: Live, *arguments: str) -> tuple[int, str]:
@@ -26,9 +16,9 @@ def run(live: Live, *arguments: str) -> tuple[int, str]:
     return answer.exit_code, answer.output
 
 
-def test_states_go_into_files(live: Live, tmp_path: Path) -> None:
+def test_states_go_into_files(decaying: Live, tmp_path: Path) -> None:
     code, said = run(
-        live, "decay", "0:1:5", "--y0", "1,-2;0.5,3", "-i", "rate=2", "-o", str(tmp_path / "a.npz"), "--json"
+        decaying, "decay", "0:1:5", "--y0", "1,-2;0.5,3", "-i", "rate=2", "-o", str(tmp_path / "a.npz"), "--json"
     )
     assert code == 0, said
     told = json.loads(said)
@@ -37,7 +27,7 @@ def test_states_go_into_files(live: Live, tmp_path: Path) -> None:
         assert np.allclose(found["y"][:, -1], np.array([[1, -2], [0.5, 3]]) * np.exp(-2), atol=1e-4)
         assert found["t"].shape == (5,)
     np.save(tmp_path / "starts.npy", np.ones((1, 2)))
-    code, said = run(live, "decay", "0,0.5,2", "--y0", str(tmp_path / "starts.npy"), "-o", str(tmp_path / "a.csv"))
+    code, said = run(decaying, "decay", "0,0.5,2", "--y0", str(tmp_path / "starts.npy"), "-o", str(tmp_path / "a.csv"))
     assert code == 0, said
     assert "1 ok" in said
     lines = (tmp_path / "a.csv").read_text().splitlines()
@@ -58,8 +48,8 @@ def test_states_go_into_files(live: Live, tmp_path: Path) -> None:
         (("nothing", "0,1", "--y0", "1,2"), "unknown model"),
     ],
 )
-def test_refusals_are_one_line(live: Live, arguments: tuple[str, ...], said: str) -> None:
-    code, text = run(live, *arguments)
+def test_refusals_are_one_line(decaying: Live, arguments: tuple[str, ...], said: str) -> None:
+    code, text = run(decaying, *arguments)
     assert code == 2
     assert said in text
     assert len(text.strip().splitlines()) == 1

@@ -1,11 +1,11 @@
 """Trajectories whose replica is lost: another one goes on, and the bytes are the same."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests import dynamics
 from tests.serving.live import Live, running
 from tiltserve import Chunk, Client
 
@@ -15,10 +15,8 @@ TIMES = np.linspace(0.0, 8.0, 150_001)
 
 
 @pytest.fixture(scope="module")
-def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
-    root = tmp_path_factory.mktemp("dynamics") / "models"
-    dynamics.write_decay(root)
-    with running(root, count=2) as live:
+def live(decays: Path) -> Iterator[Live]:
+    with running(decays, count=2) as live:
         yield live
 
 

@@ -1,19 +1,16 @@
 """Trajectories over the wire: real clients, a real front and real replicas."""
 
 import asyncio
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from serving.models.dynamics import Dynamics
 from serving.requests.dynamics.asked import Served
 from serving.requests.dynamics.task import dynamics_task
 from serving.wire.kserve import InferRequest
-from tests import dynamics
-from tests.serving.live import Live, running
+from tests.serving.live import Live
 from tiltserve import AsyncClient, Chunk, Client, InvalidArgument, Trajectories
 
 TIMES = np.linspace(0.0, 1.0, 5)
@@ -22,21 +19,14 @@ RATES = np.array([0.5, 1.0, 2.0])
 EXACT = STARTS[:, None] * np.exp(-RATES[:, None] * TIMES)[:, :, None]
 
 
-@pytest.fixture(scope="module")
-def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
-    root = tmp_path_factory.mktemp("dynamics") / "models"
-    dynamics.write_decay(root)
-    dynamics.write_decay(root, "decay64", torch.float64)
-    dynamics.write_decay(root, "coded", torch.float64, coded=True)
-    dynamics.write_blowing(root)
-    with running(root) as live:
-        yield live
+@pytest.fixture
+def live(decaying: Live) -> Live:
+    return decaying
 
 
-@pytest.fixture(scope="module")
-def client(live: Live) -> Iterator[Client]:
-    with Client(live.address) as client:
-        yield client
+@pytest.fixture
+def client(solving: Client) -> Client:
+    return solving
 
 
 @pytest.mark.parametrize(
