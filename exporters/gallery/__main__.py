@@ -11,6 +11,7 @@ from typing import Annotated
 import torch
 import typer
 
+from exporters.gallery.picture import draw
 from exporters.gallery.table import RECIPES
 
 
@@ -19,6 +20,7 @@ def main(
     out: Annotated[Path, typer.Option("--out", help="model repository")] = Path("deploy/gallery_models"),
     check: Annotated[bool, typer.Option("--check", help="build nothing, measure what is there")] = False,
     effort: Annotated[float, typer.Option("--effort", min=0, max=1, help="share of the training's batches")] = 1.0,
+    picture: Annotated[Path | None, typer.Option("--picture", help="only draw six models into a file")] = None,
     untrained: Annotated[bool, typer.Option("--untrained", help="only the recipes that train nothing")] = False,
 ) -> None:
     """Build the gallery's models, or check them; the status is 1 if a figure does not hold."""
@@ -28,6 +30,9 @@ def main(
     unknown = [name for name in names or () if name not in RECIPES]
     if unknown:
         raise typer.BadParameter(f"expected some of {', '.join(RECIPES)}, got {', '.join(unknown)}")
+    if picture is not None:
+        draw(out, picture)
+        return
     failed = 0
     for recipe in RECIPES.values():
         if (names and recipe.name not in names) or (untrained and recipe.trained):

@@ -98,17 +98,17 @@ def check(repository: Path) -> list[Figure]:
 
 
 def judge(repository: Path) -> list[Figure]:
-    """Both rates from the gas at the end of one column, as `tiltserve fit` finds them (half a minute)."""
+    """Both rates from the gas at the end of one column, as `tiltserve fit` finds them."""
     model, times = Model(repository, CARD.name), torch.linspace(0, 3, 16, dtype=torch.float64)
     number = lambda value: torch.tensor(value, dtype=torch.float64)  # noqa: E731
     true, start = {"attach": number(4.0), "detach": number(2.0)}, torch.zeros(1, 2, CELLS, dtype=torch.float64)
     speed = {"speed": number([2.0])}
-    column = model.solve(start, times, rtol=1e-10, atol=1e-13, **speed, **{k: v[None] for k, v in true.items()}).y
+    column = model.solve(start, times, rtol=1e-7, atol=1e-10, **speed, **{k: v[None] for k, v in true.items()}).y
     seen = torch.full_like(column, torch.nan)
     seen[:, 1:, 0, -1] = column[:, 1:, 0, -1]
     field = lambda y, t, **more: model.field(y, t, **more)["drift"]  # noqa: E731
     guess = {name: number(3.0) for name in true}
-    fitted, found = fit(field, start, times, seen, guess, rtol=1e-10, atol=1e-13, condition=speed)
+    fitted, found = fit(field, start, times, seen, guess, rtol=1e-7, atol=1e-10, condition=speed)
     off = max(float((found[name] / true[name] - 1).abs()) for name in true)
     return [at_most("both rates by `fit`, relative", off if fitted.converged else math.inf, 1e-4)]
 

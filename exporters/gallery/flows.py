@@ -83,7 +83,7 @@ def gradients(model: Model, x: Float64[Tensor, "n 2"], times: list[float], **ask
     apart = 1e-5
     shift = apart * torch.eye(2, dtype=torch.float64)
     around = torch.cat([x + shift[0], x - shift[0], x + shift[1], x - shift[1]])
-    end = model.solve(around, times, rtol=1e-10, atol=1e-12, **asked).y[:, -1].reshape(4, -1, 2)
+    end = model.solve(around, times, **{"rtol": 1e-10, "atol": 1e-12, **asked}).y[:, -1].reshape(4, -1, 2)
     return torch.stack([end[0] - end[1], end[2] - end[3]], dim=-1) / (2 * apart)
 
 
