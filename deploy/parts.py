@@ -92,7 +92,7 @@ def _probes(settings: Settings, front: Front) -> Probes | None:
     if settings.health_port is None:
         return None
     host = settings.metrics_host or settings.host
-    return Probes(host, settings.health_port, live=lambda: front.check_health(STILL_S), ready=lambda: front.serving)
+    return Probes(host, settings.health_port, live=lambda: front.check_health(STILL_S), ready=lambda: front.fault)
 
 
 async def _hurry(front: Front, again: asyncio.Event) -> None:

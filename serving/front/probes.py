@@ -27,13 +27,13 @@ class Probes:
     Args:
         port: 0 for any free one.
         live: raises where the front is to be replaced; awaited in the loop, so a loop that hangs is not alive.
-        ready: whether it takes requests; read in the loop too.
+        ready: why it takes no requests, in one line; empty where it does. Read in the loop too.
 
     Raises:
         OSError: the port cannot be listened on.
     """
 
-    def __init__(self, host: str, port: int, *, live: Callable[[], Awaitable[None]], ready: Callable[[], bool]) -> None:
+    def __init__(self, host: str, port: int, *, live: Callable[[], Awaitable[None]], ready: Callable[[], str]) -> None:
         self._live, self._ready, self._loop = live, ready, asyncio.get_running_loop()
         (family, *_, found), *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
 
@@ -77,7 +77,7 @@ class Probes:
 
     async def _asked(self, path: str) -> str | None:
         if path == READY:
-            return None if self._ready() else "no replica takes requests, or this front was told to stop"
+            return self._ready() or None
         try:
             await self._live()
         except RuntimeError as error:

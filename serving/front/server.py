@@ -163,6 +163,15 @@ class Front:
         """Whether it is ready, a replica takes requests, and it was not told to stop. For its event loop."""
         return self._roster.serving
 
+    @property
+    def fault(self) -> str:
+        """Why it is not `serving`, in one line; empty where it is. For its event loop."""
+        if self._roster.leaving:
+            return "this front was told to stop"
+        if lacking := ", ".join(sorted(self._roster.awaited)):
+            return f"no replica takes requests for {lacking}"
+        return "" if self._roster.index.any_ready else "no replica takes requests"
+
     async def ready(self) -> list[str]:
         """The names of the models that answer, once there are some. For the event loop of the front."""
         while self._roster.awaited or not self._roster.index.any_ready:

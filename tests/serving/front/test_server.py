@@ -182,6 +182,7 @@ def test_a_front_waits_for_the_models_that_it_is_told_of():
 
             await until(lambda: bool(it.front._roster.index.models))
             assert await status("") == health_pb2.HealthCheckResponse.NOT_SERVING
+            assert it.front.fault == "no replica takes requests for other"
             assert await status("adder") == health_pb2.HealthCheckResponse.SERVING
             second = Replica("b", replace(sampler(), name="other"))
             await it.join(second)
