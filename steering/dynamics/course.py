@@ -36,6 +36,10 @@ class Course:
         self.problem = problem
         n, self.size = problem.n, problem.y0[0].numel()
         self.y: Floats = problem.y0.reshape(n, self.size).numpy().copy()
+        self.plain = problem.state == (self.size,)
+        """States are vectors."""
+        self._index: Index = np.zeros(0, np.int64)
+        self._rows = torch.from_numpy(self._index)
         self.times: Floats = problem.t_eval.numpy()
         self.t: Floats = self.times[:, 0].copy()
         self.ends: Floats = self.times[:, -1]
@@ -58,12 +62,16 @@ class Course:
         return self.flat(reply[role])
 
     def ask(self, part: str, index: Index, t: Floats, y: Floats, **extra: Tensor) -> Ask:
-        state = torch.from_numpy(y).reshape(len(y), *self.problem.state)
-        return Ask(part, torch.from_numpy(index), state, torch.from_numpy(t), extra)  # type: ignore[arg-type]
+        state = torch.from_numpy(y)
+        if not self.plain:
+            state = state.reshape(len(y), *self.problem.state)
+        if index is not self._index:  # all stages of a step are of the same
+            self._index, self._rows = index, torch.from_numpy(index)
+        return Ask(part, self._rows, state, torch.from_numpy(t), extra)  # type: ignore[arg-type]
 
     def flat(self, values: Tensor) -> Floats:
-        array: Floats = values.to(torch.float64).reshape(len(values), self.size).numpy()
-        return array
+        array: Floats = values.to(torch.float64).numpy()
+        return array if self.plain else array.reshape(len(array), self.size)
 
     def begin(self) -> Generator[Ask, Reply, Index]:
         """Save the first states; which trajectories have somewhere to go."""
@@ -128,20 +136,13 @@ would take the setting along to whoever drives them."""
 
 
 @QUIET
-def combined(slopes: list[Floats], weights: tuple[float, ...]) -> Floats | None:
-    """sum_i weights_i slopes_i, from the first to the last; None if all weights are 0."""
+def moved(y: Floats, step: Floats, slopes: list[Floats], weights: tuple[float, ...]) -> Floats:
+    """y + step sum_i weights_i slopes_i, from the first to the last."""
     total: Floats | None = None
     for weight, slope in zip(weights, slopes, strict=False):
         if weight:
             part = slope if weight == 1 else slope * weight
             total = part if total is None else total + part
-    return total
-
-
-@QUIET
-def moved(y: Floats, step: Floats, slopes: list[Floats], weights: tuple[float, ...]) -> Floats:
-    """y + step sum_i weights_i slopes_i."""
-    total = combined(slopes, weights)
     return y if total is None else y + step[:, None] * total
 
 

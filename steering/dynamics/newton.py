@@ -16,7 +16,7 @@ import torch
 
 from steering.dynamics.asking import Ask, Reply
 from steering.dynamics.controller import scale
-from steering.dynamics.course import QUIET, Course, Floats, Index, Mask, rms, sums
+from steering.dynamics.course import QUIET, Course, Floats, Index, Mask, moved, rms, sums
 
 MOST = 8
 """Iterations of a stage."""
@@ -102,7 +102,7 @@ class Newton:
         self.course.evaluations[index] += d + 1
         reply = yield self.course.ask("field", which, np.repeat(t, d + 1), shifted.reshape(-1, d))
         values = self.course.flat(reply[self.role]).reshape(m, d + 1, d)
-        with_respect = (values[:, 1:] - values[:, :1]) / width[:, :, None]
+        with_respect = _quotients(values, width)
         self.jacobian[index] = with_respect.transpose(0, 2, 1)
         self.old[index], self.here[index], self.step[index], self.trust[index] = False, True, np.nan, 1.0
 
@@ -115,16 +115,16 @@ class Newton:
         z, part = start.copy(), step * self.gamma
         solved, broken = np.zeros(len(index), np.bool_), np.zeros(len(index), np.bool_)
         change, trust = np.full(len(index), np.inf), np.maximum(self.trust[index], self.epsilon) ** 0.8
-        noise = 2 * self.epsilon * rms(y / allowed)
+        noise = 2 * self.epsilon * _size(y, allowed)
         going = np.arange(len(index))
         for iteration in range(MOST):
             g = yield from self.course.field(index[going], t[going], z[going], self.role)
             delta = times(self.inverse[index[going]], _residual(base[going], part[going], g, z[going]))
-            z[going] = z[going] + delta
-            size = rms(delta / allowed[going])
+            z[going] = moved(z[going], np.ones(len(going)), [delta], (1.0,))
+            size = _size(delta, allowed[going])
             finite = np.isfinite(size)
             if iteration:
-                theta = size / np.maximum(change[going], 1e-300)
+                theta = _ratio(size, change[going])
                 self.rate[index[going]] = np.maximum(self.rate[index[going]], theta)
                 trust[going] = theta / np.maximum(1 - theta, 1e-3)
                 self.trust[index[going]] = trust[going]
@@ -149,6 +149,21 @@ class Newton:
         on = index[kept]
         self.here[on] = False
         self.old[on] = self.rate[on] > SLOW
+
+
+@QUIET
+def _quotients(values: Floats, width: Floats) -> Floats:
+    return (values[:, 1:] - values[:, :1]) / width[:, :, None]
+
+
+@QUIET
+def _size(values: Floats, allowed: Floats) -> Floats:
+    return rms(values / allowed)
+
+
+@QUIET
+def _ratio(size: Floats, before: Floats) -> Floats:
+    return size / np.maximum(before, 1e-300)
 
 
 @QUIET

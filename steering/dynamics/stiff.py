@@ -15,10 +15,15 @@ import numpy as np
 from steering.dynamics.adaptive import Attempt, adaptive
 from steering.dynamics.asking import Ask, Reply
 from steering.dynamics.controller import Controller
-from steering.dynamics.course import Course, Floats, Index, Mask, moved
+from steering.dynamics.course import QUIET, Course, Floats, Index, Mask, moved
 from steering.dynamics.newton import Newton
 from steering.dynamics.problem import Solver
 from steering.dynamics.tableaus import ARK4, GAMMA
+
+
+@QUIET
+def _slope(z: Floats, base: Floats, step: Floats) -> Floats:
+    return (z - base) / (step * GAMMA)[:, None]
 
 
 class Esdirk:
@@ -44,9 +49,9 @@ class Esdirk:
             if not len(live):
                 continue
             base = moved(y, step, slopes, row)[live]
-            start = base + (step[live] * GAMMA)[:, None] * slopes[-2][live]
+            start = moved(base, step[live] * GAMMA, [slopes[-2][live]], (1.0,))
             stage = yield from self.newton.solve(index[live], (t + c * step)[live], step[live], base, start, y[live])
-            slopes[-1][live] = (stage.z - base) / (step[live] * GAMMA)[:, None]
+            slopes[-1][live] = _slope(stage.z, base, step[live])
             after[live] = stage.z
             solved[live], broken[live] = stage.solved, stage.broken
         error = moved(np.zeros_like(y), step, slopes, ARK4.error)

@@ -109,6 +109,8 @@ def test_events_and_failures() -> None:
     )  # fmt: skip
     assert breaking.status.tolist() == [Status.NOT_FINITE]
     assert float(breaking.t_last) == pytest.approx(1, abs=1e-3)
+    huge = torch.tensor([[1e200, 0.0, 0.0]], dtype=torch.float64)
+    assert solve(robertson, huge, [0.0, 1.0], solver="esdirk4", max_steps=50).status.tolist() != [Status.OK]
     with pytest.raises(PlanError, match="matrices"):
         solve(relaxing, torch.ones(1, 4096), [0.0, 1.0], solver="esdirk4")
 
