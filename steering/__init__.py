@@ -10,7 +10,7 @@ Torch tensors in, torch tensors out; no sockets, clocks, files or global state.
 from collections.abc import Sequence
 from functools import lru_cache, partial
 
-from steering import baselines, distillation, paths, posteriors
+from steering import baselines, distillation, dynamics, paths, posteriors
 from steering.distillation import distill
 from steering.errors import BudgetError, NetworkError, PlanError, SteeringError, UnsuitableError
 from steering.flow import interpolants, reversible
@@ -95,7 +95,7 @@ __all__ = [
     "BANK_SIZE", "BudgetError", "Calibration", "Doob", "NetworkError", "Noise", "Noised", "Path", "Plan",
     "PlanError", "Problem", "Program", "Project", "Report", "Rows", "Smc", "Solver", "Start", "SteeringError",
     "Uncalibrated", "UnsuitableError", "bank_size", "baselines", "bits_per_dimension", "calibrate", "couple",
-    "decode", "distill", "distillation", "draw_bank", "encode", "grids", "inpaint", "interpolants", "interpolate",
-    "limits", "linear", "log_likelihood", "most_network_rows", "paths", "plan", "posteriors", "predictions",
+    "decode", "distill", "distillation", "draw_bank", "dynamics", "encode", "grids", "inpaint", "interpolants",
+    "interpolate", "limits", "linear", "log_likelihood", "most_network_rows", "paths", "plan", "posteriors", "predictions",
     "reversible", "rewards", "round_trip", "rows_at_once", "run", "sample", "solve", "solvers", "units",
 ]  # fmt: skip
