@@ -96,6 +96,6 @@ __all__ = [
     "PlanError", "Problem", "Program", "Project", "Report", "Rows", "Smc", "Solver", "Start", "SteeringError",
     "Uncalibrated", "UnsuitableError", "bank_size", "baselines", "bits_per_dimension", "calibrate", "couple",
     "decode", "distill", "distillation", "draw_bank", "dynamics", "encode", "grids", "inpaint", "interpolants",
-    "interpolate", "limits", "linear", "log_likelihood", "most_network_rows", "paths", "plan", "posteriors", "predictions",
-    "reversible", "rewards", "round_trip", "rows_at_once", "run", "sample", "solve", "solvers", "units",
+    "interpolate", "limits", "linear", "log_likelihood", "most_network_rows", "paths", "plan", "posteriors",
+    "predictions", "reversible", "rewards", "round_trip", "rows_at_once", "run", "sample", "solve", "solvers", "units",
 ]  # fmt: skip
