@@ -18,7 +18,7 @@ from tiltserve import Client
 SHIPPED = Path(__file__).resolve().parents[3] / "deploy" / "gallery_models"
 MODELS = (
     "stations", "neurosonic-exact", "chromatograph", "ecg", "ecg.twelve", "saddle", "stable-geometric",
-    "geometric-brownian", "cfc", "equilibrium", "co2", "two-velocities",
+    "geometric-brownian", "ornstein-uhlenbeck", "cfc", "equilibrium", "co2", "two-velocities",
 )  # fmt: skip
 
 
@@ -118,3 +118,14 @@ def test_collisions_are_not_resolved_by_the_card_s_solver(client: Client):
     limit = 1 + 0.5 * math.exp(-k * k * 0.05) * cosine.numpy()
     np.testing.assert_allclose(np.asarray(found)[0, -1, 0], limit, atol=1e-5)
     assert found.evaluations[0] < 1000
+
+
+def test_a_steered_sde_knows_how_rare_its_event_is(client: Client):
+    """One plain path in 767 ends at 1 or above: of 64 steered ones nearly all, and the probability comes with them."""
+    words: dict[str, Any] = {"rate": 1.0, "mean": 0.0, "spread": 0.5, "reward": "linear", "reward_direction": [1.0]}
+    found = client.solve("ornstein-uhlenbeck", [[0.0]], [0.0, 1.0], threshold=1.0, samples=64, seed=9, **words)
+    shrink = 1 - 1 / 32  # of a step, and of the chain of 32 steps
+    deviation = 0.5 * math.sqrt((1 - shrink**64) / (1 - shrink**2) / 32)
+    exact = math.erfc(1 / deviation / math.sqrt(2)) / 2
+    assert (np.asarray(found)[:, -1, 0] >= 1).mean() > 0.9
+    assert float(found.parameters["probability"]) == pytest.approx(exact, rel=0.35)
