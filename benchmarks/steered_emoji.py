@@ -9,8 +9,8 @@ not counted among them.
 """
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -145,11 +145,15 @@ def main(
     draws: Annotated[int, typer.Option(help="Of the residual posterior.")] = 256,
     steps: int = 12,
     guidance: float = 3.0,
+    scales: Annotated[
+        list[float] | None, typer.Option("--scale", help="Also residuals times this s, not 5**.5.")
+    ] = None,
 ) -> None:
     """Print a table per task."""
     torch.set_num_threads(1)
     model, shown = Model(steps, guidance), pictures(np.load(ROOT / "deploy" / "demo_data" / "emoji.npz")["drawings"])
     laws: dict[str, Known] = {}
+    methods = METHODS | {f"s = {scale:g}": ("dpmpp_2m", partial(scaled, scale=scale)) for scale in scales or ()}
     table = tasks(model, shown)
     for name in names or list(table):
         task = table[name]
@@ -157,7 +161,15 @@ def main(
             drawn, _ = model.draw(task.prompt, "dpmpp_2m", plain, seed + 1000, None)
             recorded = steering.solve(posteriors.record(model.law(task.prompt, "sde_dpmpp_2m"), draws), model.network)
             laws[task.prompt] = Known(drawn, recorded)
-        compare(model, name, task, laws[task.prompt], real(task, shown), chosen or list(METHODS), samples, seed)
+        used = {each: methods[each] for each in methods if chosen is None or each in chosen or each not in METHODS}
+        compare(model, name, task, laws[task.prompt], real(task, shown), used, samples, seed)
+
+
+def scaled(task: Task, known: Known, scale: float) -> Steering:
+    """By residuals, all of them times one number."""
+    fitting = posteriors.residuals(known.draws)
+    whole = replace(fitting, scale=(scale,) * len(fitting.scale))
+    return steering.Doob(task.reward, posterior=whole)
 
 
 def real(task: Task, shown: Pictures) -> Tensor:
@@ -168,7 +180,14 @@ def real(task: Task, shown: Pictures) -> Tensor:
 
 
 def compare(
-    model: Model, name: str, task: Task, known: Known, wanted: Tensor, chosen: list[str], samples: int, seed: int
+    model: Model,
+    name: str,
+    task: Task,
+    known: Known,
+    wanted: Tensor,
+    methods: Mapping[str, tuple[str, Make]],
+    samples: int,
+    seed: int,
 ) -> None:
     """The table of one task."""
     generator = torch.Generator().manual_seed(seed)
@@ -188,8 +207,7 @@ def compare(
         f"samples) share {float(tilt @ right):.3f}, reward {float(tilt @ scores):.3f}, distance to {len(mine)} real "
         f"ones {distance:.3f}\nmethod           share   reward  distance     rows  seconds"
     )
-    for method in chosen:
-        solver, make = METHODS[method]
+    for method, (solver, make) in methods.items():
         begin = time.perf_counter()
         x, report = model.draw(task.prompt, solver, samples, seed, make(task, known))
         seconds = time.perf_counter() - begin
