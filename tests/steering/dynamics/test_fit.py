@@ -32,7 +32,7 @@ def test_the_parameters_that_made_the_data(dtype: torch.dtype, within: float) ->
     condition = {name: value.expand(3, -1) for name, value in TRUE.items()}
     seen = solve(hunting, Y0, TIMES, rtol=1e-10, atol=1e-10, condition=condition).y
     seen[0, 3:6] = math.nan
-    start = {"rates": torch.tensor([0.8, 1.0, 0.6]), "death": torch.tensor([0.5])}
+    start = {"rates": torch.tensor([1.0, 0.8, 0.5]), "death": torch.tensor([0.7])}
     fitted, found = fit(hunting, Y0, TIMES, seen, start, dtype=dtype)
     assert fitted.converged
     assert fitted.iterations < 25
