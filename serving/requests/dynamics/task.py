@@ -137,11 +137,11 @@ def _solve(asked: Asked, problem: Problem | None, meter: Meter) -> Routine:
         problem = posed(asked)
     if asked.encoded is not None:
         problem = replace(problem, y0=(yield from _encoded(asked)))
-    solved = yield from _solution(asked, problem, meter)
+    solved, streamed = yield from _solution(asked, problem, meter)
     solution = solved.solution
     admission.note(asked, solution)
     outputs = dict[str, Array]()
-    if asked.wants("y") and not asked.parameters.stream:
+    if asked.wants("y") and not streamed:
         outputs["y"] = _typed(solution.y, asked.model)
     if asked.model.decoder is not None and asked.wants(DECODED):
         outputs[DECODED] = yield from _decoded(asked, problem, solution.y)
@@ -155,18 +155,18 @@ def _solve(asked: Asked, problem: Problem | None, meter: Meter) -> Routine:
     return Answer(outputs, {**told(asked, problem, solution, meter), **solved.parameters}, solved.steering)
 
 
-def _solution(asked: Asked, problem: Problem, meter: Meter) -> Generator[Step, list[Array], Solved]:
-    """What the first piece solves that wants to, or the solver."""
+def _solution(asked: Asked, problem: Problem, meter: Meter) -> Generator[Step, list[Array], tuple[Solved, bool]]:
+    """What the first piece solves that wants to, or the solver; and whether its states were sent on the way."""
     for piece in pieces_of(asked.model.spec.kind):
-        if piece.program is not None and (program := piece.program(asked, problem)) is not None:
-            return (yield from evaluations(program, asked, meter))
+        if piece.program is not None and (program := piece.program(asked, replace(problem, show=False))) is not None:
+            return (yield from evaluations(program, asked, meter)), False
     if not problem.show:
-        return Solved((yield from evaluations(asked.solver.program(problem), asked, meter)))
+        return Solved((yield from evaluations(asked.solver.program(problem), asked, meter))), False
     assert asked.served.deliver is not None  # else it is refused
     chunks = Chunks(asked.served.deliver, asked.n * asked.times, asked.model.dtype)
     solution = yield from evaluations(asked.solver.program(problem), asked, meter, chunks.shown)
     yield from chunks.flush()
-    return Solved(solution)
+    return Solved(solution), True
 
 
 def _typed(y: Tensor, model: Dynamics) -> Array:

@@ -36,3 +36,12 @@ def test_a_stream_goes_on_where_its_replica_was_lost(live: Live) -> None:
     assert live.metric("tiltserve_replays_total") == replays + 1
     assert np.asarray(found).tobytes() == np.asarray(whole).tobytes()
     assert found.fingerprint == whole.fingerprint
+
+
+def test_a_model_that_left_the_memory_comes_back_as_it_was(decays: Path) -> None:
+    largest = sum(file.stat().st_size for file in (decays / "coded" / "1").iterdir())
+    with running(decays, model_memory=largest + 1) as live, Client(live.address) as client:
+        answers = [np.asarray(client.solve(model, STARTS, TIMES[::1000])).tobytes() for model in ("decay", "coded") * 2]
+        assert answers[:2] == answers[2:]
+        assert live.metric("tiltserve_model_unloads_total") > 0
+        assert {each.name for each in client.metadata("decay").inputs} >= {"y0", "t_eval", "rate"}

@@ -183,6 +183,14 @@ def test_states_stream_to_asyncio_and_need_not_be_kept(live: Live) -> None:
     assert found.y is None
 
 
+def test_what_is_known_only_at_the_end_comes_at_the_end_of_a_stream(client: Client) -> None:
+    whole = client.solve("decay64", STARTS, TIMES, rate=RATES, sensitivity="ftle")
+    with client.solve_stream("decay64", STARTS, TIMES, rate=RATES, sensitivity="ftle") as stream:
+        found = stream.result()
+    assert np.asarray(found).tobytes() == np.asarray(whole).tobytes()
+    assert found.ftle.tobytes() == whole.ftle.tobytes()
+
+
 def test_a_stream_is_asked_for_on_a_stream(client: Client) -> None:
     with pytest.raises(InvalidArgument, match="ModelStreamInfer"):
         client.solve("decay", STARTS, TIMES, stream=True)
