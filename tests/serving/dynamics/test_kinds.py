@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from protos.dynamics import Dynamics
+from serving.requests.dynamics import control
 from serving.requests.dynamics.pieces import default_solver
 from tests import dynamics_kinds as kinds
 from tests.serving.live import Live, running
@@ -24,8 +25,7 @@ START = [[1.0, 0.0]]
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     root: Path = tmp_path_factory.mktemp("kinds") / "models"
     kinds.write_sdes(root)
-    kinds.write_cde(root)
-    kinds.write_cde(root, "stepped", "rectilinear")
+    kinds.write_cdes(root)
     kinds.write_maps(root)
     kinds.write_equilibrium(root)
     with running(root) as live:
@@ -39,13 +39,13 @@ def client(live: Live) -> Iterator[Client]:
 
 
 def test_the_law_of_an_sde(client: Client) -> None:
-    found = client.solve("ornstein", [[2.0, -2.0]], [0.0, 0.33, 1.0], samples=1500, seed=1)
+    found = client.solve("ornstein", [[2.0, -2.0]], [0.0, 0.33, 1.0], samples=1000, seed=1)
     y = np.asarray(found)
-    assert y.shape == (1500, 3, 2)
+    assert y.shape == (1000, 3, 2)
     assert found.ok.all()
     assert found.solver == "euler_maruyama"
-    assert np.abs(y[:, 2].mean(axis=0) - np.array([2.0, -2.0]) * 0.95**20).max() < 0.1
-    assert np.abs(y[:, 2].var(axis=0) - (1 - 0.9025**20) / (1 - 0.9025) * 0.05).max() < 0.06
+    assert np.abs(y[:, 2].mean(axis=0) - np.array([2.0, -2.0]) * 0.95**20).max() < 0.12
+    assert np.abs(y[:, 2].var(axis=0) - (1 - 0.9025**20) / (1 - 0.9025) * 0.05).max() < 0.1
     assert (found.evaluations == 20).all()
 
 
@@ -99,13 +99,13 @@ def test_general_noise_and_rows_that_fail(client: Client) -> None:
 
 @pytest.mark.parametrize("model", ["turned", "stepped"])
 def test_a_cde_follows_observations(client: Client, model: str) -> None:
-    found = client.solve(model, START, TIMES, control=SEEN, control_t=TIMES[None], rtol=1e-9, atol=1e-9)
+    found = client.solve(model, START, TIMES, control=SEEN, control_t=TIMES[None], rtol=1e-7, atol=1e-7)
     angle = SEEN[0, :, 1] - 1.0
-    assert np.abs(np.asarray(found)[0] - np.stack([np.cos(angle), np.sin(angle)], 1)).max() < 1e-6
+    assert np.abs(np.asarray(found)[0] - np.stack([np.cos(angle), np.sin(angle)], 1)).max() < 1e-5
     holes = SEEN.copy()
     holes[0, 1] = np.nan
-    skipped = client.solve(model, START, TIMES, control=holes, control_t=TIMES[None], rtol=1e-9, atol=1e-9)
-    assert np.abs(np.asarray(skipped)[0, [0, 2, 3]] - np.asarray(found)[0, [0, 2, 3]]).max() < 1e-6
+    skipped = client.solve(model, START, TIMES, control=holes, control_t=TIMES[None], rtol=1e-7, atol=1e-7)
+    assert np.abs(np.asarray(skipped)[0, [0, 2, 3]] - np.asarray(found)[0, [0, 2, 3]]).max() < 1e-5
 
 
 @pytest.mark.parametrize("solver", ["tsit5", "rk4"])
@@ -244,15 +244,15 @@ def test_refusals(client: Client, model: str, keywords: dict[str, Any], said: st
     assert "\n" not in str(refused.value)
 
 
-def test_what_would_fill_the_memory_is_refused_before_it_is_made(client: Client) -> None:
-    many, long = 2**13, np.arange(2.0**11)
-    with pytest.raises(InvalidArgument, match="at most 16777216 numbers"):
-        client.solve(
-            "turned", np.zeros((many, 2), np.float32), [0.0, 1.0], control=np.zeros((1, 2**11, 2)),
-            control_t=np.tile(long, (many, 1)),
-        )  # fmt: skip
+def test_what_would_fill_the_memory_is_refused_before_it_is_made(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = np.arange(2.0**11)
     with pytest.raises(InvalidArgument, match="states at its observations"):
         client.solve(
             "turned", np.zeros((2**15, 2), np.float32), [0.0, 1.0], control=np.zeros((1, 2**11, 2)), control_t=long,
             solver="rk4",
         )  # fmt: skip
+    monkeypatch.setattr(control, "MOST_NUMBERS", 15)
+    with pytest.raises(InvalidArgument, match="at most 15 numbers, got 2 rows of 4 observations of 2"):
+        client.solve("turned", START * 2, [0.0, 1.0], control=SEEN, control_t=[TIMES] * 2)

@@ -42,7 +42,7 @@ def test_the_law_beyond_one_hundred_thousand_steps() -> None:
     assert float((steps[:, 1:] * steps[:, :-1]).mean()) == pytest.approx(0, abs=0.04)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     st.lists(st.floats(-3, 5), min_size=1, max_size=12),
     st.lists(st.floats(-3, 5), max_size=12),

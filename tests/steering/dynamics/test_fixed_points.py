@@ -46,7 +46,7 @@ def affine(a: Tensor) -> tuple[Callable[[Tensor, Tensor], Tensor], Tensor]:
 @pytest.mark.parametrize("radius", [0.5, 0.9])
 def test_linear_maps(solver: str, radius: float) -> None:
     field, exact = affine(matrix(radius) if solver != "nesterov" else symmetric(1 / (1 - radius)))
-    solution = solve(field, torch.zeros(1, SIZE), [0.0], solver=solver, kind="fixed_point", rtol=1e-9, atol=1e-9)
+    solution = solve(field, torch.zeros(1, SIZE), [0.0], solver=solver, kind="fixed_point", rtol=1e-8, atol=1e-8)
     assert solution.status.tolist() == [Status.OK]
     z = solution.y[0, 0]
     assert float((z - exact).abs().max()) < 1e-6
@@ -59,7 +59,7 @@ LINEAR: list[tuple[str, dict[str, Any]]] = [("anderson", {"memory": 1}), ("ander
 
 
 def test_acceleration_takes_fewer_rows() -> None:
-    field, _ = affine(symmetric(200))
+    field, _ = affine(symmetric(60))
     rows = [
         int(
             solve(
@@ -69,9 +69,9 @@ def test_acceleration_takes_fewer_rows() -> None:
         for solver, options in LINEAR
     ]
     plain, anderson, nesterov = rows
-    assert plain > 2000
-    assert anderson < plain / 8
-    assert nesterov < plain / 8
+    assert plain > 600
+    assert anderson < plain / 5
+    assert nesterov < plain / 5
 
 
 def test_nesterovs_rate_on_a_quadratic() -> None:
@@ -116,20 +116,20 @@ def test_a_residual_is_not_an_error() -> None:
 @pytest.mark.parametrize("solver", METHODS)
 def test_times_are_a_parameter_and_each_begins_at_the_one_before(solver: str) -> None:
     """z = cos(z) / 2 + t, along t."""
-    times = torch.linspace(0, 1, 6, dtype=torch.float64)
+    times = torch.linspace(0, 1, 4, dtype=torch.float64)
 
     def field(z: Tensor, t: Tensor) -> Tensor:
         return torch.cos(z) / 2 + t[:, None]
 
-    words: dict[str, Any] = {"solver": solver, "kind": "fixed_point", "rtol": 1e-10, "atol": 1e-10}
+    words: dict[str, Any] = {"solver": solver, "kind": "fixed_point", "rtol": 1e-7, "atol": 1e-7}
     solution = solve(field, torch.zeros(2, 3), times, **words)
     y = solution.y
-    assert torch.allclose(y, field(y.reshape(-1, 3), times.repeat(2)).reshape(y.shape), atol=1e-9)
-    apart = sum(int(solve(field, torch.zeros(1, 3), times[k : k + 1], **words).evaluations[0]) for k in range(6))
+    assert torch.allclose(y, field(y.reshape(-1, 3), times.repeat(2)).reshape(y.shape), atol=1e-6)
+    apart = sum(int(solve(field, torch.zeros(1, 3), times[k : k + 1], **words).evaluations[0]) for k in range(4))
     assert int(solution.evaluations[0]) < apart
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(st.sampled_from(METHODS), st.integers(1, 6), st.integers(1, 33))
 def test_a_row_alone_is_a_row_in_company(solver: str, n: int, size: int) -> None:
     def field(z: Tensor, t: Tensor) -> Tensor:

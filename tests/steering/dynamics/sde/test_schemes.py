@@ -104,7 +104,7 @@ def test_additive_noise_is_of_strong_order_one_in_either_calculus(solver: str, o
 
 
 def test_general_noise_is_of_strong_order_one_half() -> None:
-    start = torch.tensor([[1.0, 0.5]]).expand(200, 2)
+    start = torch.tensor([[1.0, 0.5]]).expand(100, 2)
     fine = solved(matrix, "euler_maruyama", start, [0, 1], dt=2**-8, noise="general").y[:, 1]
     errors = errors_at_the_end(matrix, "euler_maruyama", fine, start, (4, 8, 16), noise="general")
     assert slope(errors) == pytest.approx(0.5, abs=0.25)
@@ -181,7 +181,7 @@ def test_there_and_back_along_one_path(solver: str) -> None:
     assert float((back - start).abs().mean()) < 0.02 < float((there - start).abs().mean())
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(
     st.sampled_from(SCHEMES),
     st.integers(1, 6),
