@@ -1,6 +1,8 @@
 """Rare events of SDEs: Doob's transform beside plain paths, splitting and the exact h.
 
-    python -m benchmarks.steered_dynamics [--seeds 10] [--first 100] [--only well]
+    make bench ARGS="steered_dynamics"                                    # twenty minutes
+    make bench ARGS="steered_dynamics --only OU --seeds 3"
+    make bench ARGS="steered_dynamics --draw docs/steered_dynamics.png"   # the picture alone, seconds
 
 Every estimate is of the Euler-Maruyama chain, and beside it is what sums over a fine grid give, which are exact for its
 Gaussian steps. A row of the table is one problem and method: the estimate over the exact probability (mean and standard
@@ -266,13 +268,43 @@ def line(problem: Problem, exact: Exact, run: Run, seeds: Sequence[int]) -> str:
     )
 
 
+def draw(file: Path) -> None:
+    """Paths of the double well, unsteered and steered to the other side."""
+    from matplotlib.figure import Figure
+
+    problem = Problem("double well", well, 0.5, 2.0, 60, (-1.0,), 0.8, (3.0,))
+    exact = Exact.of(problem)
+    chain, aim, keep, settings = problem.chain, problem.aim, torch.arange(61), Settings()
+    unsteered = answered(plain(chain, aim, 128, 1, keep), problem.answer)
+    log_h = answered(learnt(chain, aim, 0, settings), problem.answer)
+    found = answered(steered(chain, aim, log_h, 128, 1, keep, settings), problem.answer)
+    figure = Figure(figsize=(10, 3.4), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    weights = torch.softmax(found.log_weights, dim=0) * found.ess
+    for axis, paths, shown in ((left, unsteered, torch.ones(128)), (right, found, weights)):
+        for path, weight in zip(paths.y[:, :, 0], shown.clamp(max=1.0).tolist(), strict=True):
+            axis.plot(chain.times, path, color="tab:blue", lw=0.7, alpha=0.05 + 0.45 * weight)
+        axis.axhline(problem.threshold, color="tab:red", lw=1, ls="--")
+        axis.set_xlabel("t")
+    probability = math.exp(found.log_normaliser)
+    left.set_title(f"128 paths, unsteered: P(y(2) ≥ 0.8) = {exact.probability:.2e}", fontsize=10)
+    right.set_title(
+        f"128 steered paths: estimate {probability:.2e} ± {probability * found.relative_error:.0e}", fontsize=10
+    )
+    figure.savefig(file, dpi=110)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--first", type=int, default=100, help="the first seed")
     parser.add_argument("--only", default="", help="problems with this in their names")
+    parser.add_argument("--draw", type=Path, help="draw paths into this file, and nothing else")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    if arguments.draw is not None:
+        draw(arguments.draw)
+        return
     seeds = range(arguments.first, arguments.first + arguments.seeds)
     heads = "problem|P|method|estimate / exact|its own error|nothing seen|reach|ESS|rows: setup + paths|reward rows|s"
     print(f"| {' | '.join(heads.split('|'))} |")
