@@ -30,6 +30,8 @@ class BudgetError(ValueError):
 def choose(kind: str, name: str, known: Iterable[str]) -> str:
     """The text for an unknown name: what was expected, what came, and the nearest name if one is near."""
     names = sorted(known)
+    if not names:
+        return f"unknown {kind} {name!r}: expected none"
     near = get_close_matches(name, names, 1, _NEAR) if len(name) <= _LONGEST else []
     meant = f" (did you mean {near[0]!r}?)" if near else ""
     return f"unknown {kind} {name!r}{meant}: expected one of {', '.join(names)}"
