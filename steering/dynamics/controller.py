@@ -27,6 +27,13 @@ def scale(rtol: Floats, atol: Floats, y: Floats, after: Floats | None = None) ->
     return atol[:, None] + rtol[:, None] * size
 
 
+@QUIET
+def relative(values: Floats, allowed: Floats) -> Floats:
+    """Root mean square of values over what is allowed [m]. Without atol nothing is allowed of a number that is 0; one
+    that stays 0 is as good as any."""
+    return rms(np.where(values == 0, 0.0, values / allowed))
+
+
 @dataclass(frozen=True)
 class Controller:
     """How steps are chosen.
@@ -49,7 +56,7 @@ class Controller:
     @QUIET
     def judge(self, error: Floats, allowed: Floats) -> tuple[Floats, Mask]:
         """E of steps, in LEAST_ERROR..INFINITE, and which of them were not finite."""
-        ratio = rms(error / allowed)
+        ratio = relative(error, allowed)
         bad = ~np.isfinite(ratio)
         ratio[bad] = INFINITE
         return np.clip(ratio, LEAST_ERROR, INFINITE), bad
@@ -67,15 +74,18 @@ class Controller:
     @QUIET
     def guess(self, y: Floats, slope: Floats, allowed: Floats, most: Floats) -> Floats:
         """A step so short that Euler's method is all but exact (Hairer, Norsett & Wanner 1993, section II.4)."""
-        size, speed = rms(y / allowed), rms(slope / allowed)
-        step = np.where((size < 1e-5) | (speed < 1e-5), 1e-6 * most, 0.01 * size / speed)
-        return np.minimum(step, most)
+        size, speed = relative(y, allowed), relative(slope, allowed)
+        known = (size >= 1e-5) & (speed >= 1e-5) & np.isfinite(size) & np.isfinite(speed)
+        step = np.where(known, 0.01 * size / speed, 1e-6 * most)
+        return np.where(step > 0, np.minimum(step, most), most)  # 0 if it is too small for a float64
 
     @QUIET
     def first(self, guess: Floats, slope: Floats, there: Floats, allowed: Floats) -> Floats:
-        """The first step, from the slopes at the start and at the end of Euler's step of length `guess`."""
-        bend = rms((there - slope) / allowed) / guess
-        worst = np.maximum(rms(slope / allowed), np.where(np.isfinite(bend), bend, np.inf))
+        """The first step, from the slopes at the start and at the end of Euler's step of length `guess`, which is tried
+        itself where they are too large to tell."""
+        bend = relative(there - slope, allowed) / guess
+        worst = np.maximum(relative(slope, allowed), np.where(np.isfinite(bend), bend, np.inf))
         still = worst <= 1e-15
         reach = power(0.01 / np.where(still, 1.0, worst), 1 / self.order)
-        return np.minimum(100 * guess, np.where(still, guess * 1000, reach))
+        step = np.minimum(100 * guess, np.where(still, guess * 1000, reach))
+        return np.where(np.isfinite(worst), step, guess)

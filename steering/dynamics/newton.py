@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from steering.dynamics.asking import Ask, Reply
-from steering.dynamics.controller import scale
-from steering.dynamics.course import QUIET, Course, Floats, Index, Mask, moved, rms, sums
+from steering.dynamics.controller import relative, scale
+from steering.dynamics.course import QUIET, Course, Floats, Index, Mask, moved, sums
 
 MOST = 8
 """Iterations of a stage."""
@@ -115,13 +115,13 @@ class Newton:
         z, part = start.copy(), step * self.gamma
         solved, broken = np.zeros(len(index), np.bool_), np.zeros(len(index), np.bool_)
         change, trust = np.full(len(index), np.inf), np.maximum(self.trust[index], self.epsilon) ** 0.8
-        noise = 2 * self.epsilon * _size(y, allowed)
+        noise = 2 * self.epsilon * relative(y, allowed)
         going = np.arange(len(index))
         for iteration in range(MOST):
             g = yield from self.course.field(index[going], t[going], z[going], self.role)
             delta = times(self.inverse[index[going]], _residual(base[going], part[going], g, z[going]))
             z[going] = moved(z[going], np.ones(len(going)), [delta], (1.0,))
-            size = _size(delta, allowed[going])
+            size = relative(delta, allowed[going])
             finite = np.isfinite(size)
             if iteration:
                 theta = _ratio(size, change[going])
@@ -154,11 +154,6 @@ class Newton:
 @QUIET
 def _quotients(values: Floats, width: Floats) -> Floats:
     return (values[:, 1:] - values[:, :1]) / width[:, :, None]
-
-
-@QUIET
-def _size(values: Floats, allowed: Floats) -> Floats:
-    return rms(values / allowed)
 
 
 @QUIET

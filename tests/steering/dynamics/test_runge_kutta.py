@@ -109,6 +109,40 @@ def test_a_field_at_rest_and_times_that_stand_still() -> None:
     assert solve(swing, Y0, [1.0]).y.shape == (2, 1, 2)
 
 
+def test_a_field_that_ends_before_the_first_guess() -> None:
+    """The slope at the end of the first guess is NaN: shorter steps go as far as the field does."""
+
+    def field(y: Tensor, t: Tensor) -> Tensor:
+        return torch.where(t[:, None] > 1e-4, torch.nan, torch.ones_like(y))
+
+    solution = solve(field, torch.ones(1, 2), [0.0, 1.0])
+    assert solution.status.tolist() == [Status.NOT_FINITE]
+    assert float(solution.t_last) == pytest.approx(1e-4, rel=1e-6)
+    assert int(solution.evaluations) < 1000
+
+
+@pytest.mark.parametrize("name", ["tsit5", "dopri5", "bosh3", "esdirk4"])
+def test_without_atol_a_zero_may_stay(name: str) -> None:
+    y0 = torch.tensor([[1.0, 0.0], [1.0, 1.0]], dtype=torch.float64)
+    solution = solve(lambda y, t: -y, y0, [0.0, 1.0], solver=name, rtol=1e-6, atol=0.0)
+    assert solution.status.tolist() == [Status.OK, Status.OK]
+    end = math.exp(-1)
+    np.testing.assert_allclose(solution.y[:, -1], [[end, 0], [end, end]], rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["tsit5", "dopri5", "bosh3"])
+def test_without_atol_a_number_may_leave_zero(name: str) -> None:
+    solution = solve(lambda y, t: torch.ones_like(y), torch.zeros(1, 2), [0.0, 1.0], solver=name, rtol=1e-6, atol=0.0)
+    assert solution.status.tolist() == [Status.OK]
+    np.testing.assert_allclose(solution.y[0, -1], [1, 1], rtol=1e-6)
+
+
+def test_a_span_of_the_smallest_numbers() -> None:
+    solution = solve(lambda y, t: y, torch.ones(1, 1), [0.0, 1e-320])
+    assert solution.status.tolist() == [Status.OK]
+    assert float(solution.y[0, -1]) == 1
+
+
 def test_a_tolerance_finer_than_the_field_is_raised() -> None:
     def rough(y: Tensor, t: Tensor) -> Tensor:
         return swing(y.to(torch.float32), t.to(torch.float32))
