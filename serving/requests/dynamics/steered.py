@@ -54,6 +54,10 @@ MOST_JUDGED, MOST_JUDGED_IN_ALL = 2**16, 2**26
 """Candidates of a step, which hold the engine's second thread for some tenths of a second, and of all steps."""
 BANK_COPIES = 3
 """Tensors like a state that are kept of one that was visited: itself, its drift, its diffusion."""
+MOST_CELLS = 2**22
+"""Cells of a grid at all steps: 32 MiB."""
+MOST_KEPT = 2**12
+"""Numbers of a state times steps of what is kept: 16 MiB of neighbours."""
 SEED = 0
 """Of what is learnt, for requests of all seeds."""
 KEPT = 4
@@ -187,7 +191,9 @@ def _times(asked: Asked) -> tuple[Tensor, Tensor]:
 def _check_size(asked: Asked, wanted: Wanted) -> None:
     steps, size, n = len(_times(asked)[0]) - 1, math.prod(asked.model.state), asked.n
     paths = n if wanted.method != "doob" else max(n, wanted.settings.explorers)
+    cells = wanted.settings.cells**size if wanted.settings.coordinate == "grid" else 0
     for what, whole, most in (
+        ("cells at all steps", cells * steps, MOST_CELLS),
         ("steps", steps, asked.parameters.max_steps),
         ("numbers of a state at all steps", steps * size, MOST_STATES if wanted.method == "doob" else MOST_PATHS),
         ("numbers of the candidates of a step", paths * size * wanted.settings.candidates, MOST_CANDIDATES),
@@ -269,6 +275,8 @@ def _log_h(asked: Asked, chain: Chain, wanted: Wanted, rows: Counter[str]) -> Pr
             kept.move_to_end(key)
             return kept[key]
     found = yield from _counted(learnt(chain, wanted.aim, SEED, wanted.settings), rows)
+    if wanted.settings.coordinate == "state" and chain.steps * chain.start.numel() > MOST_KEPT:
+        return found
     with _LOCK:
         kept[key] = found
         while len(kept) > KEPT:

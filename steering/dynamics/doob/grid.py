@@ -109,7 +109,7 @@ class OnGrid:
     """log h of every step on a grid.
 
     Attributes:
-        moves: of each step, the matrices [.., N, N] of its dimensions.
+        moves: of each step, the matrices [.., N, N] of its dimensions; none where they were not kept.
         h: [K+1, *shape], divided by the greatest w, whose logarithm is `scale`.
     """
 
@@ -149,11 +149,14 @@ class OnGrid:
         return chances
 
 
-def on_grid(chain: Chain, aim: Aim, grid: Grid, steady: bool = False) -> Generator[Ask, Reply, OnGrid]:
+def on_grid(
+    chain: Chain, aim: Aim, grid: Grid, steady: bool = False, both: bool = True
+) -> Generator[Ask, Reply, OnGrid]:
     """log h by the grid's cells: as many network rows as cells at each step.
 
     Args:
         steady: f and g do not depend on time, and are asked for once.
+        both: keep the matrices, which densities need and take most of the memory.
     """
     if aim.over != "end":
         raise SteeringError(f"grid: expected a reward of the path's end, got its {aim.over}")
@@ -171,9 +174,9 @@ def on_grid(chain: Chain, aim: Aim, grid: Grid, steady: bool = False) -> Generat
         if not moves or not steady or chain.dt(k) != chain.dt(k + 1):
             slopes = yield from chain.slopes(points, k)
             move = _move(grid, slopes.drift.flatten(1), slopes.diffusion.reshape(len(points), -1), chain.dt(k))
-        moves.append(move)
+        moves = [*moves, move] if both else [move]
         h.append(_backwards(h[-1], move))
-    return OnGrid(chain, aim, grid, tuple(moves[::-1]), torch.stack(h[::-1]), scale)
+    return OnGrid(chain, aim, grid, tuple(moves[::-1]) if both else (), torch.stack(h[::-1]), scale)
 
 
 def _move(grid: Grid, drift: Tensor, diffusion: Tensor, dt: float) -> tuple[Tensor, ...]:

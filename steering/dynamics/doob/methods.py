@@ -77,11 +77,8 @@ def learnt(chain: Chain, aim: Aim, seed: int, settings: Settings) -> Generator[A
         visited = torch.cat([layer.y.flatten(1) for layer in bank.layers.values()])
         low, high = visited.amin(dim=0), visited.amax(dim=0)
         wide = MARGIN * (high - low) + 1e-9
-        return (
-            yield from on_grid(
-                chain, aim, Grid.over(low - wide, high + wide, (settings.cells,) * len(low)), settings.steady
-            )
-        )
+        grid = Grid.over(low - wide, high + wide, (settings.cells,) * len(low))
+        return (yield from on_grid(chain, aim, grid, settings.steady, both=False))
     coordinate = COORDINATES[settings.coordinate]()
     log_h = yield from fit(chain, aim, coordinate, bank, seed, 0, settings.fitted, settings.defence)
     for turn in range(1, settings.refreshes + 1):
