@@ -79,12 +79,24 @@ def _each(values: Tensor, scale: Callable[[Tensor], Tensor], n: int) -> list[int
     return found.expand(n).tolist() if len(found) == 1 else found.tolist()
 
 
+def copies_of(asked: Asked) -> int:
+    """States that are solved for each trajectory: it and its neighbours."""
+    return 1 if asked.parameters.sensitivity is None else 2 * math.prod(asked.model.state) + 1
+
+
+def numbers(asked: Asked) -> int:
+    """What a solver works on in a step of all trajectories: their states, and the matrices or memory of each."""
+    state = math.prod(asked.model.state)
+    of_each = state if asked.solver.matrices else max(1, asked.solver.memory)
+    return asked.n * state * copies_of(asked) * of_each
+
+
 def held(asked: Asked) -> int:
     """Bytes that a request holds, about: its inputs, the solver's states, the states of its answer and their copy."""
     state, n = math.prod(asked.model.state) * NUMBER, asked.n
     inputs = [*asked.condition.values(), *asked.inputs.values(), *(asked.encoded or {}).values()]
     inputs_bytes = sum(min(bytes_of(each), each.nbytes) for each in inputs)
-    copies = 1 if asked.parameters.sensitivity is None else 2 * state // NUMBER + 1
+    copies = copies_of(asked)
     matrices = MATRICES * n * state * state // NUMBER if asked.solver.matrices else 0
     matrices += 3 * n * state * asked.solver.memory
     inputs_bytes += steered.held(asked)

@@ -31,7 +31,7 @@ from steering.dynamics import Problem, Status, pose
 from steering.errors import PlanError
 
 HEAVY = 2**15
-"""Numbers of the states of a request from which on its solver computes on the engine's second thread."""
+"""Numbers that a request's solver works on in a step, from which on it computes on the engine's second thread."""
 SMALL = 2**20
 """Numbers of a problem that may be made before the request is taken on."""
 
@@ -47,7 +47,6 @@ def dynamics_task(request: InferRequest, model: Dynamics, served: Served) -> Tas
     expected = admission.rows(asked)
     meter = Meter(expected.rows)
     program = _solve(asked, problem, meter)
-    state = math.prod(model.state)
     return Task(
         model=model.name,
         program=program,
@@ -55,7 +54,7 @@ def dynamics_task(request: InferRequest, model: Dynamics, served: Served) -> Tas
         network=model.network,
         rows_at_once=max(1, asked.n),
         bytes=admission.held(asked),
-        heavy=asked.reward is not None or asked.n * state >= HEAVY,
+        heavy=asked.reward is not None or admission.numbers(asked) >= HEAVY,
         hint=expected.hint,
     )
 

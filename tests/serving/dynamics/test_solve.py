@@ -225,6 +225,27 @@ def test_rows_that_are_not_known_are_estimated_by_the_last_ones(live: Live, clie
     assert "at rtol 1e-12 are an estimate: none was seen yet" in other.hint
 
 
+@pytest.mark.parametrize(
+    ("n", "parameters", "heavy"),
+    [
+        (10_000, {}, False),
+        (10_000, {"solver": "esdirk4"}, True),
+        (1_000, {"solver": "fractional"}, True),
+        (50, {"solver": "fractional"}, False),
+        (10_000, {"sensitivity": "ftle"}, True),
+        (20_000, {}, True),
+    ],
+)
+def test_what_takes_the_second_thread(live: Live, n: int, parameters: dict[str, Any], heavy: bool) -> None:
+    """Matrices, memory and neighbours of trajectories count, not their states alone."""
+    model = live.replicas[0]._answering.model("decay64")
+    assert isinstance(model, Dynamics)
+    inputs = {"y0": np.ones((n, 2)), "t_eval": np.array([0.0, 1.0])}
+    task = dynamics_task(InferRequest("decay64", inputs=inputs, parameters=parameters), model, Served())
+    task.program.close()
+    assert task.heavy is heavy
+
+
 def test_ends_are_scored_without_steering(client: Client) -> None:
     found = client.solve(
         "decay64", STARTS, TIMES, rate=RATES, reward="linear", reward_args={"direction": np.array([1.0, 0.0])}
