@@ -97,7 +97,9 @@ class Streaming:
         async def before(taken: tuple[AnyModel, Part]) -> bytes:
             model, part = taken
             answer = part if isinstance(part, Answer) else await aside(part.nbytes, part.answer)
-            return streamed.wrapped(await self._response(request, model, answer, final=False))
+            # states say of which trajectory and time they are, whatever outputs were asked for beside them
+            wanted = replace(request, outputs=[]) if isinstance(part, Chunk) else request
+            return streamed.wrapped(await self._response(wanted, model, answer, final=False))
 
         answering = self._answering.answer(request, size, context, counting=counting, deliver=deliver)
         if streamed.at_once(request.parameters):

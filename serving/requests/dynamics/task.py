@@ -121,7 +121,7 @@ def posed(asked: Asked) -> Problem:
             options=asked.options,
             dtype=asked.model.precision,
             seed=asked.parameters.seed,
-            show=asked.parameters.stream,
+            show=asked.parameters.stream and asked.wants("y"),
             **more,
         )
         step = asked.model.spec.step

@@ -191,6 +191,19 @@ def test_what_is_known_only_at_the_end_comes_at_the_end_of_a_stream(client: Clie
     assert found.ftle.tobytes() == whole.ftle.tobytes()
 
 
+def test_a_stream_has_states_if_they_are_wanted(client: Client) -> None:
+    whole = client.solve("decay64", STARTS, TIMES, rate=RATES)
+    with client.solve_stream("decay64", STARTS, TIMES, rate=RATES, outputs=["y"]) as stream:
+        found = stream.result()
+    assert np.asarray(found).tobytes() == np.asarray(whole).tobytes()
+    assert [*found.outputs] == ["status", "evaluations"]
+    with client.solve_stream("decay64", STARTS, TIMES, rate=RATES, outputs=["evaluations"]) as stream:
+        (last,) = stream
+    assert isinstance(last, Trajectories)
+    assert last.y is None
+    assert np.array_equal(last.evaluations, whole.evaluations)
+
+
 def test_a_stream_is_asked_for_on_a_stream(client: Client) -> None:
     with pytest.raises(InvalidArgument, match="ModelStreamInfer"):
         client.solve("decay", STARTS, TIMES, stream=True)
