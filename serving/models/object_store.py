@@ -19,7 +19,7 @@ SCHEMES = ("s3", "gs", "http", "https")
 _MOST_SUMS = 2**24
 _PIECE = 2**25
 """Bytes of a request for some of an object: each has its own half minute and its own tries."""
-_PATIENCE: dict[str, Any] = {"max_retries": 3, "retry_timeout": datetime.timedelta(seconds=20)}
+_PATIENCE: Any = {"max_retries": 3, "retry_timeout": datetime.timedelta(seconds=20)}
 _SUM = re.compile(r"([0-9a-f]{64}) [ *](?:\./)?(\S.*)")
 
 
@@ -103,8 +103,8 @@ class ObjectStore:
                 yield from map(bytes, obstore.get(self._store, wanted.path).stream(min_chunk_size=_PIECE))
                 return
             for first in range(0, wanted.size, _PIECE):
-                span = first, min(first + _PIECE, wanted.size)
-                came = obstore.get(self._store, wanted.path, options={**options, "range": span})
+                options["range"] = first, min(first + _PIECE, wanted.size)
+                came = obstore.get(self._store, wanted.path, options=options)
                 yield bytes(came.bytes())
         except (obstore.exceptions.BaseError, FileNotFoundError, ValueError) as error:
             raise StoreError(f"{where}: expected to read it, got: {said(error)}") from None
