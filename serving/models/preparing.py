@@ -64,7 +64,9 @@ class Preparing:
 
     def give_way(self, version: Version | None = None) -> None:
         """Stop making what is being made, or only what a version lacks; it is begun again later, if it is ready."""
-        if self.making is not None and version in (None, self.making[0]):
+        if self.making is None or version not in (None, self.making[0]):
+            return
+        if not self.making[1].cancelling():  # once: a second time would stop it while it leaves its lease
             self.making[1].cancel()
 
     async def all(self, engine: Engine) -> None:

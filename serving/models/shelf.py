@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import stat
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -51,6 +52,9 @@ class FolderShelf:
             number = os.open(self._folder / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except FileNotFoundError:
             return None
+        if not stat.S_ISREG(os.fstat(number).st_mode):
+            os.close(number)
+            raise OSError(f"{self._folder / name}: expected a file, got something else")
         with os.fdopen(number, "rb") as file:
             content = file.read(most + 1)
             with contextlib.suppress(OSError):  # it may not be ours, or the volume only to be read

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import shutil
 import threading
 from collections.abc import Iterator
@@ -133,6 +134,35 @@ def test_nobody_makes_what_another_makes_and_a_dead_maker_does_not_block(tmp_pat
     quick.leave()
 
 
+def test_a_maker_that_is_stopped_again_and_again_leaves_its_lease(root: Path, engine: Engine, tmp_path: Path):
+    """Else it would renew it for ever, and no replica could make the bank, not even this one."""
+    taking, go_on = threading.Event(), threading.Event()
+
+    class Slow(FolderShelf):
+        def create(self, name: str, content: bytes) -> bool:
+            if not name.endswith(".costs.lease"):
+                taking.set()
+                go_on.wait(60)
+            return super().create(name, content)
+
+    models = LoadedModels(root, 1, artifacts=Artifacts(Slow(tmp_path / "artifacts")))
+
+    async def body() -> None:
+        await models.load_all()
+        making = asyncio.create_task(models.prepare(engine))
+        await asyncio.to_thread(taking.wait, 60)
+        for _ in range(3):  # as requests that are short of memory do
+            models._preparing.give_way()
+            await asyncio.sleep(0.01)
+        go_on.set()
+        async with asyncio.timeout(60):
+            await making
+
+    asyncio.run(body())
+    assert rings(models).known.cloud is not None
+    assert not [*(tmp_path / "artifacts").glob("*.lease")]
+
+
 def test_a_place_that_cannot_be_written_to_costs_a_line(
     root: Path, engine: Engine, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
@@ -262,6 +292,17 @@ def test_a_place_that_hangs_holds_up_nobody_for_long(tmp_path: Path):
 
     until(answers)
     assert inside.get("a", 10) == b"3"
+
+
+def test_what_is_no_file_is_refused_and_closed(tmp_path: Path):
+    """It may be a folder, or a pipe that somebody has open and writes nothing to."""
+    shelf = FolderShelf(tmp_path)
     (tmp_path / "folder").mkdir()
-    with pytest.raises(IsADirectoryError):
-        shelf.get("folder", 10)
+    os.mkfifo(tmp_path / "pipe")
+    writer = os.open(tmp_path / "pipe", os.O_RDWR)
+    before = len([*Path("/proc/self/fd").iterdir()])
+    for name in ("folder", "pipe"):
+        with pytest.raises(OSError, match="expected a file"):
+            shelf.get(name, 10)
+    assert len([*Path("/proc/self/fd").iterdir()]) == before
+    os.close(writer)
