@@ -19,6 +19,8 @@ SCHEMES = ("s3", "gs", "http", "https")
 _MOST_SUMS = 2**24
 _PIECE = 2**25
 """Bytes of a request for some of an object: each has its own half minute and its own tries."""
+_SILENT_S = 30.0
+"""Seconds for which a web server may send nothing, before or within a file: how long one takes, nobody knows."""
 _PATIENCE: Any = {"max_retries": 3, "retry_timeout": datetime.timedelta(seconds=20)}
 _SUM = re.compile(r"([0-9a-f]{64}) [ *](?:\./)?(\S.*)")
 
@@ -191,7 +193,11 @@ def opened(url: str) -> Any:
         raise StoreError(f"{url}: expected the package obstore (pip install 'tiltserve[stores]'), got none") from None
     try:
         if url.startswith("http"):
-            options: Any = {"allow_http": url.startswith("http:"), "timeout": datetime.timedelta(hours=6)}
+            options: Any = {
+                "allow_http": url.startswith("http:"),
+                "timeout": datetime.timedelta(hours=6),
+                "read_timeout": datetime.timedelta(seconds=_SILENT_S),
+            }
             return HTTPStore.from_url(url, client_options=options, retry_config=_PATIENCE)
         return from_url(url, retry_config=_PATIENCE)
     except Exception as error:  # obstore raises what it likes for settings of the environment

@@ -4,6 +4,7 @@ import functools
 import hashlib
 import http.server
 import shutil
+import socketserver
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -198,6 +199,32 @@ def test_a_web_server_says_what_it_has(tmp_path: Path):
     finally:
         server.shutdown()
         server.server_close()
+
+
+@pytest.mark.parametrize("begun", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nabc"], ids=["all", "the rest"])
+def test_a_web_server_that_answers_nothing_holds_up_nobody(
+    begun: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Else replicas of this machine, which take turns, would not start while one waits."""
+    pytest.importorskip("obstore", reason="expected the package obstore, got none")
+    monkeypatch.setattr(object_store, "_SILENT_S", 0.2)
+    monkeypatch.setattr(object_store, "_PATIENCE", {**object_store._PATIENCE, "max_retries": 1})
+
+    class Silent(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.recv(4096)
+            self.request.sendall(begun)
+            over.wait(60)
+
+    over = threading.Event()
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Silent) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            with pytest.raises(StoreError, match="expected a list of files"):
+                Mirror(f"http://127.0.0.1:{server.server_address[1]}", tmp_path / "cache").first()
+        finally:
+            over.set()
+            server.shutdown()
 
 
 def test_versions_come_while_it_serves_and_stay_while_the_store_is_away(
