@@ -368,7 +368,7 @@ class Settings(BaseModel):
     replicas: int = Field(default=1, ge=1, le=1024)
     max_replicas: int | None = Field(default=None, ge=1, le=1024)
     """The most replicas, where their number follows what waits; `replicas` is then the fewest. None: it is fixed."""
-    target_backlog_seconds: float = Field(default=5.0, gt=0, le=86400)
+    target_backlog_seconds: float = Field(default=5.0, ge=0.01, le=86400)
     """Seconds of work that a replica may have before it, until there are more."""
     scale_out_seconds: float = Field(default=5.0, ge=0, le=86400)
     """How long more replicas must be wanted before they are started."""

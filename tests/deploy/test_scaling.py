@@ -52,4 +52,6 @@ def test_bounds_that_cannot_be(tmp_path):
         load_settings(models=tmp_path, environment={}, replicas=4, max_replicas=2)
     with pytest.raises(SettingsError, match="--replica-ports: expected at least 3 ports"):
         load_settings(models=tmp_path, environment={}, max_replicas=3, replica_ports="8100-8101")
+    with pytest.raises(SettingsError, match=r"--target-backlog-seconds: .*0\.01"):  # the policy divides by it
+        load_settings(models=tmp_path, environment={}, target_backlog_seconds=1e-308)
     assert load_settings(models=tmp_path, environment={}, max_replicas=1024).threads == 1
