@@ -60,7 +60,8 @@ def stepping(tableau: Tableau) -> Callable[[Problem], Program[Solution]]:
 
 def _solver(name: str, tableau: Tableau, about: str) -> Solver:
     return Solver(
-        name=name, kinds=("ode",), order=tableau.order, adaptive=False, about=about, program=stepping(tableau)
+        name=name, kinds=("ode",), order=tableau.order, adaptive=False, rows=len(tableau.b), about=about,
+        program=stepping(tableau),
     )  # fmt: skip
 
 

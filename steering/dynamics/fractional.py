@@ -113,6 +113,7 @@ SOLVERS = (
         kinds=("ode",),
         order=1,
         adaptive=False,
+        rows=2,
         forward=True,
         memory=MEMORY,
         about="D^alpha y = f with Caputo's derivative, memory by exponentials, two rows a step of dt",

@@ -99,6 +99,7 @@ SOLVER = Solver(
     kinds=("map",),
     order=math.inf,
     adaptive=False,
+    rows=1,
     about="the map itself, from each time to the next or in steps of dt",
     options={
         "multiplicative": Option("keep what is conserved by a factor (1), or by adding (0)", 0, high=1, whole=True)

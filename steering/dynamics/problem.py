@@ -118,6 +118,7 @@ class Solver:
         order: of the error at a time in the step; of sdes the strong order.
         weak_order: of sdes, of the error of expectations.
         adaptive: chooses its steps by rtol and atol; otherwise by dt.
+        rows: of the field, that a step takes where steps are by dt, at the most.
         events: finds them.
         matrices: keeps d x d numbers for each trajectory, d those of its state.
         memory: keeps so many for each number of a state.
@@ -133,6 +134,7 @@ class Solver:
     order: float
     weak_order: float | None = None
     adaptive: bool
+    rows: int = 0
     events: bool = False
     matrices: bool = False
     memory: int = 0

@@ -25,6 +25,8 @@ MOST_HELD = 2**31
 """Bytes of the states of a request, at most, whether they are sent or not."""
 MOST_STAGES = 16
 """Rows of a step, at most, of explicit solvers."""
+CLOSE = 1e-9
+"""A time is at the end of a step of dt if it is as near to it as this part of dt."""
 RTOL = 1e-5
 """As `steering.dynamics.pose` has it, where nothing is said."""
 
@@ -41,6 +43,8 @@ def rows(asked: Asked) -> Expected:
     """Rows of the field for all trajectories together."""
     if (exactly := steered.expected_rows(asked)) is not None:
         return Expected(exactly)
+    if not asked.solver.adaptive and asked.model.spec.kind != "cde":  # whose observations end steps, too
+        return Expected(max(1, int(_steps(asked).sum()) * asked.solver.rows * copies_of(asked)))
     whole, seen, most = 0, 0, asked.parameters.max_steps * MOST_STAGES
     for kind, count in Counter(_kinds(asked)).items():
         each, found = asked.model.runs.estimate(kind)
@@ -51,6 +55,23 @@ def rows(asked: Asked) -> Expected:
     at = f"{finest:g}" if loosest == finest else f"{finest:g}..{loosest:g}"
     of = f"of the last {seen} requests like it nine of ten took no more a trajectory" if seen else "none was seen yet"
     return Expected(max(1, whole), f"{whole} rows of {asked.solver.name!r} at rtol {at} are an estimate: {of}")
+
+
+def _steps(asked: Asked) -> Tensor:
+    """Steps of trajectories [n], float64, by a solver whose steps are of dt, or from each time to the next."""
+    times, dt = asked.t_eval, asked.each.get("dt")
+    gaps = times.diff(dim=-1).abs()
+    if dt is None:
+        steps = (gaps > 0).sum(-1).to(torch.float64)
+    else:
+        length = torch.as_tensor(dt, dtype=torch.float64).reshape(-1, 1)
+        if asked.model.spec.kind == "sde":  # to nodes dt apart; to a time between two of them, a step of its own
+            places = (times - times[..., :1]).abs() / length
+            between = ((places - places.round()).abs() > CLOSE).sum(-1)
+            steps = (places[..., -1] + CLOSE).floor() + between
+        else:  # into equal parts between two times
+            steps = torch.where(gaps > 0, (gaps / length * (1 - CLOSE)).ceil().clamp(min=1), 0.0).sum(-1)
+    return steps.clamp(max=asked.parameters.max_steps).expand(asked.n)
 
 
 def note(asked: Asked, solution: Solution) -> None:

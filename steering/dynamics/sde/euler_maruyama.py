@@ -67,6 +67,7 @@ SOLVER = Solver(
     order=0.5,
     weak_order=1,
     adaptive=False,
+    rows=1,
     about="Euler-Maruyama, one row a step; linear and geometric forms by their stable steps, of strong order 1",
     program=walking(_step, _check),
 )

@@ -43,6 +43,7 @@ SOLVER = Solver(
     order=1,
     weak_order=1,
     adaptive=False,
+    rows=2,
     about="Milstein's scheme without derivatives (Kloeden & Platen 11.1.3), two rows a step; no general noise",
     program=walking(_step, _check),
 )

@@ -26,6 +26,7 @@ SOLVER = Solver(
     order=1,
     weak_order=1,
     adaptive=False,
+    rows=1,
     about="reversible Heun for Stratonovich equations (Kidger et al. 2021), one row a step",
     program=walking(_step, lambda problem: check("reversible_heun", problem)),
 )

@@ -41,6 +41,7 @@ SOLVER = Solver(
     order=1,
     weak_order=1,
     adaptive=False,
+    rows=2,
     about="Heun's scheme for Stratonovich equations (Rümelin 1982), two rows a step",
     program=walking(_step, lambda problem: check("stochastic_heun", problem)),
 )

@@ -10,8 +10,12 @@ import numpy as np
 import pytest
 
 from protos.dynamics import Dynamics
+from serving.models.dynamics import Dynamics as Served
 from serving.requests.dynamics import control
+from serving.requests.dynamics.asked import Served as Having
 from serving.requests.dynamics.pieces import default_solver
+from serving.requests.dynamics.task import dynamics_task
+from serving.wire.kserve import InferRequest
 from tests import dynamics_kinds as kinds
 from tests.serving.live import Live, running
 from tiltserve import Chunk, Client, InvalidArgument, Trajectories
@@ -67,6 +71,29 @@ def test_an_sdes_rows_are_functions_of_seed_and_number(client: Client, solver: s
         np.asarray(client.solve("ornstein", START, [0.0, 1.0], samples=1, **{**words, "seed": 8}))[0, 1, 0]
         != many[0, 2, 0]
     )
+
+
+@pytest.mark.parametrize(
+    ("model", "y0", "times", "parameters", "least", "most"),
+    [
+        ("ornstein", START, [0.0, 0.33, 1.0], {"samples": 8, "dt": 0.05}, 160, 168),
+        ("ornstein", START, [0.0, 0.33, 0.98], {"samples": 8, "dt": 0.05, "solver": "stochastic_heun"}, 328, 336),
+        ("ornstein", START, [0.0, 1.0], {"samples": 8, "dt": 1e-9, "max_steps": 5}, 40, 40),
+        ("leaking", [[1.0] * 6], [0.0, 100.0, 300.0], {}, 300, 300),
+    ],
+)
+def test_rows_of_steps_by_dt_are_known(
+    live: Live, client: Client, model: str, y0: Any, times: Any, parameters: dict[str, Any], least: int, most: int
+) -> None:
+    """What a request is admitted with: a time between two steps may take fewer than a step."""
+    served = live.replicas[0]._answering.model(model)
+    assert isinstance(served, Served)
+    inputs = {"y0": np.array(y0), "t_eval": np.array(times)}
+    task = dynamics_task(InferRequest(model, inputs=inputs, parameters=parameters), served, Having())
+    task.program.close()
+    taken = client.solve(model, y0, times, **parameters).network_rows
+    assert (taken, task.network_rows) == (least, most)
+    assert not task.hint
 
 
 def test_one_path_for_every_step(client: Client) -> None:

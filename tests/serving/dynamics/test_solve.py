@@ -239,6 +239,31 @@ def test_rows_that_are_not_known_are_estimated_by_the_last_ones(live: Live, clie
 
 
 @pytest.mark.parametrize(
+    ("solver", "options", "times"),
+    [
+        ("rk4", {"dt": 0.3}, TIMES),
+        ("heun", {}, TIMES),
+        ("euler", {"dt": 1e-12, "max_steps": 50}, TIMES),
+        ("fractional", {"dt": 0.1}, TIMES),
+        ("rk4", {"dt": 0.1}, np.array([0.0, 0.0, 1.0, 1.0])),
+    ],
+)
+def test_rows_of_steps_by_dt_are_known(
+    live: Live, client: Client, solver: str, options: dict[str, Any], times: np.ndarray[Any, Any]
+) -> None:
+    model = live.replicas[0]._answering.model("decay64")
+    assert isinstance(model, Dynamics)
+    parameters = {"solver": solver, **options}
+    taken = client.solve("decay64", STARTS, times, rate=RATES, **parameters).network_rows
+    inputs = {"y0": np.array(STARTS, np.float64), "t_eval": np.array(times)}
+    task = dynamics_task(InferRequest("decay64", inputs=inputs, parameters=parameters), model, Served())
+    task.program.close()
+    first = len(STARTS) if solver == "fractional" else 0  # the slope at the first time
+    assert task.network_rows == taken - first
+    assert not task.hint
+
+
+@pytest.mark.parametrize(
     ("n", "parameters", "heavy"),
     [
         (10_000, {}, False),
