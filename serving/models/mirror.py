@@ -139,6 +139,7 @@ class Mirror:
         for path, blob in found.items():
             file = self.folder / path
             if not (file.exists() and file.samefile(blob)):
+                self._clear(file)
                 file.parent.mkdir(parents=True, exist_ok=True)
                 link = self.folder / f".{uuid.uuid4().hex}"
                 os.link(blob, link)
@@ -160,6 +161,14 @@ class Mirror:
             made.rename(place)
         finally:
             shutil.rmtree(made, ignore_errors=True)
+
+    def _clear(self, file: Path) -> None:
+        """A folder that is a file by now makes way, and a file that is a folder by now."""
+        if file.is_dir():
+            shutil.rmtree(self._aside(file))
+        for parent in file.relative_to(self.folder).parents:
+            if (self.folder / parent).is_file():
+                (self.folder / parent).unlink()
 
     def _aside(self, place: Path) -> Path:
         return place.rename(self.folder / f".{uuid.uuid4().hex}")

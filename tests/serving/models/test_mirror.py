@@ -114,6 +114,23 @@ def test_a_folder_is_kept_like_its_store(bucket: Bucket, tmp_path: Path):
     assert held(other) == {"a/2/model.onnx": b"other", "a/card.yaml": b"another card"}
 
 
+def test_a_file_becomes_a_folder_and_a_folder_a_file(bucket: Bucket, tmp_path: Path):
+    mirror = Mirror(bucket.url, tmp_path / "cache")
+    bucket.put("a/1/model.onnx", b"graph")
+    bucket.put("a/1/weights", b"heavy")
+    mirror.first()
+    bucket.remove("a/1/weights")
+    bucket.put("a/1/weights/0", b"heavy")
+    mirror.sync()
+    mirror.sync()
+    assert held(mirror) == {"a/1/model.onnx": b"graph", "a/1/weights/0": b"heavy"}
+    bucket.remove("a/1/weights/0")
+    bucket.put("a/1/weights", b"other")
+    mirror.sync()
+    mirror.sync()
+    assert held(mirror) == {"a/1/model.onnx": b"graph", "a/1/weights": b"other"}
+
+
 def test_large_objects_come_in_pieces(bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(object_store, "_PIECE", 1000)
     whole = {"a/1/model.onnx": bytes(range(256)) * 20, "a/1/empty": b"", "a/1/exact": b"x" * 2000}
