@@ -118,10 +118,16 @@ def held(asked: Asked) -> int:
     inputs = [*asked.condition.values(), *asked.inputs.values(), *(asked.encoded or {}).values()]
     inputs_bytes = sum(min(bytes_of(each), each.nbytes) for each in inputs)
     copies = copies_of(asked)
+    mixed = 2 * math.ceil(asked.options.get("memory", 0))  # states and residuals that Anderson's mixture is of
     matrices = MATRICES * n * state * state // NUMBER if asked.solver.matrices else 0
     matrices += 3 * n * state * asked.solver.memory
     inputs_bytes += steered.held(asked)
-    return inputs_bytes + n * state * copies * (STATE_COPIES + 2 * asked.times) + n * asked.times * NUMBER + matrices
+    return (
+        inputs_bytes
+        + n * state * copies * (STATE_COPIES + mixed + 2 * asked.times)
+        + n * asked.times * NUMBER
+        + matrices
+    )
 
 
 def check_held(asked: Asked) -> None:

@@ -96,6 +96,21 @@ def test_rows_of_steps_by_dt_are_known(
     assert not task.hint
 
 
+def test_states_that_are_mixed_count_in_a_requests_bytes(live: Live) -> None:
+    served = live.replicas[0]._answering.model("equilibrium")
+    assert isinstance(served, Served)
+    y0, x = np.zeros((1000, 2)), np.zeros((1000, 2))
+    tasks = [
+        dynamics_task(
+            InferRequest("equilibrium", inputs={"y0": y0, "x": x}, parameters={"memory": memory}), served, Having()
+        )
+        for memory in (1, 20)
+    ]
+    for task in tasks:
+        task.program.close()
+    assert tasks[1].bytes - tasks[0].bytes == 2 * 19 * y0.nbytes
+
+
 def test_one_path_for_every_step(client: Client) -> None:
     """Finer steps follow the same noise: the difference falls with the step."""
     ends = [
