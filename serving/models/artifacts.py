@@ -52,7 +52,7 @@ class Artifacts:
 
     def __init__(self, shelf: Shelf, leases: Leases | None = None) -> None:
         self._shelf, self._leases = shelf, leases or Leases(shelf)
-        self._away = False
+        self._away = set[str]()  # "read", "write": what cannot be done now, which was said
 
     def prepared(self, model: Sampler) -> Prepared | None:
         """The bank and calibration that a model lacks, as somebody made them."""
@@ -96,9 +96,9 @@ class Artifacts:
         try:
             lease = self._leases.take(f"{key}.lease")
         except OSError as error:
-            self._say(error)
+            self._say("write", error)
             return None
-        self._away = False
+        self._away.discard("write")
         if lease is None:
             raise BusyError(key)
         return lease
@@ -134,9 +134,9 @@ class Artifacts:
         try:
             content = self._shelf.get(name, most)
         except OSError as error:
-            self._say(error)
+            self._say("read", error)
             return None
-        self._away = False
+        self._away.discard("read")
         if content is None:
             return None
         if content[:32] != _digest(key, content[32:]):
@@ -149,12 +149,12 @@ class Artifacts:
             # in the place of a damaged one too: whoever wrote first wrote the same
             self._shelf.put(f"{key}.{kind}", _digest(key, body) + body)
         except OSError as error:
-            self._say(error)
+            self._say("write", error)
 
-    def _say(self, error: OSError) -> None:
+    def _say(self, what: str, error: OSError) -> None:
         if not self._away:
             _log.warning("%s: what is made of models is not shared: %s", self._shelf, error.strerror or error)
-        self._away = True
+        self._away.add(what)
 
 
 class BusyError(Exception):

@@ -163,15 +163,16 @@ def test_a_maker_that_is_stopped_again_and_again_leaves_its_lease(root: Path, en
     assert not [*(tmp_path / "artifacts").glob("*.lease")]
 
 
+@pytest.mark.parametrize("place", ["file", "/proc/artifacts"], ids=["no folder", "to be read only"])
 def test_a_place_that_cannot_be_written_to_costs_a_line(
-    root: Path, engine: Engine, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    place: str, root: Path, engine: Engine, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
     (tmp_path / "file").write_text("no folder")
-    models = LoadedModels(root, 1, artifacts=Artifacts(FolderShelf(tmp_path / "file")))
+    models = LoadedModels(root, 1, artifacts=Artifacts(FolderShelf(tmp_path / place)))
     asyncio.run(models.load_all())
     asyncio.run(models.prepare(engine))
     assert rings(models).known.cloud is not None
-    assert "what is made of models is not shared" in caplog.text
+    assert caplog.text.count("what is made of models is not shared") == 1
 
 
 def test_a_model_is_ready_only_with_its_bank(root: Path, artifacts: Artifacts, engine: Engine):
