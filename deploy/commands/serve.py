@@ -117,7 +117,7 @@ def serve(
         float | None, typer.Option(metavar="S", help="How long fewer must be wanted before some drain. [120]")
     ] = None,
     threads_per_replica: Annotated[
-        int | None, typer.Option(metavar="N", help="Threads of one replica's networks. [cores / replicas]")
+        int | None, typer.Option(metavar="N", help="Threads of one replica's networks. [cores / most replicas]")
     ] = None,
     max_bucket: Annotated[int | None, typer.Option(metavar="ROWS", help="Most rows in one network call. [256]")] = None,
     max_queue_rows: Annotated[
