@@ -4,56 +4,32 @@ Every time asked for is the end of a step, so nothing is interpolated. Where `dt
 shorter; else an interval is one step.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 
 import numpy as np
 
-from steering.dynamics.asking import Program
-from steering.dynamics.course import Course, Floats, moved
+from steering.dynamics.asking import Ask, Program, Reply
+from steering.dynamics.course import Course, Floats, Index, moved
+from steering.dynamics.parts import by_parts, parts_of
 from steering.dynamics.problem import Problem, Solver
-from steering.dynamics.solution import Solution, Status
+from steering.dynamics.solution import Solution
 from steering.dynamics.tableaus import EULER, HEUN, RK4, Tableau
-
-ROUNDING = 1e-9
-"""An interval that is a whole number of dt but for this part is cut into that number."""
-
-
-def parts_of(problem: Problem, spans: Floats) -> Floats:
-    """Into how many steps each interval between times [n, T - 1] is cut."""
-    if problem.dt is None:
-        return np.ones_like(spans)
-    return np.maximum(np.ceil(np.abs(spans) / problem.dt.numpy()[:, None] * (1 - ROUNDING)), 1)
 
 
 def stepping(tableau: Tableau) -> Callable[[Problem], Program[Solution]]:
     def program(problem: Problem) -> Program[Solution]:
         course = Course(problem)
         active = yield from course.begin()
-        spans = np.diff(course.times, axis=1)
-        parts = parts_of(problem, spans)
-        done = np.zeros(problem.n)  # steps of the present interval
-        while len(active):
-            interval = course.count[active] - 1
-            start, span, of = course.times[active, interval], spans[active, interval], parts[active, interval]
-            nth = done[active] + 1
-            t, y = course.t[active], course.y[active]
-            end = np.where(nth == of, course.times[active, interval + 1], start + span * (nth / of))
-            step = end - t
-            slopes = [(yield from course.field(active, t, y))]
+
+        def advance(index: Index, end: Floats, step: Floats) -> Generator[Ask, Reply, Floats]:
+            t, y = course.t[index], course.y[index]
+            slopes = [(yield from course.field(index, t, y))]
             for c, row in zip(tableau.c, tableau.a, strict=True):
-                slopes.append((yield from course.field(active, t + c * step, moved(y, step, slopes, row))))
-            after = moved(y, step, slopes, tableau.b)
-            finite = np.isfinite(after).all(axis=1)
-            course.fail(active[~finite], Status.NOT_FINITE)
-            onward = active[finite]
-            course.accepted[onward] += 1
-            done[onward] = np.where(nth == of, 0, nth)[finite]
-            yield from course.reach(onward, end[finite], after[finite])
-            going = course.count[onward] < course.times.shape[1]
-            over = going & (course.accepted[onward] >= problem.max_steps)
-            course.fail(onward[over], Status.MAX_STEPS)
-            active = onward[going & ~over]
-        return course.solution()
+                slopes.append((yield from course.field(index, t + c * step, moved(y, step, slopes, row))))
+            return moved(y, step, slopes, tableau.b)
+
+        parts = parts_of(problem, np.diff(course.times, axis=1))
+        return (yield from by_parts(course, active, parts, advance))
 
     return program
 

@@ -13,14 +13,15 @@ smooth along the solution, and 1 + alpha where it is not: y grows as t^alpha at 
 """
 
 import math
+from collections.abc import Generator
 
 import numpy as np
 
-from steering.dynamics.asking import Program
-from steering.dynamics.course import QUIET, Course, Floats
-from steering.dynamics.fixed_steps import parts_of
+from steering.dynamics.asking import Ask, Program, Reply
+from steering.dynamics.course import QUIET, Course, Floats, Index
+from steering.dynamics.parts import by_parts, parts_of
 from steering.dynamics.problem import Problem, Solver
-from steering.dynamics.solution import Solution, Status
+from steering.dynamics.solution import Solution
 from steering.plans.plan import Option
 
 MEMORY = 256
@@ -69,42 +70,30 @@ def program(problem: Problem) -> Program[Solution]:
         weight[i, : len(c)], rate[i, : len(g)] = c, g
     memory = np.zeros((n, course.size, most))
     start, slope = course.y.copy(), np.zeros_like(course.y)
-    done = np.zeros(n)
     inside = 1 / math.gamma(alpha + 2)
     if len(active):
         slope[active] = yield from course.field(active, course.t[active], course.y[active])
-    while len(active):
-        interval = course.count[active] - 1
-        nth, of = done[active] + 1, parts[active, interval]
-        begin, span = course.times[active, interval], spans[active, interval]
-        end = np.where(nth == of, course.times[active, interval + 1], begin + span * (nth / of))
-        step = end - course.t[active]
+
+    def advance(index: Index, end: Floats, step: Floats) -> Generator[Ask, Reply, Floats]:
         last = np.array([h**alpha for h in step.tolist()])[:, None] * inside
-        fading, at_start, at_end = _weights(rate[active], step)
-        past = start[active] + (memory[active] * (weight[active] * fading)[:, None, :]).cumsum(axis=2)[:, :, -1]
-        before = slope[active]
+        fading, at_start, at_end = _weights(rate[index], step)
+        past = start[index] + (memory[index] * (weight[index] * fading)[:, None, :]).cumsum(axis=2)[:, :, -1]
+        before = slope[index]
         after, ahead = past, before
         for _ in range(2):
             after = past + last * (alpha * before + ahead)
-            ahead = yield from course.field(active, end, after)
-        after = past + last * (alpha * before + ahead)
-        memory[active] = (
-            memory[active] * fading[:, None, :]
+            ahead = yield from course.field(index, end, after)
+        memory[index] = (
+            memory[index] * fading[:, None, :]
             + before[:, :, None] * at_start[:, None, :]
             + ahead[:, :, None] * at_end[:, None, :]
         )
-        slope[active] = ahead
-        finite = np.isfinite(after).all(axis=1) & np.isfinite(ahead).all(axis=1)
-        course.fail(active[~finite], Status.NOT_FINITE)
-        onward = active[finite]
-        course.accepted[onward] += 1
-        done[onward] = np.where(nth == of, 0, nth)[finite]
-        yield from course.reach(onward, end[finite], after[finite])
-        going = course.count[onward] < course.times.shape[1]
-        over = going & (course.accepted[onward] >= problem.max_steps)
-        course.fail(onward[over], Status.MAX_STEPS)
-        active = onward[going & ~over]
-    return course.solution()
+        slope[index] = ahead
+        after = past + last * (alpha * before + ahead)
+        after[~np.isfinite(ahead).all(axis=1)] = np.nan
+        return after
+
+    return (yield from by_parts(course, active, parts, advance))
 
 
 SOLVERS = (

@@ -18,8 +18,9 @@ import torch
 from steering.dynamics.asking import Ask, Program, Reply
 from steering.dynamics.conserve import Conserved
 from steering.dynamics.course import Course, Floats, Index
+from steering.dynamics.parts import by_parts
 from steering.dynamics.problem import Problem, Solver
-from steering.dynamics.solution import Solution, Status
+from steering.dynamics.solution import Solution
 from steering.errors import NetworkError, PlanError
 from steering.plans.plan import Option
 
@@ -36,39 +37,22 @@ def _program(problem: Problem) -> Program[Solution]:
     if problem.conserve is not None:
         weights = problem.conserve.reshape(-1).numpy()
         conserved = Conserved(weights, course.y.copy(), bool(problem.options["multiplicative"]))
-    done = np.zeros(problem.n, np.int64)  # applications since the last time asked for
     active = yield from course.begin()
-    while len(active):
-        interval = course.count[active] - 1
-        start, until, of = course.times[active, interval], course.times[active, interval + 1], parts[active, interval]
-        nth = done[active] + 1
-        end = np.where(nth == of, until, start + (until - start) * (nth / of))
-        after = yield from _applied(course, active, course.t[active], end)
-        if conserved is not None:
-            after = conserved.kept(active, after)
-        finite = np.isfinite(after).all(axis=1)
-        course.fail(active[~finite], Status.NOT_FINITE)
-        onward = active[finite]
-        course.accepted[onward] += 1
-        done[onward] = np.where(nth == of, 0, nth)[finite]
-        yield from course.reach(onward, end[finite], after[finite])
-        going = course.count[onward] < course.times.shape[1]
-        over = going & (course.accepted[onward] >= problem.max_steps)
-        course.fail(onward[over], Status.MAX_STEPS)
-        active = onward[going & ~over]
-    return course.solution()
+
+    def advance(index: Index, end: Floats, step: Floats) -> Generator[Ask, Reply, Floats]:
+        after = yield from _applied(course, index, end, step)
+        return after if conserved is None else conserved.kept(index, after)
+
+    return (yield from by_parts(course, active, parts, advance))
 
 
-def _applied(course: Course, active: Index, t: Floats, end: Floats) -> Generator[Ask, Reply, Floats]:
+def _applied(course: Course, active: Index, end: Floats, step: Floats) -> Generator[Ask, Reply, Floats]:
     """The next states [m, d]."""
-    extra = {
-        "dt": torch.from_numpy(end - t)[:, None],
-        "position": torch.from_numpy(course.accepted[active]),
-    }
+    extra = {"dt": torch.from_numpy(step)[:, None], "position": torch.from_numpy(course.accepted[active])}
     if course.problem.control is not None:
         extra["dx"] = course.problem.control.held(torch.from_numpy(active), torch.from_numpy(end))
     course.evaluations[active] += 1
-    reply = yield course.ask("field", active, t, course.y[active], **extra)
+    reply = yield course.ask("field", active, course.t[active], course.y[active], **extra)
     if "next" not in reply:
         raise NetworkError(f"field: expected next of a map, got {', '.join(reply)}")
     return course.flat(reply["next"])
