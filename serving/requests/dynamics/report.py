@@ -1,5 +1,7 @@
 """The response parameters that tell how trajectories were solved."""
 
+from torch import Tensor
+
 from serving.requests.dynamics.asked import Asked
 from serving.requests.dynamics.evaluations import Meter
 from serving.requests.dynamics.pieces import pieces_of
@@ -11,6 +13,7 @@ def told(asked: Asked, problem: Problem, solution: Solution, meter: Meter) -> di
     """Seed, solver, rows, fingerprint, and what to be warned of."""
     model = asked.model
     parts = [model.fingerprint, *([] if asked.reward is None else [asked.reward.fingerprint])]
+    warnings = [*solution.warnings, *_unused(asked), *_failed(solution), *cautions(asked)]
     parts += [each for piece in pieces_of(model.spec.kind) for each in piece.fingerprints(asked)]
     return {
         "seed": asked.parameters.seed,
@@ -20,8 +23,19 @@ def told(asked: Asked, problem: Problem, solution: Solution, meter: Meter) -> di
         "accepted_steps": int(solution.accepted.sum()),
         "rejected_steps": int(solution.rejected.sum()),
         "fingerprint": "-".join(parts),
-        "warnings": "; ".join(dict.fromkeys([*solution.warnings, *_failed(solution), *cautions(asked)])),
+        "warnings": "; ".join(dict.fromkeys(warnings)),
     }
+
+
+def _unused(asked: Asked) -> list[str]:
+    """Numbers that the request has, and its solver does not look at."""
+    if asked.model.spec.kind == "fixed_point":
+        return []
+    names, why = (
+        (("dt",), "chooses its steps") if asked.solver.adaptive else (("rtol", "atol", "dt0"), "has fixed ones")
+    )
+    given = asked.said | {name for name, each in asked.each.items() if isinstance(each, Tensor)}
+    return [f"{name}: not used, since {asked.solver.name} {why}" for name in names if name in given]
 
 
 def _failed(solution: Solution) -> list[str]:

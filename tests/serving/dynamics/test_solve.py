@@ -86,6 +86,21 @@ def test_a_row_that_fails_is_its_status_and_nan(client: Client) -> None:
     assert any("1 of 2 trajectories" in each for each in found.warnings)
 
 
+@pytest.mark.parametrize(
+    ("solver", "given", "said"),
+    [
+        ("tsit5", {"dt": 0.1}, ["dt: not used, since tsit5 chooses its steps"]),
+        ("rk4", {"dt0": 0.1}, ["dt0: not used, since rk4 has fixed ones"]),
+        ("rk4", {"rtol": np.array([1e-3, 1e-4, 1e-5])}, ["rtol: not used, since rk4 has fixed ones"]),
+        ("rk4", {"dt": 0.1}, []),
+    ],
+)
+def test_what_a_solver_does_not_use_is_said(
+    client: Client, solver: str, given: dict[str, Any], said: list[str]
+) -> None:
+    assert client.solve("decay", STARTS, TIMES, rate=RATES, solver=solver, **given).warnings == said
+
+
 def test_encode_and_decode(client: Client) -> None:
     records = np.array([[1.0, 9.0, 2.0], [3.0, 9.0, -1.0]])
     found = client.solve("coded", None, TIMES, record=records, rate=1.0, rtol=1e-10)
