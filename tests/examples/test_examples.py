@@ -16,8 +16,15 @@ pytestmark = pytest.mark.e2e
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
-ELSEWHERE = {"reward_service.py", "interactive.py", "black_box.py", "export_checkpoint.py", "distill3d.py"}
-"""Scripts of tests of their own: of rewards outside of the server, and below."""
+ELSEWHERE = {
+    "reward_service.py",
+    "interactive.py",
+    "black_box.py",
+    "export_checkpoint.py",
+    "distill3d.py",
+    "dynamics.py",
+}
+"""Scripts of tests of their own: of rewards outside of the server, of dynamics, and below."""
 CLIENTS = {"sample.py", "stream.py", "score.py", "many_requests.py", "triton_client.py", "interpolate.py"}
 
 

@@ -134,7 +134,7 @@ def test_a_client_that_never_reads_is_given_up(small_models: Path):
             until(lambda: live.metric("tiltserve_reclaimed_rows_total", model="rings") > 0, 300)
             assert not replica._engine._tasks
             *_, last = call
-    expected = "trajectory: expected a client that reads within 0.3 s, got one that does not"
+    expected = "stream: expected a client that reads within 0.3 s, got one that does not"
     assert last.error_message == f"[StatusCode.DEADLINE_EXCEEDED] {expected}"
 
 
