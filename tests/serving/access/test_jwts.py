@@ -21,6 +21,8 @@ from serving.access.watched import AccessError
 
 RSA, OTHER = (rsa.generate_private_key(public_exponent=65537, key_size=2048) for _ in range(2))
 EC, ED = ec.generate_private_key(ec.SECP256R1()), ed25519.Ed25519PrivateKey.generate()
+DAY_S = 86_400.0
+"""Tokens of tables are made when tests are collected, which may be long before they are used."""
 ALGORITHMS: tuple[Any, ...] = ("RS256", "ES256", "EdDSA")
 
 
@@ -41,7 +43,7 @@ def jwts(folder: Path, **more: Any) -> Jwts:
 
 def claims(**more: Any) -> dict[str, Any]:
     now = time.time()
-    found = {"iss": "https://us", "aud": "tiltserve", "sub": "alice", "exp": now + 600, "nbf": now - 10, **more}
+    found = {"iss": "https://us", "aud": "tiltserve", "sub": "alice", "exp": now + DAY_S, "nbf": now - 10, **more}
     return {name: value for name, value in found.items() if value is not None}
 
 
@@ -87,7 +89,7 @@ def confused() -> str:
         (signed(claims(exp=None)), "MissingRequiredClaimError"),
         (signed(claims(exp="soon")), "expected a valid JWT"),
         (signed(claims(exp=1e400)), "expected a valid JWT"),
-        (signed(claims(nbf=time.time() + 600)), "ImmatureSignatureError"),
+        (signed(claims(nbf=time.time() + DAY_S)), "ImmatureSignatureError"),
         (signed(claims(iss="https://them")), "InvalidIssuerError"),
         (signed(claims(aud="another")), "InvalidAudienceError"),
         (signed(claims(aud=None)), "MissingRequiredClaimError"),
