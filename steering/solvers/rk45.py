@@ -13,23 +13,13 @@ from collections.abc import Generator
 import torch
 from torch import Tensor
 
+from steering.numerics.dormand_prince import ERROR, A, C
 from steering.plans.plan import Solver
 from steering.sampling.rows import Rows
 from steering.sampling.sampler import Problem
 from steering.solvers import adaptive
 from steering.solvers.adaptive import Times, Trial
 from steering.solvers.levels import NoiseLevel, along
-
-C = (1 / 5, 3 / 10, 4 / 5, 8 / 9, 1.0, 1.0)
-A = (
-    (1 / 5,),
-    (3 / 40, 9 / 40),
-    (44 / 45, -56 / 15, 32 / 9),
-    (19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729),
-    (9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656),
-    (35 / 384, 0.0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84),
-)
-ERROR = (71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40)
 
 
 def tau(log_snr: Tensor) -> Times:
