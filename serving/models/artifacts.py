@@ -54,11 +54,15 @@ class Artifacts:
         self._shelf, self._leases = shelf, leases or Leases(shelf)
         self._away = set[str]()  # "read", "write": what cannot be done now, which was said
 
-    def prepared(self, model: Sampler) -> Prepared | None:
-        """The bank and calibration that a model lacks, as somebody made them."""
+    def prepared(self, model: Sampler, key: str) -> Prepared | None:
+        """The bank and calibration that a model lacks, as somebody made them.
+
+        Args:
+            key: see `bank_key`.
+        """
         shape = _shape(model)
         most = 4 * math.prod(shape) + 16 * MOST_TIMES + _HEADERS
-        if (body := self._get(_bank_key(model), "bank", most)) is None:
+        if (body := self._get(key, "bank", most)) is None:
             return None
         try:
             file = io.BytesIO(body)
@@ -71,21 +75,17 @@ class Artifacts:
             return None
         return Prepared(torch.from_numpy(samples), calibration)
 
-    def keep_prepared(self, model: Sampler, key: str, made: Prepared) -> None:
+    def keep_prepared(self, key: str, made: Prepared) -> None:
         """Keep what a model lacked.
 
         Args:
-            key: see `lacking`.
+            key: see `bank_key`, from before it was made.
         """
         file = io.BytesIO()
         curve = np.array(made.calibration.t), np.array(made.calibration.mse)
         for each in (made.samples.to(torch.float32).contiguous().numpy(), *curve):
             np.lib.format.write_array(file, each, version=(1, 0), allow_pickle=False)
         self._keep(key, "bank", file.getvalue())
-
-    def lacking(self, model: Sampler) -> str:
-        """The key of what a model lacks, while it lacks it."""
-        return _bank_key(model)
 
     def lease(self, key: str) -> Lease | None:
         """The right to make what is found by a key; None where nobody can be asked for it.
@@ -103,17 +103,13 @@ class Artifacts:
             raise BusyError(key)
         return lease
 
-    def costs_key(self, graph: str, most: int) -> str:
-        """The key of what `costs` finds."""
-        return _costs_key(graph, most)
-
     def costs(self, graph: str, most: int) -> Costs | None:
         """What calls of a graph were measured to cost on such a machine.
 
         Args:
             graph: equal for equal graphs on equal backends. most: the most rows of a call.
         """
-        if (body := self._get(_costs_key(graph, most), "costs", _MOST_COSTS)) is None:
+        if (body := self._get(costs_key(graph, most), "costs", _MOST_COSTS)) is None:
             return None
         try:
             found = json.loads(body)
@@ -127,7 +123,7 @@ class Artifacts:
 
     def keep_costs(self, graph: str, most: int, costs: Costs) -> None:
         seconds = {size: costs.seconds(size) for size in costs.sizes}
-        self._keep(_costs_key(graph, most), "costs", json.dumps(seconds).encode())
+        self._keep(costs_key(graph, most), "costs", json.dumps(seconds).encode())
 
     def _get(self, key: str, kind: str, most: int) -> bytes | None:
         name = f"{key}.{kind}"
@@ -168,8 +164,9 @@ def _shape(model: Sampler) -> tuple[int, ...]:
     return (steering.bank_size(event) if cloud is None else len(cloud.samples), *event)
 
 
-def _bank_key(model: Sampler) -> str:
-    """Of what a model lacks: its graph, weights, card and backend, and what it came with."""
+def bank_key(model: Sampler) -> str:
+    """The key of what a model lacks, while it lacks it: its graph, weights, card and backend, and what it came with. A
+    bank is hashed, so call it on a thread."""
     whole = hashlib.sha256(f"bank {FORM} {model.digest} {_shape(model)}".encode())
     if model.known.cloud is not None:
         whole.update(model.known.cloud.samples.contiguous().numpy().tobytes())
@@ -177,7 +174,8 @@ def _bank_key(model: Sampler) -> str:
     return whole.hexdigest()
 
 
-def _costs_key(graph: str, most: int) -> str:
+def costs_key(graph: str, most: int) -> str:
+    """The key of what `Artifacts.costs` finds."""
     return hashlib.sha256(f"costs {FORM} {graph} {most} {_machine()}".encode()).hexdigest()
 
 

@@ -10,7 +10,7 @@ from serving.backends.examination import Findings
 from serving.backends.made_up import MadeUp
 from serving.backends.opening import Opener
 from serving.backends.profiling import measured
-from serving.models.artifacts import Artifacts, BusyError
+from serving.models.artifacts import Artifacts, BusyError, bank_key, costs_key
 from serving.models.draws import DrawStore
 from serving.models.folders import Folder
 from serving.models.model import Sampler
@@ -80,7 +80,9 @@ class Loader:
             raise
         try:
             if isinstance(model, Sampler):
-                made = self._artifacts.prepared(model) if self._artifacts is not None and lacks(model) else None
+                made = None
+                if self._artifacts is not None and lacks(model):
+                    made = self._artifacts.prepared(model, bank_key(model))
                 if made is not None:
                     learn(model, made.samples, made.calibration)
                 elif model.known.cloud is not None:
@@ -129,7 +131,7 @@ class Loader:
             if found is not None and {*found.sizes} <= {*backend.sizes(most)}:
                 return found
             try:
-                lease = artifacts.lease(f"{artifacts.costs_key(graph, most)}.costs")
+                lease = artifacts.lease(f"{costs_key(graph, most)}.costs")
                 break
             except BusyError:
                 time.sleep(_LOOK_S)

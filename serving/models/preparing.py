@@ -13,7 +13,7 @@ from torch import Tensor
 import steering
 from serving.engine.engine import Engine
 from serving.engine.task import Routine, Task
-from serving.models.artifacts import Artifacts, BusyError, Prepared
+from serving.models.artifacts import Artifacts, BusyError, Prepared, bank_key
 from serving.models.described import reverts
 from serving.models.draws import Wanted
 from serving.models.evaluations import evaluations
@@ -127,14 +127,14 @@ class Preparing:
         """What a model lacks, found or made; BusyError while another replica makes it."""
         if (artifacts := self._artifacts) is None:
             return await _drawn(model, engine)
-        key = artifacts.lacking(model)
-        if (found := await asyncio.to_thread(artifacts.prepared, model)) is not None:
+        key = await asyncio.to_thread(bank_key, model)
+        if (found := await asyncio.to_thread(artifacts.prepared, model, key)) is not None:
             return found
         async with _leased(artifacts, key):
-            if (found := await asyncio.to_thread(artifacts.prepared, model)) is not None:
+            if (found := await asyncio.to_thread(artifacts.prepared, model, key)) is not None:
                 return found  # it was done meanwhile
             made = await _drawn(model, engine)
-            await asyncio.to_thread(artifacts.keep_prepared, model, key, made)
+            await asyncio.to_thread(artifacts.keep_prepared, key, made)
             return made
 
 

@@ -14,7 +14,7 @@ from serving.backends.profiling import measured
 from serving.engine.engine import Engine
 from serving.engine.metrics import ReplicaMetrics
 from serving.models import preparing
-from serving.models.artifacts import Artifacts
+from serving.models.artifacts import Artifacts, bank_key
 from serving.models.lease import Leases
 from serving.models.loaded import LoadedModels
 from serving.models.model import Sampler
@@ -79,13 +79,13 @@ def test_what_is_damaged_is_made_anew(damage: bytes, root: Path, artifacts: Arti
     models = LoadedModels(root, 1, artifacts=artifacts)
     asyncio.run(models.load_all())
     model = rings(models)
-    key = artifacts.lacking(model)
-    whole = artifacts.prepared(model)
+    key = bank_key(model)
+    whole = artifacts.prepared(model, key)
     assert whole is None
     (file,) = [each for each in (tmp_path / "artifacts").iterdir() if each.suffix == ".costs"]
     file.write_bytes(damage)
     (tmp_path / "artifacts" / f"{key}.bank").write_bytes(damage)
-    assert artifacts.prepared(model) is None
+    assert artifacts.prepared(model, key) is None
     again = LoadedModels(root, 1, artifacts=artifacts)
     asyncio.run(again.load_all())
     assert json.loads(file.read_bytes()[32:]), "measured and written again"
