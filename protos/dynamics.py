@@ -166,7 +166,6 @@ class Dynamics(Strict):
             "general" (a matrix).
         form: of an SDE whose stability needs its own scheme: "langevin", "linear" (linear noise) or "geometric".
         calculus: in which an SDE's noise is meant.
-        rewards: names of plain models that requests may steer by without naming one.
         coordinate: the name of a plain model whose output steering's h is a function of.
     """
 
@@ -183,7 +182,6 @@ class Dynamics(Strict):
     control: Control | None = None
     conserve: Conserve | None = None
     solver: Solving = Solving()
-    rewards: list[str] = Field(default=[])
     coordinate: str | None = None
 
     @field_validator("state")
