@@ -1,7 +1,7 @@
 """The unit of work: rows to be evaluated by a network or a reward. Samplers yield them and receive the outputs."""
 
 from collections import Counter
-from collections.abc import Callable, Generator, Mapping, MutableMapping
+from collections.abc import Callable, Generator, Mapping, MutableMapping, Sized
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Literal, TypeVar
@@ -14,6 +14,7 @@ from steering.numerics.tiles import Matrix
 Condition = Mapping[str, Tensor]
 Result = TypeVar("Result")
 Request = TypeVar("Request")
+Counted = TypeVar("Counted", bound=Sized)
 Reply = TypeVar("Reply")
 
 
@@ -111,11 +112,18 @@ def answered(generator: Generator[Request, Reply, Result], answer: Callable[[Req
 
 def metered(rows: Generator[Rows, Tensor, Result], meter: Counter[str]) -> Generator[Rows, Tensor, Result]:
     """Pass everything through, counting rows by kind."""
+    return counted(rows, meter, lambda request: request.kind)
+
+
+def counted(
+    generator: Generator[Counted, Reply, Result], meter: Counter[str], kind: Callable[[Counted], str]
+) -> Generator[Counted, Reply, Result]:
+    """Pass everything through, counting what is asked for by its kind."""
     try:
-        request = next(rows)
+        request = next(generator)
         while True:
-            meter[request.kind] += len(request)
-            request = rows.send((yield request))
+            meter[kind(request)] += len(request)
+            request = generator.send((yield request))
     except StopIteration as stop:
         return stop.value
 

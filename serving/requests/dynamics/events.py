@@ -222,12 +222,11 @@ def _misfit(owner: Dynamics, tensor: GraphTensor) -> str:
 def _outputs(asked: Asked, problem: Problem, solution: Solution) -> Mapping[str, Array]:
     if not problem.events:
         return {}
-    found = {
+    return {
         "t_event": solution.t_event.numpy(),
         "y_event": solution.y_event.numpy().astype(asked.model.dtype),
         "event": solution.event.numpy(),
     }
-    return {name: each for name, each in found.items() if asked.wants(name)}
 
 
 def _answer(asked: Asked, ask: Ask) -> Answering:

@@ -41,7 +41,7 @@ def _program(asked: Asked, problem: Problem) -> Program[Solved] | None:
 def _solved(asked: Asked, problem: Problem) -> Program[Solved]:
     found = yield from stretching(asked.solver, problem)
     outputs: dict[str, Array] = {"ftle": found.exponents[..., 0].numpy(), "exponents": found.exponents.numpy()}
-    return Solved(found.solution, {name: each for name, each in outputs.items() if asked.wants(name)})
+    return Solved(found.solution, outputs)
 
 
 PIECE = Piece(name="sensitivity", kinds=("ode",), parameters=("sensitivity",), pose=_posed, program=_program)

@@ -41,6 +41,7 @@ from steering.dynamics.doob import (
 from steering.dynamics.doob.log_h import LogH
 from steering.errors import PlanError
 from steering.numerics.weights import checked_rewards
+from steering.sampling.rows import counted
 
 PARAMETERS = ("reward", "beta", "threshold", "steering", "particles", "coordinate", "over", "explorers")
 OWN = ("steering", "particles", "coordinate", "over", "explorers")
@@ -258,7 +259,7 @@ def _solved(asked: Asked, problem: Problem, wanted: Wanted) -> Program[Solved]:
     solution = _solution(problem, paths, taken)
     told = _told(wanted, paths, solution)
     told |= {"setup_rows": setup["field"], "network_rows": rows["field"]}
-    return Solved(solution, {name: each for name, each in outputs.items() if asked.wants(name)}, told, wanted.method)
+    return Solved(solution, outputs, told, wanted.method)
 
 
 def _log_h(asked: Asked, chain: Chain, wanted: Wanted, rows: Counter[str]) -> Program[LogH]:
@@ -286,14 +287,7 @@ def _log_h(asked: Asked, chain: Chain, wanted: Wanted, rows: Counter[str]) -> Pr
 
 def _counted(program: Program[Result], rows: Counter[str]) -> Program[Result]:
     """The program; its rows are counted by part."""
-    try:
-        ask = next(program)
-        while True:
-            rows[ask.part] += len(ask)
-            ask = program.send((yield ask))
-    except StopIteration as stop:
-        result: Result = stop.value
-        return result
+    return counted(program, rows, lambda ask: ask.part)
 
 
 def _solution(problem: Problem, paths: Weighted, taken: int) -> Solution:
